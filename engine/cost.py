@@ -1,0 +1,162 @@
+"""What a run will need, foretold from runs that were measured on this machine.
+
+Time is modelled as non-negative combinations of what the work is made of (tokens through the
+model, states times vocabulary rows through the products, states), fitted by least squares on
+relative errors over the latest runs; memory is counted from the sizes of what is held at once.
+Before any run there is a short calibration at load.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import gc
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from scipy.optimize import nnls
+
+_KEPT = 48
+
+
+@dataclass(frozen=True)
+class Work:
+    """The size of a run."""
+
+    forward_tokens: int
+    """Tokens through the model; 0 where the states are there already."""
+    states: int
+    """Layers × positions that are read."""
+    vocabulary: int
+    width: int
+    layers: int
+    tokens: int
+    k: int
+    budget_bytes: int
+
+    def features(self) -> tuple[float, ...]:
+        """What time is made of."""
+        return (
+            1.0,
+            float(self.forward_tokens),
+            float(self.states) * self.vocabulary * 1e-6,
+            float(self.states),
+        )
+
+
+@dataclass
+class Measured:
+    """Filled in when a run ends."""
+
+    seconds: float = 0.0
+    bytes: int = 0
+
+
+@dataclass
+class CostModel:
+    """Learns what runs cost on this machine with this model."""
+
+    _runs: deque[tuple[Work, Measured]] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, work: Work, measured: Measured) -> None:
+        """Learn from a run."""
+        with self._lock:
+            self._runs.append((work, measured))
+
+    def seconds(self, work: Work) -> float:
+        """Foretell how long a run takes."""
+        with self._lock:
+            runs = list(self._runs)
+        if not runs:
+            return 0.0
+        x = np.array([w.features() for w, _ in runs])
+        y = np.array([max(m.seconds, 1e-4) for _, m in runs])
+        age = 0.97 ** np.arange(len(runs))[::-1]
+        weights = (age / y)[:, None]
+        coefficients, _ = nnls(x * weights, age)
+        return float(np.dot(work.features(), coefficients))
+
+    def bytes(self, work: Work) -> int:
+        """Foretell the peak memory of a run beyond what was held before it.
+
+        States before and after the final norm, and the blocks of scores, which stop growing at
+        the budget. Scaled by what the latest runs needed in truth.
+        """
+        counted = _count(work)
+        with self._lock:
+            ratios = [m.bytes / _count(w) for w, m in self._runs if m.bytes > 4 * 2**20]
+        return int(counted * (float(np.median(ratios)) if ratios else 1.0))
+
+
+def _count(work: Work) -> float:
+    chunk = min(work.vocabulary, 4096)
+    rows = work.states + work.tokens
+    held = 4.0 * work.width * (2.0 * (work.layers + 1) * work.tokens + 6.0 * rows)
+    blocks = min(4.0 * 6 * chunk * rows, float(work.budget_bytes))
+    kept = 4.0 * rows * work.k * 12
+    return held + blocks + kept + 4.0 * chunk * work.width + 64 * 2**10
+
+
+@contextmanager
+def measured(device: torch.device) -> Iterator[Measured]:
+    """Measure a run: wall seconds, and bytes of peak memory beyond what was held before.
+
+    On CUDA the allocator's own peak; on Linux the kernel's high-water mark of this process, reset
+    before the run; elsewhere the difference of the resident size.
+    """
+    out = Measured()
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        _give_back()
+        before = _reset_peak()
+    begin = time.perf_counter()
+    try:
+        yield out
+    finally:
+        if cuda:
+            torch.cuda.synchronize(device)
+        out.seconds = time.perf_counter() - begin
+        peak = torch.cuda.max_memory_allocated(device) if cuda else _peak()
+        out.bytes = max(0, peak - before)
+
+
+def _give_back() -> None:
+    """Let the allocator return what it holds unused, so that reuse does not hide a run's need."""
+    gc.collect(0)
+    trim = getattr(_LIBC, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _reset_peak() -> int:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+    return int(psutil.Process().memory_info().rss)
+
+
+def _peak() -> int:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return int(psutil.Process().memory_info().rss)
+
+
+_LIBC = ctypes.CDLL(ctypes.util.find_library("c") or None)

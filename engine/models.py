@@ -1,0 +1,655 @@
+"""Open a language model, and take its hidden states.
+
+A :class:`LanguageModel` is a Hugging Face model with its tokenizer and its :class:`Anatomy`.
+Loading never runs code of the model's author: safetensors only, remote code only when asked for
+in so many words. One thread owns a model: the one that loaded it.
+
+Knows nothing about semantic bases.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from engine.anatomy import Anatomy, dissect, first_tensor, hidden_argument
+from engine.errors import (
+    LayerError,
+    ModelError,
+    ModelNotFound,
+    ModelTooLarge,
+    OptionError,
+    PromptError,
+    UnsafeModel,
+    UnsupportedModel,
+    WorkError,
+    shorten,
+)
+from engine.vocabulary import Token, Vocabulary
+
+Check = Callable[[], None]
+
+DEVICES: Final = ("auto", "cpu", "cuda", "mps")
+DTYPES: Final = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+BOS: Final = ("auto", "yes", "no")
+_PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request may ask for."""
+
+    max_characters: int = 32_000
+    """Of a prompt, counted before it is tokenized: a tokenizer can stop a whole process."""
+    max_tokens: int = 1024
+    """Of a prompt; the model's own context limits it further."""
+    max_k: int = 50
+    """Tokens listed per cell."""
+    memory_budget_mib: int = 512
+    """For the temporaries of one reading and for the states of one prompt."""
+    max_search: int = 200
+    """Hits of a search in the vocabulary."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A prompt as the model gets it."""
+
+    prompt: str
+    ids: tuple[int, ...]
+    items: tuple[Token, ...]
+    added_bos: bool
+    """Whether a begin-of-text token stands in front that the prompt does not hold."""
+
+
+@dataclass(frozen=True)
+class States:
+    """The hidden states of one prompt at every layer, before the final norm.
+
+    `raw[l]` enters block l + 1; `raw[0]` is the embedding, `raw[-1]` what the last block gave.
+    Hugging Face's own list differs: its last entry is already past the final norm.
+    """
+
+    ids: tuple[int, ...]
+    raw: Tensor
+    """layer × token × residual width, float32."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        return self.raw.numel() * self.raw.element_size()
+
+
+class LanguageModel:
+    """A model whose parts are known and whose states can be taken.
+
+    Args:
+        model: a Hugging Face model in eval mode.
+        tokenizer: its tokenizer.
+        name: what people call it.
+        revision: commit of the hub, or ``local``.
+        kind: ``causal`` or ``masked``.
+        limits: what one request may ask for.
+
+    Raises:
+        UnsupportedModel: a part that the readings need was not found.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        name: str,
+        revision: str = "local",
+        kind: str = "causal",
+        limits: Limits | None = None,
+    ) -> None:
+        self.module = model.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.revision = revision
+        self.limits = limits or Limits()
+        self._owner = threading.get_ident()
+        self.anatomy: Anatomy = dissect(self.module, kind=kind)
+        self.vocabulary_texts = Vocabulary(tokenizer, self.vocabulary)
+        self.fingerprint = _fingerprint(self.module)
+        self._forward_takes = _parameters(self.module)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            backend.no_truncation()
+            backend.no_padding()
+
+    @property
+    def architecture(self) -> str:
+        """Class name, such as ``LlamaForCausalLM``."""
+        return type(self.module).__name__
+
+    @property
+    def device(self) -> str:
+        """Where the head lies: ``cpu``, ``cuda:0`` …"""
+        return str(self.anatomy.weight.device)
+
+    @property
+    def dtype(self) -> str:
+        """Of the head: ``float32``, ``bfloat16`` …"""
+        return str(self.anatomy.weight.dtype).removeprefix("torch.")
+
+    @property
+    def blocks(self) -> int:
+        """L, the number of blocks; there are L + 1 layers of states."""
+        return len(self.anatomy.blocks)
+
+    @property
+    def width(self) -> int:
+        """d, what the head reads."""
+        return int(self.anatomy.weight.shape[1])
+
+    @property
+    def vocabulary(self) -> int:
+        """v, the rows of the head."""
+        return int(self.anatomy.weight.shape[0])
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model holds; tied ones once."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    @property
+    def tied(self) -> bool:
+        """Whether head and embedding are the same tensor."""
+        return self.anatomy.tied
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer knows how to write a chat."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @property
+    def has_bos(self) -> bool:
+        """Whether there is a begin-of-text token."""
+        return self.tokenizer.bos_token_id is not None
+
+    @property
+    def max_tokens(self) -> int:
+        """What a prompt may have: the setting, or the model's context where that is less."""
+        config = self.module.config
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        context = getattr(text, "max_position_embeddings", None)
+        if not isinstance(context, int) or context <= 0:
+            return self.limits.max_tokens
+        return min(self.limits.max_tokens, context)
+
+    def tokenize(self, prompt: str, *, bos: str = "auto", chat: bool = False) -> Tokens:
+        """Turn a prompt into token ids.
+
+        Args:
+            prompt: any text; its characters are counted before anything is done with it.
+            bos: ``auto`` as the tokenizer does it, ``yes`` with and ``no`` without its
+                begin-of-text token.
+            chat: write the prompt as a user's turn by the model's chat template (which then
+                decides about the begin-of-text token).
+
+        Raises:
+            PromptError: empty, not text, too long, or no chat template.
+        """
+        if bos not in BOS:
+            raise OptionError(f"bos must be one of {', '.join(BOS)}; got {shorten(str(bos))!r}.")
+        limit = self.limits.max_characters
+        if len(prompt) > limit:
+            raise PromptError(
+                f"a prompt may have at most {limit:,} characters, this one has {len(prompt):,};"
+                " shorten it."
+            )
+        if not prompt.strip("\x00"):
+            raise PromptError("the prompt is empty; type at least one character.")
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError:
+            raise PromptError(
+                "the prompt holds half of a surrogate pair, which is no text; remove it."
+            ) from None
+        if chat:
+            ids, added = self._chat_ids(prompt), False
+        else:
+            ids, added = self._plain_ids(prompt, bos)
+        if not ids:
+            raise PromptError("the prompt has no token for this model; type some text.")
+        if len(ids) > self.max_tokens:
+            raise PromptError(
+                f"a prompt may have at most {self.max_tokens:,} tokens for this model, this one has"
+                f" {len(ids):,}; shorten it."
+            )
+        if max(ids) >= self.vocabulary:
+            raise PromptError(
+                f"token {max(ids)} of this prompt has no row in the model's head"
+                f" ({self.vocabulary:,} rows); remove that character."
+            )
+        return Tokens(prompt, tuple(ids), self.vocabulary_texts.prompt_tokens(ids), added)
+
+    def _chat_ids(self, prompt: str) -> list[int]:
+        if not self.has_chat_template:
+            raise PromptError(
+                "this model has no chat template; switch 'chat' off to give it the prompt as it is."
+            )
+        encoded = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+        )
+        return [int(i) for i in encoded["input_ids"]]
+
+    def _plain_ids(self, prompt: str, bos: str) -> tuple[list[int], bool]:
+        special = bos != "no"
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            # encode_batch lets other threads run meanwhile; encode holds the interpreter's lock.
+            ids = list(backend.encode_batch([prompt], add_special_tokens=special)[0].ids)
+        else:
+            ids = [int(i) for i in self.tokenizer.encode(prompt, add_special_tokens=special)]
+        begin = self.tokenizer.bos_token_id
+        if bos == "yes":
+            if begin is None:
+                raise PromptError(
+                    "this model has no begin-of-text token; set 'bos' to auto or no."
+                )
+            if not ids or ids[0] != begin:
+                ids.insert(0, int(begin))
+        return ids, bool(ids) and begin is not None and ids[0] == begin and special
+
+    def layer_numbers(self, text: str | None) -> tuple[int, ...]:
+        """Layers from ``0:6``, ``0:12:2``, ``3``, ``-1`` or None for all.
+
+        A range is half open, as in Python; layer L (or −1) is what the head reads.
+
+        Raises:
+            LayerError: not of that form, out of range, or empty.
+        """
+        return parse_range(text, self.blocks + 1, "layer", f"this {self.blocks}-layer model")
+
+    def states(self, ids: Sequence[int], *, check: Check | None = None) -> States:
+        """One forward pass; the state at every layer, before the final norm.
+
+        Args:
+            ids: token ids of one prompt.
+            check: called before each block, each readout module and the head; raises to stop.
+        """
+        self._mine()
+        given = torch.tensor([list(ids)], device=self._input_device())
+        home = self.anatomy.weight.device
+        kept: list[Tensor] = []
+
+        def keep(tensor: Tensor | None) -> None:
+            assert tensor is not None
+            kept.append(tensor.detach()[0].to(home, torch.float32, copy=True))
+
+        with torch.inference_mode(), self._hooked(keep, check):
+            self.module(
+                input_ids=given, attention_mask=torch.ones_like(given), **self._cheap_head()
+            )
+        return States(tuple(int(i) for i in ids), torch.stack(kept))
+
+    def logits(self, ids: Sequence[int], *, check: Check | None = None) -> Tensor:
+        """The model's own logits, untouched by us: token × v, float32."""
+        self._mine()
+        given = torch.tensor([list(ids)], device=self._input_device())
+        with torch.inference_mode(), self._hooked(lambda _: None, check):
+            out = self.module(input_ids=given, attention_mask=torch.ones_like(given))
+        logits: Tensor = out.logits[0].float()
+        return logits.clone()
+
+    @torch.no_grad()
+    def read_out(self, raw: Tensor) -> Tensor:
+        """Final norm and what follows it: ... × residual width → ... × d, float32."""
+        self._mine()
+        return self.anatomy.read_out(raw)
+
+    def _cheap_head(self) -> dict[str, Any]:
+        """Arguments that keep the forward pass from making logits that nobody asked for."""
+        extra: dict[str, Any] = {}
+        if "use_cache" in self._forward_takes:
+            extra["use_cache"] = False
+        if "logits_to_keep" in self._forward_takes:
+            extra["logits_to_keep"] = 1
+        return extra
+
+    def _input_device(self) -> torch.device:
+        weight = self.anatomy.embedding.weight
+        assert isinstance(weight, Tensor)
+        return weight.device
+
+    @contextlib.contextmanager
+    def _hooked(
+        self, keep: Callable[[Tensor | None], None], check: Check | None
+    ) -> Iterator[None]:
+        handles = []
+
+        def stop_here(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if check is not None:
+                check()
+
+        def entry(module: nn.Module, args: Any, kwargs: Any) -> None:
+            keep(hidden_argument(args, kwargs))
+
+        def exit_(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            keep(first_tensor(output))
+
+        anatomy = self.anatomy
+        for module in (*anatomy.blocks, *anatomy.readout, anatomy.head):
+            handles.append(module.register_forward_pre_hook(stop_here, with_kwargs=True))
+        handles.append(anatomy.blocks[0].register_forward_pre_hook(entry, with_kwargs=True))
+        for block in anatomy.blocks:
+            handles.append(block.register_forward_hook(exit_, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _mine(self) -> None:
+        if threading.get_ident() != self._owner:
+            raise WorkError(
+                "this model belongs to the thread that loaded it; submit the work to that thread."
+            )
+
+
+def parse_range(text: str | None, size: int, what: str, whose: str) -> tuple[int, ...]:
+    """Numbers from Python's slice notation: ``a:b``, ``a:b:step``, ``n``, or None for all.
+
+    Raises:
+        LayerError: not of that form, out of range, or empty.
+    """
+    if text is None or not text.strip():
+        return tuple(range(size))
+    words = text.strip().split(":")
+    try:
+        if len(words) > 3 or len(text) > 40:
+            raise ValueError
+        numbers = [int(w) if w.strip() else None for w in words]
+    except ValueError:
+        raise LayerError(
+            f"{what} must be a number or a range such as 0:6 or 0:12:2; got {shorten(text)!r}."
+        ) from None
+    for n in numbers[:2]:
+        top = size if len(words) > 1 else size - 1
+        if n is not None and not -size <= n <= top:
+            raise LayerError(f"{what} must be in [0, {size - 1}] for {whose}; got {n}.")
+    if len(numbers) == 1:
+        assert numbers[0] is not None
+        return (numbers[0] % size,)
+    if len(numbers) == 3 and numbers[2] is not None and numbers[2] < 1:
+        raise LayerError(f"the step of a {what} range must be at least 1; got {numbers[2]}.")
+    chosen = tuple(range(size))[slice(*numbers)]
+    if not chosen:
+        raise LayerError(
+            f"the {what} range {shorten(text)!r} is empty; {whose} has 0 to {size - 1}."
+        )
+    return chosen
+
+
+def _parameters(module: nn.Module) -> frozenset[str]:
+    import inspect
+
+    return frozenset(inspect.signature(module.forward).parameters)
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """A name for these weights: shapes, dtypes and up to 4096 values of each tensor (BLAKE2b)."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().reshape(-1)
+        some = flat[:: max(1, len(flat) // 4096)][:4096].cpu().contiguous()
+        digest.update(some.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` is CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        OptionError: an unknown name, or a device that is not there.
+    """
+    if device not in DEVICES:
+        raise OptionError(
+            f"device must be one of {', '.join(DEVICES)}; got {shorten(str(device))!r}."
+        )
+    cuda = torch.cuda.is_available()
+    mps = torch.backends.mps.is_available()
+    if device == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    if device == "cuda" and not cuda:
+        raise OptionError("no CUDA device was found; choose device cpu or auto.")
+    if device == "mps" and not mps:
+        raise OptionError("no Apple MPS device was found; choose device cpu or auto.")
+    return torch.device(device)
+
+
+def load_model(
+    source: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    offline: bool = False,
+    limits: Limits | None = None,
+    name: str | None = None,
+) -> LanguageModel:
+    """Open a causal or masked language model by hub id or local folder.
+
+    Args:
+        source: a folder with config.json and safetensors, or a hub id.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        dtype: ``auto`` is float32 on the CPU and the checkpoint's own elsewhere; or ``float32``,
+            ``bfloat16``, ``float16``.
+        revision: of a hub id: a commit, tag or branch.
+        trust_remote_code: allow code that comes with the model to run.
+        offline: use what is on the disk only.
+        limits: what one request may ask for.
+        name: shown instead of the source.
+
+    Raises:
+        ModelNotFound, UnsupportedModel, UnsafeModel, ModelTooLarge, OptionError: one sentence each.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    where = choose_device(device)
+    if dtype != "auto" and dtype not in DTYPES:
+        raise OptionError(
+            f"dtype must be one of auto, {', '.join(DTYPES)}; got {shorten(str(dtype))!r}."
+        )
+    text = str(source)
+    folder = Path(text).expanduser()
+    local = folder.is_dir()
+    shown = name or (folder.resolve().name if local else text)
+    if local:
+        _check_folder(folder, shown, trust_remote_code)
+    elif folder.exists():
+        raise ModelNotFound(f"{shorten(text, 80)!r} is a file; give the folder that holds it.")
+    elif text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise ModelNotFound(
+            f"there is no folder {shorten(text, 80)!r}; give a folder with config.json and"
+            " safetensors weights, or a hub id such as gpt2."
+        )
+    common: dict[str, Any] = {
+        "trust_remote_code": trust_remote_code,
+        "revision": revision,
+        "local_files_only": offline or local,
+    }
+    path = str(folder) if local else text
+    try:
+        config = AutoConfig.from_pretrained(path, **common)
+    except Exception as error:
+        raise _cannot_open(shown, local, offline, error) from error
+    kind = _kind_of(config, shown)
+    _check_size(config, folder if local else None, shown, where, dtype)
+    chosen = DTYPES[dtype] if dtype != "auto" else torch.float32 if where.type == "cpu" else "auto"
+    module = _open_weights(path, kind, chosen, common, shown, local, offline)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **common)
+    except Exception as error:
+        raise UnsupportedModel(
+            f"the tokenizer of {shown} cannot be opened ({_short(error)}); a model is read through"
+            " its vocabulary, so it needs one."
+        ) from error
+    try:
+        module.to(where)
+    except RuntimeError as error:
+        raise ModelTooLarge(
+            f"{shown} does not fit on {where} ({_short(error)}); choose a smaller model, dtype"
+            " bfloat16 or another device."
+        ) from error
+    commit = getattr(config, "_commit_hash", None)
+    return LanguageModel(
+        module,
+        tokenizer,
+        name=shown,
+        revision="local" if local else str(commit or revision or "main"),
+        kind=kind,
+        limits=limits,
+    )
+
+
+def _open_weights(
+    path: str,
+    kind: str,
+    dtype: torch.dtype | str,
+    common: dict[str, Any],
+    shown: str,
+    local: bool,
+    offline: bool,
+) -> nn.Module:
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    factory = AutoModelForCausalLM if kind == "causal" else AutoModelForMaskedLM
+    try:
+        module, info = factory.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
+        )
+    except Exception as error:
+        raise _cannot_open(shown, local, offline, error) from error
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        raise UnsupportedModel(
+            f"the weights of {shown} lack {missing[0]!r}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + f" that {type(module).__name__} needs; they would be random, so the model is refused."
+        )
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def _check_folder(folder: Path, shown: str, trust_remote_code: bool) -> None:
+    """Look at a folder's files before anything of it is interpreted."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelNotFound(
+            f"the folder of {shown} has no config.json; give a folder that save_pretrained wrote."
+        )
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"config.json of {shown} cannot be read ({_short(error)}).") from error
+    if not isinstance(settings, dict):
+        raise ModelError(f"config.json of {shown} is not a JSON object.")
+    if not trust_remote_code and ("auto_map" in settings or settings.get("trust_remote_code")):
+        raise UnsafeModel(
+            f"{shown} brings code of its own (auto_map in config.json); it is not run unless"
+            " the setting trust_remote_code allows it."
+        )
+    names = [p.name for p in folder.iterdir()]
+    if not any(n.endswith(".safetensors") for n in names):
+        pickles = [n for n in names if n.endswith(_PICKLES)]
+        if pickles:
+            raise UnsafeModel(
+                f"{shown} has pickled weights only ({shorten(pickles[0])}), and opening a pickle"
+                " runs its code; convert it to safetensors."
+            )
+        raise ModelNotFound(f"the folder of {shown} has no .safetensors weights.")
+
+
+def _kind_of(config: Any, shown: str) -> str:
+    """``causal`` or ``masked``, from what the checkpoint says it is."""
+    names = [str(n) for n in (getattr(config, "architectures", None) or [])]
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModel(
+            f"{shown} is an encoder-decoder ({', '.join(names) or config.model_type}): its decoder"
+            " reads a second text, which a single prompt does not give; choose a causal model."
+        )
+    if any("MaskedLM" in n for n in names):
+        return "masked"
+    if not names or any("CausalLM" in n or "LMHead" in n for n in names):
+        return "causal"
+    raise UnsupportedModel(
+        f"{shown} is a {names[0]}, which has no output embedding (LM head) over a vocabulary;"
+        " choose a model ending in ForCausalLM, LMHeadModel or ForMaskedLM."
+    )
+
+
+def _check_size(
+    config: Any, folder: Path | None, shown: str, where: torch.device, dtype: str
+) -> None:
+    """Refuse before loading what cannot fit."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    v, d = getattr(text, "vocab_size", 0) or 0, getattr(text, "hidden_size", 0) or 0
+    layers = getattr(text, "num_hidden_layers", 0) or 0
+    size = 4 if (dtype == "float32" or (dtype == "auto" and where.type == "cpu")) else 2
+    try:
+        need = float(size) * (float(v) * float(d) + 8.0 * float(layers) * float(d) ** 2)
+    except (TypeError, ValueError, OverflowError):
+        raise ModelError(f"config.json of {shown} holds sizes that are not numbers.") from None
+    if folder is not None:
+        need = max(float(size) * v * d, sum(p.stat().st_size for p in folder.glob("*.safetensors")))
+    free = float(psutil.virtual_memory().available)
+    if where.type == "cuda":
+        free = float(torch.cuda.mem_get_info()[0])
+    if not math.isfinite(need) or need > free:
+        raise ModelTooLarge(
+            f"{shown} needs about {need / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are free on"
+            f" {where}; choose a smaller model, dtype bfloat16 or another device."
+        )
+
+
+def _cannot_open(shown: str, local: bool, offline: bool, error: Exception) -> ModelError:
+    message = str(error)
+    if "safetensors" in message and not local:
+        return UnsafeModel(
+            f"{shorten(shown, 80)} has no safetensors weights, and pickled ones are not opened."
+        )
+    if "trust_remote_code" in message or "custom code" in message:
+        return UnsafeModel(
+            f"{shorten(shown, 80)} brings code of its own; it is not run unless the setting"
+            " trust_remote_code allows it."
+        )
+    if not local and isinstance(error, OSError):
+        how = "on this disk (the setting offline is on)" if offline else "on the hub or this disk"
+        return ModelNotFound(
+            f"no model {shorten(shown, 80)!r} was found {how}; give a folder or a hub id such as"
+            " gpt2."
+        )
+    return ModelError(f"{shorten(shown, 80)} cannot be opened: {_short(error)}.")
+
+
+def _short(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return shorten(first, 160).rstrip(".")

@@ -1,0 +1,623 @@
+"""Reading a state by its similarity to the vectors of a frame.
+
+For a state r and the vectors b_1 … b_v of a frame, three geometries (a larger score is nearer):
+
+=======  ==================================  =============================================
+cosine   r·b_i / (‖r‖·‖b_i‖)                 the paper's similarity logits (§3.2, Alg. 1)
+l2       −‖r − b_i‖²                         minus the squared distance
+matmul   r·b_i                               inner product; with the frame `head`, its bias,
+                                             scale and soft cap: exactly the model's logits
+=======  ==================================  =============================================
+
+Probabilities are softmax(score / T) over the whole vocabulary. Algorithm 1 has no temperature; at
+T = 1 a softmax of cosines over v tokens is all but uniform (its largest value is at most e²/v), so
+the default T for cosines is 0.05 and is always shown.
+
+Centred: each state minus the mean state it is given, each basis minus the mean basis b̄; all three
+scores follow from r·b_i by corrections per row and per column, without another product.
+
+:func:`read` runs over the vocabulary in chunks and keeps what was asked only; :func:`scores` gives
+every score. Both are differentiable with respect to the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+
+from engine.errors import OptionError
+from engine.frames import Check, Frame, no_check
+
+Geometry = Literal["cosine", "l2", "matmul"]
+GEOMETRIES: Final[tuple[Geometry, ...]] = ("cosine", "l2", "matmul")
+DEFAULT_TEMPERATURE: Final[Mapping[str, float]] = {"cosine": 0.05, "l2": 1.0, "matmul": 1.0}
+"""What a probability is taken at where nobody says otherwise. In units of the score."""
+
+_TEMPORARIES: Final = 6
+"""Blocks of rows × chunk that are alive at once, for the memory budget."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What n states say in one geometry on one frame."""
+
+    ids: Tensor
+    """The k nearest tokens, nearest first (n × k)."""
+    scores: Tensor
+    """Their scores (n × k)."""
+    log_partition: Tensor
+    """log Σ_i exp(score_i / T) over the whole vocabulary (n)."""
+    entropy: Tensor
+    """Of softmax(score / T), in nats, in [0, log v] (n)."""
+    target_scores: Tensor
+    """Scores of the tokens that were asked for (n × m)."""
+    ranks: Tensor
+    """1 + the number of tokens with a larger score than the target's (n × m)."""
+    temperature: float
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Of the k nearest tokens (n × k)."""
+        return (self.scores / self.temperature - self.log_partition.unsqueeze(1)).exp()
+
+    @property
+    def target_probabilities(self) -> Tensor:
+        """Of the tokens that were asked for (n × m)."""
+        return (self.target_scores / self.temperature - self.log_partition.unsqueeze(1)).exp()
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What the scores of a set of states need besides the product: one number per row."""
+
+    queries: Tensor  # (n, d) float32
+    norm: Tensor  # ‖r‖ (n, 1)
+    square: Tensor  # ‖r‖² (n, 1)
+    offset: Tensor | None  # r·b̄ (n, 1), where the frame is centred
+
+
+def _prepare(frame: Frame, states: Tensor, *, centred: bool, vectors: bool = False) -> _Rows:
+    placed = (states if vectors else frame.place(states)).float()
+    wide = placed if placed.device.type == "mps" else placed.double()
+    square = wide.square().sum(1, keepdim=True)
+    offset = None
+    if centred:
+        offset = (wide @ frame.mean.to(wide.device, wide.dtype).unsqueeze(1)).float()
+    norm = square.sqrt().float().clamp_min(torch.finfo(torch.float32).tiny)
+    return _Rows(frame.queries(placed), norm, square.float(), offset)
+
+
+def _columns(frame: Frame, *, centred: bool) -> tuple[Tensor, Tensor]:
+    """‖b_i‖, and 1/‖b_i‖ with 0 where the basis is zero (such a token is similar to nothing)."""
+    norms = frame.centred_norms() if centred else frame.norms
+    inverse = torch.where(norms > 0, 1 / norms.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
+    return norms, inverse
+
+
+def _score(
+    frame: Frame,
+    geometry: str,
+    dots: Tensor,
+    rows: _Rows,
+    norms: Tensor,
+    inverse: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    """Scores from products r·b_i (n × c), already centred where that was asked."""
+    if geometry == "cosine":
+        return dots * inverse / rows.norm
+    if geometry == "l2":
+        return 2 * dots - norms.square() - rows.square
+    if bias is not None:
+        dots = dots + bias
+    return dots if frame.finish is None else frame.finish(dots)
+
+
+def _dots(frame: Frame, rows: _Rows, block: Tensor, centre: Tensor | None) -> Tensor:
+    product = rows.queries @ block.T
+    if rows.offset is not None and centre is not None:
+        # (r − μ)·(b_i − b̄) with μ taken off the states before: only b̄ is left to subtract.
+        product = product - rows.offset
+    return product
+
+
+def scores(
+    frame: Frame,
+    states: Tensor,
+    geometry: str = "cosine",
+    *,
+    ids: Sequence[int] | Tensor | None = None,
+    centred: bool = False,
+    vectors: bool = False,
+) -> Tensor:
+    """Similarity of states to the vectors of a frame: every score, differentiable.
+
+    Args:
+        frame: b_1 … b_v.
+        states: n × d, on the frame's device.
+        geometry: ``cosine``, ``l2`` or ``matmul``.
+        ids: only these tokens (m); None is the whole vocabulary.
+        centred: subtract the mean basis from each basis. The states are taken as they are.
+        vectors: the states are vectors of the frame itself, so a head bias does not move them.
+
+    Returns:
+        n × v or n × m, float32; larger is nearer.
+    """
+    check_geometry(geometry)
+    rows = _prepare(frame, states, centred=centred, vectors=vectors)
+    norms, inverse = _columns(frame, centred=centred)
+    centre = frame.centre_scores() if centred else None
+    bias = None if frame.bias is None else frame.bias.detach().float()
+    if ids is None:
+        block = frame.block(0, frame.size)
+    else:
+        index = torch.as_tensor(ids, dtype=torch.long, device=norms.device).reshape(-1)
+        block = _gather(frame, index)
+        norms, inverse = norms[index], inverse[index]
+        bias = None if bias is None else bias[index]
+    return _score(
+        frame, geometry, _dots(frame, rows, block, centre), rows, norms, inverse, bias
+    )
+
+
+def _gather(frame: Frame, index: Tensor) -> Tensor:
+    """Rows x_i of some tokens, float32 on the frame's device (m × d)."""
+    if frame.rows is not None:
+        return frame.rows[index.to(frame.rows.device)].detach().float()
+    return torch.stack([frame.block(int(i), int(i) + 1)[0] for i in index.tolist()])
+
+
+def check_geometry(geometry: str) -> None:
+    """Refuse a geometry that does not exist."""
+    if geometry not in GEOMETRIES:
+        raise OptionError(f"geometry must be one of {', '.join(GEOMETRIES)}; got {geometry[:40]!r}.")
+
+
+class _Running:
+    """One geometry's answer while the vocabulary goes by in chunks.
+
+    Everything is kept out of place, so that gradients reach the states.
+    """
+
+    def __init__(self, n: int, k: int, m: int, temperature: float, device: torch.device) -> None:
+        self.k, self.temperature = k, temperature
+        self.best = torch.full((n, k), -torch.inf, device=device)
+        self.ids = torch.full((n, k), -1, dtype=torch.long, device=device)
+        self.peak = torch.full((n, 1), -torch.inf, device=device)
+        self.mass = torch.zeros((n, 1), device=device)
+        self.moment = torch.zeros((n, 1), device=device)
+        self.above = torch.zeros((n, m), dtype=torch.long, device=device)
+
+    def partition(self, block: Tensor) -> None:
+        """Carry log Σ exp and the mean energy on, with a running maximum against overflow."""
+        logits = block if self.temperature == 1.0 else block / self.temperature
+        top = torch.maximum(self.peak, logits.detach().amax(1, keepdim=True))
+        fade = (self.peak - top).exp()
+        weights = (logits - top).exp()
+        self.mass = self.mass * fade + weights.sum(1, keepdim=True)
+        self.moment = self.moment * fade + (weights * logits).sum(1, keepdim=True)
+        self.peak = top
+
+    def keep_top(self, block: Tensor, start: int) -> None:
+        """Merge the chunk's best into the best so far, for those rows where it has any."""
+        with torch.no_grad():
+            fresh = (block.amax(1) > self.best[:, -1]).nonzero().squeeze(1)
+        if len(fresh) == 0:
+            return
+        some = len(fresh) < len(block)
+        part = block[fresh] if some else block
+        values, where = part.topk(min(self.k, part.shape[1]), dim=1)
+        old, old_ids = (self.best[fresh], self.ids[fresh]) if some else (self.best, self.ids)
+        merged = torch.cat([old, values], 1)
+        merged_ids = torch.cat([old_ids, where + start], 1)
+        best, order = merged.topk(self.k, dim=1)
+        ids = merged_ids.gather(1, order)
+        if some:
+            self.best = self.best.index_copy(0, fresh, best)
+            self.ids = self.ids.index_copy(0, fresh, ids)
+        else:
+            self.best, self.ids = best, ids
+
+    def count(self, block: Tensor, start: int, targets: Tensor, wanted: Tensor) -> None:
+        """Count the scores above the targets', never a target's own."""
+        with torch.no_grad():
+            width = block.shape[1]
+            for j in range(targets.shape[1]):
+                threshold = wanted[:, j : j + 1]
+                self.above[:, j] += (block > threshold).sum(1)
+                inside = (targets[:, j] >= start) & (targets[:, j] < start + width)
+                rows = inside.nonzero().squeeze(1)
+                own = block[rows, targets[rows, j] - start]
+                self.above[rows, j] -= (own > threshold[rows, 0]).long()
+
+
+def read(
+    frame: Frame,
+    states: Tensor,
+    *,
+    geometries: Sequence[str] = GEOMETRIES,
+    k: int = 10,
+    temperatures: Mapping[str, float] | None = None,
+    targets: Tensor | None = None,
+    centred: bool = False,
+    allowed: Tensor | None = None,
+    vectors: bool = False,
+    budget_bytes: int = 256 * 2**20,
+    check: Check = no_check,
+) -> dict[str, Reading]:
+    """The k nearest tokens, entropy and exact ranks of n states, in one pass over the vocabulary.
+
+    One product with the frame's rows serves all geometries.
+
+    Args:
+        frame: b_1 … b_v.
+        states: n × d on the frame's device.
+        geometries: which of the three.
+        k: how many nearest tokens; at most v.
+        temperatures: T per geometry; what is missing is :data:`DEFAULT_TEMPERATURE`.
+        targets: token ids whose ranks and scores are wanted (n × m).
+        centred: subtract the mean basis from each basis.
+        allowed: True for tokens that may stand among the k nearest (v); probabilities, entropy
+            and ranks stay those of the whole vocabulary.
+        vectors: the states are vectors of the frame itself, so a head bias does not move them.
+        budget_bytes: an upper limit for the temporaries of this call, whatever v and n.
+        check: called once per chunk; raises to stop.
+
+    Returns:
+        A reading per geometry. Equal scores come in no promised order.
+    """
+    for geometry in geometries:
+        check_geometry(geometry)
+    n, v = len(states), frame.size
+    k = min(k, v)
+    temps = {g: (temperatures or {}).get(g, DEFAULT_TEMPERATURE[g]) for g in geometries}
+    chunk, tile = _tiling(n, v, frame.width, budget_bytes)
+    parts: list[dict[str, Reading]] = []
+    for first in range(0, max(n, 1), tile):
+        some = slice(first, min(first + tile, n))
+        wanted = None if targets is None else targets[some]
+        parts.append(
+            _read_tile(
+                frame, _prepare(frame, states[some], centred=centred, vectors=vectors),
+                tuple(geometries), k, temps, wanted, centred, allowed, chunk, check,
+            )
+        )
+    if len(parts) == 1:
+        return parts[0]
+    return {g: _join([p[g] for p in parts]) for g in geometries}
+
+
+def _tiling(n: int, v: int, d: int, budget_bytes: int) -> tuple[int, int]:
+    """Columns and rows per block, so that the temporaries stay within the budget."""
+    chunk = min(v, 4096)
+    while chunk > 256 and chunk * d * 4 > budget_bytes // 2:
+        chunk //= 2
+    left = max(budget_bytes - chunk * d * 4, budget_bytes // 2)
+    tile = max(1, left // (4 * (_TEMPORARIES * chunk + 3 * d)))
+    return chunk, min(n, tile) if n else 1
+
+
+def _join(parts: list[Reading]) -> Reading:
+    return Reading(
+        ids=torch.cat([p.ids for p in parts]),
+        scores=torch.cat([p.scores for p in parts]),
+        log_partition=torch.cat([p.log_partition for p in parts]),
+        entropy=torch.cat([p.entropy for p in parts]),
+        target_scores=torch.cat([p.target_scores for p in parts]),
+        ranks=torch.cat([p.ranks for p in parts]),
+        temperature=parts[0].temperature,
+    )
+
+
+def _read_tile(
+    frame: Frame,
+    rows: _Rows,
+    geometries: tuple[str, ...],
+    k: int,
+    temperatures: Mapping[str, float],
+    targets: Tensor | None,
+    centred: bool,
+    allowed: Tensor | None,
+    chunk: int,
+    check: Check,
+) -> dict[str, Reading]:
+    n, v = len(rows.queries), frame.size
+    device = frame.device
+    norms, inverse = _columns(frame, centred=centred)
+    centre = frame.centre_scores() if centred else None
+    bias = None if frame.bias is None else frame.bias.detach().float()
+    if targets is None:
+        targets = torch.empty((n, 0), dtype=torch.long, device=device)
+    wanted = _target_scores(frame, geometries, rows, targets, norms, inverse, bias, centre)
+    running = {
+        g: _Running(n, k, targets.shape[1], temperatures[g], device) for g in geometries
+    }
+    for start in range(0, v, chunk):
+        check()
+        stop = min(start + chunk, v)
+        dots = _dots(frame, rows, frame.block(start, stop), centre)
+        hidden = None if allowed is None else ~allowed[start:stop]
+        part = None if bias is None else bias[start:stop]
+        for geometry, state in running.items():
+            block = _score(
+                frame, geometry, dots, rows, norms[start:stop], inverse[start:stop], part
+            )
+            state.partition(block)
+            state.count(block, start, targets, wanted[geometry])
+            state.keep_top(block if hidden is None else block.masked_fill(hidden, -torch.inf), start)
+    return {g: _finish(running[g], targets, wanted[g], allowed) for g in geometries}
+
+
+def _target_scores(
+    frame: Frame,
+    geometries: tuple[str, ...],
+    rows: _Rows,
+    targets: Tensor,
+    norms: Tensor,
+    inverse: Tensor,
+    bias: Tensor | None,
+    centre: Tensor | None,
+) -> dict[str, Tensor]:
+    """Scores of the targets (n × m), by one small product with the distinct ones."""
+    if targets.numel() == 0:
+        empty = torch.zeros(targets.shape, device=targets.device)
+        return dict.fromkeys(geometries, empty)
+    unique, place = targets.unique(return_inverse=True)
+    dots = _dots(frame, rows, _gather(frame, unique), centre)
+    part = None if bias is None else bias[unique]
+    return {
+        g: _score(frame, g, dots, rows, norms[unique], inverse[unique], part).gather(1, place)
+        for g in geometries
+    }
+
+
+def _finish(
+    running: _Running, targets: Tensor, wanted: Tensor, allowed: Tensor | None
+) -> Reading:
+    log_partition = running.peak + running.mass.log()
+    entropy = log_partition - running.moment / running.mass
+    ranks = 1 + running.above
+    if allowed is None and targets.shape[1]:
+        # A target that stands in the list has the list's own rank: the two small products may
+        # round differently where scores are all but equal.
+        with torch.no_grad():
+            listed = running.ids.unsqueeze(2) == targets.unsqueeze(1)  # (n, k, m)
+            seen = listed.any(1)
+            own = (running.best.unsqueeze(2) * listed).nan_to_num().sum(1)
+            above = (running.best.unsqueeze(2) > own.unsqueeze(1)).sum(1)
+            ranks = torch.where(seen, 1 + above, ranks)
+    return Reading(
+        ids=running.ids,
+        scores=running.best,
+        log_partition=log_partition.squeeze(1),
+        entropy=entropy.squeeze(1).clamp_min(0),
+        target_scores=wanted,
+        ranks=ranks,
+        temperature=running.temperature,
+    )
+
+
+def divergence(
+    frame: Frame,
+    states: Tensor,
+    reference: Tensor,
+    *,
+    budget_bytes: int = 256 * 2**20,
+    check: Check = no_check,
+) -> Tensor:
+    """KL(p ‖ q_l) in nats between the model's final distribution and each layer's own.
+
+    p is softmax of the frame's matrix product for the reference state (the last layer), q_l the
+    same for the states of layer l; use the frame `head`, whose product is the model's logits.
+    At least 0; 0 for the reference itself.
+
+    Args:
+        frame: the frame `head`.
+        states: layers × tokens × d.
+        reference: tokens × d, the states that the head reads.
+
+    Returns:
+        layers × tokens.
+    """
+    layers, tokens, d = states.shape
+    v = frame.size
+    chunk, tile = _tiling(tokens * (layers + 1), v, d, budget_bytes)
+    step = max(1, tile // (layers + 1))
+    bias = None if frame.bias is None else frame.bias.detach().float()
+    out: list[Tensor] = []
+    for first in range(0, tokens, step):
+        part = torch.cat([states[:, first : first + step], reference[None, first : first + step]])
+        width = part.shape[1]
+        rows = frame.queries(part.reshape(-1, d))  # (layer token, d), the reference last
+        own = rows[-width:]
+        peak = torch.full((layers + 1, width), -torch.inf, device=rows.device)
+        mass = torch.zeros_like(peak)
+        cross = torch.zeros_like(peak)  # Σ exp(x_ref − peak_ref)·x_l, for every l
+        for start in range(0, v, chunk):
+            check()
+            product = rows @ frame.block(start, min(start + chunk, v)).T
+            if bias is not None:
+                product = product + bias[start : start + chunk]
+            if frame.finish is not None:
+                product = frame.finish(product)
+            logits = product.view(layers + 1, width, -1)
+            top = torch.maximum(peak, logits.amax(2))
+            fade = (peak - top).exp()
+            weights = (logits[-1] - top[-1].unsqueeze(1)).exp()
+            cross = cross * fade[-1] + (logits * weights).sum(2)
+            mass = mass * fade + (logits - top.unsqueeze(2)).exp().sum(2)
+            peak = top
+        del own
+        log_partition = peak + mass.log()
+        mean = cross / mass[-1]  # E_p[x_l]
+        out.append((mean[-1] - log_partition[-1]) - (mean[:-1] - log_partition[:-1]))
+    return torch.cat(out, 1).clamp_min(0)
+
+
+def borders(
+    frame: Frame,
+    states: Tensor,
+    regions: Tensor,
+    geometry: str,
+    *,
+    centred: bool = False,
+    budget_bytes: int = 256 * 2**20,
+    check: Check = no_check,
+) -> tuple[Tensor, Tensor]:
+    """Distance of each state to the border of its semantic region, and the token beyond it.
+
+    The region of token i is where no other token scores higher: a Voronoi cell (l2), its
+    counterpart on the sphere (cosine), a polyhedral cone (matmul). All three are intersections of
+    half-spaces {r : f_i(r) ≥ f_j(r)} with f linear after what both sides share is dropped, so the
+    distance to the border is the smallest distance to any of their walls:
+
+    * cosine: asin(r̂·(b̂_i − b̂_j) / ‖b̂_i − b̂_j‖), an angle in radians in [0, π/2];
+    * l2: (‖r − b_j‖² − ‖r − b_i‖²) / (2·‖b_i − b_j‖), a length;
+    * matmul: (f_i − f_j) / ‖b_i − b_j‖, a length.
+
+    Exact over the whole vocabulary: another product, of the distinct b_i with every b_j. Tokens
+    whose vectors are b_i's own but for a thousandth (a copied row) make no wall.
+
+    Args:
+        regions: the nearest token of each state (n).
+
+    Returns:
+        distances (n), float32, at least 0; tokens beyond the nearest wall (n).
+    """
+    check_geometry(geometry)
+    n, v = len(states), frame.size
+    if n == 0:
+        return states.new_zeros(0), regions
+    chunk, tile = _tiling(n, v, frame.width, budget_bytes)
+    norms, inverse = _columns(frame, centred=centred)
+    centre = frame.centre_scores() if centred else None
+    bias = None if frame.bias is None else frame.bias.detach().float()
+    flat = geometry == "cosine"
+    found: list[Tensor] = []
+    beyond: list[Tensor] = []
+    for first in range(0, n, tile):
+        rows = _prepare(frame, states[first : first + tile], centred=centred)
+        own_ids = regions[first : first + tile]
+        unique, place = own_ids.unique(return_inverse=True)
+        anchors = frame.vectors(unique).to(states.device, torch.float32)
+        # The anchors are vectors of the frame: their queries need no shift.
+        queries = frame.queries(anchors)
+        own_dot = _dots(frame, rows, _gather(frame, unique), centre).gather(1, place[:, None])
+        best = torch.full((len(own_ids),), torch.inf, device=states.device)
+        token = own_ids.clone()
+        own_norm, own_inverse = norms[own_ids][:, None], inverse[own_ids][:, None]
+        for start in range(0, v, chunk):
+            check()
+            stop = min(start + chunk, v)
+            block = frame.block(start, stop)
+            dots = _dots(frame, rows, block, centre)
+            between = queries @ block.T  # b_i·b_j (u, c)
+            if centre is not None:
+                between = (
+                    between - centre[unique][:, None] - centre[start:stop]
+                    + float(frame.mean @ frame.mean)
+                )
+            between = between[place]
+            other = norms[start:stop]
+            if flat:
+                gap = (own_dot * own_inverse - dots * inverse[start:stop]) / rows.norm
+                span = (2 - 2 * between * own_inverse * inverse[start:stop]).clamp_min(0).sqrt()
+                least = 1e-3
+            else:
+                span = (own_norm**2 + other**2 - 2 * between).clamp_min(0).sqrt()
+                least = 1e-3 * own_norm
+                if geometry == "l2":
+                    gap = (own_dot - own_norm**2 / 2) - (dots - other**2 / 2)
+                else:
+                    gap = own_dot - dots
+                    if bias is not None:
+                        gap = gap + bias[own_ids][:, None] - bias[start:stop]
+            wall = torch.where(span > least, gap.clamp_min(0) / span, torch.inf)
+            near, where = wall.min(1)
+            closer = near < best
+            best = torch.where(closer, near, best)
+            token = torch.where(closer, where + start, token)
+        found.append(_wall(frame, states[first : first + tile], own_ids, token, geometry, centred))
+        beyond.append(token)
+    return torch.cat(found), torch.cat(beyond)
+
+
+def _wall(
+    frame: Frame, states: Tensor, own: Tensor, other: Tensor, geometry: str, centred: bool
+) -> Tensor:
+    """The distance to one wall each, in float64 from the vectors themselves (n).
+
+    Near-equal bases make 2 − 2·cos a difference of near-equal numbers, too coarse in float32.
+    """
+    r = frame.place(states).cpu().double()
+    a, b = frame.vectors(own), frame.vectors(other)
+    if centred:
+        a, b = a - frame.mean, b - frame.mean
+    lift = torch.zeros(len(r), dtype=torch.float64)
+    if geometry == "cosine":
+        a, b = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
+        r = r / r.norm(dim=1, keepdim=True)
+    elif geometry == "l2":
+        lift = (b.square().sum(1) - a.square().sum(1)) / 2
+    elif frame.bias is not None:
+        bias = frame.bias.detach().cpu().double()
+        lift = bias[own.cpu()] - bias[other.cpu()]
+    gap = ((r * (a - b)).sum(1) + lift).clamp_min(0)
+    span = (a - b).norm(dim=1)
+    wall = torch.where(span > 0, gap / span, torch.inf)
+    if geometry == "cosine":
+        wall = wall.clamp(max=1).asin()
+    return wall.float().to(states.device)
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """A state written exactly as a sum over the vocabulary: r = Σ z_i s_i."""
+
+    logits: Tensor
+    """z_i = w_i·r: coordinates of least norm in the frame of semantic bases (v)."""
+    signed: Tensor
+    """z_i·(s_i·r)/‖r‖²: what token i accounts for; sums to 1, may be negative (v)."""
+    parseval: Tensor
+    """(t_i·r)²/‖r‖²: the same in the tight frame; sums to 1, never negative (v)."""
+    error: float
+    """‖r − Σ z_i s_i‖/‖r‖."""
+
+
+def resolve(output: Frame, head: Frame, tight: Frame, state: Tensor) -> Resolution:
+    """The exact resolution of one state into tokens (derived in docs/method.md §3).
+
+    The head rows are a frame of R^d and the semantic bases its canonical dual, so
+    r = Σ (w_i·r)·s_i for every r (in the head's row space). With a head bias r is the placed
+    state r + c.
+
+    Args:
+        state: d.
+    """
+    placed = output.place(state.unsqueeze(0)).double()
+    square = float((placed**2).sum()) or 1.0
+    query = output.queries(placed.float())
+    root = tight.queries(placed.float())
+    z, dual, part = [], [], []
+    total = torch.zeros(output.width, dtype=torch.float64)
+    for start in range(0, output.size, 8192):
+        block = head.block(start, min(start + 8192, head.size))
+        logit = (block @ placed.float()[0]).double()
+        z.append(logit)
+        dual.append((block @ query[0]).double())
+        part.append((block @ root[0]).double())
+        total += logit.cpu() @ block.cpu().double()
+    assert output.transform is not None
+    rebuilt = total @ output.transform
+    error = float((rebuilt - placed[0].cpu()).norm()) / square**0.5
+    logits = torch.cat(z)
+    return Resolution(
+        logits=logits.float(),
+        signed=(logits * torch.cat(dual) / square).float(),
+        parseval=(torch.cat(part).square() / square).float(),
+        error=error,
+    )

@@ -1,0 +1,199 @@
+"""What each token id says: its true text, and a visible form that is safe to show.
+
+Knows nothing about latent space. A token is a piece of bytes; `text` is those bytes as text where
+they are text by themselves, and ``<0xF0><0x9F>`` where they are a part of a character only.
+`label` is the form for people: spaces and controls are drawn, bidirectional marks are named, so
+that no token can hide, vanish or turn the line around. It is not escaped for HTML: whoever renders
+it does that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_BYTE_PIECE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
+_VISIBLE = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "⍽"}
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token as it stands in a vocabulary or a prompt."""
+
+    id: int
+    """Its row in the vocabulary."""
+    text: str
+    """The true text; bytes that are no text by themselves as ``<0xF0>``."""
+    label: str
+    """A visible form: nothing in it is a control or a bidirectional mark."""
+    piece: str | None = None
+    """Where a prompt's character was split, the character and the part: ``😀 1/3``."""
+
+    def to_dict(self) -> dict[str, object]:
+        """As it stands in the JSON contract."""
+        return {"id": self.id, "text": self.text, "label": self.label, "piece": self.piece}
+
+
+def visible(text: str) -> str:
+    """Draw what cannot be seen: spaces as ``␣``, line ends as ``⏎``, the rest as ``<U+202E>``.
+
+    A space inside a word group stays a space; leading and trailing ones, which decide what a
+    token is, are drawn. The empty text is ``∅``.
+    """
+    if not text:
+        return "∅"
+    out: list[str] = []
+    last = len(text) - 1
+    for i, c in enumerate(text):
+        edge = i == 0 or i == last or text[i - 1] == " " or (i < last and text[i + 1] == " ")
+        if c == " ":
+            out.append("␣" if edge else " ")
+        elif c in _VISIBLE:
+            out.append(_VISIBLE[c])
+        elif unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"):
+            out.append(f"<U+{ord(c):04X}>")
+        else:
+            out.append(c)
+    if unicodedata.combining(text[0]):
+        out.insert(0, "◌")
+    return "".join(out)
+
+
+def _unicode_to_byte() -> dict[str, int]:
+    """The byte-level alphabet that GPT-2's tokenizer introduced, built from its definition.
+
+    Printable Latin-1 stands for itself, each other byte for the next free code point from 256.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(b): b for b in printable}
+    free = 256
+    for b in range(256):
+        if b not in printable:
+            table[chr(free)] = b
+            free += 1
+    return table
+
+
+_BYTE_LEVEL = _unicode_to_byte()
+
+
+def _bytes_text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "".join(f"<0x{b:02X}>" for b in raw)
+
+
+class Vocabulary:
+    """The texts of every row of a model's head.
+
+    Rows past the tokenizer's own size (padding of the head) read ``<row 50300>``.
+    """
+
+    def __init__(self, tokenizer: Any, size: int) -> None:
+        self.size = size
+        self.tokenizer_size = len(tokenizer)
+        self._special = {int(i) for i in tokenizer.all_special_ids}
+        self._style = _decoder_style(tokenizer)
+        named = min(size, self.tokenizer_size)
+        pieces: list[str | None] = list(tokenizer.convert_ids_to_tokens(list(range(named))))
+        added = {int(i) for i in getattr(tokenizer, "added_tokens_decoder", {})}
+        self._raw: list[bytes | None] = [
+            None
+            if piece is None
+            else piece.encode("utf-8", "replace")
+            if i in added
+            else _piece_bytes(piece, self._style)
+            for i, piece in enumerate(pieces)
+        ]
+        self._raw += [None] * (size - named)
+        self.texts: list[str] = [
+            f"<row {i}>" if raw is None else _bytes_text(raw) for i, raw in enumerate(self._raw)
+        ]
+        self.labels: list[str] = [visible(text) for text in self.texts]
+
+    def token(self, id: int) -> Token:
+        """The token of a row."""
+        return Token(id, self.texts[id], self.labels[id])
+
+    def is_special(self, id: int) -> bool:
+        """Whether the tokenizer calls this id a special token."""
+        return id in self._special
+
+    def is_word(self, id: int) -> bool:
+        """Whether a reader would call it a word or a part of one: letters or digits only."""
+        if id in self._special or self._raw[id] is None:
+            return False
+        text = self.texts[id].strip()
+        if self._style == "wordpiece":
+            text = text.removeprefix("##")
+        return bool(text) and all(c.isalnum() or c in "'’-" for c in text) and text[0].isalnum()
+
+    def prompt_tokens(self, ids: Sequence[int]) -> tuple[Token, ...]:
+        """The tokens of a prompt, with the parts of split characters named.
+
+        A run of tokens whose bytes are a character only together gets `piece` ``😀 1/3``.
+        """
+        out = [self.token(i) for i in ids]
+        start = 0
+        while start < len(out):
+            raw = self._raw[ids[start]]
+            if raw is None or _is_text(raw):
+                start += 1
+                continue
+            joined, end = raw, start + 1
+            while end < len(out) and not _is_text(joined) and len(joined) < 16:
+                nxt = self._raw[ids[end]]
+                if nxt is None:
+                    break
+                joined += nxt
+                end += 1
+            if _is_text(joined) and end - start > 1:
+                shown = visible(joined.decode("utf-8"))
+                for j in range(start, end):
+                    token = out[j]
+                    part = f"{shown} {j - start + 1}/{end - start}"
+                    out[j] = Token(token.id, token.text, token.label, part)
+                start = end
+            else:
+                start += 1
+        return tuple(out)
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _decoder_style(tokenizer: Any) -> str:
+    """Which way the tokenizer writes bytes into token strings: found in its own definition."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return "plain"
+    spec = json.loads(backend.to_str())
+    kinds = json.dumps([spec.get("decoder"), spec.get("pre_tokenizer")])
+    if '"ByteLevel"' in kinds:
+        return "bytelevel"
+    if '"WordPiece"' in kinds:
+        return "wordpiece"
+    if '"Metaspace"' in kinds or "\\u2581" in kinds or "▁" in kinds:
+        return "metaspace"
+    return "plain"
+
+
+def _piece_bytes(piece: str, style: str) -> bytes:
+    if style == "bytelevel" and all(c in _BYTE_LEVEL for c in piece):
+        return bytes(_BYTE_LEVEL[c] for c in piece)
+    if style == "metaspace":
+        match = _BYTE_PIECE.match(piece)
+        if match:
+            return bytes([int(match[1], 16)])
+        piece = piece.replace("▁", " ")
+    return piece.encode("utf-8", "replace")
