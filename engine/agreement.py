@@ -146,9 +146,7 @@ def compute_agreement(
         frames("output"), head, flat, targets, sample, k, budget, check
     )
     rows.append(row("share", "output", ids, ranks, some))
-    return Agreement(
-        model_info(model), got.layers, got.positions, k, len(sample), tuple(rows)
-    )
+    return Agreement(model_info(model), got.layers, got.positions, k, len(sample), tuple(rows))
 
 
 def _largest_shares(
@@ -174,7 +172,7 @@ def _largest_shares(
     def share(block: Tensor) -> Tensor:
         return (placed @ block.T) * (query @ block.T)
 
-    unique, place = targets[:, 0].unique(return_inverse=True)
+    unique, place = torch.unique(targets[:, 0], return_inverse=True)
     wanted = share(chosen[unique].detach().float()).gather(1, place[:, None])
     above = torch.zeros(n, dtype=torch.long, device=flat.device)
     for start in range(0, v, step):
@@ -187,9 +185,7 @@ def _largest_shares(
         own[rows, targets[rows, 0] - start] = -torch.inf
         above += (own > wanted).sum(1)
         merged = torch.cat([best, values], 1)
-        merged_ids = torch.cat(
-            [ids, torch.arange(start, stop, device=ids.device).expand(n, -1)], 1
-        )
+        merged_ids = torch.cat([ids, torch.arange(start, stop, device=ids.device).expand(n, -1)], 1)
         best, order = merged.topk(k, dim=1)
         ids = merged_ids.gather(1, order)
     return ids, 1 + above, share(chosen[sample].detach().float())
@@ -203,4 +199,5 @@ def _ranks(values: Tensor) -> Tensor:
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson's correlation along the last axis; of ranks it is Spearman's ρ."""
     a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
-    return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1)).clamp_min(1e-12)
+    out: Tensor = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1)).clamp_min(1e-12)
+    return out

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -194,7 +195,7 @@ def _kind(module: nn.Module) -> str:
 
 
 @torch.no_grad()
-def dissect(model: nn.Module, *, kind: str = "causal") -> Anatomy:
+def dissect(model: Any, *, kind: str = "causal") -> Anatomy:
     """Find a model's parts by one forward pass of five tokens.
 
     Args:
@@ -257,9 +258,7 @@ def dissect(model: nn.Module, *, kind: str = "causal") -> Anatomy:
     )
 
 
-def _find_blocks(
-    model: nn.Module, record: _Record, name: str
-) -> tuple[str, tuple[nn.Module, ...]]:
+def _find_blocks(model: nn.Module, record: _Record, name: str) -> tuple[str, tuple[nn.Module, ...]]:
     """The outermost list of modules through which the state passes one after the other."""
     found: list[tuple[int, str, tuple[nn.Module, ...]]] = []
     near: str | None = None
@@ -274,7 +273,7 @@ def _find_blocks(
         chain = [c for c in calls if c is not None]
         if any(c.given is not None and c.given.dim() != 3 for c in chain):
             continue
-        if not all(_same(a.gave, b.given) for a, b in zip(chain, chain[1:], strict=False)):
+        if not all(_same(a.gave, b.given) for a, b in pairwise(chain)):
             near = path
             continue
         size = sum(p.numel() for p in module.parameters())
@@ -335,11 +334,11 @@ def _find_finish(
 
     if z.shape != y.shape:
         raise UnsupportedModel(f"{name} drops or adds logits after its head.")
-    config = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    config: Any = getattr(model, "config", None)
+    text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
     # A declared cap is tried first: on small logits it is within the tolerance of no cap at all.
-    for named in ("final_logit_softcapping", "logits_soft_cap"):
-        cap = getattr(text, named, None)
+    for attribute in ("final_logit_softcapping", "logits_soft_cap"):
+        cap = getattr(text, attribute, None)
         if cap and close(float(cap) * torch.tanh(z / float(cap))):
             return 1.0, float(cap)
     if close(z):

@@ -182,9 +182,7 @@ def compute_cell(
     i, j = trace.layers.index(layer), trace.positions.index(position)
     options = trace.options
     frame = frames(options.frame)
-    got = prepare(
-        model, states, replace(options, layers=str(layer), positions=None), check=check
-    )
+    got = prepare(model, states, replace(options, layers=str(layer), positions=None), check=check)
     state = got.states[0, position]
     texts = model.vocabulary_texts
     nobody = Token(-1, "", "—")

@@ -366,7 +366,8 @@ class Frame:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + block)
         rows = torch.randn(count, self.width, generator=generator)
         wanted = self.norms[start : start + count].cpu()
-        return rows * (wanted / rows.norm(dim=1)).unsqueeze(1)
+        scaled: Tensor = rows * (wanted / rows.norm(dim=1)).unsqueeze(1)
+        return scaled
 
     def vectors(self, ids: Sequence[int] | Tensor) -> Tensor:
         """The vectors b_i themselves: n × d, float64 on the CPU."""
@@ -467,9 +468,7 @@ def build_frame(
             rows = frame.block(start, min(start + CHUNK, frame.size))
             total += rows.cpu().double().sum(0)
         return Frame("random", None, None, norms, total / frame.size, seed=seed)
-    raise OptionError(
-        f"frame must be one of {', '.join(FRAMES)}; got {name[:40]!r}."
-    )
+    raise OptionError(f"frame must be one of {', '.join(FRAMES)}; got {name[:40]!r}.")
 
 
 def _product_with_rows(weight: Tensor, vector: Tensor) -> Tensor:

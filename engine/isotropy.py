@@ -43,19 +43,21 @@ def isotropy(vectors: Tensor) -> Isotropy:
     if len(x) < 2 or not bool(torch.isfinite(x).all()):
         return Isotropy(float("nan"), float("nan"), float("nan"))
     centred = x - x.mean(0)
-    return Isotropy(_spread(x), _spread(centred), _spectral(centred))
+    return Isotropy(float(spread(x)), float(spread(centred)), _spectral(centred))
 
 
-def _spread(x: Tensor) -> float:
-    """1 − mean pairwise cosine: ‖Σ x̂‖² counts each pair twice and each vector with itself once."""
-    norms = x.norm(dim=1)
-    unit = x[norms > 1e-12 * norms.max()] if float(norms.max()) > 0 else x[:0]
-    n = len(unit)
-    if n < 2:
-        return float("nan")
-    unit = unit / unit.norm(dim=1, keepdim=True)
-    cosine = (float(unit.sum(0).square().sum()) - n) / (n * (n - 1))
-    return min(max(1.0 - cosine, 0.0), 1.0)
+def spread(x: Tensor) -> Tensor:
+    """1 − mean pairwise cosine of each set, in [0, 1]: ... × n × d → ...
+
+    ‖Σ x̂‖² counts each pair twice and each vector with itself once. Zero vectors have no direction
+    and are left out; NaN where fewer than two are left.
+    """
+    norms = x.norm(dim=-1, keepdim=True)
+    kept = norms > 1e-12 * norms.amax(-2, keepdim=True)
+    unit = torch.where(kept, x / norms.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
+    n = kept.sum((-2, -1)).to(x.dtype)
+    cosine = (unit.sum(-2).square().sum(-1) - n) / (n * (n - 1))
+    return torch.where(n >= 2, (1 - cosine).clamp(0, 1), torch.nan)
 
 
 def _spectral(centred: Tensor) -> float:

@@ -112,7 +112,7 @@ class LanguageModel:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         tokenizer: Any,
         *,
         name: str,
@@ -120,7 +120,7 @@ class LanguageModel:
         kind: str = "causal",
         limits: Limits | None = None,
     ) -> None:
-        self.module = model.eval()
+        self.module: Any = model.eval()
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
@@ -266,9 +266,7 @@ class LanguageModel:
         begin = self.tokenizer.bos_token_id
         if bos == "yes":
             if begin is None:
-                raise PromptError(
-                    "this model has no begin-of-text token; set 'bos' to auto or no."
-                )
+                raise PromptError("this model has no begin-of-text token; set 'bos' to auto or no.")
             if not ids or ids[0] != begin:
                 ids.insert(0, int(begin))
         return ids, bool(ids) and begin is not None and ids[0] == begin and special
@@ -335,9 +333,7 @@ class LanguageModel:
         return weight.device
 
     @contextlib.contextmanager
-    def _hooked(
-        self, keep: Callable[[Tensor | None], None], check: Check | None
-    ) -> Iterator[None]:
+    def _hooked(self, keep: Callable[[Tensor | None], None], check: Check | None) -> Iterator[None]:
         handles = []
 
         def stop_here(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -479,8 +475,14 @@ def load_model(
             f"dtype must be one of auto, {', '.join(DTYPES)}; got {shorten(str(dtype))!r}."
         )
     text = str(source)
-    folder = Path(text).expanduser()
-    local = folder.is_dir()
+    try:
+        folder = Path(text).expanduser()
+        local = folder.is_dir()
+    except (OSError, RuntimeError):  # a name too long for any folder; a home that is nobody's
+        raise ModelNotFound(
+            f"{shorten(text, 80)!r} can be no folder; give a folder with config.json and"
+            " safetensors weights, or a hub id such as gpt2."
+        ) from None
     shown = name or (folder.resolve().name if local else text)
     if local:
         _check_folder(folder, shown, trust_remote_code)
@@ -512,6 +514,12 @@ def load_model(
             f"the tokenizer of {shown} cannot be opened ({_short(error)}); a model is read through"
             " its vocabulary, so it needs one."
         ) from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        # Where a folder has no tokenizer files, transformers makes an empty one of the model's kind.
+        raise UnsupportedModel(
+            f"the tokenizer of {shown} has no tokens beside special ones, as if its files were not"
+            " there; a model is read through its vocabulary, so it needs one."
+        )
     try:
         module.to(where)
     except RuntimeError as error:

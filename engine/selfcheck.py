@@ -138,8 +138,10 @@ def _norm(model: LanguageModel, last: torch.Tensor, raw: torch.Tensor) -> CheckI
     anatomy = model.anatomy
     if not anatomy.readout:
         return _item(
-            "final norm", "none", "This architecture has no final norm: its head reads the last"
-            " block as it is.", note=True,
+            "final norm",
+            "none",
+            "This architecture has no final norm: its head reads the last block as it is.",
+            note=True,
         )
     names = ", ".join(anatomy.readout_paths)
     if raw.shape[-1] != last.shape[-1]:

@@ -23,7 +23,7 @@ every score. Both are differentiable with respect to the states.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import torch
@@ -57,17 +57,20 @@ class Reading:
     """Scores of the tokens that were asked for (n × m)."""
     ranks: Tensor
     """1 + the number of tokens with a larger score than the target's (n × m)."""
+    probabilities: Tensor
+    """Of the k nearest tokens, softmax(score / T) over the whole vocabulary (n × k)."""
+    target_probabilities: Tensor
+    """Of the tokens that were asked for (n × m)."""
     temperature: float
 
-    @property
-    def probabilities(self) -> Tensor:
-        """Of the k nearest tokens (n × k)."""
-        return (self.scores / self.temperature - self.log_partition.unsqueeze(1)).exp()
-
-    @property
-    def target_probabilities(self) -> Tensor:
-        """Of the tokens that were asked for (n × m)."""
-        return (self.target_scores / self.temperature - self.log_partition.unsqueeze(1)).exp()
+    def nearest(self, k: int) -> Reading:
+        """The same with the first k of the list."""
+        return replace(
+            self,
+            ids=self.ids[:, :k],
+            scores=self.scores[:, :k],
+            probabilities=self.probabilities[:, :k],
+        )
 
 
 @dataclass(frozen=True)
@@ -108,13 +111,36 @@ def _score(
     bias: Tensor | None,
 ) -> Tensor:
     """Scores from products r·b_i (n × c), already centred where that was asked."""
+    bare = _bare(frame, geometry, dots, norms, inverse, bias)
+    gain, lift = _row_part(geometry, rows)
+    if gain is not None:
+        return bare * gain
+    return bare if lift is None else bare + lift
+
+
+def _bare(
+    frame: Frame, geometry: str, dots: Tensor, norms: Tensor, inverse: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Scores but for what is the same for a whole row: it decides neither order nor softmax.
+
+    cosine = bare / ‖r‖, l2 = bare − ‖r‖², matmul = bare: large blocks are spared those passes.
+    """
     if geometry == "cosine":
-        return dots * inverse / rows.norm
+        return dots * inverse
     if geometry == "l2":
-        return 2 * dots - norms.square() - rows.square
+        return torch.add(-norms.square(), dots, alpha=2)
     if bias is not None:
         dots = dots + bias
     return dots if frame.finish is None else frame.finish(dots)
+
+
+def _row_part(geometry: str, rows: _Rows) -> tuple[Tensor | None, Tensor | None]:
+    """What makes a bare score whole: a factor or a summand per row (n × 1)."""
+    if geometry == "cosine":
+        return 1 / rows.norm, None
+    if geometry == "l2":
+        return None, -rows.square
+    return None, None
 
 
 def _dots(frame: Frame, rows: _Rows, block: Tensor, centre: Tensor | None) -> Tensor:
@@ -159,9 +185,7 @@ def scores(
         block = _gather(frame, index)
         norms, inverse = norms[index], inverse[index]
         bias = None if bias is None else bias[index]
-    return _score(
-        frame, geometry, _dots(frame, rows, block, centre), rows, norms, inverse, bias
-    )
+    return _score(frame, geometry, _dots(frame, rows, block, centre), rows, norms, inverse, bias)
 
 
 def _gather(frame: Frame, index: Tensor) -> Tensor:
@@ -174,42 +198,63 @@ def _gather(frame: Frame, index: Tensor) -> Tensor:
 def check_geometry(geometry: str) -> None:
     """Refuse a geometry that does not exist."""
     if geometry not in GEOMETRIES:
-        raise OptionError(f"geometry must be one of {', '.join(GEOMETRIES)}; got {geometry[:40]!r}.")
+        raise OptionError(
+            f"geometry must be one of {', '.join(GEOMETRIES)}; got {geometry[:40]!r}."
+        )
 
 
 class _Running:
-    """One geometry's answer while the vocabulary goes by in chunks.
+    """One geometry's answer while the vocabulary goes by in chunks of bare scores.
 
-    Everything is kept out of place, so that gradients reach the states.
+    What gradients must pass is kept out of place; ids and counts need none.
     """
 
-    def __init__(self, n: int, k: int, m: int, temperature: float, device: torch.device) -> None:
-        self.k, self.temperature = k, temperature
+    def __init__(
+        self, n: int, k: int, targets: Tensor, wanted: Tensor, cold: Tensor | float
+    ) -> None:
+        device = targets.device
+        self.k, self.targets, self.wanted = k, targets, wanted
+        self.cold = cold
+        """1/T, or a factor per row that turns bare scores into score/T (n × 1)."""
         self.best = torch.full((n, k), -torch.inf, device=device)
         self.ids = torch.full((n, k), -1, dtype=torch.long, device=device)
         self.peak = torch.full((n, 1), -torch.inf, device=device)
         self.mass = torch.zeros((n, 1), device=device)
         self.moment = torch.zeros((n, 1), device=device)
-        self.above = torch.zeros((n, m), dtype=torch.long, device=device)
+        self.above = torch.zeros(targets.shape, dtype=torch.long, device=device)
 
-    def partition(self, block: Tensor) -> None:
-        """Carry log Σ exp and the mean energy on, with a running maximum against overflow."""
-        logits = block if self.temperature == 1.0 else block / self.temperature
-        top = torch.maximum(self.peak, logits.detach().amax(1, keepdim=True))
+    def take(self, block: Tensor, start: int, hidden: Tensor | None) -> None:
+        """Carry everything on by one chunk."""
+        peaks = block.detach().amax(1, keepdim=True)
+        self._partition(block, peaks)
+        with torch.no_grad():
+            self._count(block, start)
+            if hidden is not None:
+                peaks = block.masked_fill(hidden, -torch.inf).amax(1, keepdim=True)
+            fresh = (peaks > self.best[:, -1:]).squeeze(1).nonzero().squeeze(1)
+        if len(fresh):
+            self._keep_top(block, start, fresh, hidden)
+
+    def _partition(self, block: Tensor, peaks: Tensor) -> None:
+        """log Σ exp and the mean energy, with a running maximum against overflow."""
+        plain = isinstance(self.cold, float) and self.cold == 1.0
+        logits = block if plain else block * self.cold
+        top = torch.maximum(self.peak, peaks if plain else peaks * self.cold)
         fade = (self.peak - top).exp()
-        weights = (logits - top).exp()
+        weights = logits - top
+        weights = weights.exp() if weights.requires_grad else weights.exp_()
         self.mass = self.mass * fade + weights.sum(1, keepdim=True)
-        self.moment = self.moment * fade + (weights * logits).sum(1, keepdim=True)
+        # A product of a row with a column per state: one pass, no block of products.
+        energy = torch.bmm(weights.unsqueeze(1), logits.unsqueeze(2)).squeeze(2)
+        self.moment = self.moment * fade + energy
         self.peak = top
 
-    def keep_top(self, block: Tensor, start: int) -> None:
+    def _keep_top(self, block: Tensor, start: int, fresh: Tensor, hidden: Tensor | None) -> None:
         """Merge the chunk's best into the best so far, for those rows where it has any."""
-        with torch.no_grad():
-            fresh = (block.amax(1) > self.best[:, -1]).nonzero().squeeze(1)
-        if len(fresh) == 0:
-            return
         some = len(fresh) < len(block)
         part = block[fresh] if some else block
+        if hidden is not None:
+            part = part.masked_fill(hidden, -torch.inf)
         values, where = part.topk(min(self.k, part.shape[1]), dim=1)
         old, old_ids = (self.best[fresh], self.ids[fresh]) if some else (self.best, self.ids)
         merged = torch.cat([old, values], 1)
@@ -222,17 +267,15 @@ class _Running:
         else:
             self.best, self.ids = best, ids
 
-    def count(self, block: Tensor, start: int, targets: Tensor, wanted: Tensor) -> None:
+    def _count(self, block: Tensor, start: int) -> None:
         """Count the scores above the targets', never a target's own."""
-        with torch.no_grad():
-            width = block.shape[1]
-            for j in range(targets.shape[1]):
-                threshold = wanted[:, j : j + 1]
-                self.above[:, j] += (block > threshold).sum(1)
-                inside = (targets[:, j] >= start) & (targets[:, j] < start + width)
-                rows = inside.nonzero().squeeze(1)
-                own = block[rows, targets[rows, j] - start]
-                self.above[rows, j] -= (own > threshold[rows, 0]).long()
+        width = block.shape[1]
+        for j in range(self.targets.shape[1]):
+            target, threshold = self.targets[:, j], self.wanted[:, j : j + 1]
+            self.above[:, j] += (block > threshold).sum(1)
+            rows = ((target >= start) & (target < start + width)).nonzero().squeeze(1)
+            own = block[rows, target[rows] - start]
+            self.above[rows, j] -= (own > threshold[rows, 0]).long()
 
 
 def read(
@@ -282,8 +325,16 @@ def read(
         wanted = None if targets is None else targets[some]
         parts.append(
             _read_tile(
-                frame, _prepare(frame, states[some], centred=centred, vectors=vectors),
-                tuple(geometries), k, temps, wanted, centred, allowed, chunk, check,
+                frame,
+                _prepare(frame, states[some], centred=centred, vectors=vectors),
+                tuple(geometries),
+                k,
+                temps,
+                wanted,
+                centred,
+                allowed,
+                chunk,
+                check,
             )
         )
     if len(parts) == 1:
@@ -309,6 +360,8 @@ def _join(parts: list[Reading]) -> Reading:
         entropy=torch.cat([p.entropy for p in parts]),
         target_scores=torch.cat([p.target_scores for p in parts]),
         ranks=torch.cat([p.ranks for p in parts]),
+        probabilities=torch.cat([p.probabilities for p in parts]),
+        target_probabilities=torch.cat([p.target_probabilities for p in parts]),
         temperature=parts[0].temperature,
     )
 
@@ -333,9 +386,13 @@ def _read_tile(
     if targets is None:
         targets = torch.empty((n, 0), dtype=torch.long, device=device)
     wanted = _target_scores(frame, geometries, rows, targets, norms, inverse, bias, centre)
-    running = {
-        g: _Running(n, k, targets.shape[1], temperatures[g], device) for g in geometries
-    }
+    running = {}
+    for geometry in geometries:
+        gain, _ = _row_part(geometry, rows)
+        cold = 1.0 / temperatures[geometry]
+        running[geometry] = _Running(
+            n, k, targets, wanted[geometry].detach(), cold if gain is None else gain * cold
+        )
     for start in range(0, v, chunk):
         check()
         stop = min(start + chunk, v)
@@ -343,13 +400,12 @@ def _read_tile(
         hidden = None if allowed is None else ~allowed[start:stop]
         part = None if bias is None else bias[start:stop]
         for geometry, state in running.items():
-            block = _score(
-                frame, geometry, dots, rows, norms[start:stop], inverse[start:stop], part
-            )
-            state.partition(block)
-            state.count(block, start, targets, wanted[geometry])
-            state.keep_top(block if hidden is None else block.masked_fill(hidden, -torch.inf), start)
-    return {g: _finish(running[g], targets, wanted[g], allowed) for g in geometries}
+            block = _bare(frame, geometry, dots, norms[start:stop], inverse[start:stop], part)
+            state.take(block, start, hidden)
+    return {
+        g: _finish(running[g], wanted[g], temperatures[g], _row_part(g, rows), allowed is None)
+        for g in geometries
+    }
 
 
 def _target_scores(
@@ -362,42 +418,57 @@ def _target_scores(
     bias: Tensor | None,
     centre: Tensor | None,
 ) -> dict[str, Tensor]:
-    """Scores of the targets (n × m), by one small product with the distinct ones."""
+    """Bare scores of the targets (n × m), by one small product with the distinct ones."""
     if targets.numel() == 0:
         empty = torch.zeros(targets.shape, device=targets.device)
         return dict.fromkeys(geometries, empty)
-    unique, place = targets.unique(return_inverse=True)
+    unique, place = torch.unique(targets, return_inverse=True)
     dots = _dots(frame, rows, _gather(frame, unique), centre)
     part = None if bias is None else bias[unique]
     return {
-        g: _score(frame, g, dots, rows, norms[unique], inverse[unique], part).gather(1, place)
+        g: _bare(frame, g, dots, norms[unique], inverse[unique], part).gather(1, place)
         for g in geometries
     }
 
 
 def _finish(
-    running: _Running, targets: Tensor, wanted: Tensor, allowed: Tensor | None
+    running: _Running,
+    wanted: Tensor,
+    temperature: float,
+    row_part: tuple[Tensor | None, Tensor | None],
+    listed: bool,
 ) -> Reading:
     log_partition = running.peak + running.mass.log()
     entropy = log_partition - running.moment / running.mass
     ranks = 1 + running.above
-    if allowed is None and targets.shape[1]:
+    best, targets = running.best, running.targets
+    if listed and targets.shape[1]:
         # A target that stands in the list has the list's own rank: the two small products may
         # round differently where scores are all but equal.
         with torch.no_grad():
-            listed = running.ids.unsqueeze(2) == targets.unsqueeze(1)  # (n, k, m)
-            seen = listed.any(1)
-            own = (running.best.unsqueeze(2) * listed).nan_to_num().sum(1)
-            above = (running.best.unsqueeze(2) > own.unsqueeze(1)).sum(1)
-            ranks = torch.where(seen, 1 + above, ranks)
+            same = running.ids.unsqueeze(2) == targets.unsqueeze(1)  # (n, k, m)
+            own = torch.where(same, best.unsqueeze(2), 0.0).sum(1)
+            above = (best.unsqueeze(2) > own.unsqueeze(1)).sum(1)
+            ranks = torch.where(same.any(1), 1 + above, ranks)
+    # Probabilities from bare scores: ‖r‖² may be too large to be added and taken off again.
+    probabilities = (best * running.cold - log_partition).exp()
+    target_probabilities = (wanted * running.cold - log_partition).exp()
+    gain, lift = row_part
+    if gain is not None:
+        best, wanted = best * gain, wanted * gain
+    if lift is not None:
+        best, wanted = best + lift, wanted + lift
+        log_partition = log_partition + lift / temperature
     return Reading(
         ids=running.ids,
-        scores=running.best,
+        scores=best,
         log_partition=log_partition.squeeze(1),
         entropy=entropy.squeeze(1).clamp_min(0),
         target_scores=wanted,
         ranks=ranks,
-        temperature=running.temperature,
+        probabilities=probabilities,
+        target_probabilities=target_probabilities,
+        temperature=temperature,
     )
 
 
@@ -433,7 +504,6 @@ def divergence(
         part = torch.cat([states[:, first : first + step], reference[None, first : first + step]])
         width = part.shape[1]
         rows = frame.queries(part.reshape(-1, d))  # (layer token, d), the reference last
-        own = rows[-width:]
         peak = torch.full((layers + 1, width), -torch.inf, device=rows.device)
         mass = torch.zeros_like(peak)
         cross = torch.zeros_like(peak)  # Σ exp(x_ref − peak_ref)·x_l, for every l
@@ -448,10 +518,11 @@ def divergence(
             top = torch.maximum(peak, logits.amax(2))
             fade = (peak - top).exp()
             weights = (logits[-1] - top[-1].unsqueeze(1)).exp()
-            cross = cross * fade[-1] + (logits * weights).sum(2)
-            mass = mass * fade + (logits - top.unsqueeze(2)).exp().sum(2)
+            # Per token a small product layers × chunk · chunk: no block of products.
+            energy = torch.bmm(logits.transpose(0, 1), weights.unsqueeze(2)).squeeze(2).T
+            cross = cross * fade[-1] + energy
+            mass = mass * fade + logits.sub_(top.unsqueeze(2)).exp_().sum(2)
             peak = top
-        del own
         log_partition = peak + mass.log()
         mean = cross / mass[-1]  # E_p[x_l]
         out.append((mean[-1] - log_partition[-1]) - (mean[:-1] - log_partition[:-1]))
@@ -464,6 +535,7 @@ def borders(
     regions: Tensor,
     geometry: str,
     *,
+    near: Reading | None = None,
     centred: bool = False,
     budget_bytes: int = 256 * 2**20,
     check: Check = no_check,
@@ -477,73 +549,134 @@ def borders(
 
     * cosine: asin(r̂·(b̂_i − b̂_j) / ‖b̂_i − b̂_j‖), an angle in radians in [0, π/2];
     * l2: (‖r − b_j‖² − ‖r − b_i‖²) / (2·‖b_i − b_j‖), a length;
-    * matmul: (f_i − f_j) / ‖b_i − b_j‖, a length.
+    * matmul: (f_i − f_j) / ‖b_i − b_j‖, a length, f before the soft cap (which keeps the order).
 
-    Exact over the whole vocabulary: another product, of the distinct b_i with every b_j. Tokens
-    whose vectors are b_i's own but for a thousandth (a copied row) make no wall.
+    Exact over the whole vocabulary. The walls to the nearest tokens are tried first: any other
+    wall is at least (gap to the last of them) / (largest possible ‖b_i − b_j‖) away, and where that
+    is further than the best of them, no other needs to be looked at. The rest goes through another
+    product, of the distinct b_i with every b_j. Tokens whose vectors are b_i's own but for a
+    thousandth (a copied row) make no wall.
 
     Args:
         regions: the nearest token of each state (n).
+        near: the nearest tokens of the same states by the same geometry, whole vocabulary.
 
     Returns:
         distances (n), float32, at least 0; tokens beyond the nearest wall (n).
     """
     check_geometry(geometry)
-    n, v = len(states), frame.size
+    n = len(states)
     if n == 0:
         return states.new_zeros(0), regions
+    beyond = regions.clone()
+    open_rows = torch.arange(n, device=states.device)
+    if near is not None and near.ids.shape[1] > 2 and near.ids.shape[1] < frame.size:
+        beyond, certain = _near_walls(frame, states, near, geometry, centred, budget_bytes // 4)
+        open_rows = (~certain).nonzero().squeeze(1)
+    if len(open_rows):
+        beyond[open_rows] = _all_walls(
+            frame, states[open_rows], regions[open_rows], geometry, centred, budget_bytes, check
+        )
+    return _wall(frame, states, regions, beyond, geometry, centred), beyond
+
+
+_COPY: Final = 1e-3
+"""Vectors closer than this share of their length are one and the same for a border."""
+
+
+def _near_walls(
+    frame: Frame, states: Tensor, near: Reading, geometry: str, centred: bool, budget_bytes: int
+) -> tuple[Tensor, Tensor]:
+    """The nearest wall among listed tokens, and whether no other can be nearer (n, n)."""
+    norms, inverse = _columns(frame, centred=centred)
+    longest = float(norms.max())
+    k = near.ids.shape[1]
+    step = max(1, budget_bytes // (8 * k * frame.width))
+    tokens, certain = [], []
+    for first in range(0, len(states), step):
+        ids = near.ids[first : first + step]
+        score = near.scores[first : first + step]
+        flat = frame.vectors(ids.reshape(-1)).to(states.device)
+        if centred:
+            flat = flat - frame.mean.to(flat.device)
+        vectors = flat.float().view(*ids.shape, -1)
+        own = vectors[:, :1]
+        if geometry == "cosine":
+            unit = vectors * inverse[ids].unsqueeze(2)
+            span = (unit[:, :1] - unit).norm(dim=2)
+            limit = torch.full_like(span[:, 0], 2.0)
+            gap, least = score[:, :1] - score, torch.full_like(limit, _COPY)
+        else:
+            span = (own - vectors).norm(dim=2)
+            limit = norms[ids[:, 0]] + longest
+            least = _COPY * norms[ids[:, 0]]
+            gap = score[:, :1] - score
+            if geometry == "l2":
+                gap = gap / 2
+        wall = torch.where(span > least[:, None], gap / span, torch.inf)
+        best, where = wall.min(1)
+        certain.append(best <= gap[:, -1] / limit)
+        tokens.append(ids.gather(1, where[:, None]).squeeze(1))
+    found = torch.cat(certain)
+    # A soft cap bends the gaps, so they bound nothing.
+    return torch.cat(tokens), found if frame.finish is None else torch.zeros_like(found)
+
+
+def _all_walls(
+    frame: Frame,
+    states: Tensor,
+    regions: Tensor,
+    geometry: str,
+    centred: bool,
+    budget_bytes: int,
+    check: Check,
+) -> Tensor:
+    """The token beyond the nearest of all walls (n)."""
+    n, v = len(states), frame.size
     chunk, tile = _tiling(n, v, frame.width, budget_bytes)
     norms, inverse = _columns(frame, centred=centred)
     centre = frame.centre_scores() if centred else None
+    square = float(frame.mean @ frame.mean)
     bias = None if frame.bias is None else frame.bias.detach().float()
-    flat = geometry == "cosine"
-    found: list[Tensor] = []
-    beyond: list[Tensor] = []
+    found = []
     for first in range(0, n, tile):
         rows = _prepare(frame, states[first : first + tile], centred=centred)
         own_ids = regions[first : first + tile]
-        unique, place = own_ids.unique(return_inverse=True)
-        anchors = frame.vectors(unique).to(states.device, torch.float32)
-        # The anchors are vectors of the frame: their queries need no shift.
-        queries = frame.queries(anchors)
+        unique, place = torch.unique(own_ids, return_inverse=True)
+        queries = frame.queries(frame.vectors(unique).to(states.device, torch.float32))
         own_dot = _dots(frame, rows, _gather(frame, unique), centre).gather(1, place[:, None])
+        own_norm, own_inverse = norms[own_ids][:, None], inverse[own_ids][:, None]
         best = torch.full((len(own_ids),), torch.inf, device=states.device)
         token = own_ids.clone()
-        own_norm, own_inverse = norms[own_ids][:, None], inverse[own_ids][:, None]
         for start in range(0, v, chunk):
             check()
-            stop = min(start + chunk, v)
-            block = frame.block(start, stop)
+            part = slice(start, min(start + chunk, v))
+            block = frame.block(part.start, part.stop)
             dots = _dots(frame, rows, block, centre)
-            between = queries @ block.T  # b_i·b_j (u, c)
+            between = queries @ block.T  # b_i·b_j (distinct i, c)
             if centre is not None:
-                between = (
-                    between - centre[unique][:, None] - centre[start:stop]
-                    + float(frame.mean @ frame.mean)
-                )
+                between = between - centre[unique][:, None] - centre[part] + square
             between = between[place]
-            other = norms[start:stop]
-            if flat:
-                gap = (own_dot * own_inverse - dots * inverse[start:stop]) / rows.norm
-                span = (2 - 2 * between * own_inverse * inverse[start:stop]).clamp_min(0).sqrt()
-                least = 1e-3
+            if geometry == "cosine":
+                gap = own_dot * own_inverse - dots * inverse[part]
+                span = (2 - 2 * between * own_inverse * inverse[part]).clamp_min(0).sqrt()
+                least: Tensor | float = _COPY
             else:
-                span = (own_norm**2 + other**2 - 2 * between).clamp_min(0).sqrt()
-                least = 1e-3 * own_norm
+                span = (own_norm**2 + norms[part] ** 2 - 2 * between).clamp_min(0).sqrt()
+                least = _COPY * own_norm
+                gap = own_dot - dots
                 if geometry == "l2":
-                    gap = (own_dot - own_norm**2 / 2) - (dots - other**2 / 2)
-                else:
-                    gap = own_dot - dots
-                    if bias is not None:
-                        gap = gap + bias[own_ids][:, None] - bias[start:stop]
+                    gap = gap - own_norm**2 / 2 + norms[part] ** 2 / 2
+                elif bias is not None:
+                    gap = gap + bias[own_ids][:, None] - bias[part]
             wall = torch.where(span > least, gap.clamp_min(0) / span, torch.inf)
-            near, where = wall.min(1)
-            closer = near < best
-            best = torch.where(closer, near, best)
-            token = torch.where(closer, where + start, token)
-        found.append(_wall(frame, states[first : first + tile], own_ids, token, geometry, centred))
-        beyond.append(token)
-    return torch.cat(found), torch.cat(beyond)
+            inside = ((own_ids >= start) & (own_ids < part.stop)).nonzero().squeeze(1)
+            wall[inside, own_ids[inside] - start] = torch.inf
+            nearest, where = wall.min(1)
+            token = torch.where(nearest < best, where + start, token)
+            best = torch.minimum(nearest, best)
+        found.append(token)
+    return torch.cat(found)
 
 
 def _wall(

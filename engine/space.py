@@ -161,8 +161,15 @@ class FrameReport:
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
         plain = asdict(self)
-        for name in ("condition_number", "residual", "lower_bound", "upper_bound", "redundancy",
-                     "round_trip_rate", "seconds"):
+        for name in (
+            "condition_number",
+            "residual",
+            "lower_bound",
+            "upper_bound",
+            "redundancy",
+            "round_trip_rate",
+            "seconds",
+        ):
             plain[name] = number(plain[name])
         plain["residuals"] = {k: number(x) for k, x in self.residuals.items()}
         plain["leverage"] = {k: number(x) for k, x in self.leverage.items()}
@@ -333,9 +340,7 @@ class LatentSpace:
         layer = layer + self.model.blocks + 1 if layer < 0 else layer
         position = position + len(tokens.ids) if position < 0 else position
         with torch.no_grad():
-            return compute_cell(
-                self.model, self.frame, trace, states, layer, position, check=check
-            )
+            return compute_cell(self.model, self.frame, trace, states, layer, position, check=check)
 
     def agreement(
         self,
@@ -379,14 +384,10 @@ class LatentSpace:
             ids = default_pins(trace.top_ids[:, trace.positions.index(position), 0])
         for i in ids:
             if not 0 <= i < self.model.vocabulary:
-                raise TokenError(
-                    f"token id must be in [0, {self.model.vocabulary - 1}]; got {i}."
-                )
+                raise TokenError(f"token id must be in [0, {self.model.vocabulary - 1}]; got {i}.")
         states = self._states_of(tokens, check)
         with torch.no_grad():
-            return compute_curves(
-                self.model, self.frame, trace, states, ids, position, check=check
-            )
+            return compute_curves(self.model, self.frame, trace, states, ids, position, check=check)
 
     def predict_cost(self, tokens: int, options: TraceOptions | None = None) -> Cost:
         """What a trace of so many tokens would need, the forward pass included."""
@@ -510,9 +511,7 @@ class LatentSpace:
             OptionError: nothing to search for, or too long a text.
         """
         if not text or len(text) > 200:
-            raise OptionError(
-                f"search for 1 to 200 characters; got {len(text):,}."
-            )
+            raise OptionError(f"search for 1 to 200 characters; got {len(text):,}.")
         limit = max(1, min(limit, self.model.limits.max_search))
         wanted = text.casefold()
         hits = [
@@ -610,8 +609,13 @@ class LatentSpace:
             some = ids[start : start + 512]
             vectors = frame.vectors(some).to(plain.device, torch.float32)
             found = read(
-                plain, vectors, geometries=("matmul",), k=1, vectors=True,
-                budget_bytes=self._budget(), check=check,
+                plain,
+                vectors,
+                geometries=("matmul",),
+                k=1,
+                vectors=True,
+                budget_bytes=self._budget(),
+                check=check,
             )["matmul"]
             hits += int((found.ids[:, 0].cpu() == some).sum())
         return hits / len(ids), len(ids)
@@ -707,8 +711,13 @@ class LatentSpace:
                 with torch.no_grad(), measured(self.model.anatomy.weight.device) as spent:
                     states = self.model.states(ids, check=check)
                     compute_trace(
-                        self.model, self.frame, tokens, states, TraceOptions(),
-                        cost=Cost(0.0, 0), check=check,
+                        self.model,
+                        self.frame,
+                        tokens,
+                        states,
+                        TraceOptions(),
+                        cost=Cost(0.0, 0),
+                        check=check,
                     )
                 self._learn(work, spent)
                 if spent.seconds > 2.0:
@@ -732,7 +741,7 @@ def _eigenvalues(frame: Frame, check: Check) -> Tensor:
         check()
         block = frame.block(start, min(start + CHUNK, frame.size)).cpu().double()
         total += block.T @ block
-    values = torch.linalg.eigvalsh(total).flip(0)
+    values: Tensor = torch.linalg.eigvalsh(total).flip(0)
     return values[values > frame.width * torch.finfo(torch.float64).eps * values[0]]
 
 

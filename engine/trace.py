@@ -26,9 +26,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.errors import LayerError, OptionError, shorten
+from engine.errors import OptionError, shorten
 from engine.frames import FRAMES, Check, Frame, no_check
-from engine.isotropy import isotropy
+from engine.isotropy import isotropy, spread
 from engine.models import BOS, LanguageModel, States, Tokens, parse_range
 from engine.similarity import (
     DEFAULT_TEMPERATURE,
@@ -41,6 +41,8 @@ from engine.similarity import (
 from engine.vocabulary import Token
 
 STATES: Final = ("normed", "raw")
+NEAR: Final = 32
+"""Nearest tokens that are looked at first for the border of a region."""
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -264,7 +266,8 @@ class Trace:
     @property
     def agrees(self) -> Bools:
         """Whether the first token of this reading is the model's final answer."""
-        return self.top_ids[:, :, 0] == self.final_ids[None, :]
+        same: Bools = self.top_ids[:, :, 0] == self.final_ids[None, :]
+        return same
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract (docs/api.md): numbers that are not finite are None."""
@@ -329,9 +332,7 @@ class Trace:
             ],
             "crossings": [asdict(c) for c in self.crossings],
             "isotropy": [{k: number(v) for k, v in asdict(i).items()} for i in self.isotropy],
-            "default_pins": [
-                {"id": i, "text": self.token_info[i].text} for i in self.default_pins
-            ],
+            "default_pins": [{"id": i, "text": self.token_info[i].text} for i in self.default_pins],
             "temperature": self.temperature,
             "options": self.options.to_dict(),
             "provenance": asdict(self.model),
@@ -399,7 +400,9 @@ def prepare(
     """
     layers = model.layer_numbers(options.layers)
     tokens = len(states.ids)
-    positions = parse_range(options.positions, tokens, "position", f"this prompt of {tokens} tokens")
+    positions = parse_range(
+        options.positions, tokens, "position", f"this prompt of {tokens} tokens"
+    )
     anatomy = model.anatomy
     if options.state == "raw" and anatomy.residual_width != model.width:
         raise OptionError(
@@ -445,9 +448,9 @@ def final_answers(
     head: Frame, last: Tensor, *, budget_bytes: int, check: Check = no_check
 ) -> tuple[Tensor, Tensor]:
     """The model's own next token at each position, and its probability."""
-    top = read(
-        head, last, geometries=("matmul",), k=1, budget_bytes=budget_bytes, check=check
-    )["matmul"]
+    top = read(head, last, geometries=("matmul",), k=1, budget_bytes=budget_bytes, check=check)[
+        "matmul"
+    ]
     return top.ids[:, 0], top.probabilities[:, 0]
 
 
@@ -479,16 +482,15 @@ def compute_trace(
     got = prepare(model, states, options, check=check)
     n_layers, n_positions, d = got.states.shape
     head, frame, output = frames("head"), frames(options.frame), frames("output")
-    final_ids, final_probabilities = final_answers(
-        head, got.last, budget_bytes=budget, check=check
-    )
+    final_ids, final_probabilities = final_answers(head, got.last, budget_bytes=budget, check=check)
     targets = final_ids.repeat(n_layers).unsqueeze(1)
     flat = got.states.reshape(-1, d)
     allowed = words_mask(model, head.device) if options.words_only else None
-    raw_readings = read(
+    listed = min(options.k, frame.size)
+    near = read(
         frame,
         flat,
-        k=min(options.k, frame.size),
+        k=min(max(listed, NEAR), frame.size),
         temperatures=options.temperatures,
         targets=targets,
         centred=options.centred,
@@ -498,15 +500,27 @@ def compute_trace(
     )
     shape = (n_layers, n_positions)
     finite = got.finite.cpu().numpy()
-    readings = {g: _arrays(r, shape, finite) for g, r in raw_readings.items()}
-    regions = raw_readings[options.geometry].ids[:, 0]
+    readings = {g: _arrays(r.nearest(listed), shape, finite) for g, r in near.items()}
+    nearest = near[options.geometry]
     if allowed is not None:
-        regions = read(
-            frame, flat, geometries=(options.geometry,), k=1, centred=options.centred,
-            budget_bytes=budget, check=check,
-        )[options.geometry].ids[:, 0]
+        nearest = read(
+            frame,
+            flat,
+            geometries=(options.geometry,),
+            k=min(NEAR, frame.size),
+            centred=options.centred,
+            budget_bytes=budget,
+            check=check,
+        )[options.geometry]
+    regions = nearest.ids[:, 0]
     wall, beyond = borders(
-        frame, flat, regions, options.geometry, centred=options.centred, budget_bytes=budget,
+        frame,
+        flat,
+        regions,
+        options.geometry,
+        near=nearest,
+        centred=options.centred,
+        budget_bytes=budget,
         check=check,
     )
     kl = divergence(head, got.reading, got.last, budget_bytes=budget, check=check)
@@ -624,7 +638,8 @@ def transitions(
     virtual_below = (1 - below) * e + below * s
 
     def cosine(a: Tensor, b: Tensor) -> Tensor:
-        return (unit(a) * unit(b)).sum(-1).clamp(-1, 1)
+        out: Tensor = (unit(a) * unit(b)).sum(-1).clamp(-1, 1)
+        return out
 
     deviation = 1 - cosine(got.states, virtual)
     deviation_below = 1 - cosine(got.before, virtual_below)
@@ -682,30 +697,17 @@ def _layer_isotropy(got: Prepared, frame: Frame, top_ids: Ints) -> tuple[LayerIs
     out = []
     for i, layer in enumerate(got.layers):
         whole = isotropy(got.states[i][got.finite[i]].cpu())
-        raw, centred = [], []
-        for j in range(len(got.positions)):
-            ids = top_ids[i, j][top_ids[i, j] >= 0]
-            if len(ids) < 2 or vectors is None:
-                continue
-            near = isotropy(vectors[torch.from_numpy(np.searchsorted(unique, ids))])
-            raw.append(near.raw)
-            centred.append(near.centred)
-        out.append(
-            LayerIsotropy(
-                layer, whole.raw, whole.centred, whole.spectral, _mean(raw), _mean(centred)
-            )
-        )
+        full = (top_ids[i] >= 0).all(1)  # positions with a whole list
+        raw = centred = float("nan")
+        if vectors is not None and full.any() and top_ids.shape[2] > 1:
+            near = vectors[torch.from_numpy(np.searchsorted(unique, top_ids[i][full]))]
+            raw = float(spread(near).nanmean())
+            centred = float(spread(near - near.mean(1, keepdim=True)).nanmean())
+        out.append(LayerIsotropy(layer, whole.raw, whole.centred, whole.spectral, raw, centred))
     return tuple(out)
 
 
-def _mean(values: Sequence[float]) -> float:
-    kept = [v for v in values if math.isfinite(v)]
-    return sum(kept) / len(kept) if kept else float("nan")
-
-
-def _warnings(
-    model: LanguageModel, got: Prepared, output: Frame, finite: Bools
-) -> tuple[str, ...]:
+def _warnings(model: LanguageModel, got: Prepared, output: Frame, finite: Bools) -> tuple[str, ...]:
     out = []
     if not finite.all():
         layer = got.layers[int(np.argmax(~finite.all(1)))]
