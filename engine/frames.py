@@ -54,7 +54,7 @@ FRAMES: Final[tuple[FrameName, ...]] = ("output", "input", "head", "tight", "ran
 CHUNK: Final = 8192
 """Rows of the head that are taken at a time."""
 _RANDOM_BLOCK: Final = 2048
-_FORMAT: Final = "1"
+_FORMAT: Final = "2"
 
 Check = Callable[[], None]
 
@@ -254,6 +254,8 @@ def _load(path: Path, key: str, shape: tuple[int, ...]) -> HeadDecomposition | N
                 return None
             parts = {name: file.get_tensor(name) for name in _STORED}
             rank, seconds = int(meta["rank"]), float(meta["seconds"])
+            if meta["digest"] != _digest(parts, rank):
+                return None
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
     sound = all(
@@ -265,20 +267,30 @@ def _load(path: Path, key: str, shape: tuple[int, ...]) -> HeadDecomposition | N
     return HeadDecomposition(**parts, rank=rank, seconds=seconds, from_cache=True)
 
 
+def _digest(parts: dict[str, Tensor], rank: int) -> str:
+    """Of every stored byte: a flipped bit would leave a finite number that is wrong."""
+    digest = hashlib.blake2b(str(rank).encode(), digest_size=16)
+    for name in _STORED:
+        digest.update(parts[name].contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def _save(result: HeadDecomposition, path: Path, key: str) -> None:
     """Write aside, flush to the disk, rename: a reader sees a whole file or none."""
+    parts = {n: getattr(result, n).contiguous() for n in _STORED}
     meta = {
         "format": _FORMAT,
         "head": key,
         "rank": str(result.rank),
         "seconds": repr(result.seconds),
+        "digest": _digest(parts, result.rank),
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.name)
         os.close(handle)
         try:
-            save_file({n: getattr(result, n) for n in _STORED}, aside, metadata=meta)
+            save_file(parts, aside, metadata=meta)
             with Path(aside).open("rb") as file:
                 os.fsync(file.fileno())
             Path(aside).replace(path)
@@ -363,19 +375,30 @@ class Frame:
     def _draw(self, block: int) -> Tensor:
         start = block * _RANDOM_BLOCK
         count = min(_RANDOM_BLOCK, self.size - start)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + block)
+        # Hashed, so that no model that was itself drawn from a small seed has these directions.
+        name = hashlib.blake2b(f"random frame {self.seed} {block}".encode(), digest_size=7)
+        generator = torch.Generator().manual_seed(int.from_bytes(name.digest(), "big"))
         rows = torch.randn(count, self.width, generator=generator)
         wanted = self.norms[start : start + count].cpu()
         scaled: Tensor = rows * (wanted / rows.norm(dim=1)).unsqueeze(1)
         return scaled
 
+    def gather(self, ids: Sequence[int] | Tensor) -> Tensor:
+        """Rows x_i of some tokens, on the frame's device (n × d)."""
+        index = torch.as_tensor(ids, dtype=torch.long).reshape(-1)
+        if self.rows is not None:
+            return self.rows[index.to(self.rows.device)].detach()
+        index = index.cpu()
+        blocks = index // _RANDOM_BLOCK
+        out = torch.empty(len(index), self.width)
+        for block in blocks.unique().tolist():  # each block is drawn once, however many it gives
+            inside = blocks == block
+            out[inside] = self._draw(block)[index[inside] - block * _RANDOM_BLOCK]
+        return out.to(self.device)
+
     def vectors(self, ids: Sequence[int] | Tensor) -> Tensor:
         """The vectors b_i themselves: n × d, float64 on the CPU."""
-        index = torch.as_tensor(ids, dtype=torch.long).reshape(-1)
-        if self.rows is None:
-            rows = torch.stack([self.block(int(i), int(i) + 1)[0] for i in index]).cpu().double()
-        else:
-            rows = self.rows[index.to(self.rows.device)].detach().cpu().double()
+        rows = self.gather(ids).cpu().double()
         out = rows * self.factor
         return out if self.transform is None else out @ self.transform
 

@@ -515,7 +515,7 @@ def load_model(
             " its vocabulary, so it needs one."
         ) from error
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        # Where a folder has no tokenizer files, transformers makes an empty one of the model's kind.
+        # Where a folder has no tokenizer files, transformers makes up an empty one.
         raise UnsupportedModel(
             f"the tokenizer of {shown} has no tokens beside special ones, as if its files were not"
             " there; a model is read through its vocabulary, so it needs one."

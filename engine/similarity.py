@@ -190,9 +190,7 @@ def scores(
 
 def _gather(frame: Frame, index: Tensor) -> Tensor:
     """Rows x_i of some tokens, float32 on the frame's device (m × d)."""
-    if frame.rows is not None:
-        return frame.rows[index.to(frame.rows.device)].detach().float()
-    return torch.stack([frame.block(int(i), int(i) + 1)[0] for i in index.tolist()])
+    return frame.gather(index).float()
 
 
 def check_geometry(geometry: str) -> None:

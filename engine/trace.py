@@ -621,7 +621,8 @@ def transitions(
     device = got.states.device
 
     def unit(x: Tensor) -> Tensor:
-        return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        out: Tensor = x / x.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        return out
 
     s = unit(output.vectors(targets)).to(device, torch.float32)  # (position, d)
     placed = output.place(got.states)

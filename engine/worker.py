@@ -104,7 +104,7 @@ class DeviceThread:
         """Start the thread; once."""
         self._thread.start()
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def close(self, timeout_s: float = 3.0) -> None:
         """Refuse new work, cancel what waits and what runs, and wait a while for the thread."""
         with self._turn:
             self._closed = True

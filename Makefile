@@ -1,0 +1,64 @@
+# Lexiscope: `make run` serves, `make test` tests everything. Both create what they need in .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+HOST   ?= 127.0.0.1
+PORT   ?= 8000
+MODEL  ?=
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+SOURCES := app engine training tests bench
+
+.PHONY: help setup setup-dev browser run test check fmt bench clean
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Lexiscope needs Python 3.11 or newer; name one with make PYTHON=python3.11." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "Python's venv module is missing; on Debian: apt-get install python3-venv." >&2; exit 1; }
+	@touch $@
+
+# torch is named in the same call as what depends on it, so that its pin is seen by the resolver.
+$(VENV)/installed: $(VENV)/made pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/installed ## create .venv and install Lexiscope into it
+
+setup-dev: $(VENV)/installed-dev ## the same with what the tests need
+
+browser: ## install Chromium for the browser tests where there is none (Debian, as root or with sudo)
+	@if [ -z "$(CHROMIUM)" ]; then \
+	  if [ "$$(id -u)" = 0 ]; then S=; else S=sudo; fi; \
+	  echo "installing Chromium"; \
+	  $$S apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$S apt-get install -y -qq \
+	    chromium fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji >/dev/null; \
+	fi
+
+run: setup ## serve on http://127.0.0.1:8000 (MODEL=folder-or-id, HOST=, PORT=)
+	$(BIN)/lexiscope serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model $(MODEL))
+
+test: setup-dev browser check ## everything: style, types, import rules, unit, contracts, real browser
+	$(BIN)/python -m pytest tests
+
+check: setup-dev ## ruff, mypy strict, import rules
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+fmt: setup-dev ## put the code into shape
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: setup-dev ## speed and memory as ratios within one run (peers in an environment of their own)
+	$(BIN)/python -m bench
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build dist
