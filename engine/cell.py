@@ -265,7 +265,8 @@ def _with_distances(
     """The same entries with ‖r − b_i‖ and cos(r, b_i), in float64."""
     if not entries:
         return entries
-    r = frame.place(state.unsqueeze(0)).cpu().double()
+    placed = state.unsqueeze(0) if centred else frame.place(state.unsqueeze(0))
+    r = placed.cpu().double()
     b = frame.vectors([e.token.id for e in entries])
     if centred:
         b = b - frame.mean

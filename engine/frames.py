@@ -351,7 +351,8 @@ class Frame:
         """Move states to this frame's origin: r + c where the head has a bias, else r."""
         if self.shift is None:
             return states
-        return (states.double() + self._matrix("shift", self.shift, states)).to(states.dtype)
+        shift = self._matrix("shift", self.shift, states)
+        return (states.to(shift.dtype) + shift).to(states.dtype)
 
     def queries(self, states: Tensor) -> Tensor:
         """M·r for each placed state: n × d → n × d float32, so that r·b_i = queries·x_i.
@@ -360,8 +361,8 @@ class Frame:
         """
         if self.transform is None:
             return states.float() * self.factor
-        wide = states if states.device.type == "mps" else states.double()
-        return (wide @ self._matrix("transform", self.transform, states)).float()
+        transform = self._matrix("transform", self.transform, states)
+        return (states.to(transform.dtype) @ transform).float()
 
     def block(self, start: int, stop: int) -> Tensor:
         """Rows x_start … x_(stop-1) in float32 on the frame's device."""
@@ -391,7 +392,8 @@ class Frame:
         index = index.cpu()
         blocks = index // _RANDOM_BLOCK
         out = torch.empty(len(index), self.width)
-        for block in blocks.unique().tolist():  # each block is drawn once, however many it gives
+        # Each block is drawn once, however many rows it gives.
+        for block in sorted(set(blocks.tolist())):
             inside = blocks == block
             out[inside] = self._draw(block)[index[inside] - block * _RANDOM_BLOCK]
         return out.to(self.device)

@@ -358,6 +358,10 @@ class LanguageModel:
             for handle in handles:
                 handle.remove()
 
+    def adopt(self) -> None:
+        """Make the calling thread the owner of this model; no other may use it from now on."""
+        self._owner = threading.get_ident()
+
     def _mine(self) -> None:
         if threading.get_ident() != self._owner:
             raise WorkError(

@@ -84,7 +84,8 @@ class _Rows:
 
 
 def _prepare(frame: Frame, states: Tensor, *, centred: bool, vectors: bool = False) -> _Rows:
-    placed = (states if vectors else frame.place(states)).float()
+    # A head bias moves every basis alike, so centred bases and states do not know of it.
+    placed = (states if vectors or centred else frame.place(states)).float()
     wide = placed if placed.device.type == "mps" else placed.double()
     square = wide.square().sum(1, keepdim=True)
     offset = None
@@ -234,17 +235,22 @@ class _Running:
             self._keep_top(block, start, fresh, hidden)
 
     def _partition(self, block: Tensor, peaks: Tensor) -> None:
-        """log Σ exp and the mean energy, with a running maximum against overflow."""
+        """log Σ exp and the mean energy below the running maximum, which no size can overflow.
+
+        The energy is kept relative to the maximum: entropy is the difference of two numbers that
+        would each be as large as the scores.
+        """
         plain = isinstance(self.cold, float) and self.cold == 1.0
         logits = block if plain else block * self.cold
         top = torch.maximum(self.peak, peaks if plain else peaks * self.cold)
-        fade = (self.peak - top).exp()
-        weights = logits - top
-        weights = weights.exp() if weights.requires_grad else weights.exp_()
-        self.mass = self.mass * fade + weights.sum(1, keepdim=True)
+        below = logits - top
+        weights = below.exp()
+        drop = torch.where(self.mass > 0, self.peak - top, 0.0)
+        fade = drop.exp()
         # A product of a row with a column per state: one pass, no block of products.
-        energy = torch.bmm(weights.unsqueeze(1), logits.unsqueeze(2)).squeeze(2)
-        self.moment = self.moment * fade + energy
+        energy = torch.bmm(weights.unsqueeze(1), below.unsqueeze(2)).squeeze(2)
+        self.moment = (self.moment + self.mass * drop) * fade + energy
+        self.mass = self.mass * fade + weights.sum(1, keepdim=True)
         self.peak = top
 
     def _keep_top(self, block: Tensor, start: int, fresh: Tensor, hidden: Tensor | None) -> None:
@@ -256,7 +262,8 @@ class _Running:
         values, where = part.topk(min(self.k, part.shape[1]), dim=1)
         old, old_ids = (self.best[fresh], self.ids[fresh]) if some else (self.best, self.ids)
         merged = torch.cat([old, values], 1)
-        merged_ids = torch.cat([old_ids, where + start], 1)
+        # A hidden token has no place in the list, even where too few are left to fill it.
+        merged_ids = torch.cat([old_ids, (where + start).masked_fill(values == -torch.inf, -1)], 1)
         best, order = merged.topk(self.k, dim=1)
         ids = merged_ids.gather(1, order)
         if some:
@@ -437,20 +444,22 @@ def _finish(
     listed: bool,
 ) -> Reading:
     log_partition = running.peak + running.mass.log()
-    entropy = log_partition - running.moment / running.mass
+    entropy = running.mass.log() - running.moment / running.mass
     ranks = 1 + running.above
     best, targets = running.best, running.targets
+    ids = torch.where(best > -torch.inf, running.ids, -1)  # fewer allowed tokens than places
     if listed and targets.shape[1]:
         # A target that stands in the list has the list's own rank: the two small products may
         # round differently where scores are all but equal.
         with torch.no_grad():
-            same = running.ids.unsqueeze(2) == targets.unsqueeze(1)  # (n, k, m)
+            same = ids.unsqueeze(2) == targets.unsqueeze(1)  # (n, k, m)
             own = torch.where(same, best.unsqueeze(2), 0.0).sum(1)
             above = (best.unsqueeze(2) > own.unsqueeze(1)).sum(1)
             ranks = torch.where(same.any(1), 1 + above, ranks)
     # Probabilities from bare scores: ‖r‖² may be too large to be added and taken off again.
-    probabilities = (best * running.cold - log_partition).exp()
-    target_probabilities = (wanted * running.cold - log_partition).exp()
+    log_mass = running.mass.log()
+    probabilities = (best * running.cold - running.peak - log_mass).exp()
+    target_probabilities = (wanted * running.cold - running.peak - log_mass).exp()
     gain, lift = row_part
     if gain is not None:
         best, wanted = best * gain, wanted * gain
@@ -458,7 +467,7 @@ def _finish(
         best, wanted = best + lift, wanted + lift
         log_partition = log_partition + lift / temperature
     return Reading(
-        ids=running.ids,
+        ids=ids,
         scores=best,
         log_partition=log_partition.squeeze(1),
         entropy=entropy.squeeze(1).clamp_min(0),
@@ -594,10 +603,10 @@ def _near_walls(
     for first in range(0, len(states), step):
         ids = near.ids[first : first + step]
         score = near.scores[first : first + step]
-        flat = frame.vectors(ids.reshape(-1)).to(states.device)
+        flat = frame.vectors(ids.reshape(-1))
         if centred:
-            flat = flat - frame.mean.to(flat.device)
-        vectors = flat.float().view(*ids.shape, -1)
+            flat = flat - frame.mean
+        vectors = flat.float().to(states.device).view(*ids.shape, -1)
         own = vectors[:, :1]
         if geometry == "cosine":
             unit = vectors * inverse[ids].unsqueeze(2)
@@ -631,7 +640,8 @@ def _all_walls(
 ) -> Tensor:
     """The token beyond the nearest of all walls (n)."""
     n, v = len(states), frame.size
-    chunk, tile = _tiling(n, v, frame.width, budget_bytes)
+    # Half as many blocks again are alive here as in a reading.
+    chunk, tile = _tiling(n, v, frame.width, budget_bytes * 2 // 3)
     norms, inverse = _columns(frame, centred=centred)
     centre = frame.centre_scores() if centred else None
     square = float(frame.mean @ frame.mean)
@@ -657,7 +667,10 @@ def _all_walls(
             between = between[place]
             if geometry == "cosine":
                 gap = own_dot * own_inverse - dots * inverse[part]
-                span = (2 - 2 * between * own_inverse * inverse[part]).clamp_min(0).sqrt()
+                # ‖b̂_j‖ is 1, or 0 where b_j is zero.
+                length = (inverse[part] > 0).float()
+                span = 1 + length - 2 * between * own_inverse * inverse[part]
+                span = span.clamp_min(0).sqrt()
                 least: Tensor | float = _COPY
             else:
                 span = (own_norm**2 + norms[part] ** 2 - 2 * between).clamp_min(0).sqrt()
@@ -684,14 +697,13 @@ def _wall(
 
     Near-equal bases make 2 − 2·cos a difference of near-equal numbers, too coarse in float32.
     """
-    r = frame.place(states).cpu().double()
+    r = (states if centred else frame.place(states)).cpu().double()
     a, b = frame.vectors(own), frame.vectors(other)
     if centred:
         a, b = a - frame.mean, b - frame.mean
     lift = torch.zeros(len(r), dtype=torch.float64)
     if geometry == "cosine":
-        a, b = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
-        r = r / r.norm(dim=1, keepdim=True)
+        a, b, r = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-300) for x in (a, b, r))
     elif geometry == "l2":
         lift = (b.square().sum(1) - a.square().sum(1)) / 2
     elif frame.bias is not None:
@@ -729,22 +741,22 @@ def resolve(output: Frame, head: Frame, tight: Frame, state: Tensor) -> Resoluti
     Args:
         state: d.
     """
-    placed = output.place(state.unsqueeze(0)).double()
-    square = float((placed**2).sum()) or 1.0
-    query = output.queries(placed.float())
-    root = tight.queries(placed.float())
+    here = output.place(state.unsqueeze(0)).float()
+    placed = here.cpu().double()
+    square = float(placed.square().sum()) or 1.0
+    query, root = output.queries(here), tight.queries(here)
     z, dual, part = [], [], []
     total = torch.zeros(output.width, dtype=torch.float64)
     for start in range(0, output.size, 8192):
         block = head.block(start, min(start + 8192, head.size))
-        logit = (block @ placed.float()[0]).double()
+        logit = (block @ here[0]).cpu().double()
         z.append(logit)
-        dual.append((block @ query[0]).double())
-        part.append((block @ root[0]).double())
-        total += logit.cpu() @ block.cpu().double()
+        dual.append((block @ query[0]).cpu().double())
+        part.append((block @ root[0]).cpu().double())
+        total += logit @ block.cpu().double()
     assert output.transform is not None
     rebuilt = total @ output.transform
-    error = float((rebuilt - placed[0].cpu()).norm()) / square**0.5
+    error = float((rebuilt - placed[0]).norm()) / square**0.5
     logits = torch.cat(z)
     return Resolution(
         logits=logits.float(),

@@ -581,8 +581,7 @@ def model_info(model: LanguageModel) -> ModelInfo:
 
 def words_mask(model: LanguageModel, device: torch.device) -> Tensor:
     """True for tokens that are words or parts of words (v)."""
-    texts = model.vocabulary_texts
-    return torch.tensor([texts.is_word(i) for i in range(texts.size)], device=device)
+    return torch.tensor(model.vocabulary_texts.words, device=device)
 
 
 def _arrays(reading: Reading, shape: tuple[int, int], finite: Bools) -> GeometryReading:

@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 _BYTE_PIECE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
@@ -132,6 +133,11 @@ class Vocabulary:
         if self._style == "wordpiece":
             text = text.removeprefix("##")
         return bool(text) and all(c.isalnum() or c in "'’-" for c in text) and text[0].isalnum()
+
+    @cached_property
+    def words(self) -> list[bool]:
+        """:meth:`is_word` of every row."""
+        return [self.is_word(i) for i in range(self.size)]
 
     def prompt_tokens(self, ids: Sequence[int]) -> tuple[Token, ...]:
         """The tokens of a prompt, with the parts of split characters named.
