@@ -1,0 +1,259 @@
+"""The command line: ``lexiscope serve | trace | bases | check``.
+
+The same numbers as the pages: both call the engine, and `app.export` writes them. A user's mistake
+is one sentence on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import uvicorn
+from pydantic import ValidationError
+
+from app import export
+from app.main import create_app
+from app.service import load_space, token_reference
+from app.settings import K_CEILING, Settings
+from engine import FRAMES, GEOMETRIES, STATES, LatentSpace, TraceOptions
+from engine.errors import LexiscopeError
+
+# A prompt of 32,000 characters of four bytes each, percent-encoded, and room for the rest.
+_LONGEST_ADDRESS = 512 * 1024
+
+
+class Mistake(Exception):
+    """What the user has to change, in one sentence."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> Any:
+        raise Mistake(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    try:
+        given = _parser().parse_args(arguments)
+        run: Callable[[argparse.Namespace], int] = given.run
+        return run(given)
+    except (Mistake, LexiscopeError) as error:
+        print(f"lexiscope: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has enough; Python must not complain about it at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="lexiscope", description="Look into a language model's latent space.")
+    commands = parser.add_subparsers(required=True, metavar="serve|trace|bases|check")
+
+    shared = _Parser(add_help=False)
+    shared.add_argument("--model", help="a Hugging Face id or a folder")
+    shared.add_argument("--revision", help="the model's commit, tag or branch on the hub")
+    shared.add_argument("--device", help="auto, cpu, cuda or mps")
+    shared.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
+    shared.add_argument("--threads", help="CPU threads of the computation")
+    shared.add_argument(
+        "--trust-remote-code", action="store_true", default=None,
+        help="let the model run its author's Python code, with your rights",
+    )  # fmt: skip
+    shared.add_argument(
+        "--offline", action="store_true", default=None, help="only what is on this machine"
+    )
+
+    serve = commands.add_parser("serve", parents=[shared], help="open the pages in a browser")
+    serve.add_argument("--host", help="the address to listen on")
+    serve.add_argument("--port", help="the port; 0 takes any free one")
+    serve.add_argument(
+        "--no-auth", action="store_true", default=None,
+        help="serve other machines without asking for a token",
+    )  # fmt: skip
+    serve.set_defaults(run=_serve)
+
+    trace = commands.add_parser("trace", parents=[shared], help="a prompt through the layers")
+    trace.add_argument("prompt")
+    trace.add_argument("--geometry", choices=GEOMETRIES, default="cosine")
+    trace.add_argument("--frame", choices=FRAMES, default="output")
+    trace.add_argument("--state", choices=STATES, default="normed")
+    trace.add_argument("--centred", action="store_true", help="take the frame's mean off first")
+    trace.add_argument("--layers", help="0:6, 0:12:2 or 3; all without it")
+    trace.add_argument("--positions", help="written like the layers; all without it")
+    trace.add_argument("--k", type=_k, default=10, help="nearest tokens per cell")
+    trace.add_argument("--temperature", type=_number, help="of the probabilities")
+    trace.add_argument("--bos", choices=("auto", "yes", "no"), default="auto")
+    trace.add_argument("--chat", action="store_true", help="use the model's chat template")
+    trace.add_argument("--words-only", action="store_true", help="rank whole words only")
+    form = trace.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="the JSON of /api/v1/trace")
+    form.add_argument("--csv", action="store_true", help="one row per layer, position and rank")
+    trace.set_defaults(run=_trace)
+
+    bases = commands.add_parser(
+        "bases", parents=[shared], help="a token's nearest tokens, or a frame's figures"
+    )
+    bases.add_argument("--token", help="its text, or #262 for an id; without it the frame's report")
+    bases.add_argument("--frame", choices=FRAMES, default="output")
+    bases.add_argument("--geometry", choices=GEOMETRIES, default="cosine")
+    bases.add_argument("--k", type=_k, default=10, help="how many neighbours")
+    bases.add_argument("--json", action="store_true", help="the JSON of /api/v1/bases or /frames")
+    bases.set_defaults(run=_bases)
+
+    check = commands.add_parser("check", parents=[shared], help="whether the readings can be right")
+    check.add_argument("--json", action="store_true", help="the JSON of /api/v1/check")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _serve(given: argparse.Namespace) -> int:
+    settings = _settings(given, "host", "port", "no_auth")
+    listener = _listen(settings)
+    host, port = listener.getsockname()[:2]
+    settings = settings.model_copy(update={"port": port})
+    shown = f"[{host}]" if ":" in host else host
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("lexiscope").setLevel(logging.INFO)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            access_log=False,  # it would print prompts and tokens
+            server_header=False,
+            h11_max_incomplete_event_size=_LONGEST_ADDRESS,
+            http="h11",
+            ws="none",
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=4,
+            log_level="warning",
+        )
+    )
+    print(f"Lexiscope is on http://{shown}:{port}{settings.root_path}/", flush=True)
+    if settings.notice:
+        print(settings.notice, file=sys.stderr)
+    # uvicorn finishes what is under way and then hands the signal back: that is a good end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """The listening socket, or a sentence."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host.strip("[]"), settings.port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise Mistake(f"The address {settings.host} cannot be used: {error.strerror}.") from None
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(2048)  # who is quicker than the server waits instead of being refused
+    except OSError as error:
+        listener.close()
+        raise Mistake(
+            f"Port {settings.port} on {settings.host} cannot be used ({error.strerror}); "
+            "stop what uses it or choose another with --port."
+        ) from None
+    return listener
+
+
+def _trace(given: argparse.Namespace) -> int:
+    options = TraceOptions(
+        geometry=given.geometry,
+        frame=given.frame,
+        state=given.state,
+        centred=given.centred,
+        temperature=given.temperature,
+        k=given.k,
+        layers=given.layers,
+        positions=given.positions,
+        bos=given.bos,
+        chat=given.chat,
+        words_only=given.words_only,
+    )
+    trace = _space(given).trace(given.prompt, options)
+    if given.json:
+        return _write(export.document(trace))
+    if given.csv:
+        return _write(export.trace_table(trace))
+    width = shutil.get_terminal_size((100, 24)).columns
+    return _write(export.trace_text(trace, width).encode())
+
+
+def _bases(given: argparse.Namespace) -> int:
+    if given.token is None:
+        report = _space(given).frame_report(given.frame)
+        return _write(
+            export.document(report) if given.json else export.report_text(report).encode()
+        )
+    token = token_reference(given.token)
+    basis = _space(given).bases(token, frame=given.frame, geometry=given.geometry, k=given.k)
+    return _write(export.document(basis) if given.json else export.basis_text(basis).encode())
+
+
+def _check(given: argparse.Namespace) -> int:
+    found = _space(given).self_check
+    if given.json:
+        _write(export.document(found))
+    else:
+        lines = [
+            f"{item.level:<5} {item.name}: {item.value}" + (f" ({item.reason})" * bool(item.reason))
+            for item in found.items
+        ]
+        _write("\n".join([*lines, "", found.summary, ""]).encode())
+    return 0 if found.ok else 1
+
+
+def _space(given: argparse.Namespace) -> LatentSpace:
+    return load_space(_settings(given))
+
+
+def _settings(given: argparse.Namespace, *further: str) -> Settings:
+    """The environment's settings with the options before them."""
+    names = ("model", "revision", "device", "dtype", "threads", "trust_remote_code", "offline")
+    options = {name: getattr(given, name) for name in (*names, *further)}
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = "_".join(str(part) for part in first["loc"])
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        place = f"--{name.replace('_', '-')} (LEXISCOPE_{name.upper()}): " if name else ""
+        raise Mistake(f"{place}{reason}.") from None
+
+
+def _write(body: bytes) -> int:
+    sys.stdout.buffer.write(body)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def _k(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= K_CEILING:
+        raise argparse.ArgumentTypeError(f"k must be a whole number from 1 to {K_CEILING}")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("it must be a number") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

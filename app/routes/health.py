@@ -1,0 +1,52 @@
+"""Whether the server lives, and whether it is ready; nothing here waits for or touches anything."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from app.dependencies import ExplorerDep
+from app.export import dumps
+from app.service import Explorer
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/livez")
+@router.get("/health")
+async def livez() -> Response:
+    """200 whenever the event loop turns."""
+    return Response(dumps({"status": "alive"}), media_type="application/json")
+
+
+@router.get("/readyz")
+@router.get("/ready")
+async def readyz(explorer: ExplorerDep) -> Response:
+    """200 when a request would be taken and answered, else 503 with the reason."""
+    reason = not_ready(explorer)
+    body = {
+        "ready": reason is None,
+        "reason": reason,
+        "state": explorer.state,
+        "waiting": explorer.device.waiting,
+        "places": explorer.device.places,
+        "running": explorer.device.running,
+    }
+    headers = {} if reason is None else {"Retry-After": "2"}
+    return Response(dumps(body), 200 if reason is None else 503, headers, "application/json")
+
+
+def not_ready(explorer: Explorer) -> str | None:
+    """Why a request would not be answered now, in one sentence, or None."""
+    device = explorer.device
+    if explorer.state == "loading":
+        return explorer.progress
+    if explorer.state == "failed":
+        return explorer.failure
+    if not device.alive:
+        return "The computing thread has stopped; restart the server."
+    if device.heartbeat_age_s > explorer.settings.heartbeat_limit_s:
+        return "The computing thread gives no sign of life."
+    if device.waiting >= device.places:
+        return "Every place in the queue is taken."
+    return None

@@ -1,0 +1,554 @@
+"""The Method page: every formula with its meaning, its source in the paper and its code.
+
+Also the one place where the words of the pages are explained (`TERMS`): every number on every page
+links here and carries the same sentence as its tooltip.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Path, Request
+from fastapi.responses import HTMLResponse
+
+import engine
+from app.rendering import link, render
+
+router = APIRouter(include_in_schema=False)
+
+PAPER = "arXiv 2401.16184"
+
+
+@dataclass(frozen=True)
+class Term:
+    """A word of the pages, in plain words."""
+
+    name: str
+    plain: str
+    anchor: str
+    """Its place on the Method page."""
+    entry: str | None = None
+    """The formula that belongs to it."""
+
+
+def _terms(table: Mapping[str, tuple[str, str, str | None]]) -> dict[str, Term]:
+    return {
+        key: Term(name, plain, f"term-{key}", entry) for key, (name, plain, entry) in table.items()
+    }
+
+
+TERMS: Mapping[str, Term] = _terms(
+    {
+        "token": (
+            "token",
+            "A piece of text that the model reads and writes as one: a word, a part of one, a sign."
+            " Spaces are drawn as ␣, line ends as ⏎.",
+            None,
+        ),
+        "layer": (
+            "layer",
+            "A step of the model's work. Layer 0 is the embedding, before any block; the last"
+            " layer is what the head reads to predict the next token.",
+            None,
+        ),
+        "position": (
+            "position",
+            "Where a token stands in the prompt, counted from 0. The state at a position has read"
+            " the tokens up to it and predicts the one after it.",
+            None,
+        ),
+        "state": (
+            "hidden state",
+            "The list of d numbers that the model holds at one layer and one position: a point in"
+            " latent space.",
+            None,
+        ),
+        "normed": (
+            "final-normed or raw",
+            "The head only ever reads states that went through the final norm. Final-normed passes"
+            " each layer's state through it first; raw leaves it as it is.",
+            "matmul",
+        ),
+        "basis": (
+            "semantic basis",
+            "The point in latent space that belongs to one vocabulary token: the state that comes"
+            " closest to making the head say this token and nothing else.",
+            "output",
+        ),
+        "frame": (
+            "frame",
+            "One reference point per vocabulary token. There are several ways to choose them; the"
+            " random one is the control.",
+            "output",
+        ),
+        "geometry": (
+            "geometry",
+            "How nearness to a reference point is measured: by angle (cosine), by distance"
+            " (squared L2) or by the matrix product that the model itself uses.",
+            "cosine",
+        ),
+        "score": (
+            "score",
+            "How near a state stands to a token's reference point. Larger is nearer, in every"
+            " geometry.",
+            "cosine",
+        ),
+        "probability": (
+            "probability",
+            "The softmax of all the scores of a cell, divided by the temperature. They sum to 1"
+            " over the whole vocabulary.",
+            "softmax",
+        ),
+        "temperature": (
+            "temperature",
+            "What scores are divided by before the softmax. Cosines lie so close together that at"
+            " 1 all tokens come out nearly equal, so each geometry has a default of its own.",
+            "softmax",
+        ),
+        "entropy": (
+            "entropy",
+            "How undecided a cell is, in nats: 0 when one token has all the probability, the"
+            " logarithm of the vocabulary's size when all have the same.",
+            "softmax",
+        ),
+        "rank": (
+            "rank",
+            "A token's place when all tokens are sorted by score; 1 is the nearest. Exact, counted"
+            " over the whole vocabulary.",
+            "rank",
+        ),
+        "kl": (
+            "KL divergence",
+            "How far the prediction at this layer, read by the model's own head, still is from the"
+            " final one, in nats; 0 when equal.",
+            "kl",
+        ),
+        "answer": (
+            "the model's answer",
+            "The token that the model itself finds most probable after a position: the first token"
+            " of its last layer's own logits.",
+            None,
+        ),
+        "agreement": (
+            "agreement",
+            "How often a reading's first token is the model's own prediction at that position.",
+            "agreement",
+        ),
+        "overlap": (
+            "overlap",
+            "What share of a reading's first k tokens stands among the first k of the model's own"
+            " prediction too.",
+            "agreement",
+        ),
+        "region": (
+            "semantic region",
+            "All the states for which the same token is the nearest. A state always lies in the"
+            " region of its first token.",
+            "region",
+        ),
+        "border": (
+            "distance to the border",
+            "How far the state would have to move until another token became the nearest: an"
+            " angle in radians for cosine, else a length.",
+            "region",
+        ),
+        "crossing": (
+            "crossing",
+            "A layer at which the state enters the region of another token than below.",
+            "region",
+        ),
+        "target": (
+            "similarity to the answer",
+            "The cosine between the state and the output-side basis of the model's answer: 1 is"
+            " the same direction, 0 a right angle.",
+            "target",
+        ),
+        "virtual": (
+            "virtual path",
+            "The straight way from the current token's input basis to the answer's output basis,"
+            " in equal steps over the layers.",
+            "virtual",
+        ),
+        "deviation": (
+            "deviation",
+            "How far the state's direction is from the virtual path at this layer: 0 on it, 1 at a"
+            " right angle, 2 opposite.",
+            "virtual",
+        ),
+        "gain": (
+            "gain",
+            "How much of the deviation this layer took away; negative where it added some.",
+            "virtual",
+        ),
+        "alignment": (
+            "alignment",
+            "The cosine between the step that the layer took and the step of the virtual path.",
+            "virtual",
+        ),
+        "isotropy": (
+            "isotropy",
+            "How evenly vectors fill the directions around them: near 1 evenly, near 0 all in one"
+            " narrow cone. Centred: after the mean is taken away.",
+            "isotropy",
+        ),
+        "share": (
+            "share",
+            "What part of the state a token accounts for when the state is written exactly as a sum"
+            " over the vocabulary. Signed shares may be negative; both kinds sum to 1.",
+            "resolution",
+        ),
+        "logit": (
+            "logit",
+            "The head's raw output for a token, before the softmax; also the token's coordinate in"
+            " the frame of semantic bases.",
+            "matmul",
+        ),
+        "norm": (
+            "norm",
+            "The length of a vector.",
+            None,
+        ),
+        "leverage": (
+            "leverage",
+            "How much a token has a direction of its own, from 0 to 1. Tokens that training hardly"
+            " touched have little. It equals the basis's logit for its own token.",
+            "leverage",
+        ),
+        "self-logit": (
+            "self-logit",
+            "The logit that a token's basis gives to the token itself: its leverage, plus the"
+            " head's bias where there is one.",
+            "leverage",
+        ),
+        "round-trip": (
+            "round trip",
+            "How often the head, given token i's basis, finds token i most probable.",
+            "leverage",
+        ),
+        "frame-rank": (
+            "rank of the frame",
+            "In how many independent directions the reference points lie; at most the width d.",
+            "figures",
+        ),
+        "condition": (
+            "condition number",
+            "The ratio of the head's strongest to its weakest direction. The larger, the more the"
+            " bases differ from the raw head rows, and the more they amplify noise.",
+            "figures",
+        ),
+        "residual": (
+            "residual",
+            "The largest relative error of the four equations that define the pseudo-inverse."
+            " Around 1e-12 means the bases are exact.",
+            "figures",
+        ),
+        "bounds": (
+            "frame bounds",
+            "The least and the largest sum of squared products that a state of length 1 can have"
+            " with the reference points.",
+            "figures",
+        ),
+        "redundancy": (
+            "redundancy",
+            "Reference points per dimension, v / d: how many times over the space is covered.",
+            "figures",
+        ),
+        "centred": (
+            "centred",
+            "Subtract the layer's mean state over the prompt from each state and the mean reference"
+            " point from each point, so that what all of them share does not count.",
+            "centred",
+        ),
+        "words": (
+            "words only",
+            "List only tokens that are words or parts of words. Probabilities, entropies and ranks"
+            " stay those of the whole vocabulary.",
+            None,
+        ),
+        "bos": (
+            "start token",
+            "A special token that many models expect before the text. “As the model does” asks the"
+            " model's own tokenizer.",
+            None,
+        ),
+        "chat": (
+            "chat template",
+            "Wraps the prompt as a user's message, the way the model was trained to be talked to.",
+            None,
+        ),
+        "self-check": (
+            "self-check",
+            "What Lexiscope tests on every model it loads, above all that reading the last layer"
+            " gives the model's own logits.",
+            None,
+        ),
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Code:
+    """A place in the source that computes a formula."""
+
+    label: str
+    href: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One formula. The formula itself stands in the template, where HTML belongs."""
+
+    key: str
+    title: str
+    meaning: str
+    source: str
+    ours: bool
+    """Whether it is our reconstruction or derivation, not the paper's."""
+    code: tuple[tuple[str, str], ...]
+    """(module of the engine, name in it)."""
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        "output",
+        "Semantic bases, output side",
+        "The one-hot vector of token i is read as logits and taken back through the head by its "
+        "Moore–Penrose inverse. With the frame operator G this is one small solve per token, and "
+        "no second copy of the vocabulary is ever held.",
+        f"{PAPER}, §3.1 and App. B.1; the form with G is derived here",
+        False,
+        (("frames", "decompose"), ("frames", "build_frame")),
+    ),
+    Entry(
+        "input",
+        "Semantic bases, input side",
+        "The row of the embedding table, as the first block receives it.",
+        f"{PAPER}, App. B.1 (“general semantic basis”)",
+        False,
+        (("frames", "build_frame"),),
+    ),
+    Entry(
+        "tight",
+        "Tight frame, raw head rows, random control",
+        "The tight frame lies half-way between head rows and bases. The raw rows are what a logit "
+        "lens uses. The random frame has the same lengths and no meaning: whatever it scores is "
+        "what chance scores.",
+        "ours (frame theory)",
+        True,
+        (("frames", "build_frame"), ("frames", "Frame")),
+    ),
+    Entry(
+        "cosine",
+        "Similarity logits",
+        "The score of token i is the cosine between the state and its basis, so the state's length "
+        "plays no part. The whole vocabulary needs one product with the head.",
+        f"{PAPER}, §3.2, Algorithm 1",
+        False,
+        (("similarity", "scores"), ("similarity", "read")),
+    ),
+    Entry(
+        "l2",
+        "Squared distance",
+        "Minus the squared Euclidean distance, so that larger is nearer here as well.",
+        f"{PAPER}, early version (“distance-based similarities”)",
+        False,
+        (("similarity", "scores"),),
+    ),
+    Entry(
+        "matmul",
+        "Matrix product",
+        "The inner product with the reference vector. With the raw head rows these are the model's "
+        "own logits, bias, scale and soft cap included: the logit lens.",
+        "nostalgebraist 2020 (logit lens)",
+        False,
+        (("similarity", "scores"),),
+    ),
+    Entry(
+        "centred",
+        "Centring",
+        "Subtracts from each state its layer's mean over the prompt, and from each reference "
+        "vector the mean of them all.",
+        "ours",
+        True,
+        (("similarity", "scores"), ("frames", "Frame.centre_scores")),
+    ),
+    Entry(
+        "softmax",
+        "Probability and entropy",
+        "A softmax over the whole vocabulary at temperature T, with the log-sum-exp carried in "
+        "float32 or better.",
+        f"{PAPER}, Algorithm 1 (T = 1 there); the temperature is ours",
+        False,
+        (("similarity", "Reading"), ("similarity", "read")),
+    ),
+    Entry(
+        "rank",
+        "Exact rank",
+        "Counted over the whole vocabulary, chunk by chunk; never estimated from a top-k.",
+        "ours",
+        True,
+        (("similarity", "read"),),
+    ),
+    Entry(
+        "kl",
+        "KL to the final prediction",
+        "p is the model's final distribution, q the same head on the state of layer l.",
+        "Belrose et al. 2023 (tuned lens) use the same figure",
+        False,
+        (("similarity", "divergence"),),
+    ),
+    Entry(
+        "agreement",
+        "Agreement with the model",
+        "Over all positions of the prompt, at each layer. Disagreement is a finding about a "
+        "reading, not a fault of it, and the controls show what chance gives.",
+        f"ours, after {PAPER}, Table 6",
+        True,
+        (("agreement", "compute_agreement"),),
+    ),
+    Entry(
+        "region",
+        "Semantic region, border, crossing",
+        "Keeping only the nearest basis cuts the space into regions. The distance to the border is "
+        "exact over the whole vocabulary.",
+        f"{PAPER}, §3.1 (fields and regions); the distance is ours",
+        True,
+        (("similarity", "borders"),),
+    ),
+    Entry(
+        "resolution",
+        "Exact resolution of a state into tokens",
+        "The bases are the canonical dual frame of the head rows, so every state is exactly a sum "
+        "of bases with its logits as coordinates. The shares say what each token accounts for.",
+        "ours (frame theory)",
+        True,
+        (("similarity", "resolve"),),
+    ),
+    Entry(
+        "leverage",
+        "Leverage, self-logit, round trip",
+        "A basis does not give its token a logit of 1 but of h, the leverage, d/v on average: it "
+        "reproduces the one-hot's direction as well as d dimensions allow.",
+        "ours",
+        True,
+        (("frames", "HeadDecomposition"),),
+    ),
+    Entry(
+        "figures",
+        "Figures of a frame",
+        "λ are the eigenvalues of G above the cut-off.",
+        "ours (frame theory); Penrose 1955",
+        True,
+        (("frames", "HeadDecomposition.residuals"), ("frames", "HeadDecomposition")),
+    ),
+    Entry(
+        "target",
+        "Similarity to the answer",
+        "y is the model's answer after this position.",
+        f"after {PAPER}, §3.2",
+        True,
+        (("trace", "transitions"),),
+    ),
+    Entry(
+        "virtual",
+        "Virtual path, deviation, gain, alignment",
+        "The authors describe virtual and factual transitions (arXiv 2406.11753) without a public "
+        "formula; the straight path is the one of their neuron-patching code (arXiv 2312.05356). "
+        "What stands here is our reconstruction.",
+        "ours (reconstruction)",
+        True,
+        (("trace", "transitions"),),
+    ),
+    Entry(
+        "isotropy",
+        "Local isotropy",
+        "The paper rests on latent space being locally isotropic (Cai et al. 2021). Three readings "
+        "of it, each 1 for vectors that fill all directions evenly and 0 for a cone.",
+        f"{PAPER}, §3.2 names it; the measures are ours",
+        True,
+        (("isotropy", "isotropy"),),
+    ),
+)
+_BY_KEY = {entry.key: entry for entry in ENTRIES}
+
+
+@dataclass(frozen=True)
+class MethodPage:
+    """What ``method/page.html`` shows."""
+
+    entries: Mapping[str, Entry]
+    code: Mapping[str, tuple[Code, ...]]
+    terms: Mapping[str, Term]
+
+
+@dataclass(frozen=True)
+class SourcePage:
+    """What ``method/source.html`` shows."""
+
+    module: str
+    summary: str
+    lines: tuple[str, ...]
+    modules: tuple[tuple[str, str], ...]
+    """(name, link) of every module that can be read."""
+
+
+@functools.cache
+def modules() -> tuple[str, ...]:
+    """The engine's modules: the only source that is shown, found in the package itself."""
+    return tuple(sorted(found.name for found in pkgutil.iter_modules(engine.__path__)))
+
+
+@functools.cache
+def line_of(module: str, name: str) -> int:
+    """The line on which a name of an engine module is defined."""
+    value: object = importlib.import_module(f"engine.{module}")
+    for part in name.split("."):
+        value = getattr(value, part)
+    if isinstance(value, property):
+        value = value.fget
+    assert isinstance(value, type) or callable(value)
+    found: type | Callable[..., object] = value
+    return inspect.getsourcelines(inspect.unwrap(found))[1]
+
+
+@functools.cache
+def source(module: str) -> tuple[str, ...]:
+    """The lines of an engine module."""
+    return tuple(inspect.getsource(importlib.import_module(f"engine.{module}")).splitlines())
+
+
+def code_links(request: Request, entry: Entry) -> tuple[Code, ...]:
+    """Where a formula is computed, as links into our own source."""
+    return tuple(
+        Code(
+            f"engine/{module}.py · {name}",
+            link(request, f"/method/source/{module}") + f"#L{line_of(module, name)}",
+        )
+        for module, name in entry.code
+    )
+
+
+@router.get("/method", response_class=HTMLResponse)
+async def method_page(request: Request) -> HTMLResponse:
+    """Every formula, with its meaning, its source and its code."""
+    code = {entry.key: code_links(request, entry) for entry in ENTRIES}
+    return render(request, "method/page.html", MethodPage(_BY_KEY, code, TERMS))
+
+
+@router.get("/method/source/{module}", response_class=HTMLResponse)
+async def source_page(
+    request: Request, module: Annotated[str, Path(max_length=40, pattern=r"^[a-z_]+$")]
+) -> HTMLResponse:
+    """One module of the engine, with a line to link to for each of its lines."""
+    if module not in modules():
+        raise HTTPException(404, "There is no such module in the engine.")
+    lines = source(module)
+    summary = (importlib.import_module(f"engine.{module}").__doc__ or "").strip().split("\n")[0]
+    every = tuple((name, link(request, f"/method/source/{name}")) for name in modules())
+    return render(request, "method/source.html", SourcePage(module, summary, lines, every))

@@ -1,0 +1,150 @@
+"""Every knob of the app; the only place that reads the environment.
+
+A setting is read from ``LEXISCOPE_<NAME>``, once, when the app starts; options of the command line
+come before it. Nothing changes afterwards.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PROMPT_CEILING = 32_000
+"""Characters. Tokenizing is slow before the model is asked at all, so no setting goes above."""
+TOKEN_CEILING = 8_192
+"""Tokens of one prompt."""
+K_CEILING = 50
+"""Nearest tokens per cell."""
+
+
+class Settings(BaseSettings):
+    """What the operator may set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LEXISCOPE_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+    model: str | None = Field(None, description="A Hugging Face id or a folder; unset: the model "
+        "that ships with Lexiscope.")  # fmt: skip
+    revision: str | None = Field(None, description="The model's revision on the hub: a commit, "
+        "tag or branch; unset: the newest.")  # fmt: skip
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where it runs.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="The type of the weights; auto: what the device does well."
+    )
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the computation; "
+        "unset: one less than the machine has cores.")  # fmt: skip
+    trust_remote_code: bool = Field(False, description="Whether a model may run its own Python "
+        "code. That is the author's code with your rights.")  # fmt: skip
+    offline: bool = Field(False, description="Never ask the hub; only what is on this machine.")
+    cache_dir: Path | None = Field(None, description="Folder for semantic bases kept on disk; "
+        "unset: the user's cache folder.")  # fmt: skip
+
+    host: str = Field("127.0.0.1", min_length=1, max_length=255,
+        description="The address to listen on.")  # fmt: skip
+    port: int = Field(8000, ge=0, le=65_535, description="The port; 0: any free one.")
+    root_path: str = Field("", max_length=255, description="The path under which a proxy serves "
+        "the app, without a slash at the end: /lexiscope.")  # fmt: skip
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field((), description="Further names, "
+        "separated by commas, under which the app may be asked for (the Host header), besides "
+        "localhost, 127.0.0.1, [::1] and the address it listens on.")  # fmt: skip
+    token: SecretStr | None = Field(None, description="The secret that every request must show, "
+        "at least 22 characters; needed on any address but this machine's own.")  # fmt: skip
+    no_auth: bool = Field(False, description="Serve beyond this machine without a token: "
+        "everyone who can reach the address can use the model.")  # fmt: skip
+
+    max_characters: int = Field(PROMPT_CEILING, ge=1, le=PROMPT_CEILING,
+        description="Characters of a prompt.")  # fmt: skip
+    max_tokens: int = Field(1024, ge=1, le=TOKEN_CEILING, description="Tokens of a prompt.")
+    max_k: int = Field(K_CEILING, ge=1, le=K_CEILING, description="Nearest tokens per cell.")
+    memory_budget_mib: int = Field(512, ge=16, le=1_048_576, description="MiB that one request "
+        "may use beyond the model.")  # fmt: skip
+    result_cache_mib: int = Field(128, ge=0, le=1_048_576, description="MiB of results kept for "
+        "the next time they are asked for.")  # fmt: skip
+    queue_places: int = Field(16, ge=1, le=1024, description="Requests that may wait for the "
+        "model; one more is answered 503.")  # fmt: skip
+    client_places: int = Field(0, ge=0, le=1024, description="Requests that one address may have "
+        "waiting or running; 0: no limit of its own.")  # fmt: skip
+    deadline_s: float = Field(60.0, gt=0, le=3600, description="Seconds until a request is "
+        "stopped and answered 504.")  # fmt: skip
+    body_limit: int = Field(1_000_000, ge=1024, le=50_000_000, description="Bytes of a request's "
+        "body; more is answered 413.")  # fmt: skip
+    body_deadline_s: float = Field(10.0, gt=0, le=600, description="Seconds in which a request's "
+        "body must have arrived; later is answered 408.")  # fmt: skip
+    heartbeat_limit_s: float = Field(60.0, gt=0, le=3600, description="Seconds without a sign of "
+        "life of the computing thread until /readyz says 503.")  # fmt: skip
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any("*" in name or "/" in name for name in value):
+            raise ValueError("each allowed host is a full name, without wildcard or scheme")
+        return tuple(name.lower() for name in value)
+
+    @field_validator("root_path")
+    @classmethod
+    def _root(cls, value: str) -> str:
+        value = value.rstrip("/")
+        if value and not value.startswith("/"):
+            raise ValueError("the root path begins with a slash, as in /lexiscope")
+        return value
+
+    @field_validator("token")
+    @classmethod
+    def _long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 22:
+            raise ValueError(
+                "the token has at least 22 characters; python -c "
+                '"import secrets; print(secrets.token_urlsafe(32))" makes a good one'
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Settings:
+        if not self.is_local and self.token is None and not self.no_auth:
+            raise ValueError(
+                f"{self.host} can be reached from other machines: set LEXISCOPE_TOKEN to a secret "
+                "of at least 22 characters, or write --no-auth to let everyone in"
+            )
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the address."""
+        if self.host.lower() == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The names that a Host header may carry, in lower case, IPv6 in brackets."""
+        own = self.host.lower().strip("[]")
+        bound = {f"[{own}]" if ":" in own else own} - {"0.0.0.0", "[::]"}
+        return frozenset({"localhost", "127.0.0.1", "[::1]", *bound, *self.allowed_hosts})
+
+    @property
+    def notice(self) -> str | None:
+        """A sentence that stands on each page, or None."""
+        if self.is_local or self.token is not None:
+            return None
+        return "This server asks nobody who they are: everyone who can reach it can use it."

@@ -1,0 +1,172 @@
+"""What the tests of the app share: requests at the ASGI boundary, and a model that waits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+
+import engine
+from app.settings import Settings
+from engine import LatentSpace
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "=1+1",
+    "@SUM(A1)",
+    "\u202eevil",
+    "\"quoted'",
+    "{{7*7}}",
+    "tab\tand\nline",
+    "-5",
+]
+"""Tokens that the tiny model's vocabulary really has."""
+BASE = "http://localhost:8000"
+PROMPT = "The cat sat on the mat"
+PATIENCE = 20.0
+
+
+def settings_with(**values: Any) -> Settings:
+    """Settings with some values of our own."""
+    return Settings(**values)
+
+
+def load_tiny(folder: Path, cache: Path) -> LatentSpace:
+    """The tiny model; a space belongs to one thread at a time, so some tests need their own."""
+    return engine.load(
+        folder, device="cpu", dtype="float32", threads=1, offline=True, cache_dir=cache
+    )
+
+
+def routes_of(app: FastAPI) -> list[tuple[str, str]]:
+    """Every (method, path) that the app answers, with a real name for each part in braces."""
+    filled = {"{frame}": "output", "{name:path}": "htmx.min.js", "{module}": "frames"}
+    found = []
+    for context in iter_route_contexts(app.routes):
+        path = context.path or ""
+        for part, value in filled.items():
+            path = path.replace(part, value)
+        assert "{" not in path, f"say in `routes_of` what stands for the braces of {path}"
+        found += [(method, path) for method in sorted(context.methods or ())]
+    assert len(found) > 20
+    return found
+
+
+class Blocked:
+    """A space whose readings wait until they are let go; everything else is the real one's."""
+
+    def __init__(self, space: LatentSpace, *, deaf: bool = False) -> None:
+        self._space = space
+        self._deaf = deaf
+        self.entered = threading.Event()
+        self.release = threading.Event()
+        self.calls: list[str] = []
+        self.stopped: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._space, name)
+
+    def trace(self, prompt: str, options: Any = None, *, check: Any = None, **more: Any) -> Any:
+        self.calls.append(prompt)
+        self.entered.set()
+        while not self.release.wait(0.002):
+            try:
+                if not self._deaf:
+                    check()
+            except Exception as error:
+                self.stopped.append(type(error).__name__)
+                raise
+        return self._space.trace(prompt, options, check=check, **more)
+
+
+class Call:
+    """One request to the app at the ASGI boundary, whose client can leave."""
+
+    def __init__(
+        self,
+        app: FastAPI,
+        path: str,
+        query: Mapping[str, object] | None = None,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        client: str = "127.0.0.1",
+    ) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self._gone = asyncio.Event()
+        self._asked = False
+        self._slow = False
+        sent = {"host": "localhost:8000", **(headers or {})}
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": urlencode(dict(query or {})).encode(),
+            "root_path": "",
+            "headers": [(k.lower().encode(), v.encode()) for k, v in sent.items()],
+            "client": (client, 5000),
+            "server": ("127.0.0.1", 8000),
+            "state": {},
+        }
+        self.task = asyncio.ensure_future(app(scope, self._receive, self._send))
+
+    async def _receive(self) -> dict[str, Any]:
+        if not self._asked:
+            self._asked = True
+            if self._slow:
+                return {"type": "http.request", "body": b"{", "more_body": True}
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {k.decode().lower(): v.decode() for k, v in message["headers"]}
+        else:
+            self.body += message.get("body", b"")
+
+    def leave(self) -> None:
+        """Close the connection from the client's side."""
+        self._gone.set()
+
+    def trickle(self) -> None:
+        """Send one byte of the body and then nothing."""
+        self._slow = True
+
+    async def answer(self) -> Call:
+        """Wait for the end of the request."""
+        await asyncio.wait_for(self.task, PATIENCE)
+        return self
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[FastAPI]:
+    """The app with its lifespan, for calls at the ASGI boundary."""
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that will come true; fail if it does not."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.002)

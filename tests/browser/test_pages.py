@@ -1,0 +1,155 @@
+"""What holds on every page: no trouble, no foreign word, readable, reachable, safe."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from driving import HOSTILE, Open, Site, Visit, settle
+from playwright.sync_api import Page, expect
+
+from engine.vocabulary import visible
+
+pytestmark = pytest.mark.browser
+
+PAGES = {
+    "trace": "/",
+    "trace with everything": "/?panel=agreement&geometry=l2&colour=kl&cell=1%2C1&curve=rank",
+    "bases": "/bases",
+    "search": "/bases?search=e&geometry=matmul",
+    "model": "/model?figures=true",
+    "method": "/method",
+    "source": "/method/source/frames",
+}
+NARROW = {"width": 400, "height": 800}
+
+
+@pytest.mark.parametrize("path", PAGES.values(), ids=PAGES.keys())
+def test_no_page_scrolls_sideways_at_400_pixels(visit_to: Open, site: Site, path: str) -> None:
+    page = visit_to(site, viewport=NARROW).go(path)
+    settle(page)
+    wide, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert wide <= room
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", PAGES.values(), ids=PAGES.keys())
+def test_axe_finds_nothing_serious(visit_to: Open, site: Site, path: str, scheme: str) -> None:
+    page = visit_to(site, color_scheme=scheme, viewport={"width": 1280, "height": 900}).go(path)
+    settle(page)
+    found = Axe().run(page).response["violations"]
+    serious = [
+        f"{v['id']}: {node['html'][:160]} {node['failureSummary'][:200]}"
+        for v in found
+        if v["impact"] in ("serious", "critical")
+        for node in v["nodes"][:3]
+    ]
+    assert not serious, "\n".join(serious)
+
+
+def test_a_search_leads_to_a_token_and_its_neighbours(visit: Visit) -> None:
+    page = visit.go("/bases")
+    page.get_by_label("Find a token").fill("e")
+    page.get_by_label("Find a token").press("Enter")
+    hits = page.locator(".hits a")
+    expect(hits.first).to_be_visible()
+    wanted = hits.nth(2).inner_text()
+    hits.nth(2).click()
+    expect(page.locator(".token-title")).to_contain_text(wanted)
+    page.get_by_text("squared L2", exact=True).click()
+    expect(page.locator("#result")).to_contain_text("minus squared distance")
+    expect(page.locator(".token-title")).to_contain_text(wanted)
+    page.locator(".five .card").first.locator("tbody a").first.click()
+    expect(page.locator(".token-title")).not_to_contain_text(wanted)
+    page.go_back()
+    expect(page.locator(".token-title")).to_contain_text(wanted)
+
+
+def test_every_formula_leads_to_its_code(visit: Visit) -> None:
+    page = visit.go("/method")
+    link = page.locator("#cosine .where a").first
+    name = link.inner_text().split("·")[1].strip()
+    link.click()
+    target = page.locator("li:target")
+    expect(target).to_contain_text(name)
+
+
+def test_the_skip_link_and_the_keyboard_reach_the_content(visit: Visit) -> None:
+    page = visit.go()
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == "#main"
+
+
+def _no_gadgets(page: Page) -> None:
+    """Nothing that stands in a token became an element or an htmx attribute."""
+    inside = page.locator(
+        ".tok *, [data-plot] a[href], [data-plot] [hx-get], [data-plot] [hx-post]"
+    )
+    assert inside.count() == 0
+    assert page.locator("img[src=x], script:not([src])").count() == 0
+
+
+def test_hostile_tokens_show_their_own_text(visit_to: Open, hostile_site: Site) -> None:
+    """In tables, in the figure, on its axis, in curves and chips: the very characters, and only
+    as characters."""
+    prompt = "|".join(["plain", *HOSTILE[:12]])
+    visit = visit_to(hostile_site, viewport={"width": 1600, "height": 1000})
+    page = visit.go(f"/?prompt={quote(prompt)}&k=24&geometry=matmul")
+    settle(page)
+    for words in (HOSTILE, ["plain"]):
+        assert words
+    shown = set(page.locator("#cell .three .tok").all_text_contents())
+    assert {visible(text) for text in HOSTILE} <= shown
+    _no_gadgets(page)
+    table = page.locator(".cells tbody .tok").all_text_contents()
+    rows = page.locator(".cells tbody tr").count()
+    columns = len(table) // rows
+    in_figure = page.locator("#grid .scatterlayer .textpoint text").all_text_contents()
+    by_row = [table[i * columns : (i + 1) * columns] for i in reversed(range(rows))]
+    expected = [text if len(text) <= 11 else text[:10] + "…" for row in by_row for text in row]
+    assert in_figure == expected
+    ticks = page.locator("#grid .xaxislayer-above .xtick text tspan").all_text_contents()
+    heads = [visible(text) for text in ["plain", *HOSTILE[:12]]]
+    assert [t for t in ticks if not t.isdecimal()] == [
+        t if len(t) <= 11 else t[:10] + "…" for t in heads
+    ]
+    requests = [u for u in visit.guard.requests if "/livez" in u or "example.org" in u]
+    assert requests == []
+
+
+def test_hostile_tokens_in_the_hover_and_after_a_swap(visit_to: Open, hostile_site: Site) -> None:
+    """Hover labels show the token's own text, and swapped regions fire nothing."""
+    prompt = "|".join(HOSTILE[:8])
+    visit = visit_to(hostile_site, viewport={"width": 1600, "height": 1000})
+    page = visit.go(f"/?prompt={quote(prompt)}&k=24")
+    settle(page)
+    first = page.locator(".cells tbody tr").last.locator(".tok").first.text_content()
+    place = page.locator("#grid").evaluate(
+        """(gd) => { const { xaxis, yaxis } = gd._fullLayout; const r = gd.getBoundingClientRect();
+        gd.scrollIntoView(); return [r.left + xaxis._offset + xaxis.c2p(0),
+        gd.getBoundingClientRect().top + yaxis._offset + yaxis.c2p(0)]; }"""
+    )
+    page.mouse.move(*place)
+    hover = page.locator("#grid .hoverlayer .hovertext")
+    expect(hover).to_contain_text(first or "?")
+    page.mouse.click(*place)
+    expect(page.locator("#cell-title")).to_contain_text("position 0")
+    for link in range(3):
+        page.locator("#cell .three a.tok-link").nth(link * 3).click()
+        expect(page.locator("#curves .pins a")).to_have_count(link + 1)
+    settle(page)
+    _no_gadgets(page)
+    chips = page.locator("#curves .pins .tok").all_text_contents()
+    assert set(chips) <= {visible(text) for text in [*HOSTILE, "plain", "<unk>"]}
+    assert not [u for u in visit.guard.requests if "/livez" in u or "example.org" in u]
+
+
+def test_hostile_tokens_on_the_bases_page(visit_to: Open, hostile_site: Site) -> None:
+    page = visit_to(hostile_site).go("/bases?search=%3C&k=20")
+    settle(page)
+    found = set(page.locator(".hits .tok").all_text_contents())
+    assert {visible(text) for text in HOSTILE if "<" in text} <= found
+    _no_gadgets(page)
