@@ -1,7 +1,7 @@
 # Lexiscope in a container: CPU by default.
 #   docker build -t lexiscope .
 #   docker build -t lexiscope-cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
-#   docker run --rm -p 127.0.0.1:8000:8000 -e LEXISCOPE_TOKEN=choose-one lexiscope
+#   docker run --rm -p 127.0.0.1:8000:8000 -e LEXISCOPE_TOKEN="$(openssl rand -base64 33)" lexiscope
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

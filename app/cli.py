@@ -1,4 +1,4 @@
-"""The command line: ``lexiscope serve | trace | bases | check``.
+"""The command line: ``lexiscope serve | trace | cell | curves | agreement | bases | check``.
 
 The same numbers as the pages: both call the engine, and `app.export` writes them. A user's mistake
 is one sentence on stderr and exit status 2.
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lexiscope", description="Look into a language model's latent space.")
-    commands = parser.add_subparsers(required=True, metavar="serve|trace|bases|check")
+    commands = parser.add_subparsers(required=True, metavar="serve|trace|cell|curves|agreement|bases|check")
 
     shared = _Parser(add_help=False)
     shared.add_argument("--model", help="a Hugging Face id or a folder")
@@ -85,23 +85,49 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     serve.set_defaults(run=_serve)
 
-    trace = commands.add_parser("trace", parents=[shared], help="a prompt through the layers")
-    trace.add_argument("prompt")
+    reading = _Parser(add_help=False)
+    trace = reading
+    trace.add_argument("prompt", help="any text")
     trace.add_argument("--geometry", choices=GEOMETRIES, default="cosine")
     trace.add_argument("--frame", choices=FRAMES, default="output")
     trace.add_argument("--state", choices=STATES, default="normed")
-    trace.add_argument("--centred", action="store_true", help="take the frame's mean off first")
+    trace.add_argument("--centred", action="store_true", help="take the mean off states and bases")
     trace.add_argument("--layers", help="0:6, 0:12:2 or 3; all without it")
     trace.add_argument("--positions", help="written like the layers; all without it")
     trace.add_argument("--k", type=_k, default=10, help="nearest tokens per cell")
     trace.add_argument("--temperature", type=_number, help="of the probabilities")
     trace.add_argument("--bos", choices=("auto", "yes", "no"), default="auto")
     trace.add_argument("--chat", action="store_true", help="use the model's chat template")
-    trace.add_argument("--words-only", action="store_true", help="rank whole words only")
+    trace.add_argument("--words-only", action="store_true", help="list words and word pieces only")
+
+    trace = commands.add_parser(
+        "trace", parents=[shared, reading], help="a prompt through the layers"
+    )
     form = trace.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="the JSON of /api/v1/trace")
     form.add_argument("--csv", action="store_true", help="one row per layer, position and rank")
     trace.set_defaults(run=_trace)
+
+    cell = commands.add_parser(
+        "cell", parents=[shared, reading], help="one hidden state in full, as JSON"
+    )
+    cell.add_argument("--layer", type=_place, default=-1, help="from 0; -1 is the last")
+    cell.add_argument("--position", type=_place, default=-1, help="from 0; -1 is the last")
+    cell.set_defaults(run=_cell)
+
+    curves = commands.add_parser(
+        "curves", parents=[shared, reading], help="tokens over the layers, as JSON"
+    )
+    curves.add_argument("--ids", type=_ids, help="token ids, such as 12,262; else the default pins")
+    curves.add_argument("--position", type=_place, default=-1, help="from 0; -1 is the last")
+    curves.set_defaults(run=_curves)
+
+    agreement = commands.add_parser(
+        "agreement",
+        parents=[shared, reading],
+        help="every geometry and frame against the model's own answers, as JSON",
+    )
+    agreement.set_defaults(run=_agreement)
 
     bases = commands.add_parser(
         "bases", parents=[shared], help="a token's nearest tokens, or a frame's figures"
@@ -171,8 +197,8 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _trace(given: argparse.Namespace) -> int:
-    options = TraceOptions(
+def _options(given: argparse.Namespace) -> TraceOptions:
+    return TraceOptions(
         geometry=given.geometry,
         frame=given.frame,
         state=given.state,
@@ -185,6 +211,10 @@ def _trace(given: argparse.Namespace) -> int:
         chat=given.chat,
         words_only=given.words_only,
     )
+
+
+def _trace(given: argparse.Namespace) -> int:
+    options = _options(given)
     trace = _space(given).trace(given.prompt, options)
     if given.json:
         return _write(export.document(trace))
@@ -192,6 +222,23 @@ def _trace(given: argparse.Namespace) -> int:
         return _write(export.trace_table(trace))
     width = shutil.get_terminal_size((100, 24)).columns
     return _write(export.trace_text(trace, width).encode())
+
+
+def _cell(given: argparse.Namespace) -> int:
+    options = _options(given)
+    found = _space(given).cell(given.prompt, given.layer, given.position, options)
+    return _write(export.document(found))
+
+
+def _curves(given: argparse.Namespace) -> int:
+    options = _options(given)
+    found = _space(given).curves(given.prompt, given.ids, options, position=given.position)
+    return _write(export.document(found))
+
+
+def _agreement(given: argparse.Namespace) -> int:
+    options = _options(given)
+    return _write(export.document(_space(given).agreement(given.prompt, options)))
 
 
 def _bases(given: argparse.Namespace) -> int:
@@ -246,6 +293,19 @@ def _k(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= K_CEILING:
         raise argparse.ArgumentTypeError(f"k must be a whole number from 1 to {K_CEILING}")
     return int(text)
+
+
+def _place(text: str) -> int:
+    if not text.isascii() or not text.removeprefix("-").isdigit() or len(text) > 6:
+        raise argparse.ArgumentTypeError("it must be a whole number, -1 for the last")
+    return int(text)
+
+
+def _ids(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if len(words) > 32 or not all(w.isascii() and w.isdigit() and len(w) < 10 for w in words):
+        raise argparse.ArgumentTypeError("they must be at most 32 token ids such as 12,262")
+    return tuple(dict.fromkeys(int(word) for word in words))
 
 
 def _number(text: str) -> float:

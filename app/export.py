@@ -210,6 +210,12 @@ def trace_text(trace: Trace, width: int = 100) -> str:
         lines.append("model   " + " ".join(fit(label, column) for label in finals))
         blocks.append("\n".join(line.rstrip() for line in lines))
     notes = [f"note: {warning}" for warning in trace.warnings]
+    cost = trace.cost
+    if cost.seconds is not None and cost.bytes is not None:
+        notes.append(
+            f"took {cost.seconds:.2g} s and {cost.bytes / 2**20:.1f} MiB, foretold "
+            f"{cost.predicted_seconds:.2g} s and {cost.predicted_bytes / 2**20:.1f} MiB"
+        )
     return "\n\n".join([*head, *blocks, *(["\n".join(notes)] if notes else [])]) + "\n"
 
 

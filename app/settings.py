@@ -67,8 +67,8 @@ class Settings(BaseSettings):
         description="Characters of a prompt.")  # fmt: skip
     max_tokens: int = Field(1024, ge=1, le=TOKEN_CEILING, description="Tokens of a prompt.")
     max_k: int = Field(K_CEILING, ge=1, le=K_CEILING, description="Nearest tokens per cell.")
-    memory_budget_mib: int = Field(512, ge=16, le=1_048_576, description="MiB that one request "
-        "may use beyond the model.")  # fmt: skip
+    memory_budget_mib: int = Field(512, ge=16, le=1_048_576, description="MiB for the states "
+        "of one prompt; half of it for the temporaries of one reading.")  # fmt: skip
     result_cache_mib: int = Field(128, ge=0, le=1_048_576, description="MiB of results kept for "
         "the next time they are asked for.")  # fmt: skip
     queue_places: int = Field(16, ge=1, le=1024, description="Requests that may wait for the "

@@ -48,7 +48,7 @@ class Agreement:
     positions: tuple[int, ...]
     k: int
     sampled_tokens: int
-    """Tokens in the rank correlation, evenly spaced over the vocabulary, and the final answers."""
+    """Tokens in the rank correlation, evenly spaced over the vocabulary."""
     rows: tuple[AgreementRow, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def compute_agreement(
     stride = max(1, model.vocabulary // 512)
     sample = torch.arange(0, model.vocabulary, stride, device=flat.device)[:1024]
     own_ranks = _ranks(scores(head, got.last, "matmul", ids=sample))  # (position, m)
-    finite = got.finite
+    finite = got.finite & got.answered  # without an answer there is nothing to agree with
 
     def mean(values: Tensor) -> Floats:
         kept = torch.where(finite, values.float(), torch.nan)
@@ -142,9 +142,9 @@ def compute_agreement(
             some = scores(frame, flat, geometry, ids=sample, centred=options.centred)
             found = readings[geometry]
             rows.append(row(geometry, name, found.ids, found.ranks[:, 0], some))
-    ids, ranks, some = _largest_shares(
-        frames("output"), head, flat, targets, sample, k, budget, check
-    )
+    output = frames("output")
+    placed = flat if options.centred else output.place(flat)
+    ids, ranks, some = _largest_shares(output, head, placed, targets, sample, k, budget, check)
     rows.append(row("share", "output", ids, ranks, some))
     return Agreement(model_info(model), got.layers, got.positions, k, len(sample), tuple(rows))
 
@@ -152,7 +152,7 @@ def compute_agreement(
 def _largest_shares(
     output: Frame,
     head: Frame,
-    flat: Tensor,
+    placed: Tensor,
     targets: Tensor,
     sample: Tensor,
     k: int,
@@ -160,12 +160,11 @@ def _largest_shares(
     check: Check,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The k tokens with the largest z_i·(s_i·r), the target's rank, and a sample's values."""
-    placed = output.place(flat)
     query = output.queries(placed)
-    n, v = len(flat), output.size
+    n, v = len(placed), output.size
     step = max(256, min(4096, budget // (24 * max(n, 1))))
-    best = torch.full((n, k), -torch.inf, device=flat.device)
-    ids = torch.full((n, k), -1, dtype=torch.long, device=flat.device)
+    best = torch.full((n, k), -torch.inf, device=placed.device)
+    ids = torch.full((n, k), -1, dtype=torch.long, device=placed.device)
     chosen = head.rows
     assert chosen is not None
 
@@ -174,7 +173,7 @@ def _largest_shares(
 
     unique, place = torch.unique(targets[:, 0], return_inverse=True)
     wanted = share(chosen[unique].detach().float()).gather(1, place[:, None])
-    above = torch.zeros(n, dtype=torch.long, device=flat.device)
+    above = torch.zeros(n, dtype=torch.long, device=placed.device)
     for start in range(0, v, step):
         check()
         stop = min(start + step, v)

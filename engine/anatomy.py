@@ -12,6 +12,7 @@ Knows nothing about tokens' texts or semantic bases.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import UnsupportedModel
+from engine.errors import UnsupportedModel, shorten
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def _same(a: Tensor | None, b: Tensor | None) -> bool:
     return a is b or a.data_ptr() == b.data_ptr() or bool(torch.equal(a, b))
 
 
-def _kind(module: nn.Module) -> str:
+def _kind(module: object) -> str:
     return type(module).__name__
 
 
@@ -225,8 +226,17 @@ def dissect(model: Any, *, kind: str = "causal") -> Anatomy:
 
     count = min(int(embedding.weight.shape[0]), int(weight.shape[0]))
     ids = torch.tensor([[i * (count - 1) // 7 for i in (1, 3, 2, 6, 4)]], device=weight.device)
+    takes = inspect.signature(model.forward).parameters
+    extra: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
     with _recording(model) as record:
-        output = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        try:
+            output = model(input_ids=ids, attention_mask=torch.ones_like(ids), **extra)
+        except Exception as error:  # the architecture's own code: whatever it raises, it is unfit
+            reason = shorten((str(error).strip().splitlines() or [_kind(error)])[0], 160)
+            raise UnsupportedModel(
+                f"{name} cannot run a probe of five tokens ({reason.rstrip('.')}), so its layers"
+                " cannot be read."
+            ) from error
     logits = getattr(output, "logits", None)
     head_call = record.of(head)
     if not isinstance(logits, Tensor) or head_call is None or head_call.gave is None:

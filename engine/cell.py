@@ -14,7 +14,7 @@ from engine.errors import LayerError
 from engine.frames import Check, Frame, no_check
 from engine.models import LanguageModel, States
 from engine.similarity import GEOMETRIES, resolve
-from engine.trace import Frames, Trace, number, prepare
+from engine.trace import NOBODY, Frames, Trace, number, prepare
 from engine.vocabulary import Token
 
 
@@ -185,7 +185,6 @@ def compute_cell(
     got = prepare(model, states, replace(options, layers=str(layer), positions=None), check=check)
     state = got.states[0, position]
     texts = model.vocabulary_texts
-    nobody = Token(-1, "", "—")
     finite = bool(trace.finite[i, j])
 
     def entries(geometry: str) -> tuple[Entry, ...]:
@@ -206,7 +205,11 @@ def compute_cell(
     sums, error = (float("nan"), float("nan")), float("nan")
     if finite:
         nearest = _with_distances(frame, state, entries(options.geometry), options.centred)
-        found = resolve(frames("output"), frames("head"), frames("tight"), state)
+        whole = state
+        if options.centred:  # what is resolved is the state itself, not its distance from others
+            plain = replace(options, layers=str(layer), positions=None, centred=False)
+            whole = prepare(model, states, plain, check=check).states[0, position]
+        found = resolve(frames("output"), frames("head"), frames("tight"), whole)
         largest = found.signed.abs().topk(min(options.k, len(found.signed))).indices.tolist()
         shares = tuple(
             Share(
@@ -221,19 +224,19 @@ def compute_cell(
         error = found.error
     history = []
     for n, read_layer in enumerate(trace.layers):
-        token = int(trace.top_ids[n, j, 0])
+        token = int(trace.regions[n, j])
         if token < 0:
             continue
-        crossed = n > 0 and int(trace.top_ids[n - 1, j, 0]) != token
+        crossed = n > 0 and int(trace.regions[n - 1, j]) not in (token, -1)
         history.append(
             HistoryStep(read_layer, texts.token(token), float(trace.border[n, j]), crossed)
         )
-    region, beyond = int(trace.top_ids[i, j, 0]), int(trace.border_ids[i, j])
+    region, beyond = int(trace.regions[i, j]), int(trace.border_ids[i, j])
     return Cell(
         layer=layer,
         position=position,
         token=trace.tokens[position],
-        final=texts.token(int(trace.final_ids[j])),
+        final=trace.token_info[int(trace.final_ids[j])],
         final_probability_by_model=float(trace.final_probabilities[j]),
         geometry=options.geometry,
         frame=options.frame,
@@ -244,9 +247,9 @@ def compute_cell(
         shares=shares,
         share_sums=sums,
         resolution_error=error,
-        region=texts.token(region) if region >= 0 else nobody,
+        region=texts.token(region) if region >= 0 else NOBODY,
         border=float(trace.border[i, j]),
-        border_to=texts.token(beyond) if beyond >= 0 else nobody,
+        border_to=texts.token(beyond) if beyond >= 0 else NOBODY,
         state_norm=float(trace.state_norm[i, j]),
         entropy=float(trace.entropy[i, j]),
         final_rank=int(trace.final_rank[i, j]),

@@ -132,23 +132,23 @@ def gram(weight: Tensor, *, check: Check = no_check) -> Tensor:
     """G = WᵀW in float64: d × d, on the CPU.
 
     On the CPU each block of rows goes through BLAS `dsyrk`, which fills one triangle and so does
-    half the work of a general product; on an accelerator it is a float64 product.
+    half the work of a general product; so do blocks from Apple's MPS, which has no float64. On CUDA
+    it is a float64 product.
     """
     v, d = weight.shape
-    if weight.device.type != "cpu":
-        dtype = torch.float64 if weight.device.type == "cuda" else torch.float32
-        total = torch.zeros(d, d, dtype=dtype, device=weight.device)
+    if weight.device.type == "cuda":
+        total = torch.zeros(d, d, dtype=torch.float64, device=weight.device)
         for start in range(0, v, CHUNK):
             check()
-            block = weight[start : start + CHUNK].detach().to(dtype)
+            block = weight[start : start + CHUNK].detach().double()
             total += block.T @ block
-        return total.double().cpu()
+        return total.cpu()
     from scipy.linalg.blas import dsyrk
 
     out = torch.zeros(d, d, dtype=torch.float64).numpy().T  # column-major, as BLAS wants it
     for start in range(0, v, CHUNK):
         check()
-        block = weight[start : start + CHUNK].detach().double()
+        block = weight[start : start + CHUNK].detach().cpu().double()
         # The transpose of a row-major array is column-major: no copy on the way into BLAS.
         out = dsyrk(1.0, block.numpy().T, beta=1.0, c=out, overwrite_c=1, lower=0)
     upper = torch.from_numpy(out)

@@ -190,10 +190,11 @@ class LanguageModel:
         """What a prompt may have: the setting, or the model's context where that is less."""
         config = self.module.config
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
-        context = getattr(text, "max_position_embeddings", None)
-        if not isinstance(context, int) or context <= 0:
-            return self.limits.max_tokens
-        return min(self.limits.max_tokens, context)
+        for name in ("max_position_embeddings", "max_seq_len"):  # the latter is MPT's
+            context = getattr(text, name, None)
+            if isinstance(context, int) and context > 0:
+                return min(self.limits.max_tokens, context)
+        return self.limits.max_tokens
 
     def tokenize(self, prompt: str, *, bos: str = "auto", chat: bool = False) -> Tokens:
         """Turn a prompt into token ids.
@@ -269,7 +270,11 @@ class LanguageModel:
                 raise PromptError("this model has no begin-of-text token; set 'bos' to auto or no.")
             if not ids or ids[0] != begin:
                 ids.insert(0, int(begin))
-        return ids, bool(ids) and begin is not None and ids[0] == begin and special
+        if not special or begin is None or not ids or ids[0] != begin:
+            return ids, False
+        # The prompt may hold that token itself, in front.
+        held = prompt.lstrip().startswith(str(self.tokenizer.bos_token))
+        return ids, not held or ids[1:2] == [begin]
 
     def layer_numbers(self, text: str | None) -> tuple[int, ...]:
         """Layers from ``0:6``, ``0:12:2``, ``3``, ``-1`` or None for all.

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import OptionError
-from engine.frames import Check, Frame, no_check
+from engine.frames import CHUNK, Check, Frame, no_check
 
 Geometry = Literal["cosine", "l2", "matmul"]
 GEOMETRIES: Final[tuple[Geometry, ...]] = ("cosine", "l2", "matmul")
@@ -179,14 +179,17 @@ def scores(
     norms, inverse = _columns(frame, centred=centred)
     centre = frame.centre_scores() if centred else None
     bias = None if frame.bias is None else frame.bias.detach().float()
-    if ids is None:
-        block = frame.block(0, frame.size)
-    else:
+    if ids is not None:
         index = torch.as_tensor(ids, dtype=torch.long, device=norms.device).reshape(-1)
-        block = _gather(frame, index)
+        dots = _dots(frame, rows, _gather(frame, index), centre)
         norms, inverse = norms[index], inverse[index]
         bias = None if bias is None else bias[index]
-    return _score(frame, geometry, _dots(frame, rows, block, centre), rows, norms, inverse, bias)
+    else:
+        # By blocks, so that a head in half precision is never held in float32 as a whole.
+        starts = range(0, frame.size, CHUNK)
+        blocks = (frame.block(s, min(s + CHUNK, frame.size)) for s in starts)
+        dots = torch.cat([_dots(frame, rows, block, centre) for block in blocks], 1)
+    return _score(frame, geometry, dots, rows, norms, inverse, bias)
 
 
 def _gather(frame: Frame, index: Tensor) -> Tensor:
@@ -744,16 +747,18 @@ def resolve(output: Frame, head: Frame, tight: Frame, state: Tensor) -> Resoluti
     here = output.place(state.unsqueeze(0)).float()
     placed = here.cpu().double()
     square = float(placed.square().sum()) or 1.0
-    query, root = output.queries(here), tight.queries(here)
+    query = output.queries(here)[0].cpu().double()
+    root = tight.queries(here)[0].cpu().double()
     z, dual, part = [], [], []
     total = torch.zeros(output.width, dtype=torch.float64)
     for start in range(0, output.size, 8192):
-        block = head.block(start, min(start + 8192, head.size))
-        logit = (block @ here[0]).cpu().double()
+        # float64: an ill-conditioned head would turn the rounding of z into a wrong state.
+        block = head.block(start, min(start + 8192, head.size)).cpu().double()
+        logit = block @ placed[0]
         z.append(logit)
-        dual.append((block @ query[0]).cpu().double())
-        part.append((block @ root[0]).cpu().double())
-        total += logit @ block.cpu().double()
+        dual.append(block @ query)
+        part.append(block @ root)
+        total += logit @ block
     assert output.transform is not None
     rebuilt = total @ output.transform
     error = float((rebuilt - placed[0]).norm()) / square**0.5

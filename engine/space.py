@@ -26,7 +26,14 @@ from engine.agreement import Agreement, compute_agreement
 from engine.cell import Cell, compute_cell
 from engine.cost import CostModel, Measured, Work, measured
 from engine.curves import Curves, compute_curves
-from engine.errors import LexiscopeError, ModelNotFound, OptionError, TokenError, shorten
+from engine.errors import (
+    LayerError,
+    LexiscopeError,
+    ModelNotFound,
+    OptionError,
+    TokenError,
+    shorten,
+)
 from engine.frames import (
     CHUNK,
     FRAMES,
@@ -375,7 +382,13 @@ class LatentSpace:
         options = self._options(options, settings)
         trace = self.trace(prompt, options, check=check)
         tokens = self.tokenize(prompt, bos=options.bos, chat=options.chat)
-        position = position + len(tokens.ids) if position < 0 else position
+        count = len(tokens.ids)
+        position = position + count if position < 0 else position
+        if not 0 <= position < count:
+            raise LayerError(
+                f"position must be in [0, {count - 1}] for this prompt of {count} tokens;"
+                f" got {position}."
+            )
         if position not in trace.positions and ids is None:
             position = trace.positions[-1]
         if ids is None:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from engine.errors import OptionError, shorten
 from engine.frames import FRAMES, Check, Frame, no_check
-from engine.isotropy import isotropy, spread
+from engine.isotropy import isotropy, spread, spread_about_mean
 from engine.models import BOS, LanguageModel, States, Tokens, parse_range
 from engine.similarity import (
     DEFAULT_TEMPERATURE,
@@ -41,6 +41,8 @@ from engine.similarity import (
 from engine.vocabulary import Token
 
 STATES: Final = ("normed", "raw")
+NOBODY: Final = Token(-1, "", "—")
+"""Stands where there is no token: the answer or region of a state that is not finite."""
 NEAR: Final = 32
 """Nearest tokens that are looked at first for the border of a region."""
 Floats = NDArray[np.float32]
@@ -85,6 +87,10 @@ class TraceOptions:
         _one_of("frame", self.frame, FRAMES)
         _one_of("state", self.state, STATES)
         _one_of("bos", self.bos, BOS)
+        for name in ("layers", "positions"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise OptionError(f"{name} must be text such as '0:6' or '3'; got {value!r:.40}.")
         if not isinstance(self.k, int) or not 1 <= self.k <= 50:
             raise OptionError(f"k must be a whole number from 1 to 50; got {self.k!r:.20}.")
         t = self.temperature
@@ -191,7 +197,7 @@ class Trace:
     readings: dict[str, GeometryReading]
     """By geometry, on the chosen frame."""
     final_ids: Ints
-    """The model's own next token (position)."""
+    """The model's own next token (position); −1 where its last layer is not finite."""
     final_probabilities: Floats
     """Its probability by the model itself (position)."""
     divergence: Floats
@@ -212,8 +218,11 @@ class Trace:
     state_norm: Floats
     isotropy: tuple[LayerIsotropy, ...]
     finite: Bools
+    regions: Ints
+    """Semantic region, layer × position: the nearest token of the whole vocabulary by the chosen
+    geometry, also where words only are listed; −1 where the state is not finite."""
     default_pins: tuple[int, ...]
-    """Tokens that are top at any layer of the last position read, most layers first; at most 8."""
+    """Tokens that are top at any layer of the last position read, most layers first; at most 16."""
     token_info: dict[int, Token]
     cost: Cost
     warnings: tuple[str, ...]
@@ -265,8 +274,8 @@ class Trace:
 
     @property
     def agrees(self) -> Bools:
-        """Whether the first token of this reading is the model's final answer."""
-        same: Bools = self.top_ids[:, :, 0] == self.final_ids[None, :]
+        """Whether the nearest token of the whole vocabulary is the model's final answer."""
+        same: Bools = (self.regions == self.final_ids[None, :]) & (self.regions >= 0)
         return same
 
     def to_dict(self) -> dict[str, Any]:
@@ -290,7 +299,7 @@ class Trace:
                     if t >= 0
                 ]
                 rank = int(self.final_rank[i, j])
-                region = int(self.top_ids[i, j, 0])
+                region = int(self.regions[i, j])
                 cells.append(
                     {
                         "layer": layer,
@@ -322,7 +331,7 @@ class Trace:
             "final": [
                 {
                     "position": p,
-                    "id": int(i),
+                    "id": int(i) if i >= 0 else None,
                     "text": self.token_info[int(i)].text,
                     "probability": number(q),
                 }
@@ -385,6 +394,8 @@ class Prepared:
     """position × d: what the head does read."""
     finite: Tensor
     """layer × position."""
+    answered: Tensor
+    """position: whether the model's last layer is finite, so that it has an answer there."""
     before: Tensor
     """layer × position × d: `states` of the model's layer just below, for steps and gains."""
 
@@ -440,6 +451,7 @@ def prepare(
         reading=safe[at][:, pick],
         last=safe[place[model.blocks]][pick],
         finite=finite[at][:, pick],
+        answered=finite[place[model.blocks]][pick],
         before=clean[under][:, pick],
     )
 
@@ -500,7 +512,8 @@ def compute_trace(
     )
     shape = (n_layers, n_positions)
     finite = got.finite.cpu().numpy()
-    readings = {g: _arrays(r.nearest(listed), shape, finite) for g, r in near.items()}
+    answered = got.answered.cpu().numpy()
+    readings = {g: _arrays(r.nearest(listed), shape, finite, answered) for g, r in near.items()}
     nearest = near[options.geometry]
     if allowed is not None:
         nearest = read(
@@ -525,7 +538,7 @@ def compute_trace(
     )
     kl = divergence(head, got.reading, got.last, budget_bytes=budget, check=check)
     check()
-    steps = transitions(model, frames, tokens, got, final_ids)
+    steps = transitions(model, frames, tokens, got, final_ids, centred=options.centred)
     region_grid = regions.view(shape).cpu().numpy()
     beyond_grid = beyond.view(shape).cpu().numpy()
     crossings = find_crossings(region_grid, got.layers, got.positions, finite)
@@ -541,10 +554,13 @@ def compute_trace(
         )
         if i >= 0
     }
+    if not answered.all():
+        info[-1] = NOBODY
 
-    def hide(values: Tensor) -> Floats:
+    def hide(values: Tensor, *, answer: bool = False) -> Floats:
         out = values.detach().float().cpu().numpy().astype(np.float32)
-        return np.where(finite, out, np.nan).astype(np.float32)
+        shown = finite & answered[None, :] if answer else finite
+        return np.where(shown, out, np.nan).astype(np.float32)
 
     return Trace(
         model=model_info(model),
@@ -554,19 +570,22 @@ def compute_trace(
         positions=got.positions,
         temperature=options.temperatures[options.geometry],
         readings=readings,
-        final_ids=final_ids.cpu().numpy(),
-        final_probabilities=final_probabilities.float().cpu().numpy(),
-        divergence=hide(kl),
+        final_ids=np.where(answered, final_ids.cpu().numpy(), -1),
+        final_probabilities=np.where(
+            answered, final_probabilities.float().cpu().numpy(), np.nan
+        ).astype(np.float32),
+        divergence=hide(kl, answer=True),
         border=hide(wall.view(shape)),
         border_ids=np.where(finite, beyond_grid, -1),
         crossings=crossings,
-        target_similarity=hide(steps["similarity"]),
-        deviation=hide(steps["deviation"]),
-        gain=hide(steps["gain"]),
-        alignment=hide(steps["alignment"]),
+        target_similarity=hide(steps["similarity"], answer=True),
+        deviation=hide(steps["deviation"], answer=True),
+        gain=hide(steps["gain"], answer=True),
+        alignment=hide(steps["alignment"], answer=True),
         state_norm=hide(got.states.norm(dim=-1)),
-        isotropy=_layer_isotropy(got, frame, chosen.top_ids),
+        isotropy=_layer_isotropy(got, frame, chosen.top_ids, budget),
         finite=finite,
+        regions=np.where(finite, region_grid, -1),
         default_pins=pins,
         token_info=info,
         cost=cost,
@@ -584,34 +603,44 @@ def words_mask(model: LanguageModel, device: torch.device) -> Tensor:
     return torch.tensor(model.vocabulary_texts.words, device=device)
 
 
-def _arrays(reading: Reading, shape: tuple[int, int], finite: Bools) -> GeometryReading:
-    def floats(values: Tensor, *more: int) -> Floats:
+def _arrays(
+    reading: Reading, shape: tuple[int, int], finite: Bools, answered: Bools
+) -> GeometryReading:
+    def floats(values: Tensor, *more: int, shown: Bools = finite) -> Floats:
         out = values.detach().float().cpu().numpy().reshape(*shape, *more)
-        mask = finite if not more else finite[..., None]
+        mask = shown if not more else shown[..., None]
         return np.where(mask, out, np.nan).astype(np.float32)
 
     k = reading.ids.shape[1]
     ids = reading.ids.cpu().numpy().reshape(*shape, k)
     scores = floats(reading.scores, k)
     listed = finite[..., None] & np.isfinite(scores)
+    both = finite & answered[None, :]
     return GeometryReading(
         top_ids=np.where(listed, ids, -1),
         top_scores=scores,
         top_probabilities=floats(reading.probabilities, k),
         entropy=floats(reading.entropy),
-        final_rank=np.where(finite, reading.ranks.cpu().numpy().reshape(shape), 0),
-        final_score=floats(reading.target_scores[:, 0]),
-        final_probability=floats(reading.target_probabilities[:, 0]),
+        final_rank=np.where(both, reading.ranks.cpu().numpy().reshape(shape), 0),
+        final_score=floats(reading.target_scores[:, 0], shown=both),
+        final_probability=floats(reading.target_probabilities[:, 0], shown=both),
     )
 
 
 def transitions(
-    model: LanguageModel, frames: Frames, tokens: Tokens, got: Prepared, targets: Tensor
+    model: LanguageModel,
+    frames: Frames,
+    tokens: Tokens,
+    got: Prepared,
+    targets: Tensor,
+    *,
+    centred: bool = False,
 ) -> dict[str, Tensor]:
     """Similarity to the target, deviation, gain and alignment (the formulas stand on top).
 
     Args:
         targets: token id per position read.
+        centred: the states had their mean taken off, so a head bias does not move them.
 
     Returns:
         `similarity`, `deviation`, `gain`, `alignment`: each layer × position, float32.
@@ -624,7 +653,7 @@ def transitions(
         return out
 
     s = unit(output.vectors(targets)).to(device, torch.float32)  # (position, d)
-    placed = output.place(got.states)
+    placed = got.states if centred else output.place(got.states)
     similarity = (unit(placed) * s).sum(-1)
     start = _input_vectors(model, [tokens.ids[p] for p in got.positions])
     nan = torch.full_like(similarity, float("nan"))
@@ -676,7 +705,7 @@ def find_crossings(
     return tuple(out)
 
 
-def default_pins(tops: Ints, limit: int = 8) -> tuple[int, ...]:
+def default_pins(tops: Ints, limit: int = 16) -> tuple[int, ...]:
     """Tokens that are top at any layer, those of most layers first, later layers breaking ties."""
     count: dict[int, tuple[int, int]] = {}
     for layer, token in enumerate(tops.tolist()):
@@ -690,19 +719,35 @@ def default_pins(tops: Ints, limit: int = 8) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def _layer_isotropy(got: Prepared, frame: Frame, top_ids: Ints) -> tuple[LayerIsotropy, ...]:
-    """Isotropy of each layer's states, and of the bases nearest to each of them."""
+def _layer_isotropy(
+    got: Prepared, frame: Frame, top_ids: Ints, budget_bytes: int
+) -> tuple[LayerIsotropy, ...]:
+    """Isotropy of each layer's states, and of the bases nearest to each of them.
+
+    The bases are taken once for all layers where they fit into half the budget, else by slices.
+    """
     unique = np.unique(top_ids[top_ids >= 0])
-    vectors = frame.vectors(torch.from_numpy(unique)).float() if len(unique) else None
+    vectors = None
+    if 20 * len(unique) * frame.width <= budget_bytes // 2:
+        vectors = frame.vectors(torch.from_numpy(unique)).float()
+    step = max(1, budget_bytes // (40 * top_ids.shape[2] * frame.width))
     out = []
     for i, layer in enumerate(got.layers):
         whole = isotropy(got.states[i][got.finite[i]].cpu())
         full = (top_ids[i] >= 0).all(1)  # positions with a whole list
         raw = centred = float("nan")
-        if vectors is not None and full.any() and top_ids.shape[2] > 1:
-            near = vectors[torch.from_numpy(np.searchsorted(unique, top_ids[i][full]))]
-            raw = float(spread(near).nanmean())
-            centred = float(spread(near - near.mean(1, keepdim=True)).nanmean())
+        if full.any() and top_ids.shape[2] > 1:
+            listed = top_ids[i][full]
+            both = []
+            for first in range(0, len(listed), step):
+                ids = listed[first : first + step]
+                names, there = unique, vectors
+                if there is None:
+                    names = np.unique(ids)
+                    there = frame.vectors(torch.from_numpy(names)).float()
+                near = there[torch.from_numpy(np.searchsorted(names, ids))]
+                both.append(torch.stack([spread(near), spread_about_mean(near)]))
+            raw, centred = torch.cat(both, 1).nanmean(1).tolist()
         out.append(LayerIsotropy(layer, whole.raw, whole.centred, whole.spectral, raw, centred))
     return tuple(out)
 

@@ -244,10 +244,6 @@ class DeviceThread:
         else:
             self._ended("done", time.monotonic() - started)
             future.set_result(result)
-            del result
-        finally:
-            # An exception keeps this frame alive through its traceback; leave nothing in it.
-            del job, work, future
 
     def _ended(self, outcome: str, seconds: float) -> None:
         """Free the thread before the news is out: who reads the result must see it idle."""

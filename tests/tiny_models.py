@@ -13,6 +13,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
+from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedTokenizerFast
 
 import engine
@@ -90,15 +91,22 @@ RECIPES: dict[str, Recipe] = {
     ),
     "gpt_neox": ("GPTNeoXForCausalLM", _COMMON | {"rotary_pct": 0.5}),
     "opt": ("OPTForCausalLM", _COMMON | {"ffn_dim": 48}),
-    "opt_proj": ("OPTForCausalLM", _COMMON | {"ffn_dim": 48, "word_embed_proj_dim": 20,
-                                             "do_layer_norm_before": False}),
+    "opt_proj": (
+        "OPTForCausalLM",
+        _COMMON | {"ffn_dim": 48, "word_embed_proj_dim": 20, "do_layer_norm_before": False},
+    ),
     "mistral": ("MistralForCausalLM", _GROUPED | {"sliding_window": None}),
     "phi": ("PhiForCausalLM", _COMMON | {"partial_rotary_factor": 0.5}),
     "cohere": ("CohereForCausalLM", _COMMON | {"num_key_value_heads": 2, "logit_scale": 0.25}),
     "granite": (
         "GraniteForCausalLM",
-        _COMMON | {"num_key_value_heads": 2, "logits_scaling": 3.0, "embedding_multiplier": 5.0,
-                   "residual_multiplier": 0.7},
+        _COMMON
+        | {
+            "num_key_value_heads": 2,
+            "logits_scaling": 3.0,
+            "embedding_multiplier": 5.0,
+            "residual_multiplier": 0.7,
+        },
     ),
     "bert": ("BertForMaskedLM", _COMMON),
     # Heads that are no plain full-rank matrix.
@@ -113,8 +121,18 @@ RECIPES: dict[str, Recipe] = {
     "nan_head": ("LlamaForCausalLM", _GROUPED | {"tie_word_embeddings": False}),
 }
 ARCHITECTURES = (
-    "gpt2", "llama", "qwen3", "gemma2", "gpt_neox", "opt", "opt_proj", "mistral", "phi", "cohere",
-    "granite", "bert",
+    "gpt2",
+    "llama",
+    "qwen3",
+    "gemma2",
+    "gpt_neox",
+    "opt",
+    "opt_proj",
+    "mistral",
+    "phi",
+    "cohere",
+    "granite",
+    "bert",
 )
 """The sound models in float32 with a head of full rank."""
 NAN_LAYER = 2
@@ -204,3 +222,19 @@ class Spaces:
         if name == "bf16":
             given["dtype"] = "bfloat16"
         return engine.load(self.folders[name], **(given | settings_))
+
+
+def peak_bytes(work: Any) -> int:
+    """The most that torch's allocator held at once for some work, beyond what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    events = [
+        (e.start_ns(), e.nbytes())
+        for e in seen.profiler.kineto_results.events()
+        if e.name() == "[memory]"
+    ]
+    held = peak = 0
+    for _, size in sorted(events):
+        held += size
+        peak = max(peak, held)
+    return peak

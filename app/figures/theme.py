@@ -29,7 +29,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid",
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "triangle-down", "star")
 SIGNS = ("●", "■", "◆", "▲", "✖", "✚", "▼", "★")
 """The same symbols as characters, for a legend in text."""
-DARK_TEXT, LIGHT_TEXT = "#0c1114", "#ffffff"
+DARK_TEXT, LIGHT_TEXT = "#000000", "#ffffff"
 """One of the two is readable on any colour (contrast at least 4.5 : 1)."""
 
 
@@ -97,7 +97,7 @@ def text_colours(values: npt.NDArray[np.float32], stops: Sequence[str]) -> list[
     channels = np.stack([np.interp(at, grid, rgb[:, i]) for i in range(3)], axis=-1)
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     luminance = linear @ np.array([0.2126, 0.7152, 0.0722])
-    return [DARK_TEXT if one > 0.183 else LIGHT_TEXT for one in luminance]
+    return [DARK_TEXT if one > 0.179 else LIGHT_TEXT for one in luminance]
 
 
 def plot_text(text: str, limit: int | None = None) -> str:

@@ -532,7 +532,7 @@ def _top(values: npt.NDArray[Any], shown: npt.NDArray[np.bool_]) -> float:
 
 
 def _round_up(share: float) -> float:
-    """A round number that is not below a share: small probabilities still show their differences."""
+    """A round number not below a share: small probabilities still show their differences."""
     return next(bound for bound in (0.05, 0.1, 0.2, 0.5, 1.0) if share <= bound or bound == 1.0)
 
 

@@ -41,8 +41,9 @@ class TraceQuestion(Question):
     geometry: Geometry = Field("cosine", description="How nearness is measured.")
     frame: Frame = Field("output", description="The vectors that stand for the tokens.")
     state: State = Field("normed", description="Read states after the final norm, or raw.")
-    centred: bool = Field(False, description="Take the frame's mean off first.")
-    temperature: float | None = Field(None, gt=0, le=1e6, description="Of the probabilities; "
+    centred: bool = Field(False, description="Take the layer's mean over the prompt "
+        "off each state, and the mean basis off each basis.")  # fmt: skip
+    temperature: float | None = Field(None, ge=1e-3, le=1e4, description="Of the probabilities; "
         "left out: the geometry's own.")  # fmt: skip
     k: int = Field(10, ge=1, le=K_CEILING, description="Nearest tokens per cell.")
     layers: RangeText | None = Field(None, description="Which layers: 0:6, 0:12:2, 3; left out: "
@@ -51,7 +52,8 @@ class TraceQuestion(Question):
     bos: Literal["auto", "yes", "no"] = Field("auto", description="Whether the model's first "
         "token is put before the prompt.")  # fmt: skip
     chat: bool = Field(False, description="Put the prompt into the model's chat template.")
-    words_only: bool = Field(False, description="Rank only tokens that begin a word.")
+    words_only: bool = Field(False, description="List words and word pieces only; "
+        "probabilities and ranks stay those of the whole vocabulary.")  # fmt: skip
 
     def options(self) -> TraceOptions:
         """The engine's options."""

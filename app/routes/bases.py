@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
@@ -41,8 +41,9 @@ class BasesQuery(Question):
     search: ShortText | None = None
     geometry: Geometry = "cosine"
     k: int = Field(10, ge=1, le=K_CEILING)
-    pick: Literal["first"] | None = None
-    """A search was sent, so its first hit is shown instead of the token that stood there."""
+    shown: ShortText | None = None
+    """The search whose hits stood on the page that the form was sent from; None for a link. A new
+    search shows its first hit instead of the token that stood there."""
 
     @model_validator(mode="before")
     @classmethod
@@ -50,7 +51,7 @@ class BasesQuery(Question):
         """An empty field of a form is a setting left at its default."""
         if not isinstance(values, dict):
             return values
-        return {k: v for k, v in values.items() if v not in ("", [""])}
+        return {k: v for k, v in values.items() if k == "shown" or v not in ("", [""])}
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ async def _token(
     request: Request, explorer: Explorer, query: BasesQuery, search: _Search
 ) -> int | str:
     """The search's first hit or the chosen token, else one to begin with."""
-    if query.token is not None and (query.pick is None or search.first is None):
+    anew = query.shown is not None and query.shown != (query.search or "")
+    if query.token is not None and not (anew and search.first is not None):
         return token_reference(query.token)
     if search.first is not None:
         return search.first
@@ -251,5 +253,5 @@ def _page(
 
 def _link(request: Request, query: BasesQuery, token: int) -> str:
     """A link to another token that keeps the state."""
-    state = query.model_dump(exclude_defaults=True) | {"token": f"#{token}", "pick": None}
+    state = query.model_dump(exclude_defaults=True) | {"token": f"#{token}", "shown": None}
     return link(request, "/bases", **state)

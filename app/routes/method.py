@@ -222,8 +222,8 @@ TERMS: Mapping[str, Term] = _terms(
         ),
         "self-logit": (
             "self-logit",
-            "The logit that a token's basis gives to the token itself: its leverage, plus the"
-            " head's bias where there is one.",
+            "The inner product of a token's vector with its own row of the head: for a semantic"
+            " basis its leverage. A head bias is not in it.",
             "leverage",
         ),
         "round-trip": (
@@ -256,7 +256,8 @@ TERMS: Mapping[str, Term] = _terms(
         ),
         "redundancy": (
             "redundancy",
-            "Reference points per dimension, v / d: how many times over the space is covered.",
+            "Reference points per dimension that they span, v / rank: how many times over the space"
+            " is covered.",
             "figures",
         ),
         "centred": (

@@ -175,7 +175,9 @@ def link_to(request: Request, query: TraceQuery, /, path: str = "/", **changes: 
     """A link that keeps the entire state but for the changes; defaults are left out."""
     state = query.model_dump(exclude_defaults=True) | changes
     fields = type(query).model_fields
-    kept = {k: v for k, v in state.items() if k in fields and v != fields[k].default}
+    kept = {k: v for k, v in state.items() if v != fields[k].default}
+    if kept.get("temperature") is not None:
+        kept["temperature"] = f"{kept['temperature']:g}"
     return link(request, path, **kept)
 
 
@@ -541,8 +543,9 @@ async def _result(
     trace = await explorer.trace(request, query.prompt, options)
     layer, position, note = _place(query, trace)
     cell = await explorer.cell(request, query.prompt, layer, position, options)
-    column = query.model_copy(update={"positions": str(position)}).options()
-    curves = await explorer.curves(request, query.prompt, query.pin or None, column)
+    curves = await explorer.curves(
+        request, query.prompt, query.pin or None, options, position=position
+    )
     agreement = None
     if query.panel == "agreement":
         agreement = _agreement(await explorer.agreement(request, query.prompt, options), query)
@@ -706,7 +709,7 @@ class _Drawing:
             TokenRow(
                 e.token,
                 self._pin(e.token.id),
-                signed(e.score, 4),
+                signed(e.score, 5),
                 probability(e.probability),
                 e.token.id == answer,
                 e.token.id in self._query.pin,
@@ -895,11 +898,11 @@ class _Drawing:
 
 
 _TOLD = (
-    ("cosine", "output", "cosine to the semantic bases, the paper's reading,"),
-    ("l2", "output", "squared L2 to them"),
+    ("cosine", "output", "the cosine to the semantic bases (the paper's reading)"),
+    ("l2", "output", "the squared distance to them"),
     ("share", "output", "the largest share"),
-    ("cosine", "head", "cosine to the raw head rows"),
-    ("cosine", "tight", "cosine to the tight frame"),
+    ("cosine", "head", "the cosine to the raw head rows"),
+    ("cosine", "tight", "the cosine to the tight frame"),
 )
 """The readings that the sentence over the table names."""
 
@@ -928,8 +931,8 @@ def _agreement(found: Agreement, query: TraceQuery) -> AgreementPanel:
     count = len(found.positions)
     layer = figures.layer_label(found.layers[-1])
     return AgreementPanel(
-        sentence=f"At layer {layer} these readings name the model's own prediction, over {count} "
-        f"position{'s' if count != 1 else ''}: {'; '.join(told)}; random vectors at "
+        sentence=f"At layer {layer}, over {count} position{'s' if count != 1 else ''}, the first "
+        f"token is the model's own prediction by {'; by '.join(told)}; by random vectors at "
         f"{_percent(chance)}.",
         layers=tuple(figures.layer_label(one) for one in found.layers),
         groups=groups,

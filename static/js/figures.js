@@ -63,7 +63,7 @@
       const c = a + mix * (channel(stops[Math.min(low + 1, stops.length - 1)], i) - a);
       return sum + weight * (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
     }, 0);
-    return light > 0.183 ? "#0c1114" : "#ffffff";
+    return light > 0.179 ? "#000000" : "#ffffff";
   }
 
   // An array of Plotly's own writing: base64 of little-endian float32, with its shape.
@@ -388,6 +388,16 @@
       return;
     }
     htmx.onLoad(scan);
+    // Enter in a field is a change and a submit: the second asks for what is under way already.
+    const underWay = new Map();
+    document.addEventListener("htmx:confirm", (event) => {
+      const form = event.target;
+      if (!form.matches("form")) return;
+      const asked = new URLSearchParams(new FormData(form)).toString();
+      if (underWay.get(form) === asked) event.preventDefault();
+      underWay.set(form, asked);
+    });
+    document.addEventListener("htmx:afterRequest", (event) => underWay.delete(event.detail.elt));
     document.addEventListener("htmx:beforeCleanupElement", (event) => purge(event.target));
     const lost = (event) => {
       const target = event.detail.target ?? document.getElementById("result");

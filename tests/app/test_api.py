@@ -115,6 +115,31 @@ def test_the_contract_of_a_trace(shared_client: TestClient, reference: LatentSpa
     assert all(one["final_rank"] == 1 for one in own["cells"])
 
 
+@pytest.mark.parametrize(
+    ("path", "query", "options"),
+    [
+        ("cell", {"layer": "2", "position": "1"}, ["--layer", "2", "--position", "1"]),
+        ("curves", {"ids": "5,3"}, ["--ids", "5,3"]),
+        ("curves", {"position": "0"}, ["--position", "0"]),
+        ("agreement", {"k": "4"}, ["--k", "4"]),
+    ],
+)
+def test_cell_curves_and_agreement_are_the_same_bytes_on_the_command_line(
+    shared_client: TestClient,
+    model_folder: Path,
+    capfdbinary: Any,
+    path: str,
+    query: dict[str, str],
+    options: list[str],
+) -> None:
+    answer = shared_client.get(f"/api/v1/{path}", params={"prompt": PROMPT, **query})
+    assert answer.status_code == 200, answer.text
+    where = ["--model", str(model_folder), "--device", "cpu", "--threads", "1"]
+    status, printed = run_cli(capfdbinary, path, PROMPT, *where, *options)
+    assert status == 0
+    assert printed == answer.content
+
+
 def test_posting_a_question_gives_the_same_bytes(shared_client: TestClient) -> None:
     asked = shared_client.get("/api/v1/trace", params={"prompt": PROMPT, "k": 2})
     posted = shared_client.post("/api/v1/trace", json={"prompt": PROMPT, "k": 2})

@@ -249,6 +249,15 @@ def test_a_sentence_names_both_numbers(shared_client: TestClient) -> None:
     assert "32001" in answer.json()["error"]["sentence"]
 
 
+def test_the_name_of_an_unknown_field_is_not_repeated(shared_client: TestClient) -> None:
+    asked = shared_client.get("/api/v1/trace", params={"prompt": "a", "plantedname": "plantedtoo"})
+    posted = shared_client.post("/api/v1/trace", json={"prompt": "a", "plantedname": "plantedtoo"})
+    for answer in (asked, posted):
+        assert answer.status_code == 422
+        assert "planted" not in answer.text
+        assert "does not know" in answer.json()["error"]["sentence"]
+
+
 def test_after_all_that_a_good_question_is_answered(shared_client: TestClient) -> None:
     answer = shared_client.get("/api/v1/trace", params={"prompt": PROMPT})
     assert answer.status_code == 200

@@ -43,6 +43,7 @@ def test_a_trace_is_a_table_of_layers_and_tokens(
     assert "geometry cosine" in lines[0]
     assert [line.split()[0] for line in lines if re.match(r" +\d+ ", line)][:4] == list("0123")
     assert any(line.startswith("model   ") for line in lines[1:])
+    assert re.fullmatch(r"took \S+ s and \S+ MiB, foretold \S+ s and \S+ MiB", lines[-1])
     assert all(len(line) <= 100 for line in lines)
 
 

@@ -30,6 +30,7 @@ def click_cell(page: Page, row: int, column: int) -> None:
         """(gd, [row, column]) => {
             const { xaxis, yaxis } = gd._fullLayout;
             gd.parentElement.scrollLeft = 0;
+            gd.scrollIntoView({ block: "center" });
             const rect = gd.getBoundingClientRect();
             return [rect.left + xaxis._offset + xaxis.c2p(column),
                     rect.top + yaxis._offset + yaxis.c2p(row)];
@@ -110,12 +111,13 @@ def test_a_switch_of_geometry_never_runs_the_model_again(visit: Visit, site: Sit
     expect(page.locator("#grid-table")).to_be_attached()
     passes = site.forward_passes
     before = page.locator(".cells").text_content()
-    page.get_by_text("squared L2", exact=True).first.click()
+    page.get_by_role("radio", name="squared L2").check()
     expect(page.locator("#cell .chosen .head")).to_have_text("squared L2")
     assert query(page)["geometry"] == ["l2"]
     assert page.locator(".cells").text_content() != before
     page.get_by_label("Frame").select_option("head")
-    page.get_by_text("matrix product", exact=True).first.click()
+    expect(page.locator(".result-head")).to_contain_text("squared L2, raw head rows")
+    page.get_by_role("radio", name="matrix product").check()
     expect(page.locator(".result-head")).to_contain_text("matrix product, raw head rows")
     expect(page.locator(".result-head")).to_contain_text("names the same token")
     assert site.forward_passes == passes
@@ -170,7 +172,7 @@ def test_the_form_keeps_what_links_have_set(visit: Visit) -> None:
     page = visit.go("/?cell=1%2C1")
     page.locator("#cell .three a.tok-link").nth(3).click()
     expect(page.locator("#curves .pins a")).to_have_count(1)
-    page.get_by_text("matrix product", exact=True).first.click()
+    page.get_by_role("radio", name="matrix product").check()
     expect(page.locator("#cell .chosen .head")).to_have_text("matrix product")
     expect(page.locator("#cell-title")).to_have_text(re.compile("layer 1, position 1"))
     expect(page.locator("#curves .pins a")).to_have_count(1)
@@ -219,7 +221,7 @@ def test_the_cost_is_predicted_while_typing(visit: Visit) -> None:
 
 def test_a_mistake_is_a_sentence_and_the_page_goes_on(visit: Visit) -> None:
     """Unknown layers: one sentence in the result's place; the form still works."""
-    visit.guard.allow = ("status of 422",)
+    visit.guard.allow = ("status of 422", "Error Code 422")
     page = visit.go()
     page.get_by_text("More settings").click()
     layers = page.locator("#layers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ from engine.errors import (
     ModelTooLarge,
     NonFiniteError,
     OptionError,
+    PromptError,
     UnsafeModel,
     UnsupportedModel,
     WorkError,
@@ -38,11 +40,15 @@ PARTS = {
     "gemma2": ("model.embed_tokens", "model.layers", ("model.norm",), "lm_head"),
     "gpt_neox": ("gpt_neox.embed_in", "gpt_neox.layers", ("gpt_neox.final_layer_norm",), "lm_head"),
     "opt": (
-        "model.decoder.embed_tokens", "model.decoder.layers", ("model.decoder.final_layer_norm",),
+        "model.decoder.embed_tokens",
+        "model.decoder.layers",
+        ("model.decoder.final_layer_norm",),
         "lm_head",
     ),
     "opt_proj": (
-        "model.decoder.embed_tokens", "model.decoder.layers", ("model.decoder.project_out",),
+        "model.decoder.embed_tokens",
+        "model.decoder.layers",
+        ("model.decoder.project_out",),
         "lm_head",
     ),
     "mistral": ("model.embed_tokens", "model.layers", ("model.norm",), "lm_head"),
@@ -50,7 +56,9 @@ PARTS = {
     "cohere": ("model.embed_tokens", "model.layers", ("model.norm",), "lm_head"),
     "granite": ("model.embed_tokens", "model.layers", ("model.norm",), "lm_head"),
     "bert": (
-        "bert.embeddings.word_embeddings", "bert.encoder.layer", ("cls.predictions.transform",),
+        "bert.embeddings.word_embeddings",
+        "bert.encoder.layer",
+        ("cls.predictions.transform",),
         "cls.predictions.decoder",
     ),
 }
@@ -60,9 +68,7 @@ TIED = {"gpt2", "qwen3", "gemma2", "opt", "opt_proj", "cohere", "bert"}
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_parts_are_found_where_the_architecture_keeps_them(spaces: Spaces, name: str) -> None:
     anatomy = spaces[name].model.anatomy
-    found = (
-        anatomy.embedding_path, anatomy.blocks_path, anatomy.readout_paths, anatomy.head_path
-    )
+    found = (anatomy.embedding_path, anatomy.blocks_path, anatomy.readout_paths, anatomy.head_path)
     assert found == PARTS[name]
     assert anatomy.tied == (name in TIED)
     assert (anatomy.bias is not None) == (name in ("phi", "bert"))
@@ -107,6 +113,100 @@ def test_the_final_norm_is_applied_once_and_a_second_time_would_show(
     head = space.frame("head")
     gap = (scores(head, once, "matmul") - scores(head, twice, "matmul")).abs().max()
     assert gap > 100 * LOGITS
+
+
+SIZES = {
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+}
+FURTHER = {
+    # Each keeps a part somewhere else, or has none: the way to the head, soft cap, context length.
+    "BloomForCausalLM": ({"hidden_size": 16, "n_head": 2, "n_layer": 2}, ("transformer.ln_f",)),
+    "GPTJForCausalLM": (
+        {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "rotary_dim": 4},
+        ("transformer.ln_f",),
+    ),
+    "MptForCausalLM": (
+        {"d_model": 16, "n_heads": 2, "n_layers": 2, "max_seq_len": 64},
+        ("transformer.norm_f",),
+    ),
+    "OpenAIGPTLMHeadModel": ({"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}, ()),
+    "MambaForCausalLM": (
+        {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
+        ("backbone.norm_f",),
+    ),
+    "MixtralForCausalLM": (
+        SIZES | {"num_key_value_heads": 1, "num_local_experts": 2},
+        ("model.norm",),
+    ),
+    "Gemma3ForCausalLM": (SIZES | {"num_key_value_heads": 1, "head_dim": 8}, ("model.norm",)),
+    "ModernBertForMaskedLM": (SIZES, ("model.final_norm", "head")),
+    "DistilBertForMaskedLM": (
+        {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "max_position_embeddings": 64},
+        ("vocab_transform", "activation", "vocab_layer_norm"),
+    ),
+}
+
+
+def further(kind: str, sizes: dict[str, object], folder: Path) -> Path:
+    factory = getattr(transformers, kind)
+    config = factory.config_class(
+        vocab_size=300, bos_token_id=0, eos_token_id=1, pad_token_id=1, **sizes
+    )
+    model = factory(config).eval()
+    randomize(model, seed=4)
+    return save(model, folder)
+
+
+@pytest.mark.parametrize("kind", FURTHER)
+def test_further_architectures_are_dissected_too(tmp_path: Path, kind: str) -> None:
+    """Nothing goes by names, so what was never tried before loads as well, or is refused."""
+    sizes, readout = FURTHER[kind]
+    space = load(
+        further(kind, sizes, tmp_path), device="cpu", offline=True, cache_dir=tmp_path / "cache"
+    )
+    assert space.self_check.ok, space.self_check.summary
+    assert space.model.anatomy.readout_paths == readout
+    trace = space.trace(PROMPT, geometry="matmul", frame="head")
+    assert trace.agrees[-1].all()
+    # As long a prompt as is allowed can be run, and one token more is refused with a sentence.
+    longest = min(space.model.max_tokens, 80)
+    assert space.trace("a" * longest, bos="no", layers="-1", k=1).finite.all()
+    if longest < 80:
+        with pytest.raises(PromptError, match=str(longest)):
+            space.trace("a" * (longest + 1), bos="no")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "part"),
+    [
+        ("RobertaForMaskedLM", SIZES, "head"),
+        ("AlbertForMaskedLM", SIZES | {"embedding_size": 8}, "layers"),
+        ("XLNetLMHeadModel", {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 24}, "head"),
+    ],
+)
+def test_what_does_not_fit_the_chain_is_refused_by_its_part(
+    tmp_path: Path, kind: str, sizes: dict[str, object], part: str
+) -> None:
+    """A function between two modules, layers used twice, a second stream: refused, not guessed."""
+    text = refusal(UnsupportedModel, further(kind, sizes, tmp_path))
+    assert kind in text
+    assert part in text
+
+
+def test_a_model_whose_own_code_fails_is_refused_in_one_sentence(spaces: Spaces) -> None:
+    model = copy.deepcopy(spaces["gpt2"].model.module)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("planted\nfailure")
+
+    model.transformer.h[1].register_forward_pre_hook(fail)
+    with pytest.raises(UnsupportedModel, match="planted") as caught:
+        dissect(model)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_soft_cap_of_the_fixture_matters(spaces: Spaces) -> None:
@@ -154,8 +254,13 @@ def test_dissecting_leaves_no_hook_behind(spaces: Spaces, name: str) -> None:
 def test_a_path_to_the_head_that_is_no_module_is_refused() -> None:
     """A step in plain code between the last block and the head would be read wrongly: refused."""
     config = transformers.GPT2Config(
-        n_embd=16, n_layer=2, n_head=2, n_positions=32, vocab_size=97,
-        bos_token_id=0, eos_token_id=1,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=32,
+        vocab_size=97,
+        bos_token_id=0,
+        eos_token_id=1,
     )
 
     class Odd(transformers.GPT2LMHeadModel):
@@ -203,7 +308,10 @@ def save(model: torch.nn.Module, folder: Path) -> Path:
 
 
 BERT = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
     "vocab_size": 300,
 }
 
@@ -241,7 +349,12 @@ def test_an_untied_llama_without_its_head_is_refused(folders: Folders, tmp_path:
 
 def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
     config = transformers.T5Config(
-        vocab_size=300, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2,
+        vocab_size=300,
+        d_model=16,
+        d_kv=8,
+        d_ff=24,
+        num_layers=1,
+        num_heads=2,
         decoder_start_token_id=0,
     )
     model = transformers.T5ForConditionalGeneration(config)
@@ -268,8 +381,10 @@ def test_pickled_weights_are_never_opened(folders: Folders, tmp_path: Path) -> N
 def test_code_of_the_models_author_is_not_run(folders: Folders, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders["gpt2"], tmp_path / "remote"))
     settings = json.loads((folder / "config.json").read_text())
-    settings |= {"model_type": "odd", "auto_map": {
-        "AutoConfig": "odd.OddConfig", "AutoModelForCausalLM": "odd.OddModel"}}
+    settings |= {
+        "model_type": "odd",
+        "auto_map": {"AutoConfig": "odd.OddConfig", "AutoModelForCausalLM": "odd.OddModel"},
+    }
     (folder / "config.json").write_text(json.dumps(settings))
     planted = tmp_path / "ran"
     (folder / "odd.py").write_text(f"open({str(planted)!r}, 'w')\n")
@@ -281,8 +396,10 @@ def test_code_of_the_models_author_is_not_run(folders: Folders, tmp_path: Path) 
 def test_code_that_comes_with_a_tokenizer_is_not_run(folders: Folders, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders["gpt2"], tmp_path / "remote_tokenizer"))
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings |= {"tokenizer_class": "OddTokenizer",
-                 "auto_map": {"AutoTokenizer": ["odd.OddTokenizer", None]}}
+    settings |= {
+        "tokenizer_class": "OddTokenizer",
+        "auto_map": {"AutoTokenizer": ["odd.OddTokenizer", None]},
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     planted = tmp_path / "ran"
     (folder / "odd.py").write_text(f"open({str(planted)!r}, 'w')\n")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import ARCHITECTURES, Spaces
+from tiny_models import ARCHITECTURES, Spaces, byte_tokenizer, randomize
 from torch import Tensor
 
+import engine
 from engine import frames as module
 from engine.errors import NonFiniteError, OptionError
 from engine.frames import (
@@ -136,8 +138,9 @@ def test_reported_residuals_see_a_wrong_inverse() -> None:
     """A decomposition with a bent eigenvalue reports what brute force finds on it."""
     head = draw(80, 10)
     good = decompose(head)
-    bent = HeadDecomposition(**{**vars(good), "eigenvectors": good.eigenvectors
-                                + 0.01 * draw(10, 10, 3).double()})
+    bent = HeadDecomposition(
+        **{**vars(good), "eigenvectors": good.eigenvectors + 0.01 * draw(10, 10, 3).double()}
+    )
     g = (bent.eigenvectors * bent.eigenvalues) @ bent.eigenvectors.T
     # A stand-in for W whose Gram matrix is the bent one.
     w = torch.linalg.cholesky((g + g.T) / 2).T
@@ -259,8 +262,7 @@ def test_frames_equal_their_definition(kind: str, name: str) -> None:
     spread = (wanted - wanted.mean(0)).norm(dim=1)
     torch.testing.assert_close(frame.centred_norms().double(), spread, rtol=0, atol=1e-4 * scale)
     centre = wanted @ wanted.mean(0)
-    torch.testing.assert_close(frame.centre_scores().double(), centre, rtol=0,
-                               atol=1e-5 * scale**2)
+    torch.testing.assert_close(frame.centre_scores().double(), centre, rtol=0, atol=1e-5 * scale**2)
     # A state meets the frame through queries and resident rows.
     states = draw(7, head.shape[1], 11)
     dots = frame.queries(frame.place(states)) @ frame.block(0, frame.size).T
@@ -314,8 +316,14 @@ def test_a_report_of_a_deficient_head_counts_what_the_head_spans(spaces: Spaces,
     assert report.residual <= MP
     plain = report.to_dict()
     assert plain["rank"] == wanted
-    assert {"rank", "condition_number", "residual", "round_trip_rate", "vocabulary",
-            "width"} <= set(plain)
+    assert {
+        "rank",
+        "condition_number",
+        "residual",
+        "round_trip_rate",
+        "vocabulary",
+        "width",
+    } <= set(plain)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "phi", "deficient"])
@@ -336,6 +344,31 @@ def test_round_trip_rate_equals_brute_force(spaces: Spaces, name: str) -> None:
         assert least <= report.round_trip_rate <= most
         assert report.round_trip_exact
         assert report.round_trip_sample == v
+
+
+def test_the_round_trip_of_a_large_vocabulary_is_sampled_and_says_so(tmp_path: Path) -> None:
+    """Beyond 4096 tokens: about a thousand of them, evenly spaced, counted by brute force."""
+    config = transformers.GPT2Config(
+        vocab_size=5000,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        n_positions=64,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    randomize(model, seed=6)
+    model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    space = engine.load(tmp_path, device="cpu", offline=True, cache_dir=tmp_path / "cache")
+    report = space.frame_report("output")
+    assert not report.round_trip_exact
+    assert report.round_trip_sample == 1000
+    w = space.model.anatomy.weight.detach().double()
+    ids = torch.arange(0, 5000, 5)
+    hits = ((torch.linalg.pinv(w).T[ids] @ w.T).argmax(1) == ids).double().mean()
+    assert report.round_trip_rate == pytest.approx(float(hits), abs=2e-3)
 
 
 def test_tied_input_and_output_bases_differ_exactly_by_the_inverse_of_g(spaces: Spaces) -> None:

@@ -10,9 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import ARCHITECTURES, PROMPT, Spaces
+from tiny_models import ARCHITECTURES, PROMPT, Spaces, peak_bytes
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from engine.errors import OptionError
 from engine.frames import FRAMES, Frame, build_frame, decompose
@@ -134,7 +133,12 @@ def test_readings_equal_brute_force(
     states = states_of(6, seed=12)
     targets = torch.tensor([[0, 51]] * 6)
     found = read(
-        frame, states, k=7, targets=targets, centred=centred, temperatures=temperatures,
+        frame,
+        states,
+        k=7,
+        targets=targets,
+        centred=centred,
+        temperatures=temperatures,
         budget_bytes=200_000,
     )
     assert set(found) == set(GEOMETRIES)
@@ -163,8 +167,10 @@ def test_readings_equal_brute_force(
         assert bool((reading.probabilities.sum(1) <= 1 + 1e-5).all())
         assert bool(((reading.target_scores - wanted[:, [0, 51]]).abs() <= grain).all())
         assert bool(
-            ((reading.target_probabilities - p[:, [0, 51]]).abs()
-             <= 4 * slack[:, None] * p[:, [0, 51]] + 1e-7).all()
+            (
+                (reading.target_probabilities - p[:, [0, 51]]).abs()
+                <= 4 * slack[:, None] * p[:, [0, 51]] + 1e-7
+            ).all()
         )
 
 
@@ -194,8 +200,9 @@ def test_ranks_and_lists_are_exact_on_whole_numbers(seed: int, v: int, k: int) -
     states[:, 0] += 8.0
     targets = torch.randint(0, v, (5, 3), generator=g)
     frame = frame_of("head", rows)
-    found = read(frame, states, geometries=("l2", "matmul"), k=k, targets=targets,
-                 budget_bytes=100_000)
+    found = read(
+        frame, states, geometries=("l2", "matmul"), k=k, targets=targets, budget_bytes=100_000
+    )
     # With bit-equal norms the l2 scores are whole numbers too.
     exact = replace(frame, norms=rows.double().square().sum(1).sqrt().float())
     for geometry, reading in found.items():
@@ -220,8 +227,15 @@ def test_copies_of_the_target_never_push_its_rank_down() -> None:
         targets = torch.tensor([[50, 51, 52, 53]] * 3)
         for budget in (100_000, 2**28):
             for k in (1, 2, 10):
-                found = read(frame, states, k=k, targets=targets, budget_bytes=budget,
-                             geometries=("cosine",), vectors=True)
+                found = read(
+                    frame,
+                    states,
+                    k=k,
+                    targets=targets,
+                    budget_bytes=budget,
+                    geometries=("cosine",),
+                    vectors=True,
+                )
                 assert torch.equal(found["cosine"].ranks, torch.ones(3, 4, dtype=torch.long))
 
 
@@ -244,22 +258,6 @@ def test_budget_changes_no_number(name: str, budget: int) -> None:
             torch.testing.assert_close(getattr(a, field), getattr(b, field), rtol=2e-5, atol=2e-5)
 
 
-def peak_bytes(work: Any) -> int:
-    """The most that torch's allocator held at once for some work, beyond what it held before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        work()
-    events = [
-        (e.start_ns(), e.nbytes())
-        for e in seen.profiler.kineto_results.events()
-        if e.name() == "[memory]"
-    ]
-    held = peak = 0
-    for _, size in sorted(events):
-        held += size
-        peak = max(peak, held)
-    return peak
-
-
 def test_the_peak_of_memory_is_seen() -> None:
     peak = peak_bytes(lambda: (torch.zeros(1000, 1000) + 1).exp().sum())
     assert peak == pytest.approx(8_000_000, rel=0.01)
@@ -279,8 +277,14 @@ def test_memory_stays_within_the_budget(what: str) -> None:
             return borders(frame, states, targets[:, 0], "cosine", budget_bytes=budget)
         if what == "divergence":
             return divergence(frame, layers, layers[-1], budget_bytes=budget)
-        return read(frame, states, k=10, targets=targets, budget_bytes=budget,
-                    centred=what == "read centred")
+        return read(
+            frame,
+            states,
+            k=10,
+            targets=targets,
+            budget_bytes=budget,
+            centred=what == "read centred",
+        )
 
     read(frame, states[:64], k=10, centred=True)  # what is computed once is not counted
     with torch.no_grad():
@@ -344,15 +348,21 @@ def test_a_filter_changes_which_tokens_are_listed_and_no_number(spaces: Spaces) 
         for row in range(9):
             kept = [
                 (i, s, p)
-                for i, s, p in zip(a.ids[row].tolist(), a.scores[row].tolist(),
-                                   a.probabilities[row].tolist(), strict=True)
+                for i, s, p in zip(
+                    a.ids[row].tolist(),
+                    a.scores[row].tolist(),
+                    a.probabilities[row].tolist(),
+                    strict=True,
+                )
                 if i % 7 == 0
             ][:20]
             assert [i for i, _, _ in kept] == b.ids[row].tolist()
             torch.testing.assert_close(
-                torch.tensor([s for _, s, _ in kept]), b.scores[row], rtol=1e-5, atol=1e-5)
+                torch.tensor([s for _, s, _ in kept]), b.scores[row], rtol=1e-5, atol=1e-5
+            )
             torch.testing.assert_close(
-                torch.tensor([p for _, _, p in kept]), b.probabilities[row], rtol=1e-4, atol=1e-9)
+                torch.tensor([p for _, _, p in kept]), b.probabilities[row], rtol=1e-4, atol=1e-9
+            )
         torch.testing.assert_close(a.entropy, b.entropy, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(a.log_partition, b.log_partition, rtol=1e-5, atol=1e-5)
         assert torch.equal(a.ranks, b.ranks)
@@ -388,8 +398,9 @@ def test_large_scores_keep_their_entropy() -> None:
     state = torch.tensor([[30.0, 0, 0, 0]])
     found = read(frame, state, geometries=("matmul",), budget_bytes=1)["matmul"]
     assert float(found.entropy[0]) == pytest.approx(math.log(2), abs=NATS)
-    torch.testing.assert_close(found.probabilities[0, :2], torch.tensor([0.5, 0.5]), atol=1e-4,
-                               rtol=0)
+    torch.testing.assert_close(
+        found.probabilities[0, :2], torch.tensor([0.5, 0.5]), atol=1e-4, rtol=0
+    )
 
 
 # --- gradients ------------------------------------------------------------------------------------
@@ -403,8 +414,10 @@ def gradient(f: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("centred", [False, True])
-@pytest.mark.parametrize(("name", "variant"), [("output", "bias"), ("head", "cap"),
-                                               ("tight", "plain"), ("random", "plain")])
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [("output", "bias"), ("head", "cap"), ("tight", "plain"), ("random", "plain")],
+)
 def test_every_score_is_differentiable_in_the_state(
     name: str, variant: str, geometry: str, centred: bool
 ) -> None:
@@ -423,8 +436,14 @@ def test_every_score_is_differentiable_in_the_state(
     def ours(field: str) -> Any:
         def f(x: Tensor) -> Tensor:
             found = read(
-                frame, x, geometries=(geometry,), k=6, temperatures=t, centred=centred,
-                targets=pick, budget_bytes=60_000,
+                frame,
+                x,
+                geometries=(geometry,),
+                k=6,
+                temperatures=t,
+                centred=centred,
+                targets=pick,
+                budget_bytes=60_000,
             )[geometry]
             value = getattr(found, field)
             return (value * value.detach().cos()).sum() if field != "entropy" else value.sum()
@@ -448,8 +467,9 @@ def test_every_score_is_differentiable_in_the_state(
 
     cases = [
         (
-            gradient(lambda x: (scores(frame, x, geometry, centred=centred) * weights).sum(),
-                     states),
+            gradient(
+                lambda x: (scores(frame, x, geometry, centred=centred) * weights).sum(), states
+            ),
             gradient(lambda x: (truth(x) * weights).sum(), states),
         )
     ]
@@ -621,15 +641,18 @@ def test_a_state_is_the_sum_of_its_logits_times_the_bases(spaces: Spaces, name: 
         assert found.error <= SHARES
         r = state.double() + (output.shift if output.shift is not None else 0)
         z = w @ r
-        torch.testing.assert_close(found.logits.double(), z, rtol=0,
-                                   atol=SCORE * float(z.abs().max()))
+        torch.testing.assert_close(
+            found.logits.double(), z, rtol=0, atol=SCORE * float(z.abs().max())
+        )
         assert float((z @ s - r).norm() / r.norm()) <= 1e-9
         signed = z * (s @ r) / (r @ r)
-        torch.testing.assert_close(found.signed.double(), signed, rtol=0,
-                                   atol=SHARES * float(signed.abs().max()))
+        torch.testing.assert_close(
+            found.signed.double(), signed, rtol=0, atol=SHARES * float(signed.abs().max())
+        )
         t = brute_vectors(tight)
-        torch.testing.assert_close(found.parseval.double(), (t @ r) ** 2 / (r @ r), rtol=0,
-                                   atol=SHARES)
+        torch.testing.assert_close(
+            found.parseval.double(), (t @ r) ** 2 / (r @ r), rtol=0, atol=SHARES
+        )
 
 
 def test_beside_what_the_head_spans_the_shares_sum_to_what_is_inside(spaces: Spaces) -> None:

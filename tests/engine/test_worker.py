@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -74,10 +74,11 @@ def test_a_system_exit_in_the_work_does_not_end_the_thread(thread: DeviceThread)
 def test_all_work_runs_on_one_thread_in_the_order_it_came(thread: DeviceThread) -> None:
     blocker, _ = hold(thread)
     seen: list[tuple[str, int]] = []
-    jobs = [
-        thread.submit(lambda c, n=n: seen.append((n, threading.get_ident())), deadline_s=None)
-        for n in ("first", "second")
-    ]
+
+    def note(name: str) -> Callable[[Check], None]:
+        return lambda check: seen.append((name, threading.get_ident()))
+
+    jobs = [thread.submit(note(name), deadline_s=None) for name in ("first", "second")]
     blocker.release.set()
     for job in jobs:
         job.future.result(PATIENCE)

@@ -138,5 +138,5 @@ def test_nothing_to_score_is_refused() -> None:
 class _Empty:
     bos_token_id = 0
 
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        return []
+    def __call__(self, text: str, **options: bool) -> Any:
+        return type("Encoding", (), {"input_ids": []})()

@@ -24,6 +24,9 @@ SENTENCES = (
 MARGIN = 0.5
 """Nats per token by which context must help."""
 
+CHANCE_MARGIN = 4.0
+"""Nats per token by which it must beat a uniform guess: as if among a fiftieth of the tokens."""
+
 HELD_OUT = Path(__file__).parents[3] / "shared" / "data" / "corpus" / "openstax-ccby"
 
 
@@ -47,7 +50,7 @@ def test_its_frames_are_two(model: Any) -> None:
 def test_every_token_has_a_direction(model: Any) -> None:
     """No row of either frame is zero, that of end-of-text included: each was trained."""
     for frame in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
-        assert float(frame.norm(dim=1).min()) > 0.0
+        assert float(frame.detach().norm(dim=1).min()) > 0.0
 
 
 def test_it_beats_its_own_unigram(model: Any, tokenizer: Any) -> None:
@@ -63,7 +66,7 @@ def test_it_beats_its_own_unigram(model: Any, tokenizer: Any) -> None:
 def test_it_beats_chance_and_a_compressor(model: Any, tokenizer: Any) -> None:
     """It needs fewer bits than a uniform guess over the vocabulary and than `xz`."""
     measured = score(model, tokenizer, SENTENCES, window=256)
-    assert measured.loss < math.log(len(tokenizer)) / 2
+    assert measured.loss < math.log(len(tokenizer)) - CHANCE_MARGIN
     assert measured.bits_per_byte < measured.xz_bits_per_byte / 2
 
 

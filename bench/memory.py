@@ -1,0 +1,77 @@
+"""Whether a reading stays within the memory it was given, whatever the vocabulary."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from bench.measure import extra_bytes
+from bench.report import MIB, Goal, Section, mib
+from bench.setting import Bench, K
+from engine.frames import Frame
+from engine.similarity import borders, divergence, read
+
+BUDGETS = (64, 256)
+VOCABULARY = (50_000, 150_000)
+
+
+@torch.no_grad()
+def memory(bench: Bench) -> Section:
+    """Peak resident bytes beyond what was held before."""
+    out = Section(
+        "Memory of a reading against its budget",
+        f"Peak extra resident memory of one call for {bench.setting.states} states by three"
+        f" geometries, top-{K}, ranks; the largest of three calls. All scores written out would be"
+        " 4·states·v bytes per geometry.",
+        ("what", "v", "budget MiB", "extra MiB", "of budget", "all scores MiB"),
+    )
+    worst = 0.0
+    for v in VOCABULARY:
+        frame = _head(v, bench.setting.width, bench.setting.seed)
+        for budget in BUDGETS:
+            targets = torch.zeros(bench.setting.states, 1, dtype=torch.long)
+            size = budget * MIB
+            near = read(frame, bench.flat, k=32, budget_bytes=size)["cosine"]
+            works = {
+                "read": partial(read, frame, bench.flat, k=K, targets=targets, budget_bytes=size),
+                "KL": partial(
+                    divergence,
+                    frame,
+                    bench.flat.view(bench.setting.layers + 1, bench.setting.tokens, -1),
+                    bench.last,
+                    budget_bytes=size,
+                ),
+                "borders": partial(
+                    borders,
+                    frame,
+                    bench.flat,
+                    near.ids[:, 0],
+                    "cosine",
+                    near=near,
+                    budget_bytes=size,
+                ),
+            }
+            for name, work in works.items():
+                if name != "read" and v != VOCABULARY[-1]:
+                    continue
+                extra = max(extra_bytes(work) for _ in range(3 if name == "read" else 2))
+                share = extra / size
+                worst = max(worst, share) if name == "read" else worst
+                out.add(
+                    name,
+                    f"{v:,}",
+                    str(budget),
+                    mib(extra),
+                    f"{share:.2f}",
+                    mib(4 * v * bench.setting.states),
+                )
+        del frame
+    out.goals.append(Goal("largest share of its budget that `read` took", worst, 1.0))
+    return out
+
+
+def _head(v: int, d: int, seed: int) -> Frame:
+    """Random rows as a frame of their own."""
+    rows = torch.randn(v, d, generator=torch.Generator().manual_seed(seed))
+    return Frame("head", rows, None, rows.norm(dim=1), rows.double().mean(0))

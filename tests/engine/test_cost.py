@@ -1,0 +1,136 @@
+"""What a run will need: a planted law is found again, and a known allocation is seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import PROMPT, Spaces
+
+from engine.cost import CostModel, Measured, Work, measured
+
+CPU = torch.device("cpu")
+WITHIN = 0.25
+"""Row N4."""
+
+
+def work(tokens: int, states: int, vocabulary: int = 50_000, forward: bool = True) -> Work:
+    return Work(
+        forward_tokens=tokens if forward else 0,
+        states=states,
+        vocabulary=vocabulary,
+        width=256,
+        layers=12,
+        tokens=tokens,
+        k=10,
+        budget_bytes=256 * 2**20,
+    )
+
+
+def law(job: Work) -> float:
+    """Seconds: a constant, tokens through the model, products, states."""
+    return (
+        0.004
+        + 2e-4 * job.forward_tokens
+        + 3e-3 * job.states * job.vocabulary * 1e-6
+        + 1e-5 * job.states
+    )
+
+
+def test_a_planted_law_of_time_is_found_again() -> None:
+    """From noisy runs of many sizes, new ones are foretold within a few per cent."""
+    noise = np.random.default_rng(0)
+    model = CostModel()
+    for n in range(24):
+        tokens = int(noise.integers(4, 600))
+        job = work(tokens, tokens * int(noise.integers(1, 13)), forward=n % 3 != 0)
+        model.add(job, Measured(law(job) * float(noise.uniform(0.95, 1.05)), 0))
+    sizes = ((20, 13, True), (300, 13, True), (300, 2, False), (900, 6, True))
+    for tokens, layers, forward in sizes:
+        job = work(tokens, tokens * layers, forward=forward)
+        assert model.seconds(job) == pytest.approx(law(job), rel=0.1)
+
+
+def test_a_machine_that_becomes_slower_is_followed() -> None:
+    model = CostModel()
+    jobs = [work(t, t * 13) for t in (10, 40, 160, 320) * 12]
+    for job in jobs:
+        model.add(job, Measured(law(job), 0))
+    for job in jobs:
+        model.add(job, Measured(3 * law(job), 0))
+    assert model.seconds(jobs[2]) == pytest.approx(3 * law(jobs[2]), rel=0.1)
+
+
+def test_no_prediction_is_negative_and_more_work_never_costs_less() -> None:
+    noise = np.random.default_rng(1)
+    model = CostModel()
+    assert model.seconds(work(10, 100)) == 0.0
+    for _ in range(6):
+        job = work(int(noise.integers(1, 50)), int(noise.integers(1, 500)))
+        model.add(job, Measured(float(noise.uniform(0.001, 0.1)), int(noise.integers(0, 10**8))))
+    small, large = work(5, 10), work(500, 6000)
+    assert 0 <= model.seconds(small) <= model.seconds(large)
+    assert 0 < model.bytes(small) <= model.bytes(large)
+
+
+def test_memory_stops_growing_with_the_blocks_at_the_budget() -> None:
+    """What is foretold for states grows; what is foretold for blocks of scores does not."""
+    model = CostModel()
+    few, many = work(1000, 13_000, vocabulary=10_000), work(1000, 13_000, vocabulary=250_000)
+    assert model.bytes(few) == model.bytes(many)
+    assert model.bytes(many) < 2 * 256 * 2**20
+
+
+def test_memory_is_scaled_by_what_runs_needed_in_truth() -> None:
+    model, job = CostModel(), work(200, 2600)
+    before = model.bytes(job)
+    for _ in range(3):
+        model.add(job, Measured(1.0, 2 * before))
+    assert model.bytes(job) == pytest.approx(2 * before, rel=0.01)
+
+
+@pytest.mark.parametrize("mebibytes", [24, 96])
+def test_an_allocation_of_a_known_size_is_seen(mebibytes: int) -> None:
+    size = mebibytes * 2**20
+    with measured(CPU) as spent:
+        block = torch.ones(size // 4)
+        block += 1
+        del block
+    assert spent.bytes == pytest.approx(size, rel=WITHIN)
+    assert spent.seconds > 0
+
+
+def test_what_was_there_before_is_not_counted() -> None:
+    held = torch.ones(2**24)
+    with measured(CPU) as spent:
+        total = float(held.sum())
+    assert total == 2**24
+    assert spent.bytes < 16 * 2**20
+
+
+def test_a_measurement_is_taken_also_where_the_work_fails() -> None:
+    caught: list[Measured] = []
+
+    def fail() -> None:
+        with measured(CPU) as spent:
+            caught.append(spent)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert caught[0].seconds > 0
+
+
+def test_a_trace_says_its_cost_before_and_after(spaces: Spaces) -> None:
+    space = spaces.fresh("gpt2")
+    before = space.predict_cost(26)
+    trace = space.trace(PROMPT)
+    assert before.predicted_seconds > 0
+    assert before.predicted_bytes > 0
+    assert trace.cost.seconds is not None
+    assert trace.cost.seconds > 0
+    assert trace.cost.bytes is not None
+    assert before.predicted_bytes == pytest.approx(trace.cost.predicted_bytes, rel=0.01)
+    longer = space.predict_cost(120)
+    assert longer.predicted_bytes > before.predicted_bytes
+    assert longer.predicted_seconds >= before.predicted_seconds

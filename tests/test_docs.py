@@ -1,0 +1,399 @@
+"""The documents say what the code does: links, settings, commands, names, routes, JSON fields.
+
+Fast and without a model: everything is read from the sources and from the app's own descriptions.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import shlex
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from fastapi.routing import APIRoute
+
+import app
+import engine
+import engine.errors
+from app.cli import _parser
+from app.routes import api
+from app.settings import Settings
+from engine import Trace
+from engine.agreement import Agreement
+from engine.cell import Cell
+from engine.curves import Curves
+from engine.space import FrameReport, TokenBasis
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = sorted(
+    [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")]
+    + list((ROOT / "docs").rglob("*.md"))
+)
+LONGEST = 125
+"""Characters of a line that is no table, picture or code."""
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+LINK = re.compile(r"(!?)\[[^\]]*\]\(([^)\s]+)\)")
+NAME = re.compile(r"`((?:engine|app)(?:\.\w+)+)`")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def prose(path: Path) -> str:
+    """The document without its code blocks."""
+    return FENCE.sub("", text_of(path))
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    return [
+        (name_of(path), body)
+        for path in DOCS
+        for found, body in FENCE.findall(text_of(path))
+        if found == language
+    ]
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that headings get: lower case, signs dropped, blanks become hyphens."""
+    out = set()
+    for heading in re.findall(r"^#+ (.+)$", prose(path), re.M):
+        plain = re.sub(r"[^\w\- ]", "", heading.lower())
+        out.add(plain.replace(" ", "-"))
+    return out
+
+
+each_document = pytest.mark.parametrize("path", DOCS, ids=name_of)
+
+
+# ---- form ----------------------------------------------------------------------------------------
+
+
+@each_document
+def test_a_document_has_one_title_and_readable_lines(path: Path) -> None:
+    assert len(re.findall(r"^# ", prose(path), re.M)) == 1
+    long = [
+        f"{n}: {len(line)}"
+        for n, line in enumerate(text_of(path).splitlines(), 1)
+        if len(line) > LONGEST and not line.startswith(("|", "!["))
+    ]
+    assert not long, f"lines of {name_of(path)} that are too long: {', '.join(long)}"
+
+
+@each_document
+def test_links_lead_somewhere(path: Path) -> None:
+    broken = []
+    for picture, target in LINK.findall(prose(path)):
+        if picture or target.startswith(("https://", "http://")):
+            continue
+        place, _, anchor = target.partition("#")
+        file = (path.parent / place).resolve() if place else path
+        inside = file.is_relative_to(ROOT)
+        if not inside or not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert not broken
+
+
+@each_document
+def test_pictures_are_files_of_ours(path: Path) -> None:
+    pictures = [target for picture, target in LINK.findall(prose(path)) if picture]
+    missing = [one for one in pictures if not (path.parent / one).is_file()]
+    assert not missing, f"put the picture at {missing} (a screenshot of the real page)"
+
+
+@each_document
+def test_no_document_names_a_place_of_one_machine(path: Path) -> None:
+    assert not re.search(r"(?<![\w.])/(?:work|root|tmp|mnt)/|pypi\.org|C:\\", text_of(path))
+
+
+def test_every_decision_is_numbered_and_tells_context_decision_consequences() -> None:
+    decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    numbers = [path.name[:4] for path in decisions]
+    assert numbers == [f"{n:04}" for n in range(1, len(decisions) + 1)]
+    for path in decisions:
+        text = text_of(path)
+        assert text.startswith(f"# {path.name[:4]} "), name_of(path)
+        titles = re.findall(r"^## (.+)$", text, re.M)
+        assert titles == ["Context", "Decision", "Consequences"], name_of(path)
+
+
+# ---- settings and commands -----------------------------------------------------------------------
+
+
+def _default(value: object) -> str:
+    if value is None or value in ("", ()):
+        return "unset"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def test_the_readme_lists_every_setting_with_its_default_and_meaning() -> None:
+    expected = [
+        f"| `LEXISCOPE_{name.upper()}` | {_default(field.default)} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    given = re.findall(r"^\| `LEXISCOPE_.*$", text_of(ROOT / "README.md"), re.M)
+    assert given == expected, "the table should read:\n" + "\n".join(expected)
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    known = {f"LEXISCOPE_{name.upper()}" for name in Settings.model_fields}
+    for path in [*DOCS, ROOT / "Dockerfile", ROOT / "Makefile"]:
+        assert set(re.findall(r"LEXISCOPE_[A-Z_]+", text_of(path))) <= known, name_of(path)
+
+
+def _commands() -> Iterator[tuple[str, list[str]]]:
+    for where, body in blocks("sh"):
+        for line in body.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                yield where, words
+
+
+def test_the_commands_of_the_documents_are_understood() -> None:
+    tried = 0
+    for where, words in _commands():
+        if Path(words[0]).name == "lexiscope":
+            given = _parser().parse_args(words[1:])  # raises a Mistake with a sentence
+            assert callable(given.run), where
+            tried += 1
+    assert tried > 10
+
+
+def test_the_targets_of_make_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text_of(ROOT / "Makefile"), re.M))
+    named = {
+        words[1] for _, words in _commands() if words[0] == "make" and not words[1].startswith("-")
+    }
+    for path in DOCS:
+        named |= set(re.findall(r"`make ([a-z-]+)", prose(path)))
+    assert {"run", "test"} <= named <= targets
+
+
+def test_options_in_the_text_exist() -> None:
+    """An option such as `--model` in running text belongs to one of the commands."""
+    parser = _parser()
+    commands = next(a for a in parser._actions if isinstance(a.choices, dict)).choices
+    assert commands is not None
+    actions = [action for command in commands.values() for action in command._actions]
+    known = {option for action in actions for option in action.option_strings}
+    known |= {"--gpus", "--build-arg"}  # Docker's
+    for path in DOCS:
+        named = set(re.findall(r"`[^`]*?(--[a-z][a-z-]+)[^`]*`", prose(path)))
+        assert named <= known, name_of(path)
+
+
+def test_python_in_the_documents_imports_what_exists() -> None:
+    found = blocks("python")
+    assert found
+    for where, body in found:
+        for node in ast.walk(ast.parse(body)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module or "")
+                missing = [one.name for one in node.names if not hasattr(module, one.name)]
+                assert not missing, f"{where}: {node.module} has no {missing}"
+
+
+# ---- names in the code ---------------------------------------------------------------------------
+
+
+def _resolves(dotted: str) -> bool:
+    """Whether a dotted name is a module, or something in one (fields of classes included)."""
+    words = dotted.split(".")
+    for cut in range(len(words), 0, -1):
+        try:
+            value: object = importlib.import_module(".".join(words[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for n, word in enumerate(words[cut:]):
+            if hasattr(value, word):
+                value = getattr(value, word)
+                continue
+            last = n == len(words) - cut - 1
+            return last and isinstance(value, type) and word in inspect.get_annotations(value)
+        return True
+    return False
+
+
+@each_document
+def test_every_module_and_function_that_is_named_exists(path: Path) -> None:
+    missing = sorted({n for n in NAME.findall(prose(path)) if not _resolves(n)})
+    assert not missing
+
+
+def test_names_are_looked_up_for_real() -> None:
+    assert _resolves("engine.similarity.borders")
+    assert _resolves("engine.frames.Frame.place")
+    assert _resolves("engine.trace.Trace.layers")
+    assert not _resolves("engine.similarity.nothing")
+    assert not _resolves("engine.nowhere.borders")
+
+
+def test_every_section_of_the_method_says_which_code_computes_it() -> None:
+    text = text_of(ROOT / "docs" / "method.md")
+    for section in re.split(r"^## ", text, flags=re.M)[2:-1]:  # not the notation, not the last
+        assert NAME.search(section), section.splitlines()[0]
+
+
+def _modules(package: str) -> set[str]:
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+
+
+@pytest.mark.parametrize("package", ["engine", "app"])
+def test_the_architecture_has_a_line_for_every_module(package: str) -> None:
+    table = "\n".join(re.findall(r"^\|.*$", text_of(ROOT / "docs" / "architecture.md"), re.M))
+    named = {n for n in NAME.findall(table) if n.startswith(package)}
+    assert named == _modules(package)
+
+
+def test_the_architecture_draws_the_whole_tree_of_errors() -> None:
+    text = text_of(ROOT / "docs" / "architecture.md")
+    classes = {
+        name
+        for name, value in vars(engine.errors).items()
+        if isinstance(value, type) and issubclass(value, engine.errors.LexiscopeError)
+    }
+    drawn = set(re.findall(r"── (\w+)", text)) | {"LexiscopeError"}
+    assert drawn == classes
+
+
+def test_the_layers_of_the_import_contracts_stand_in_the_architecture() -> None:
+    text = text_of(ROOT / "docs" / "architecture.md")
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))
+    for contract in project["tool"]["importlinter"]["contracts"]:
+        for layer in contract.get("layers", ()):
+            for module in re.findall(r"[\w.]+", layer):
+                assert module in text, f"{module} of the contract {contract['name']!r}"
+
+
+def test_the_map_of_the_readme_is_the_tree() -> None:
+    text = text_of(ROOT / "README.md")
+    body = FENCE.findall(text[text.index("## Map") :])[0][1]
+    folder, named = "", set()
+    for line in body.splitlines():
+        match = re.match(r"(\s*)(\S+)\s{2,}\S", line)
+        assert match, line
+        folder = folder if match[1] else match[2]
+        named.add(folder + match[2] if match[1] else match[2])
+    missing = sorted(one for one in named if not (ROOT / one).exists())
+    assert not missing
+    for package in ("engine", "app"):
+        files = {f"{package}/{p.name}" for p in (ROOT / package).glob("*.py")}
+        assert files - {f"{package}/__init__.py"} <= named
+
+
+# ---- the contract --------------------------------------------------------------------------------
+
+API = ROOT / "docs" / "api.md"
+
+
+def test_every_address_of_the_api_is_documented() -> None:
+    routes = {route.path for route in api.router.routes if isinstance(route, APIRoute)}
+    table = "\n".join(re.findall(r"^\|.*$", text_of(API), re.M))
+    assert set(re.findall(r"`(/api/v1/[^`]+)`", table)) == routes
+
+
+def test_every_field_that_is_asked_for_is_documented() -> None:
+    for model in (api.CellQuestion, api.CurvesQuestion, api.BasesQuestion, api.SearchQuestion):
+        for name in model.model_fields:
+            assert f"`{name}`" in text_of(API), name
+
+
+def test_the_default_of_every_question_about_a_prompt_is_documented() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \|([^|]*)\|", _section("Requests"), re.M))
+    for name, field in api.TraceQuestion.model_fields.items():
+        if field.is_required() or field.default is None:
+            assert name in rows
+            continue
+        default = str(field.default)
+        default = default.lower() if isinstance(field.default, bool) else default
+        assert rows[name].strip("` ") == default, name
+
+
+def _section(title: str) -> str:
+    pattern = rf"^#+ {re.escape(title)}\n(.*?)(?=^#{{1,3}} |\Z)"
+    match = re.search(pattern, text_of(API), re.M | re.S)
+    assert match is not None, title
+    return match[1]
+
+
+def _keys(function: object) -> set[str]:
+    """The keys of the dictionaries that a `to_dict` writes out."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))  # type: ignore[arg-type]
+    return {
+        key.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant) and isinstance(key.value, str)
+    }
+
+
+@pytest.mark.parametrize(
+    ("title", "value"),
+    [
+        ("trace", Trace),
+        ("cell", Cell),
+        ("curves", Curves),
+        ("agreement", Agreement),
+        ("bases", TokenBasis),
+    ],
+)
+def test_every_field_of_an_answer_is_documented(title: str, value: type) -> None:
+    section = _section(title)
+    missing = sorted(
+        key
+        for key in _keys(value.to_dict)  # type: ignore[attr-defined]
+        if not re.search(rf"\b{key}\b", section) and not re.search(rf"`{key}`", _section("trace"))
+    )
+    assert not missing
+
+
+def test_every_figure_of_a_frame_is_documented() -> None:
+    section = _section("frame")
+    fields = set(FrameReport.__dataclass_fields__) - {"seconds"}  # the clock is in no document
+    assert not {name for name in fields if f"`{name}`" not in section}
+
+
+@pytest.mark.parametrize(
+    ("title", "document"),
+    [
+        ("trace", api.TraceDocument),
+        ("trace", api.CellOfTrace),
+        ("bases", api.BasesDocument),
+        ("frame", api.FrameDocument),
+        ("check", api.CheckDocument),
+    ],
+)
+def test_the_promised_fields_are_documented(title: str, document: type[api.Document]) -> None:
+    for name in document.model_fields:
+        assert re.search(rf"\b{name}\b", _section(title)), name
+
+
+def test_every_status_is_documented() -> None:
+    listed = {int(code) for code in re.findall(r"^\| (\d{3}) \|", _section("Errors"), re.M)}
+    assert set(api._FAULTS) <= listed
+
+
+def test_the_version_of_the_changelog_is_the_projects() -> None:
+    first = re.search(r"^## (\d+\.\d+\.\d+)", text_of(ROOT / "CHANGELOG.md"), re.M)
+    assert first is not None
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))
+    assert first[1] == project["project"]["version"]
+    assert app.version()
+    assert engine.__doc__
