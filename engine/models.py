@@ -636,7 +636,9 @@ def _check_size(
     except (TypeError, ValueError, OverflowError):
         raise ModelError(f"config.json of {shown} holds sizes that are not numbers.") from None
     if folder is not None:
-        need = max(float(size) * v * d, sum(p.stat().st_size for p in folder.glob("*.safetensors")))
+        files = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+        stored = torch.empty(0, dtype=_stored_dtype(config)).element_size()
+        need = max(float(size) * v * d, files * size / stored)
     free = float(psutil.virtual_memory().available)
     if where.type == "cuda":
         free = float(torch.cuda.mem_get_info()[0])
@@ -645,6 +647,12 @@ def _check_size(
             f"{shown} needs about {need / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are free on"
             f" {where}; choose a smaller model, dtype bfloat16 or another device."
         )
+
+
+def _stored_dtype(config: Any) -> torch.dtype:
+    """In what precision the checkpoint says that it was saved."""
+    found = getattr(config, "dtype", None)
+    return found if isinstance(found, torch.dtype) else torch.float32
 
 
 def _cannot_open(shown: str, local: bool, offline: bool, error: Exception) -> ModelError:

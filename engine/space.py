@@ -45,7 +45,14 @@ from engine.frames import (
     no_check,
 )
 from engine.isotropy import isotropy
-from engine.models import LanguageModel, Limits, States, Tokens, load_model
+from engine.models import (
+    LanguageModel,
+    Limits,
+    States,
+    Tokens,
+    load_model,
+    parse_range,
+)
 from engine.selfcheck import SelfCheck, self_check
 from engine.similarity import check_geometry, read
 from engine.trace import (
@@ -310,7 +317,8 @@ class LatentSpace:
         if key in self._traces:
             self._traces.move_to_end(key)
             return self._traces[key]
-        work = self._work(tokens, options)
+        count = len(tokens.ids)
+        work = self._work(count, options, forward_tokens=0 if tokens.ids in self._states else count)
         foretold = Cost(self._costs.seconds(work), self._costs.bytes(work))
         with torch.no_grad(), measured(self.model.anatomy.weight.device) as spent:
             trace = compute_trace(
@@ -404,18 +412,7 @@ class LatentSpace:
 
     def predict_cost(self, tokens: int, options: TraceOptions | None = None) -> Cost:
         """What a trace of so many tokens would need, the forward pass included."""
-        options = options or TraceOptions()
-        layers = len(self.model.layer_numbers(options.layers))
-        work = Work(
-            forward_tokens=tokens,
-            states=layers * tokens,
-            vocabulary=self.model.vocabulary,
-            width=self.model.width,
-            layers=self.model.blocks,
-            tokens=tokens,
-            k=options.k,
-            budget_bytes=self._budget(),
-        )
+        work = self._work(tokens, options or TraceOptions(), forward_tokens=tokens)
         return Cost(self._costs.seconds(work), self._costs.bytes(work))
 
     def states(self, prompt: str, *, check: Check = no_check) -> States:
@@ -576,7 +573,9 @@ class LatentSpace:
         elif name == "random":
             values, residuals = _eigenvalues(frame, check), {}
         seconds = source.seconds if name != "random" else time.perf_counter() - begin
-        lower, upper = float(values.min()), float(values.max())
+        spanned = len(values) > 0  # a head of zeros spans nothing
+        lower = float(values.min()) if spanned else 0.0
+        upper = float(values.max()) if spanned else 0.0
         rate, sample = float("nan"), 0
         if round_trip:
             rate, sample = self._round_trip(frame, check)
@@ -669,16 +668,14 @@ class LatentSpace:
     def _budget(self) -> int:
         return self.model.limits.memory_budget_mib * 2**19
 
-    def _work(self, tokens: Tokens, options: TraceOptions) -> Work:
-        from engine.models import parse_range
-
+    def _work(self, count: int, options: TraceOptions, *, forward_tokens: int) -> Work:
+        """The size of a trace of `count` tokens."""
         layers = self.model.layer_numbers(options.layers)
-        count = len(tokens.ids)
         positions = parse_range(
             options.positions, count, "position", f"this prompt of {count} tokens"
         )
         return Work(
-            forward_tokens=0 if tokens.ids in self._states else count,
+            forward_tokens=forward_tokens,
             states=len(layers) * len(positions),
             vocabulary=self.model.vocabulary,
             width=self.model.width,
@@ -720,7 +717,7 @@ class LatentSpace:
                 n = min(count, top)
                 ids = tuple((7919 * (i + 1)) % v for i in range(n))
                 tokens = Tokens("", ids, self.vocabulary.prompt_tokens(ids), False)
-                work = self._work(tokens, TraceOptions())
+                work = self._work(n, TraceOptions(), forward_tokens=n)
                 with torch.no_grad(), measured(self.model.anatomy.weight.device) as spent:
                     states = self.model.states(ids, check=check)
                     compute_trace(

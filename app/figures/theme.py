@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-ROW_HEIGHT = 30
-"""Height of a cell of the layer × token grid, in pixels."""
+ROW_HEIGHTS = (30, 54)
+"""Height of a cell of the layer × token grid, in pixels; few layers get taller ones."""
 COLUMN_WIDTHS = (54, 92)
 """Least width of a cell of the grid, in pixels: for the shortest and the longest texts in it."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"

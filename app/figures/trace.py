@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from app.figures.theme import (
     COLUMN_WIDTHS,
     DASHES,
-    ROW_HEIGHT,
+    ROW_HEIGHTS,
     SYMBOLS,
     Theme,
     axis,
@@ -208,7 +208,7 @@ def grid(
     figure.update_layout(
         base_layout(
             colours,
-            height=rows * ROW_HEIGHT + MARGIN["t"] + MARGIN["b"],
+            height=_height(rows) + MARGIN["t"] + MARGIN["b"],
             width=width * _column_width(trace, columns) + MARGIN["l"] + MARGIN["r"],
             margin=MARGIN | {"autoexpand": False},
             annotations=[
@@ -545,10 +545,17 @@ def _stops(plane: Plane, colours: Theme) -> tuple[str, ...]:
     return stops[::-1] if plane.reverse else stops
 
 
+def _height(rows: int) -> int:
+    """Height of all cells together: few layers are drawn taller, for the colour bar's sake."""
+    least, most = ROW_HEIGHTS
+    return rows * max(least, min(most, 240 // rows))
+
+
 def _colourbar(plane: Plane, colours: Theme, rows: int) -> dict[str, Any]:
     bar: dict[str, Any] = {
         "title": {
-            "text": plane.title,
+            # A title that is longer than its bar would be cut; the caption says it as well.
+            "text": plane.title if 6 * len(plane.title) < _height(rows) else "",
             "side": "right",
             "font": {"size": 11.5, "color": colours.muted},
         },
@@ -556,7 +563,7 @@ def _colourbar(plane: Plane, colours: Theme, rows: int) -> dict[str, Any]:
         "outlinewidth": 0,
         "ypad": 0,
         "lenmode": "pixels",
-        "len": rows * ROW_HEIGHT,
+        "len": _height(rows),
         "x": 1.0,
         "xpad": 12,
         "tickfont": {"size": 11, "color": colours.muted},

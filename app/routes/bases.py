@@ -18,7 +18,7 @@ from app.rendering import link, number, render
 from app.routes.api import Geometry, Question
 from app.routes.method import TERMS, Term
 from app.routes.model import FRAME_NAMES
-from app.routes.trace import GEOMETRIES, Choice, signed
+from app.routes.trace_panels import GEOMETRIES, Choice, signed
 from app.service import Explorer, token_reference
 from app.settings import K_CEILING
 from engine.errors import InputError, OptionError

@@ -335,7 +335,7 @@
   // ---- small comforts -----------------------------------------------------------------------------------
 
   document.addEventListener("click", async (event) => {
-    const button = event.target.closest("[data-picture], [data-copy], [data-stop]");
+    const button = event.target.closest("[data-picture], [data-copy]");
     if (!button) return;
     if (button.dataset.picture) {
       const element = document.getElementById(button.dataset.of);
@@ -345,7 +345,7 @@
         format: button.dataset.picture, width: w, height: h, scale: 2,
         filename: `lexiscope-${element.dataset.plot}`,
       });
-    } else if (button.dataset.copy) {
+    } else {
       const text = button.dataset.copy === "url" ? location.href : $(button.dataset.copy).textContent;
       try {
         await navigator.clipboard.writeText(text);
@@ -354,8 +354,6 @@
       } catch {
         say("The browser does not let the page copy; use the address line.");
       }
-    } else {
-      htmx.trigger(button.dataset.stop, "htmx:abort");
     }
   });
 

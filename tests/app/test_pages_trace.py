@@ -252,7 +252,7 @@ def test_a_long_prompt_is_drawn_in_windows(
     shared_client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So many columns at most; the last are shown first, and links lead to the others."""
-    monkeypatch.setattr("app.routes.trace.MAX_COLUMNS", 8)
+    monkeypatch.setattr("app.routes.trace_panels.MAX_COLUMNS", 8)
     path = "/?prompt=The cat sat on the mat. The dog sat on the cat"
 
     def shown(got: Parsed) -> list[int]:
