@@ -21,7 +21,7 @@ COPY --from=build /opt/lexiscope /opt/lexiscope
 ENV PATH=/opt/lexiscope/bin:$PATH \
     LEXISCOPE_CACHE_DIR=/home/lexiscope/.cache/lexiscope \
     HF_HOME=/home/lexiscope/.cache/huggingface
-USER lexiscope
+USER 10001
 WORKDIR /home/lexiscope
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=3s --start-period=120s \

@@ -107,8 +107,9 @@ def test_a_switch_of_geometry_never_runs_the_model_again(visit: Visit, site: Sit
     """Other scores, same states: the count of forward passes stays."""
     page = visit.go()
     run(page, "She opened the door and saw")
+    expect(page.locator("#grid-table")).to_contain_text("opened")
     expect(page.locator(GRID)).to_be_visible()
-    expect(page.locator("#grid-table")).to_be_attached()
+    page.wait_for_load_state("networkidle")
     passes = site.forward_passes
     before = page.locator(".cells").text_content()
     page.get_by_role("radio", name="squared L2").check()
