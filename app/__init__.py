@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
+
+# Before torch is imported: threads that wait must sleep, not spin. The server shares its cores with
+# a browser, and a spinning thread keeps the core that its neighbour needs. Set by hand, it stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @functools.cache

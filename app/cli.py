@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lexiscope", description="Look into a language model's latent space.")
-    commands = parser.add_subparsers(required=True, metavar="serve|trace|cell|curves|agreement|bases|check")
+    names = "serve|trace|cell|curves|agreement|bases|check"
+    commands = parser.add_subparsers(required=True, metavar=names)
 
     shared = _Parser(add_help=False)
     shared.add_argument("--model", help="a Hugging Face id or a folder")

@@ -17,42 +17,55 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-import torch
-
-from bench.bases import bases
-from bench.foretold import foretold
-from bench.growth import growth
-from bench.memory import memory
-from bench.peers import peers
-from bench.report import Section, write
-from bench.setting import Bench, Setting
-from bench.speed import readings, trace
+# Idle OpenMP threads sleep at a barrier. Where other work shares the cores, spinning ones keep the
+# core from the thread that they wait for, and every time below would be that of the scheduler.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 RESULTS = Path(__file__).with_name("results")
-SECTIONS: dict[str, Callable[[Bench], Section]] = {
-    "trace": trace,
-    "readings": readings,
-    "peers": peers,
-    "memory": memory,
-    "growth": growth,
-    "cost": foretold,
-    "bases": lambda bench: bases(bench.setting),
-}
+NAMES = ("trace", "readings", "peers", "memory", "growth", "cost", "bases")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help=f"some of {','.join(SECTIONS)}")
+    """Parse, run, print, write."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--only", default="", help=f"some of {','.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="two rounds instead of five")
     parser.add_argument("--rounds", type=int, default=0, help="rounds of each timing")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--no-file", action="store_true", help="print only")
     given = parser.parse_args()
-    chosen = [n.strip() for n in given.only.split(",") if n.strip()] or list(SECTIONS)
-    unknown = [n for n in chosen if n not in SECTIONS]
+    chosen = [n.strip() for n in given.only.split(",") if n.strip()] or list(NAMES)
+    unknown = [n for n in chosen if n not in NAMES]
     if unknown:
-        parser.error(f"--only takes {', '.join(SECTIONS)}; got {', '.join(unknown)}")
+        parser.error(f"--only takes {', '.join(NAMES)}; got {', '.join(unknown)}")
+    # SciPy's BLAS has threads of its own, counted when it is first imported.
+    os.environ["OPENBLAS_NUM_THREADS"] = str(given.threads)
+    return _run(chosen, given)
+
+
+def _run(chosen: list[str], given: argparse.Namespace) -> int:
+    import torch
+
+    from bench.bases import bases
+    from bench.foretold import foretold
+    from bench.growth import growth
+    from bench.memory import memory
+    from bench.peers import peers
+    from bench.report import Section, write
+    from bench.setting import Bench, Setting
+    from bench.speed import readings, trace
+
+    sections: dict[str, Callable[[Bench], Section]] = {
+        "trace": trace,
+        "readings": readings,
+        "peers": peers,
+        "memory": memory,
+        "growth": growth,
+        "cost": foretold,
+        "bases": lambda bench: bases(bench.setting),
+    }
     torch.set_num_threads(given.threads)
     setting = Setting(threads=given.threads, rounds=given.rounds or (2 if given.quick else 5))
     loads = [os.getloadavg()[0]]
@@ -62,7 +75,7 @@ def main() -> int:
     done = []
     for name in chosen:
         start = time.perf_counter()
-        section = SECTIONS[name](bench)
+        section = sections[name](bench)
         section.seconds = time.perf_counter() - start
         section.notes.append(
             f"this section took {section.seconds:.0f} s, load {os.getloadavg()[0]:.1f}"
@@ -72,7 +85,7 @@ def main() -> int:
     loads.append(os.getloadavg()[0])
     print(f"whole run: {time.perf_counter() - begin:.0f} s")
     if not given.no_file:
-        theme = "all" if len(chosen) == len(SECTIONS) else "-".join(chosen)
+        theme = "all" if len(chosen) == len(NAMES) else "-".join(chosen)
         if given.threads != 2:
             theme += f"-threads{given.threads}"
         path = write(done, setting, theme, loads, RESULTS)

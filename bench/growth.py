@@ -27,7 +27,7 @@ def growth(bench: Bench) -> Section:
         "Quickest round at each size, and the slope of log time over log size with its r²: `read`"
         " by three geometries, and the trace (forward pass included). The other two sizes are 64"
         f" tokens, 12 layers, v = {bench.setting.vocabulary:,}.",
-        ("what", "sizes", "best ms", "exponent", "r²"),
+        ("what", "sizes", "best ms", "exponent", "r²", "by cpu", "r²"),
     )
     rounds = max(2, bench.setting.rounds // 2)
     layers = bench.setting.layers
@@ -40,12 +40,15 @@ def growth(bench: Bench) -> Section:
         sizes = list(works)
         seconds = [got[str(s)].best for s in sizes]
         slope, fit = exponent([float(s) for s in sizes], seconds)
+        steady, close = exponent([float(s) for s in sizes], [got[str(s)].best_cpu for s in sizes])
         out.add(
             what,
             " ".join(f"{s:,}" for s in sizes),
             " ".join(ms(s) for s in seconds),
             f"{slope:.2f}",
             f"{fit:.3f}",
+            f"{steady:.2f}",
+            f"{close:.3f}",
         )
 
     by_tokens = {t: t * (layers + 1) for t in TOKENS}

@@ -129,13 +129,14 @@ def _status(name: str) -> int:
 def _sampled(work: Work) -> int:
     import psutil
 
-    process, done, peak = psutil.Process(), threading.Event(), [0]
+    process, done = psutil.Process(), threading.Event()
+    peak: list[int] = [0]
 
     def watch() -> None:
         while not done.wait(0.001):
             peak[0] = max(peak[0], process.memory_info().rss)
 
-    before = process.memory_info().rss
+    before = int(process.memory_info().rss)
     thread = threading.Thread(target=watch)
     thread.start()
     held = work()

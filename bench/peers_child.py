@@ -40,6 +40,7 @@ def plain(module: Any, given: dict[str, torch.Tensor], k: int) -> Work:
 
 def tuned_lens(module: Any, given: dict[str, torch.Tensor], k: int) -> dict[str, Work]:
     """LogitLens and its PredictionTrajectory, from states that are cached."""
+    # Neither library is installed where the types are checked.
     from tuned_lens import model_surgery
     from tuned_lens.nn import unembed
     from tuned_lens.nn.lenses import LogitLens
@@ -75,7 +76,6 @@ def tuned_lens(module: Any, given: dict[str, torch.Tensor], k: int) -> dict[str,
         return made, made.entropy(), made.rank()
 
     return {
-        "tuned-lens: trajectory": trajectory,
         "tuned-lens: trajectory, entropy": with_entropy,
         "tuned-lens: trajectory, entropy, rank": with_rank,
     }
@@ -90,12 +90,9 @@ def transformer_lens(folder: Path, given: dict[str, torch.Tensor], k: int) -> di
     _, cache = model.run_with_cache(given["ids"].unsqueeze(0))
     targets = given["targets"].view(given["raw"].shape[0], -1)
 
-    def recipe() -> object:
-        stack = cache.accumulated_resid(apply_ln=True)
-        return model.unembed(stack)
-
     def full() -> object:
-        log_probabilities = recipe().log_softmax(-1)  # type: ignore[attr-defined]
+        stack = cache.accumulated_resid(apply_ln=True)
+        log_probabilities = model.unembed(stack).log_softmax(-1)
         top = log_probabilities.topk(k, dim=-1)
         entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
         own = log_probabilities.gather(-1, targets[:, None, :, None])
@@ -105,14 +102,9 @@ def transformer_lens(folder: Path, given: dict[str, torch.Tensor], k: int) -> di
         top = logit_lens(model, cache=cache, positions=None, top_k=k)
         return top, logit_lens(model, cache=cache, positions=None, targets=targets[-1:])
 
-    def chunked_top() -> object:
-        return logit_lens(model, cache=cache, positions=None, top_k=k)
-
     return {
-        "TransformerLens: recipe, logits only": recipe,
         "TransformerLens: recipe, top-k, entropy, rank": full,
-        "TransformerLens 4: logit_lens, top-k and entropy": chunked_top,
-        "TransformerLens 4: logit_lens twice, with rank": chunked,
+        "TransformerLens 4: logit_lens in chunks of rows, twice": chunked,
     }
 
 
@@ -123,7 +115,8 @@ def main() -> None:
     torch.set_num_threads(threads)
     from transformers import GPT2LMHeadModel
 
-    module = GPT2LMHeadModel.from_pretrained(folder).eval()
+    module: Any = GPT2LMHeadModel.from_pretrained(folder)
+    module.eval()
     given = torch.load(folder / "states.pt", weights_only=True)
     works: dict[str, Work] = {"plain implementation, all logits": plain(module, given, k)}
     errors: dict[str, str] = {}

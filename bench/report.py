@@ -153,7 +153,8 @@ def write(
         f"- 1-minute load before and after the run: {loads[0]:.1f}, {loads[-1]:.1f} on"
         f" {os.cpu_count()} cores; sides of a ratio ran in turn in the same run; "
         "“best” is the quickest round, “median” the median of ratios within a round, “cpu” counts"
-        " processor seconds of all threads (idle threads that wait by spinning included)",
+        " processor seconds of all threads; OpenMP wait policy"
+        f" {os.environ.get('OMP_WAIT_POLICY', 'default').lower()}",
         f"- goals met: {met} of {len(goals)}",
         "",
     ]

@@ -55,9 +55,13 @@ def make_module(
     """A GPT-2 with random weights."""
     torch.manual_seed(seed)
     config = GPT2Config(
-        n_layer=layers, vocab_size=vocabulary, n_embd=width, n_head=max(1, width // 64)
+        n_layer=layers,
+        vocab_size=vocabulary,
+        n_embd=width,
+        n_head=max(1, width // 64),
+        bos_token_id=0,
+        eos_token_id=0,
     )
-    config.bos_token_id = config.eos_token_id = 0
     return GPT2LMHeadModel(config).eval()
 
 

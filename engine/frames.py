@@ -38,6 +38,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal
 
@@ -53,6 +54,8 @@ FRAMES: Final[tuple[FrameName, ...]] = ("output", "input", "head", "tight", "ran
 
 CHUNK: Final = 8192
 """Rows of the head that are taken at a time."""
+_GRAM_ROWS: Final = 4096
+_GRAM_PARTS: Final = 4
 _RANDOM_BLOCK: Final = 2048
 _FORMAT: Final = "2"
 
@@ -143,16 +146,16 @@ def gram(weight: Tensor, *, check: Check = no_check) -> Tensor:
             block = weight[start : start + CHUNK].detach().double()
             total += block.T @ block
         return total.cpu()
-    from scipy.linalg.blas import dsyrk
-
-    out = torch.zeros(d, d, dtype=torch.float64).numpy().T  # column-major, as BLAS wants it
-    for start in range(0, v, CHUNK):
+    out = torch.zeros(d, d, dtype=torch.float64)
+    room = torch.empty(min(v, _GRAM_ROWS), d, dtype=torch.float64)
+    cuts = [d * i // _GRAM_PARTS for i in range(_GRAM_PARTS + 1)]
+    for start in range(0, v, _GRAM_ROWS):
         check()
-        block = weight[start : start + CHUNK].detach().cpu().double()
-        # The transpose of a row-major array is column-major: no copy on the way into BLAS.
-        out = dsyrk(1.0, block.numpy().T, beta=1.0, c=out, overwrite_c=1, lower=0)
-    upper = torch.from_numpy(out)
-    return torch.triu(upper) + torch.triu(upper, 1).T
+        rows = weight[start : start + _GRAM_ROWS].detach()
+        block = room[: len(rows)].copy_(rows)
+        for first, last in pairwise(cuts):  # of each band of rows of G, the part from the diagonal
+            out[first:last, first:].addmm_(block[:, first:last].T, block[:, first:])
+    return torch.triu(out) + torch.triu(out, 1).T
 
 
 @torch.no_grad()
@@ -187,12 +190,17 @@ def decompose(weight: Tensor, *, check: Check = no_check) -> HeadDecomposition:
     basis = eigenvectors[:, :rank].contiguous()
     if weight.device.type == "cuda":
         basis, weights = basis.to(weight.device), weights.to(weight.device)
-    for start in range(0, v, CHUNK):
+    step = _GRAM_ROWS if basis.device.type == "cpu" else CHUNK
+    room = torch.empty(2, min(v, step), d, dtype=torch.float64, device=basis.device)
+    for start in range(0, v, step):
         check()
-        block = weight[start : start + CHUNK].detach().to(basis.device).double()
-        squares[start : start + len(block)] = ((block @ basis).square_() @ weights).cpu()
-        rows[start : start + len(block)] = block.square().sum(1).cpu()
+        source = weight[start : start + step].detach()
+        block = room[0, : len(source)].copy_(source)
+        rows[start : start + len(block)] = torch.linalg.vecdot(block, block).cpu()
         mean += block.sum(0).cpu()
+        parts = room[1].view(-1)[: len(block) * rank].view(len(block), rank)
+        torch.mm(block, basis, out=parts)
+        squares[start : start + len(block)] = (parts.square_() @ weights).cpu()
     return HeadDecomposition(
         eigenvalues=eigenvalues.contiguous(),
         eigenvectors=eigenvectors.contiguous(),
