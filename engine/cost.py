@@ -98,12 +98,20 @@ class CostModel:
 
 
 def _count(work: Work) -> float:
-    chunk = min(work.vocabulary, 4096)
-    rows = work.states + work.tokens
-    held = 4.0 * work.width * (2.0 * (work.layers + 1) * work.tokens + 6.0 * rows)
-    blocks = min(4.0 * 6 * chunk * rows, float(work.budget_bytes))
-    kept = 4.0 * rows * work.k * 12
-    return held + blocks + kept + 4.0 * chunk * work.width + 64 * 2**10
+    """Bytes that are held at once, counted from the sizes.
+
+    The states before and after the final norm; then whichever is larger of the blocks of scores
+    (:mod:`engine.similarity` takes them in tiles) and the vectors of the nearest tokens, which are
+    taken in steps of half the budget.
+    """
+    d, rows = work.width, work.states
+    held = 4.0 * d * (2.0 * (work.layers + 1) * work.tokens + 8.0 * rows)
+    blocks = 4.0 * 6 * min(work.vocabulary, 1024) * min(rows, 512)
+    listed = max(work.k, 32)
+    step = min(rows, work.budget_bytes / 2 / (28.0 * listed * d))
+    near = 16.0 * listed * d * step
+    lists = 60.0 * rows * listed
+    return held + max(blocks, near) + lists + 2**20
 
 
 @contextmanager
