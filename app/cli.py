@@ -109,15 +109,18 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--csv", action="store_true", help="one row per layer, position and rank")
     trace.set_defaults(run=_trace)
 
+    as_json = _Parser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="as it is printed anyway")
+
     cell = commands.add_parser(
-        "cell", parents=[shared, reading], help="one hidden state in full, as JSON"
+        "cell", parents=[shared, reading, as_json], help="one hidden state in full, as JSON"
     )
     cell.add_argument("--layer", type=_place, default=-1, help="from 0; -1 is the last")
     cell.add_argument("--position", type=_place, default=-1, help="from 0; -1 is the last")
     cell.set_defaults(run=_cell)
 
     curves = commands.add_parser(
-        "curves", parents=[shared, reading], help="tokens over the layers, as JSON"
+        "curves", parents=[shared, reading, as_json], help="tokens over the layers, as JSON"
     )
     curves.add_argument("--ids", type=_ids, help="token ids, such as 12,262; else the default pins")
     curves.add_argument("--position", type=_place, default=-1, help="from 0; -1 is the last")
@@ -125,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 
     agreement = commands.add_parser(
         "agreement",
-        parents=[shared, reading],
+        parents=[shared, reading, as_json],
         help="every geometry and frame against the model's own answers, as JSON",
     )
     agreement.set_defaults(run=_agreement)

@@ -218,7 +218,7 @@ def validation_sentence(errors: Sequence[Mapping[str, Any]]) -> str:
     shown = "; ".join(told[:3])
     rest = len(told) - 3
     more = f"; and {rest} more" if rest > 0 else ""
-    return f"{shown[:1].upper()}{shown[1:]}{more}." if shown else _SENTENCES[422]
+    return f"{shown}{more}." if shown else _SENTENCES[422]
 
 
 def _problem(error: Mapping[str, Any]) -> str:

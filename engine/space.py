@@ -450,9 +450,10 @@ class LatentSpace:
         if len(pieces) == 1:
             return pieces[0].id
         parts = ", ".join(f"{p.label} (#{p.id})" for p in pieces[:6])
+        more = f" and {len(pieces) - 6} more" if len(pieces) > 6 else ""
         raise TokenError(
-            f"{shorten(token)!r} is {len(pieces)} tokens for this model: {shorten(parts, 160)};"
-            " choose one of them."
+            f"{shorten(token)!r} is {len(pieces)} tokens for this model:"
+            f" {shorten(parts, 160)}{more}; choose one of them."
         )
 
     def _index(self) -> dict[str, int]:

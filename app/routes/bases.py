@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from pydantic import Field, model_validator
 
@@ -16,6 +16,7 @@ from app.figures.theme import payload
 from app.figures.trace import score_name
 from app.rendering import link, number, render
 from app.routes.api import Geometry, Question
+from app.routes.asking import ask
 from app.routes.method import TERMS, Term
 from app.routes.model import FRAME_NAMES
 from app.routes.trace_panels import GEOMETRIES, Choice, signed
@@ -127,13 +128,14 @@ WHAT = {
 
 
 @router.get("/bases", response_class=HTMLResponse)
-async def bases_page(
-    request: Request, query: Annotated[BasesQuery, Query()], explorer: ExplorerDep
-) -> HTMLResponse:
+async def bases_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
     """A token in every frame, and a search; a mistake is a sentence in the answer's place."""
     explorer.facts()
+    query, mistake = ask(BasesQuery, request)
     search = _Search((), False, None)
     try:
+        if mistake is not None:
+            raise OptionError(mistake)
         search = await _search(request, explorer, query)
         context = await _context(request, explorer, query, search)
     except InputError as error:

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from app.dependencies import ExplorerDep, PromptText
 from app.rendering import link, render, render_text
 from app.routes.api import TraceQuestion
+from app.routes.asking import ask
 from app.routes.method import TERMS, Term
 from app.routes.trace_panels import (
     COLOURS,
@@ -37,7 +38,7 @@ from app.routes.trace_panels import (
     probability,
 )
 from app.service import CostEstimate, Explorer, ModelFacts
-from engine.errors import InputError
+from engine.errors import InputError, OptionError
 from engine.trace import Cost, Trace
 from engine.vocabulary import Token
 
@@ -244,12 +245,13 @@ def _form(query: TraceQuery, facts: ModelFacts, explorer: Explorer) -> Form:
 
 
 @router.get("/", response_class=HTMLResponse)
-async def trace_page(
-    request: Request, query: Annotated[TraceQuery, Query()], explorer: ExplorerDep
-) -> HTMLResponse:
+async def trace_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
     """The page, its result or its detail; a mistake is a sentence where the result would stand."""
     facts = explorer.facts()
+    query, mistake = ask(TraceQuery, request)
     try:
+        if mistake is not None:
+            raise OptionError(mistake)
         result, cost = await _result(request, explorer, query)
     except InputError as error:
         context = _page(request, query, facts, explorer, problem=str(error))
@@ -257,11 +259,20 @@ async def trace_page(
             request, "trace/page.html", context, fragment="trace/_result.html", status=422
         )
     context = _page(request, query, facts, explorer, result=result, cost=cost)
+    # A cell that is not there: its neighbour is shown, and only who asked for a page is told so.
+    status = 422 if result.cell.note and "hx-request" not in request.headers else 200
     vary = {"Vary": "HX-Request, HX-History-Restore-Request, HX-Boosted, HX-Target"}
     if request.headers.get("hx-target") == "detail":
         body = render_text(request, "trace/_detail.html", context, is_fragment=True)
         return HTMLResponse(body, headers=vary)
-    return render(request, "trace/page.html", context, fragment="trace/_result.html", headers=vary)
+    return render(
+        request,
+        "trace/page.html",
+        context,
+        fragment="trace/_result.html",
+        headers=vary,
+        status=status,
+    )
 
 
 @router.get("/trace/agreement", response_class=HTMLResponse)

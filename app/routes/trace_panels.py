@@ -616,7 +616,7 @@ def _heat(share: float) -> HeatCell:
 
 
 def _percent(share: float) -> str:
-    return "–" if share != share else f"{100 * share:.0f} %"
+    return "–" if share != share else f"{100 * share:.0f}\u00a0%"
 
 
 # ---- numbers for people --------------------------------------------------------------------------

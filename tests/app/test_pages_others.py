@@ -114,6 +114,10 @@ def test_an_unknown_token_is_a_sentence(shared_client: TestClient) -> None:
     answer = shared_client.get("/bases?token=%23999999")
     assert answer.status_code == 422
     assert "token id must be" in Parsed(answer.text).one(id="problem").text
+    refused = shared_client.get("/bases?token=cat&k=0")
+    assert refused.status_code == 422
+    assert "k must be at least 1" in Parsed(refused.text).one(id="problem").text
+    assert "cat" in refused.text
     nothing = page(shared_client, "/bases?search=qqqqqqqq")
     assert "No token of this vocabulary" in nothing.one(id="result").text
 

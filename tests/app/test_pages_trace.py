@@ -228,6 +228,11 @@ def test_a_fragment_is_a_part_of_its_page(shared_client: TestClient) -> None:
         ("prompt=x&layers=70:90", "layer"),
         ("prompt=x&positions=7000", "position"),
         ("prompt=x&pin=99999999", "token id"),
+        ("prompt=x&k=0", "k must be at least 1"),
+        ("prompt=x&frame=zzz", "frame must be one of"),
+        ("prompt=x&temperature=nan", "temperature"),
+        ("prompt=x&cell=abc", "cell"),
+        ("prompt=x&bogus=1", "does not know"),
     ],
 )
 def test_a_mistake_is_a_sentence_in_the_results_place(
@@ -244,7 +249,10 @@ def test_a_mistake_is_a_sentence_in_the_results_place(
 
 
 def test_a_cell_outside_of_the_trace_falls_back_and_says_so(shared_client: TestClient) -> None:
-    got = page(shared_client, "/?prompt=The cat&cell=2,40")
+    answer = shared_client.get("/?prompt=The cat&cell=2,40")
+    assert answer.status_code == 422
+    got = Parsed(answer.text)
+    assert got.all("table", class_="cells") or got.one(id="grid-table")
     assert "is not part of this trace" in got.one(id="cell").text
 
 
