@@ -58,28 +58,33 @@ class Example:
 
 EXAMPLES: tuple[Example, ...] = (
     Example(
-        "Once upon a time there was a",
-        "Find the layer at which the last column settles on the answer: a dot marks each cell that"
-        " already names it.",
-    ),
-    Example(
-        "The king and the",
-        "The two “the” stand in different columns: the same token, another past, other readings.",
-    ),
-    Example(
-        "one two three four",
-        "Follow the last column upward: does the next number win at once, or late?",
-    ),
-    Example(
         "She opened the door and",
-        "Colour by entropy: where does the model make up its mind, and where does it stay open?",
+        "After “She opened the”, from layer 4 on the state lies in the region of “door”, the"
+        " model's own answer.",
     ),
     Example(
-        "the the the",
-        "Three equal tokens. Whatever differs between the columns comes from position and context"
-        " alone.",
+        "She looked at him and said, \"I don't",
+        "The column of “looked” finds the model's answer “at” from layer 5 on; that of “don” names"
+        " “'t” at every layer.",
+    ),
+    Example(
+        "The United States of",
+        "A name completed: “United” stands nearest to “States” at every layer, the embedding"
+        " included.",
+    ),
+    Example(
+        "The king and the queen",
+        "A repetition: after “and the” the nearest token from layer 6 on is “king”, which the"
+        " prompt has just said.",
+    ),
+    Example(
+        "one two three four five six",
+        "A failure: this model does not count. No column's answer, written above it, is the next"
+        " number.",
     ),
 )
+"""True of the model that ships, by cosine to the semantic bases; tests/app/test_examples.py reads
+them again."""
 
 
 class TraceQuery(TraceQuestion):
