@@ -162,14 +162,13 @@
     const labels = document.createElement("div");
     labels.className = "grid-rows";
     labels.setAttribute("aria-hidden", "true");
-    const whole = layout.height - layout.margin.t - layout.margin.b;
-    const height = whole / layout.yaxis.ticktext.length;
-    labels.style.top = `${layout.margin.t}px`;
-    labels.style.height = `${whole}px`;
+    const height = (layout.height - layout.margin.t - layout.margin.b) / layout.yaxis.ticktext.length;
+    labels.style.width = `${layout.margin.l}px`;
+    labels.style.height = `${layout.height}px`;
     layout.yaxis.ticktext.forEach((text, i) => {
       const label = document.createElement("span");
       label.textContent = text;
-      label.style.top = `${whole - (i + 0.5) * height}px`;
+      label.style.top = `${layout.height - layout.margin.b - (i + 0.5) * height}px`;
       labels.append(label);
     });
     const show = () => (labels.hidden = box.scrollLeft < 8);
@@ -217,6 +216,7 @@
         const now = width(element, figure.layout);
         if (now === figure.layout.width) continue;
         figure.layout.width = now;
+        element.style.width = "";
         redraw(element);
       }
     }, 150);
@@ -254,6 +254,36 @@
     });
   }
 
+  // The page's address changed: links that keep its state follow, each but in what it sets itself.
+  function carry(links, names) {
+    const now = new URL(location.href).searchParams;
+    for (const link of links) {
+      if (link.pathname !== location.pathname) continue;
+      const url = new URL(link.href);
+      for (const name of names) {
+        if (name === "cell" && link.dataset.cell) continue;
+        url.searchParams.delete(name);
+        for (const value of now.getAll(name)) url.searchParams.append(name, value);
+      }
+      link.href = url.pathname + url.search + url.hash;
+    }
+  }
+
+  function followAddress() {
+    carry($$("#result a[href]:not(#detail a)"), ["pin", "curve", "cell"]);
+    const prompt = new URL(location.href).searchParams.get("prompt");
+    const look = $(".examples .look");
+    if (prompt === null || !look) return;
+    look.hidden = true;
+    for (const chip of $$(".examples .chip")) {
+      chip.removeAttribute("aria-current");
+      if (chip.textContent !== prompt) continue;
+      chip.setAttribute("aria-current", "true");
+      look.textContent = chip.title;
+      look.hidden = false;
+    }
+  }
+
   // After a swap the page says which cell is open; the grid and the table follow.
   function syncCell() {
     const detail = document.getElementById("detail");
@@ -268,14 +298,20 @@
     if (row >= 0 && column >= 0) outline(element, row, column);
   }
 
-  // Scroll the figure, never the page, so that the selected column can be seen.
+  // Scroll the figure, never the page, so that the selected column can be seen; stop at a column's
+  // edge, so that none stands half under the layer labels.
   function reveal(element) {
     const [, column] = drawn.get(element)?.cursor ?? [];
     const box = element.parentElement;
     if (column === undefined || box.scrollWidth <= box.clientWidth) return;
     const axis = element._fullLayout?.xaxis;
     if (!axis) return;
-    box.scrollLeft = axis._offset + axis.c2p(column) - box.clientWidth / 2;
+    const step = axis.c2p(1) - axis.c2p(0);
+    const middle = axis._offset + axis.c2p(column) - box.clientWidth / 2;
+    // Room on the right, so that the very end is a column's edge as well.
+    const end = Math.ceil((element._fullLayout.width - box.clientWidth) / step) * step;
+    element.style.width = `${box.clientWidth + end}px`;
+    box.scrollLeft = Math.min(Math.max(Math.round(middle / step) * step, 0), end);
   }
 
   document.addEventListener("keydown", (event) => {
@@ -322,12 +358,7 @@
       const reads = $("[data-reads]");
       if (reads) reads.textContent = plane.reads;
       history.replaceState(history.state, "", here({ colour: event.target.value }));
-      for (const link of $$("#result a[href]")) {
-        if (link.pathname !== location.pathname) continue;
-        const url = new URL(link.href);
-        url.searchParams.set("colour", event.target.value);
-        link.href = url.pathname + url.search + url.hash;
-      }
+      carry($$("#result a[href]"), ["colour"]);
     },
     true,
   );
@@ -388,20 +419,32 @@
     htmx.onLoad(scan);
     // Enter in a field is a change and a submit: the second asks for what is under way already.
     const underWay = new Map();
+    // And what is being run needs no forecast: it would come late and stand over what was measured.
+    let typed = false;
+    document.addEventListener("input", (event) => (typed ||= event.target.id === "prompt"));
     document.addEventListener("htmx:confirm", (event) => {
       const form = event.target;
+      if (form.id === "prompt" && !typed) event.preventDefault();
       if (!form.matches("form")) return;
       const asked = new URLSearchParams(new FormData(form)).toString();
       if (underWay.get(form) === asked) event.preventDefault();
       underWay.set(form, asked);
+      typed = false;
     });
     document.addEventListener("htmx:afterRequest", (event) => underWay.delete(event.detail.elt));
+    // htmx remembers where a boosted link led at first; ours may have followed the address since.
+    document.addEventListener("htmx:configRequest", (event) => {
+      const { boosted, elt } = event.detail;
+      if (boosted && elt.matches("a")) event.detail.path = elt.getAttribute("href");
+    });
+    document.addEventListener("htmx:pushedIntoHistory", followAddress);
     document.addEventListener("htmx:beforeCleanupElement", (event) => purge(event.target));
+    const found = () => document.getElementById("lost")?.remove();
     const lost = (event) => {
       const target = event.detail.target ?? document.getElementById("result");
       if (!target) return;
       const box = document.createElement("section");
-      box.id = "problem";
+      box.id = "lost";
       box.className = "problem";
       box.setAttribute("role", "alert");
       const title = document.createElement("h2");
@@ -410,12 +453,16 @@
       sentence.textContent =
         "The server did not answer. Check that it is still running, then try again.";
       box.append(title, sentence);
-      document.getElementById("problem")?.remove();
+      found();
       target.prepend(box);
     };
     document.addEventListener("htmx:sendError", lost);
     document.addEventListener("htmx:timeout", lost);
-    document.addEventListener("htmx:beforeSwap", () => document.getElementById("problem")?.remove());
+    // Only this sentence: one of the server's stands until its own place is swapped.
+    document.addEventListener("htmx:beforeSwap", (event) => {
+      found();
+      if (event.target.id === "cost" && !typed) event.preventDefault();
+    });
   }
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from driving import Open, Site, Visit
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 pytestmark = pytest.mark.browser
 
@@ -168,6 +168,33 @@ def test_a_token_can_be_pinned_and_taken_off(visit: Visit) -> None:
     assert "pin" not in query(page)
 
 
+def test_all_links_follow_a_pin_and_a_curve(visit: Visit) -> None:
+    """What a click in the details set is kept by every link outside of them."""
+    page = visit.go()
+    page.locator("#cell .three a.tok-link:not(.pinned)").nth(4).click()
+    expect(page.locator("#curves .pins a")).to_have_count(1)
+    page.locator("#measure-rank").click()
+    expect(page.locator("#curves .segmented a[aria-current]")).to_have_text("rank")
+    page.get_by_role("link", name="layer below").click()
+    expect(page).to_have_url(re.compile("cell="))
+    state = query(page)
+    assert set(state) == {"pin", "curve", "cell"}
+
+    def kept(href: str | None) -> dict[str, list[str]]:
+        return parse_qs(urlsplit(href or "").query)
+
+    permalink = page.get_by_role("link", name="Permalink").get_attribute("href")
+    assert {name: kept(permalink)[name] for name in state} == state
+    cell = page.locator('.cells a[data-cell="1,1"]')
+    assert kept(cell.get_attribute("href")) == state | {"cell": ["1,1"]}
+    page.get_by_label("Colour the cells by").select_option("entropy")
+    page.locator("#grid-table > summary").click()
+    cell.click()
+    expect(page.locator("#cell-title")).to_have_text(re.compile("layer 1, position 1"))
+    assert query(page) == state | {"cell": ["1,1"], "colour": ["entropy"]}
+    expect(page.locator("#curves .pins a")).to_have_count(1)
+
+
 def test_the_form_keeps_what_links_have_set(visit: Visit) -> None:
     """An open cell and a pin survive a change of a switch."""
     page = visit.go("/?cell=1%2C1")
@@ -220,6 +247,55 @@ def test_the_cost_is_predicted_while_typing(visit: Visit) -> None:
     assert "prompt" not in query(page), "predicting is not running"
 
 
+def test_the_cost_of_a_run_is_measured(visit: Visit) -> None:
+    """It stands there after the run, and no late forecast replaces it."""
+    page = visit.go()
+    held: list[Route] = []
+    page.route("**/cost?*", lambda route: held.append(route))
+    with page.expect_request("**/cost?*"):
+        page.locator("#prompt").fill("the king and the queen")
+    page.get_by_role("button", name="Run").click()
+    expect(page.locator(".cells thead")).to_contain_text("king")
+    expect(page.locator("#cost")).to_contain_text("measured")
+    with page.expect_response("**/cost?*"):
+        held[0].continue_()
+    page.unroute("**/cost?*")
+    page.wait_for_timeout(300)
+    expect(page.locator("#cost")).to_contain_text("measured")
+    page.locator("#prompt").fill("the king")
+    expect(page.locator("#cost")).not_to_contain_text("measured")
+
+
+def test_the_example_in_use_is_marked_and_no_other(visit: Visit) -> None:
+    page = visit.go()
+    marked, look = page.locator(".examples .chip[aria-current]"), page.locator(".examples .look")
+    expect(marked).to_have_count(1)
+    expect(look).to_be_visible()
+    run(page, "the king and the queen")
+    expect(marked).to_have_count(0)
+    expect(look).to_be_hidden()
+    chip = page.locator(".examples .chip").last
+    run(page, chip.inner_text())
+    expect(marked).to_have_text(chip.inner_text())
+    expect(look).to_have_text(chip.get_attribute("title") or "")
+
+
+def test_a_scrolled_grid_begins_with_a_whole_column(visit_to: Open, site: Site) -> None:
+    page = visit_to(site, viewport={"width": 400, "height": 800}).go()
+    expect(page.locator(GRID)).to_be_visible()
+    left, over, end = page.locator("#grid").evaluate(
+        """gd => {
+            const [x, box] = [gd._fullLayout.xaxis, gd.parentElement];
+            const last = x._offset + x.c2p(x.range[1]) - box.scrollLeft;
+            const left = box.scrollLeft;
+            return [left, left % (x.c2p(1) - x.c2p(0)), box.clientWidth - last];
+        }"""
+    )
+    assert left > 0
+    assert over == pytest.approx(0, abs=1)
+    assert end >= 0, "the last column can be seen whole"
+
+
 def test_a_mistake_is_a_sentence_and_the_page_goes_on(visit: Visit) -> None:
     """Unknown layers: one sentence in the result's place; the form still works."""
     visit.guard.allow = ("status of 422", "Error Code 422")
@@ -235,6 +311,29 @@ def test_a_mistake_is_a_sentence_and_the_page_goes_on(visit: Visit) -> None:
     expect(page.locator("#problem")).to_have_count(0)
 
 
+def test_the_sentence_about_a_mistake_stays(visit: Visit) -> None:
+    """Neither the forecast of the cost nor further typing takes it away."""
+    visit.guard.allow = ("status of 422", "Error Code 422")
+    page = visit.go()
+    box = page.locator("#prompt")
+    box.fill("king " * 1000)
+    box.press("Control+Enter")
+    sentence = page.locator("#result > #problem")
+    expect(sentence).to_contain_text("tokens")
+    page.wait_for_timeout(2000)
+    expect(sentence).to_be_visible()
+    expect(page.locator("#cost strong")).to_have_count(0)
+    box.fill("king " * 900)
+    expect(page.locator("#cost-problem")).to_contain_text("tokens")
+    expect(sentence).to_be_visible()
+    box.fill("king")
+    expect(page.locator("#cost")).to_contain_text("predicted")
+    expect(sentence).to_be_visible()
+    box.press("Control+Enter")
+    expect(page.locator("#cost")).to_contain_text("measured")
+    expect(page.locator("#problem")).to_have_count(0)
+
+
 def test_no_answer_is_said_in_the_page(visit: Visit) -> None:
     """When the server is gone the reader is told so, in words."""
     visit.guard.allow = ("Failed to load resource", "htmx:sendError", "htmx:afterRequest")
@@ -243,10 +342,10 @@ def test_no_answer_is_said_in_the_page(visit: Visit) -> None:
     page.wait_for_load_state("networkidle")
     page.context.set_offline(True)
     page.get_by_role("link", name="layer below").click()
-    expect(page.locator("#problem")).to_contain_text("did not answer")
+    expect(page.locator("#lost")).to_contain_text("did not answer")
     page.context.set_offline(False)
     page.get_by_role("link", name="layer below").click()
-    expect(page.locator("#problem")).to_have_count(0)
+    expect(page.locator("#lost")).to_have_count(0)
 
 
 def test_light_and_dark_are_remembered_and_the_figures_follow(visit: Visit) -> None:
