@@ -308,6 +308,58 @@ class LanguageModel:
             )
         return States(tuple(int(i) for i in ids), torch.stack(kept))
 
+    def last_states(
+        self,
+        batch: Sequence[Sequence[int]],
+        layers: Sequence[int],
+        *,
+        check: Check | None = None,
+    ) -> Tensor:
+        """The states at each prompt's last position, of several prompts in one forward pass.
+
+        Shorter prompts are padded on the right and the padding is masked, so that each state is
+        what the prompt alone would give (up to the rounding of a larger matrix product).
+
+        Args:
+            batch: token ids, one list per prompt.
+            layers: which layers, 0 to L.
+            check: as in :meth:`states`.
+
+        Returns:
+            prompt × layer × residual width, float32, before the final norm, where the head lies.
+        """
+        self._mine()
+        lengths = torch.tensor([len(ids) for ids in batch])
+        width = int(lengths.max())
+        filler = self.tokenizer.pad_token_id
+        filler = 0 if filler is None or not 0 <= filler < self.vocabulary else int(filler)
+        given = torch.full((len(batch), width), filler, dtype=torch.long)
+        mask = torch.zeros_like(given)
+        for row, ids in enumerate(batch):
+            given[row, : len(ids)] = torch.tensor(list(ids))
+            mask[row, : len(ids)] = 1
+        where, home = self._input_device(), self.anatomy.weight.device
+        wanted = {layer: place for place, layer in enumerate(layers)}
+        kept: list[Tensor | None] = [None] * len(wanted)
+        seen = 0
+
+        def keep(tensor: Tensor | None) -> None:
+            nonlocal seen
+            assert tensor is not None
+            if seen in wanted:
+                rows = torch.arange(len(batch), device=tensor.device)
+                last = tensor.detach()[rows, (lengths - 1).to(tensor.device)]
+                kept[wanted[seen]] = last.to(home, torch.float32, copy=True)
+            seen += 1
+
+        with torch.inference_mode(), self._hooked(keep, check):
+            self.module(
+                input_ids=given.to(where), attention_mask=mask.to(where), **self._cheap_head()
+            )
+        states = [state for state in kept if state is not None]
+        # Cloned outside of inference mode, so that the states may enter a graph of gradients.
+        return torch.stack(states, dim=1).clone()
+
     def logits(self, ids: Sequence[int], *, check: Check | None = None) -> Tensor:
         """The model's own logits, untouched by us: token × v, float32."""
         self._mine()

@@ -1,0 +1,47 @@
+"""How work that takes long reports itself: a generator that yields where it is.
+
+Cancel is ``close()``; clean-up stands in ``finally``; the result is what the generator returns. A
+step is one batch, so that whoever drives the work can let others have the device in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a piece of work is."""
+
+    done: int
+    """Steps done, in [0, total]."""
+    total: int
+    """Steps in all; 0 where that is not known yet."""
+    note: str = ""
+    """What is being done, for people."""
+    values: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Figures of this step, such as ``{"loss": 0.7}``."""
+
+    @property
+    def share(self) -> float | None:
+        """The part that is done, in [0, 1]; None where the total is not known."""
+        return min(1.0, self.done / self.total) if self.total > 0 else None
+
+
+Steps = Generator[Progress, None, T]
+"""Work under way: yields its progress, returns its result."""
+
+
+def drain(steps: Steps[T]) -> T:
+    """Do all of the work at once and give its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
