@@ -12,7 +12,8 @@ from bench.measure import extra_bytes
 from bench.report import MIB, Goal, Section, mib
 from bench.setting import Bench, K
 from engine.frames import Frame
-from engine.similarity import Reading, borders, divergence, read
+from engine.regions import borders
+from engine.similarity import Reading, divergence, read
 
 BUDGETS = (64, 256)
 VOCABULARY = (50_000, 150_000)

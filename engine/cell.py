@@ -13,7 +13,8 @@ from torch import Tensor
 from engine.errors import LayerError
 from engine.frames import Check, Frame, no_check
 from engine.models import LanguageModel, States
-from engine.similarity import GEOMETRIES, resolve
+from engine.resolution import resolve
+from engine.similarity import GEOMETRIES
 from engine.trace import NOBODY, Frames, Trace, number, prepare
 from engine.vocabulary import Token
 

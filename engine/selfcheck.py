@@ -14,7 +14,8 @@ import torch
 
 from engine.frames import Frame, HeadDecomposition
 from engine.models import LanguageModel
-from engine.similarity import resolve, scores
+from engine.resolution import resolve
+from engine.similarity import scores
 
 TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 """Largest difference of logits, relative to the largest logit, by the precision of the head."""

@@ -89,7 +89,8 @@ class _Rows:
     offset: Tensor | None  # r·b̄ (n, 1), where the frame is centred
 
 
-def _prepare(frame: Frame, states: Tensor, *, centred: bool, vectors: bool = False) -> _Rows:
+def prepare_rows(frame: Frame, states: Tensor, *, centred: bool, vectors: bool = False) -> _Rows:
+    """States as the products need them: placed in the frame, centred, times its matrix."""
     # A head bias moves every basis alike, so centred bases and states do not know of it.
     placed = (states if vectors or centred else frame.place(states)).float()
     wide = placed if placed.device.type == "mps" else placed.double()
@@ -101,7 +102,7 @@ def _prepare(frame: Frame, states: Tensor, *, centred: bool, vectors: bool = Fal
     return _Rows(frame.queries(placed), norm, square.float(), offset)
 
 
-def _columns(frame: Frame, *, centred: bool) -> tuple[Tensor, Tensor]:
+def columns(frame: Frame, *, centred: bool) -> tuple[Tensor, Tensor]:
     """‖b_i‖, and 1/‖b_i‖ with 0 where the basis is zero (such a token is similar to nothing)."""
     norms = frame.centred_norms() if centred else frame.norms
     inverse = torch.where(norms > 0, 1 / norms.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
@@ -156,9 +157,10 @@ def _row_part(geometry: str, rows: _Rows) -> tuple[Tensor | None, Tensor | None]
     return None, None
 
 
-def _dots(
+def products(
     frame: Frame, rows: _Rows, block: Tensor, centre: Tensor | None, out: Tensor | None = None
 ) -> Tensor:
+    """r·b_i of prepared rows with a block of the frame (n × c), centred where `centre` is given."""
     product = torch.mm(rows.queries, block.T, out=out)
     if rows.offset is not None and centre is not None:
         # (r − μ)·(b_i − b̄) with μ taken off the states before: only b̄ is left to subtract.
@@ -189,24 +191,24 @@ def scores(
         n × v or n × m, float32; larger is nearer.
     """
     check_geometry(geometry)
-    rows = _prepare(frame, states, centred=centred, vectors=vectors)
-    norms, inverse = _columns(frame, centred=centred)
+    rows = prepare_rows(frame, states, centred=centred, vectors=vectors)
+    norms, inverse = columns(frame, centred=centred)
     centre = frame.centre_scores() if centred else None
     bias = None if frame.bias is None else frame.bias.detach().float()
     if ids is not None:
         index = torch.as_tensor(ids, dtype=torch.long, device=norms.device).reshape(-1)
-        dots = _dots(frame, rows, _gather(frame, index), centre)
+        dots = products(frame, rows, gather_rows(frame, index), centre)
         norms, inverse = norms[index], inverse[index]
         bias = None if bias is None else bias[index]
     else:
         # By blocks, so that a head in half precision is never held in float32 as a whole.
         starts = range(0, frame.size, CHUNK)
         blocks = (frame.block(s, min(s + CHUNK, frame.size)) for s in starts)
-        dots = torch.cat([_dots(frame, rows, block, centre) for block in blocks], 1)
+        dots = torch.cat([products(frame, rows, block, centre) for block in blocks], 1)
     return _score(frame, geometry, dots, rows, norms, inverse, bias)
 
 
-def _gather(frame: Frame, index: Tensor) -> Tensor:
+def gather_rows(frame: Frame, index: Tensor) -> Tensor:
     """Rows x_i of some tokens, float32 on the frame's device (m × d)."""
     return frame.gather(index).float()
 
@@ -420,7 +422,7 @@ def read(
     n, v = len(states), frame.size
     k = min(k, v)
     temps = {g: (temperatures or {}).get(g, DEFAULT_TEMPERATURE[g]) for g in geometries}
-    chunk, tile = _tiling(n, v, frame.width, budget_bytes, frame.device)
+    chunk, tile = tiling(n, v, frame.width, budget_bytes, frame.device)
     parts: list[dict[str, Reading]] = []
     for first in range(0, max(n, 1), tile):
         some = slice(first, min(first + tile, n))
@@ -428,7 +430,7 @@ def read(
         parts.append(
             _read_tile(
                 frame,
-                _prepare(frame, states[some], centred=centred, vectors=vectors),
+                prepare_rows(frame, states[some], centred=centred, vectors=vectors),
                 tuple(geometries),
                 k,
                 temps,
@@ -444,7 +446,7 @@ def read(
     return {g: _join([p[g] for p in parts]) for g in geometries}
 
 
-def _tiling(n: int, v: int, d: int, budget_bytes: int, device: torch.device) -> tuple[int, int]:
+def tiling(n: int, v: int, d: int, budget_bytes: int, device: torch.device) -> tuple[int, int]:
     """Columns and rows per block, so that the temporaries stay within the budget."""
     cpu = device.type == "cpu"
     chunk = min(v, _CPU_CHUNK if cpu else 4096)
@@ -485,7 +487,7 @@ def _read_tile(
 ) -> dict[str, Reading]:
     n, v = len(rows.queries), frame.size
     device = frame.device
-    norms, inverse = _columns(frame, centred=centred)
+    norms, inverse = columns(frame, centred=centred)
     centre = frame.centre_scores() if centred else None
     bias = None if frame.bias is None else frame.bias.detach().float()
     if targets is None:
@@ -503,7 +505,7 @@ def _read_tile(
     for start in range(0, v, chunk):
         check()
         stop = min(start + chunk, v)
-        dots = _dots(
+        dots = products(
             frame, rows, frame.block(start, stop), centre, scratch.block(2, n, stop - start)
         )
         hidden = None if allowed is None else ~allowed[start:stop]
@@ -533,7 +535,7 @@ def _target_scores(
         empty = torch.zeros(targets.shape, device=targets.device)
         return dict.fromkeys(geometries, empty)
     unique, place = torch.unique(targets, return_inverse=True)
-    dots = _dots(frame, rows, _gather(frame, unique), centre)
+    dots = products(frame, rows, gather_rows(frame, unique), centre)
     part = None if bias is None else bias[unique]
     return {
         g: _bare(frame, g, dots, norms[unique], inverse[unique], part).gather(1, place)
@@ -608,7 +610,7 @@ def divergence(
     """
     layers, tokens, d = states.shape
     v = frame.size
-    chunk, tile = _tiling(tokens * (layers + 1), v, d, budget_bytes, frame.device)
+    chunk, tile = tiling(tokens * (layers + 1), v, d, budget_bytes, frame.device)
     step = max(1, tile // (layers + 1))
     bias = None if frame.bias is None else frame.bias.detach().float()
     out: list[Tensor] = []
@@ -639,237 +641,3 @@ def divergence(
         mean = cross / mass[-1]  # E_p[x_l]
         out.append((mean[-1] - log_partition[-1]) - (mean[:-1] - log_partition[:-1]))
     return torch.cat(out, 1).clamp_min(0)
-
-
-def borders(
-    frame: Frame,
-    states: Tensor,
-    regions: Tensor,
-    geometry: str,
-    *,
-    near: Reading | None = None,
-    centred: bool = False,
-    budget_bytes: int = 256 * 2**20,
-    check: Check = no_check,
-) -> tuple[Tensor, Tensor]:
-    """Distance of each state to the border of its semantic region, and the token beyond it.
-
-    The region of token i is where no other token scores higher: a Voronoi cell (l2), its
-    counterpart on the sphere (cosine), a polyhedral cone (matmul). All three are intersections of
-    half-spaces {r : f_i(r) ≥ f_j(r)} with f linear after what both sides share is dropped, so the
-    distance to the border is the smallest distance to any of their walls:
-
-    * cosine: asin(r̂·(b̂_i − b̂_j) / ‖b̂_i − b̂_j‖), an angle in radians in [0, π/2];
-    * l2: (‖r − b_j‖² − ‖r − b_i‖²) / (2·‖b_i − b_j‖), a length;
-    * matmul: (f_i − f_j) / ‖b_i − b_j‖, a length, f before the soft cap (which keeps the order).
-
-    Exact over the whole vocabulary. The walls to the nearest tokens are tried first: any other
-    wall is at least (gap to the last of them) / (largest possible ‖b_i − b_j‖) away, and where that
-    is further than the best of them, no other needs to be looked at. The rest goes through another
-    product, of the distinct b_i with every b_j. Tokens whose vectors are b_i's own but for a
-    thousandth (a copied row) make no wall.
-
-    Args:
-        regions: the nearest token of each state (n).
-        near: the nearest tokens of the same states by the same geometry, whole vocabulary.
-
-    Returns:
-        distances (n), float32, at least 0; tokens beyond the nearest wall (n).
-    """
-    check_geometry(geometry)
-    n = len(states)
-    if n == 0:
-        return states.new_zeros(0), regions
-    beyond = regions.clone()
-    open_rows = torch.arange(n, device=states.device)
-    if near is not None and near.ids.shape[1] > 2 and near.ids.shape[1] < frame.size:
-        beyond, certain = _near_walls(frame, states, near, geometry, centred, budget_bytes // 2)
-        open_rows = (~certain).nonzero().squeeze(1)
-    if len(open_rows):
-        beyond[open_rows] = _all_walls(
-            frame, states[open_rows], regions[open_rows], geometry, centred, budget_bytes, check
-        )
-    return _wall(frame, states, regions, beyond, geometry, centred), beyond
-
-
-_COPY: Final = 1e-3
-"""Vectors closer than this share of their length are one and the same for a border."""
-
-
-def _near_walls(
-    frame: Frame, states: Tensor, near: Reading, geometry: str, centred: bool, budget_bytes: int
-) -> tuple[Tensor, Tensor]:
-    """The nearest wall among listed tokens, and whether no other can be nearer (n, n)."""
-    norms, inverse = _columns(frame, centred=centred)
-    longest = float(norms.max())
-    k = near.ids.shape[1]
-    # Of a row's k vectors: the float64 rows and products of the distinct ones, and three float32.
-    step = max(1, budget_bytes // (28 * k * frame.width))
-    tokens, certain = [], []
-    for first in range(0, len(states), step):
-        ids = near.ids[first : first + step]
-        score = near.scores[first : first + step]
-        unique, place = torch.unique(ids, return_inverse=True)  # neighbours share many of them
-        flat = frame.vectors(unique)
-        if centred:
-            flat -= frame.mean
-        vectors = flat.float().to(states.device)[place]  # (row, k, d)
-        own = vectors[:, :1]
-        if geometry == "cosine":
-            unit = vectors * inverse[ids].unsqueeze(2)
-            span = (unit[:, :1] - unit).norm(dim=2)
-            limit = torch.full_like(span[:, 0], 2.0)
-            gap, least = score[:, :1] - score, torch.full_like(limit, _COPY)
-        else:
-            span = (own - vectors).norm(dim=2)
-            limit = norms[ids[:, 0]] + longest
-            least = _COPY * norms[ids[:, 0]]
-            gap = score[:, :1] - score
-            if geometry == "l2":
-                gap = gap / 2
-        wall = torch.where(span > least[:, None], gap / span, torch.inf)
-        best, where = wall.min(1)
-        certain.append(best <= gap[:, -1] / limit)
-        tokens.append(ids.gather(1, where[:, None]).squeeze(1))
-    found = torch.cat(certain)
-    # A soft cap bends the gaps, so they bound nothing.
-    return torch.cat(tokens), found if frame.finish is None else torch.zeros_like(found)
-
-
-def _all_walls(
-    frame: Frame,
-    states: Tensor,
-    regions: Tensor,
-    geometry: str,
-    centred: bool,
-    budget_bytes: int,
-    check: Check,
-) -> Tensor:
-    """The token beyond the nearest of all walls (n)."""
-    n, v = len(states), frame.size
-    # Half as many blocks again are alive here as in a reading.
-    chunk, tile = _tiling(n, v, frame.width, budget_bytes * 3 // 5, frame.device)
-    norms, inverse = _columns(frame, centred=centred)
-    centre = frame.centre_scores() if centred else None
-    square = float(frame.mean @ frame.mean)
-    bias = None if frame.bias is None else frame.bias.detach().float()
-    found = []
-    for first in range(0, n, tile):
-        rows = _prepare(frame, states[first : first + tile], centred=centred)
-        own_ids = regions[first : first + tile]
-        unique, place = torch.unique(own_ids, return_inverse=True)
-        queries = frame.queries(frame.vectors(unique).to(states.device, torch.float32))
-        own_dot = _dots(frame, rows, _gather(frame, unique), centre).gather(1, place[:, None])
-        own_norm, own_inverse = norms[own_ids][:, None], inverse[own_ids][:, None]
-        best = torch.full((len(own_ids),), torch.inf, device=states.device)
-        token = own_ids.clone()
-        for start in range(0, v, chunk):
-            check()
-            part = slice(start, min(start + chunk, v))
-            block = frame.block(part.start, part.stop)
-            dots = _dots(frame, rows, block, centre)
-            between = queries @ block.T  # b_i·b_j (distinct i, c)
-            if centre is not None:
-                between = between - centre[unique][:, None] - centre[part] + square
-            between = between[place]
-            if geometry == "cosine":
-                gap = own_dot * own_inverse - dots * inverse[part]
-                # ‖b̂_j‖ is 1, or 0 where b_j is zero.
-                length = (inverse[part] > 0).float()
-                span = 1 + length - 2 * between * own_inverse * inverse[part]
-                span = span.clamp_min(0).sqrt()
-                least: Tensor | float = _COPY
-            else:
-                span = (own_norm**2 + norms[part] ** 2 - 2 * between).clamp_min(0).sqrt()
-                least = _COPY * own_norm
-                gap = own_dot - dots
-                if geometry == "l2":
-                    gap = gap - own_norm**2 / 2 + norms[part] ** 2 / 2
-                elif bias is not None:
-                    gap = gap + bias[own_ids][:, None] - bias[part]
-            wall = torch.where(span > least, gap.clamp_min(0) / span, torch.inf)
-            inside = ((own_ids >= start) & (own_ids < part.stop)).nonzero().squeeze(1)
-            wall[inside, own_ids[inside] - start] = torch.inf
-            nearest, where = wall.min(1)
-            token = torch.where(nearest < best, where + start, token)
-            best = torch.minimum(nearest, best)
-        found.append(token)
-    return torch.cat(found)
-
-
-def _wall(
-    frame: Frame, states: Tensor, own: Tensor, other: Tensor, geometry: str, centred: bool
-) -> Tensor:
-    """The distance to one wall each, in float64 from the vectors themselves (n).
-
-    Near-equal bases make 2 − 2·cos a difference of near-equal numbers, too coarse in float32.
-    """
-    r = (states if centred else frame.place(states)).cpu().double()
-    a, b = frame.vectors(own), frame.vectors(other)
-    if centred:
-        a, b = a - frame.mean, b - frame.mean
-    lift = torch.zeros(len(r), dtype=torch.float64)
-    if geometry == "cosine":
-        a, b, r = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-300) for x in (a, b, r))
-    elif geometry == "l2":
-        lift = (b.square().sum(1) - a.square().sum(1)) / 2
-    elif frame.bias is not None:
-        bias = frame.bias.detach().cpu().double()
-        lift = bias[own.cpu()] - bias[other.cpu()]
-    gap = ((r * (a - b)).sum(1) + lift).clamp_min(0)
-    span = (a - b).norm(dim=1)
-    wall = torch.where(span > 0, gap / span, torch.inf)
-    if geometry == "cosine":
-        wall = wall.clamp(max=1).asin()
-    return wall.float().to(states.device)
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """A state written exactly as a sum over the vocabulary: r = Σ z_i s_i."""
-
-    logits: Tensor
-    """z_i = w_i·r: coordinates of least norm in the frame of semantic bases (v)."""
-    signed: Tensor
-    """z_i·(s_i·r)/‖r‖²: what token i accounts for; sums to 1, may be negative (v)."""
-    parseval: Tensor
-    """(t_i·r)²/‖r‖²: the same in the tight frame; sums to 1, never negative (v)."""
-    error: float
-    """‖r − Σ z_i s_i‖/‖r‖."""
-
-
-def resolve(output: Frame, head: Frame, tight: Frame, state: Tensor) -> Resolution:
-    """The exact resolution of one state into tokens (derived in docs/method.md §3).
-
-    The head rows are a frame of R^d and the semantic bases its canonical dual, so
-    r = Σ (w_i·r)·s_i for every r (in the head's row space). With a head bias r is the placed
-    state r + c.
-
-    Args:
-        state: d.
-    """
-    here = output.place(state.unsqueeze(0)).float()
-    placed = here.cpu().double()
-    square = float(placed.square().sum()) or 1.0
-    query = output.queries(here)[0].cpu().double()
-    root = tight.queries(here)[0].cpu().double()
-    z, dual, part = [], [], []
-    total = torch.zeros(output.width, dtype=torch.float64)
-    for start in range(0, output.size, 8192):
-        # float64: an ill-conditioned head would turn the rounding of z into a wrong state.
-        block = head.block(start, min(start + 8192, head.size)).cpu().double()
-        logit = block @ placed[0]
-        z.append(logit)
-        dual.append(block @ query)
-        part.append(block @ root)
-        total += logit @ block
-    assert output.transform is not None
-    rebuilt = total @ output.transform
-    error = float((rebuilt - placed[0]).norm()) / square**0.5
-    logits = torch.cat(z)
-    return Resolution(
-        logits=logits.float(),
-        signed=(logits * torch.cat(dual) / square).float(),
-        parseval=(torch.cat(part).square() / square).float(),
-        error=error,
-    )

@@ -30,14 +30,8 @@ from engine.errors import OptionError, shorten
 from engine.frames import FRAMES, Check, Frame, no_check
 from engine.isotropy import isotropy, spread, spread_about_mean
 from engine.models import BOS, LanguageModel, States, Tokens, parse_range
-from engine.similarity import (
-    DEFAULT_TEMPERATURE,
-    GEOMETRIES,
-    Reading,
-    borders,
-    divergence,
-    read,
-)
+from engine.regions import borders
+from engine.similarity import DEFAULT_TEMPERATURE, GEOMETRIES, Reading, divergence, read
 from engine.vocabulary import Token
 
 STATES: Final = ("normed", "raw")

@@ -233,7 +233,7 @@ def test_every_module_and_function_that_is_named_exists(path: Path) -> None:
 
 
 def test_names_are_looked_up_for_real() -> None:
-    assert _resolves("engine.similarity.borders")
+    assert _resolves("engine.regions.borders")
     assert _resolves("engine.frames.Frame.place")
     assert _resolves("engine.trace.Trace.layers")
     assert not _resolves("engine.similarity.nothing")

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from engine.errors import OptionError
 from engine.frames import FRAMES, Frame, build_frame, decompose
+from engine.regions import borders
+from engine.resolution import resolve
 from engine.similarity import (
     DEFAULT_TEMPERATURE,
     GEOMETRIES,
-    borders,
     divergence,
     read,
-    resolve,
     scores,
 )
 
