@@ -16,6 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ from engine.frames import (
     no_check,
 )
 from engine.isotropy import isotropy
+from engine.maps import MapStudio
 from engine.models import (
     LanguageModel,
     Limits,
@@ -415,9 +417,16 @@ class LatentSpace:
         work = self._work(tokens, options or TraceOptions(), forward_tokens=tokens)
         return Cost(self._costs.seconds(work), self._costs.bytes(work))
 
-    def states(self, prompt: str, *, check: Check = no_check) -> States:
+    def states(
+        self, prompt: str, *, bos: str = "auto", chat: bool = False, check: Check = no_check
+    ) -> States:
         """The hidden states of a prompt before the final norm: for work of one's own."""
-        return self._states_of(self.tokenize(prompt), check)
+        return self._states_of(self.tokenize(prompt, bos=bos, chat=chat), check)
+
+    @cached_property
+    def maps(self) -> MapStudio:
+        """Maps of this space: its bases and states in the plane (:mod:`engine.maps`)."""
+        return MapStudio(self, cache_dir=self._cache_dir and self._cache_dir / "maps")
 
     # --- bases ---
 

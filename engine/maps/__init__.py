@@ -1,0 +1,49 @@
+"""Maps of a latent space: its semantic bases and hidden states in two or three dimensions.
+
+A map is a picture of many dimensions in few, so it is wrong in ways that do not show. Every map
+here says how it was made, what share of the variance it shows, what it cannot show, and how many of
+a point's true neighbours are its neighbours on the picture; the evidence of the model's own space
+is one call away::
+
+    studio = space.maps
+    drawn = studio.map(MapOptions(prompt="The old king and the", layer=4))
+    print(drawn.title, studio.quality(drawn.options).sentence)
+
+Knows nothing about figures or pages.
+"""
+
+from engine.maps.changes import Changes, Mover
+from engine.maps.colours import COLOURS, Colour
+from engine.maps.compute import Map
+from engine.maps.neighbours import Cka, Near, Neighbours
+from engine.maps.options import MapNotReady, MapOptions, TextSet
+from engine.maps.points import KINDS, MapPoints
+from engine.maps.quality import Quality
+from engine.maps.reduction import UmapResult, reduce
+from engine.maps.studio import MapStudio
+from engine.maps.umap_process import UmapProblem, UmapProcess
+from engine.maps.verify import VerifyReport, verify
+
+__all__ = [
+    "COLOURS",
+    "KINDS",
+    "Changes",
+    "Cka",
+    "Colour",
+    "Map",
+    "MapNotReady",
+    "MapOptions",
+    "MapPoints",
+    "MapStudio",
+    "Mover",
+    "Near",
+    "Neighbours",
+    "Quality",
+    "TextSet",
+    "UmapProblem",
+    "UmapProcess",
+    "UmapResult",
+    "VerifyReport",
+    "reduce",
+    "verify",
+]

@@ -1,0 +1,249 @@
+"""What differs between two maps of the same points: motion on the picture, neighbours in the model.
+
+For a point at y_i on one map and z_i on the other, in units of the first map's RMS radius R:
+
+* displacement ‖z_i − y_i‖ / R;
+* relative displacement: the same of (z_i − y_i) minus the mean motion of its k nearest points in
+  the model: what it does that its neighbourhood does not;
+* kNN Jaccard in the model: |A_i ∩ B_i| / |A_i ∪ B_i|, which no projection can distort.
+
+For UMAP the second map is turned onto the first (Procrustes) and the motion between two seeds on
+the same data, its noise floor, stands beside every figure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from engine.errors import OptionError
+from engine.frames import Check, no_check
+from engine.maps.compute import Map
+from engine.maps.neighbours import jaccard, nearest
+from engine.maps.points import BASIS, KINDS, Floats, Ints, Longs
+from engine.maps.projection import procrustes, rms_radius
+from engine.trace import number
+
+MOVERS: Final = 20
+_LISTED: Final = 5
+_LIMIT: Final = 10_000
+"""Points whose neighbours are looked for; above, the movers and a sample of so many."""
+
+
+@dataclass(frozen=True)
+class Mover:
+    """One of the points that move most."""
+
+    index: int
+    kind: str
+    label: str
+    displacement: float
+    """In RMS radii of the first map."""
+    relative: float
+    """The same, relative to its neighbours in the model."""
+    jaccard: float
+    gained: tuple[str, ...]
+    """Labels of near points of the second layer that were not near at the first, at most five."""
+    lost: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract."""
+        return {
+            "index": self.index,
+            "kind": self.kind,
+            "label": self.label,
+            "displacement": number(self.displacement),
+            "relative": number(self.relative),
+            "jaccard": number(self.jaccard),
+            "gained": list(self.gained),
+            "lost": list(self.lost),
+        }
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs between two layers, point by point."""
+
+    layers: tuple[int, int]
+    n: int
+    k: int
+    moving: int
+    """Points that may move: states, where bases stay where they are."""
+    radius: float
+    """RMS radius of the first map, in its coordinates: the unit of every displacement."""
+    displacement: Floats
+    """n."""
+    relative: Floats
+    """n; NaN where neighbours were not looked for."""
+    jaccard: Floats
+    """n; NaN where neighbours were not looked for."""
+    median: float
+    """Median displacement of the points that may move."""
+    median_relative: float
+    median_jaccard: float
+    movers: tuple[Mover, ...]
+    """Largest displacement first."""
+    noise_floor: float | None
+    """UMAP: median displacement between two seeds on the first layer's data."""
+    sentence: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract, lists per point included."""
+        floor = self.noise_floor
+        return {
+            "layers": list(self.layers),
+            "n": self.n,
+            "k": self.k,
+            "moving": self.moving,
+            "radius": number(self.radius),
+            "median": number(self.median),
+            "median_relative": number(self.median_relative),
+            "median_jaccard": number(self.median_jaccard),
+            "noise_floor": None if floor is None else number(floor),
+            "sentence": self.sentence,
+            "movers": [m.to_dict() for m in self.movers],
+            "displacement": [number(x) for x in self.displacement],
+            "relative": [number(x) for x in self.relative],
+            "jaccard": [number(x) for x in self.jaccard],
+        }
+
+
+def measure_changes(
+    maps: tuple[Map, Map],
+    vectors: tuple[Floats, Floats],
+    *,
+    k: int = 15,
+    floor: Floats | None = None,
+    check: Check = no_check,
+) -> Changes:
+    """Compare two maps of the same points.
+
+    Args:
+        maps: the first and the second.
+        vectors: of their points after preprocessing, in the model (each n × d).
+        k: neighbours.
+        floor: UMAP: displacement of each point between two seeds (n).
+        check: raises to stop.
+
+    Raises:
+        OptionError: the maps do not have the same points.
+    """
+    first, second = maps
+    points = first.points
+    n = len(points)
+    same = n == len(second.points) and first.dims == second.dims
+    if not same or not (
+        np.array_equal(points.kind, second.points.kind)
+        and np.array_equal(points.row, second.points.row)
+    ):
+        raise OptionError("two maps can be compared only where they have the same points.")
+    if not 1 <= k <= 200:
+        raise OptionError(f"k must be from 1 to 200; got {k}.")
+    a = first.coordinates.astype(np.float64)
+    b = second.coordinates.astype(np.float64)
+    umap = first.options.projection == "umap"
+    if umap:
+        fit = procrustes(b, a)
+        b = b @ fit.rotation + fit.offset
+    radius = rms_radius(a)
+    unit = radius if radius > 0 else 1.0
+    motion = (b - a) / unit
+    displacement = np.linalg.norm(motion, axis=1).astype(np.float32)
+    # UMAP lays bases out anew for every layer; elsewhere they stay where they are.
+    moving = np.arange(n) if umap else np.flatnonzero(points.kind != BASIS)
+    top: Longs = moving[np.argsort(-displacement[moving], kind="stable")][:MOVERS]
+    chosen = _chosen(moving, top, first.options.seed)
+    relative = np.full(n, np.nan, dtype=np.float32)
+    alike = np.full(n, np.nan, dtype=np.float32)
+    lists: dict[int, tuple[Ints, Ints]] = {}
+    if len(chosen) and n > 1:
+        near_a, _ = nearest(vectors[0], chosen, k, check)
+        near_b, _ = nearest(vectors[1], chosen, k, check)
+        own = motion[chosen] - motion[near_a].mean(axis=1)
+        relative[chosen] = np.linalg.norm(own, axis=1)
+        alike[chosen] = jaccard(near_a, near_b)
+        place = {int(i): j for j, i in enumerate(chosen)}
+        lists = {int(i): (near_a[place[int(i)]], near_b[place[int(i)]]) for i in top}
+    movers = tuple(_mover(first, int(i), displacement, relative, alike, lists) for i in top)
+    noise = None if floor is None else float(np.median(floor))
+    median = float(np.median(displacement[moving])) if len(moving) else 0.0
+    return Changes(
+        layers=(first.layer, second.layer),
+        n=n,
+        k=min(k, n - 1),
+        moving=len(moving),
+        radius=radius,
+        displacement=displacement,
+        relative=relative,
+        jaccard=alike,
+        median=median,
+        median_relative=_median(relative[chosen]),
+        median_jaccard=_median(alike[chosen]),
+        movers=movers,
+        noise_floor=noise,
+        sentence=_sentence(first, second, median, _median(alike[chosen]), noise, len(moving)),
+    )
+
+
+def _chosen(moving: Longs, top: Longs, seed: int) -> Longs:
+    if len(moving) <= _LIMIT:
+        return moving
+    sample = np.random.default_rng(seed).choice(moving, size=_LIMIT, replace=False)
+    return np.union1d(sample, top)
+
+
+def _median(x: Floats) -> float:
+    return float(np.median(x)) if len(x) else float("nan")
+
+
+def _mover(
+    drawn: Map,
+    i: int,
+    displacement: Floats,
+    relative: Floats,
+    alike: Floats,
+    lists: dict[int, tuple[Ints, Ints]],
+) -> Mover:
+    before, after = lists.get(i, (np.empty(0, np.int32), np.empty(0, np.int32)))
+    label = drawn.points.label
+    return Mover(
+        index=i,
+        kind=KINDS[drawn.points.kind[i]],
+        label=label(i),
+        displacement=float(displacement[i]),
+        relative=float(relative[i]),
+        jaccard=float(alike[i]),
+        gained=tuple(label(int(j)) for j in after if j not in before)[:_LISTED],
+        lost=tuple(label(int(j)) for j in before if j not in after)[:_LISTED],
+    )
+
+
+def _sentence(
+    first: Map, second: Map, median: float, alike: float, floor: float | None, moving: int
+) -> str:
+    if not moving:
+        return (
+            "Bases are the same at every layer, and no state is on this map, so nothing moves; add"
+            " a prompt or texts, or choose the vocabulary alone."
+        )
+    text = (
+        f"From layer {first.layer} to {second.layer} a point moves {median:.2f} map radii (median)"
+        f" and keeps {100 * alike:.0f} % of its neighbourhood in the model (kNN Jaccard)."
+    )
+    if first.options.projection == "umap":
+        if floor is None:
+            return text + (
+                " How far points move between two seeds is not known yet, so the motion cannot be"
+                " judged."
+            )
+        text += f" Two seeds on the same data already differ by {floor:.2f}"
+        text += (
+            ": this motion is not above the noise of UMAP."
+            if median <= 2 * floor
+            else ", so only a part of the motion can be real."
+        )
+    elif first.options.projection == "shared":
+        text += " A change of basis of the whole space would look the same."
+    return text

@@ -1,0 +1,214 @@
+"""A map: points, coordinates, and everything a reader must know to trust it or not.
+
+This module holds the result and its words; :mod:`engine.maps.studio` makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from engine.maps.border import Border
+from engine.maps.options import MapOptions
+from engine.maps.points import KINDS, Floats, MapPoints
+from engine.maps.projection import Axes
+from engine.trace import ModelInfo, number
+
+UMAP_WARNING: Final = (
+    "Gaps, sizes and distances between groups are not meaningful here; neighbours may be."
+)
+LISTED: Final = 200
+"""Points at the border that are listed in a header."""
+_AXIS: Final = ("x", "y", "z")
+_WORDS: Final = {
+    "raw": "vectors as they are",
+    "centred": "bases and states centred",
+    "unit": "vectors of length 1",
+    "standardised": "bases and states standardised",
+}
+
+
+@dataclass(frozen=True)
+class Map:
+    """Points of a latent space in two or three dimensions."""
+
+    options: MapOptions
+    model: ModelInfo
+    layers: int
+    """L, the number of blocks: layers go from 0 to L."""
+    layer: int
+    """Of the states, from 0."""
+    points: MapPoints
+    coordinates: Floats
+    """n × dims, far points where they are; in units of the preprocessed vectors (UMAP: none)."""
+    border: Border
+    """The same as drawn: far points at the border."""
+    variance_shown: float | None
+    """Share in [0, 1] of the variance of `variance_of` that the axes show; None for UMAP and where
+    the points do not vary."""
+    variance_of: str
+    variance_of_bases: float | None
+    """The same of all bases of the frame; None where no basis is on the map."""
+    title: str
+    how_chosen: str
+    """``8,192 of 8,192 tokens: all; 7 tokens of the prompt``."""
+    blind_to: str
+    axis_names: tuple[str, ...]
+    warnings: tuple[str, ...]
+    versions: dict[str, str]
+    fingerprint: str
+    """Of settings, model and versions: the same map has the same fingerprint."""
+    noise_floor: float | None = None
+    """UMAP only: median distance of a point from itself between two seeds, in RMS map radii; None
+    until the second seed is done."""
+    axes: Axes | None = field(default=None, repr=False)
+    """The affine map behind the coordinates; None for UMAP."""
+
+    @property
+    def n(self) -> int:
+        """Points, those at the border included."""
+        return len(self.points)
+
+    @property
+    def dims(self) -> int:
+        """2 or 3."""
+        return int(self.coordinates.shape[1])
+
+    def header(self) -> dict[str, Any]:
+        """The JSON contract without the lists that have a value per point."""
+        return {
+            "format": "lexiscope-map",
+            "options": self.options.to_dict(),
+            "model": asdict(self.model),
+            "layers": self.layers,
+            "layer": self.layer,
+            "n": self.n,
+            "dims": self.dims,
+            "kinds": [[name, count] for name, count in self.points.kinds],
+            "title": self.title,
+            "how_chosen": self.how_chosen,
+            "blind_to": self.blind_to,
+            "axis_names": list(self.axis_names),
+            "variance_shown": _share(self.variance_shown),
+            "variance_of": self.variance_of,
+            "variance_of_bases": _share(self.variance_of_bases),
+            "noise_floor": _share(self.noise_floor),
+            "range": self.border.range,
+            "range_shared_by_layers": self.border.shared,
+            "outside": self.border.count,
+            "border": [self.border_row(int(i)) for i in self.border.indices[:LISTED]],
+            "warnings": list(self.warnings),
+            "versions": dict(self.versions),
+            "fingerprint": self.fingerprint,
+        }
+
+    def border_row(self, i: int) -> dict[str, Any]:
+        """A point at the border: what it is and where it would be."""
+        return {
+            "index": i,
+            "kind": KINDS[self.points.kind[i]],
+            "id": self.points.id(i),
+            "label": self.points.label(i),
+            "coordinates": [float(x) for x in self.coordinates[i]],
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract (docs/api.md): :meth:`header` and a list per column."""
+        out = self.header()
+        out["kind"] = self.points.kind.tolist()
+        out["row"] = self.points.row.tolist()
+        out["label"] = self.points.labels()
+        out["coordinates"] = self.coordinates.tolist()
+        out["is_outside"] = self.border.outside.tolist()
+        return out
+
+    def row(self, i: int) -> dict[str, Any]:
+        """One point as a row of a table."""
+        out: dict[str, Any] = {
+            "index": i,
+            "kind": KINDS[self.points.kind[i]],
+            "row": int(self.points.row[i]),
+            "id": self.points.id(i),
+            "text": self.points.text(i),
+            "label": self.points.label(i),
+            "group": self.points.group(i),
+        }
+        for name, value in zip(_AXIS, self.coordinates[i], strict=False):
+            out[name] = float(value)
+        out["outside"] = bool(self.border.outside[i])
+        return out
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All points as rows of a table."""
+        for i in range(self.n):
+            yield self.row(i)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what :meth:`row` gives, in order."""
+        head = ("index", "kind", "row", "id", "text", "label", "group")
+        return (*head, *_AXIS[: self.dims], "outside")
+
+
+def _share(x: float | None) -> float | None:
+    return None if x is None else number(x)
+
+
+def projection_words(options: MapOptions) -> str:
+    """How the picture was made, for its title."""
+    if options.projection == "shared":
+        return f"PCA of the {options.frame} bases, one frame for all layers"
+    if options.projection == "layer":
+        return f"PCA of this layer, turned onto the {options.frame} bases"
+    if options.projection == "axes":
+        return "; ".join(f"{a} − {b}" for a, b in options.axes)
+    return f"UMAP of {options.principal} principal axes, cosine, seed {options.seed}"
+
+
+def make_title(options: MapOptions, layer: int, layers: int, *, states: bool) -> str:
+    """Layer, preprocessing and projection in one line."""
+    words = f"{projection_words(options)}; {_WORDS[options.preprocessing]}"
+    if not states:
+        return f"{options.frame.capitalize()} bases: {words}"
+    past = "past the final norm" if options.state == "normed" else "before the final norm"
+    return f"Layer {layer} of {layers}, {past}: {words}"
+
+
+def make_axis_names(options: MapOptions, axes: Axes | None) -> tuple[str, ...]:
+    """What stands along each axis."""
+    if options.projection == "umap":
+        return tuple(f"UMAP {i + 1}" for i in range(options.dims))
+    if options.projection == "axes":
+        return tuple(f"{a} − {b}" for a, b in options.axes)
+    shares = axes.shares if axes is not None else ()
+    if options.projection == "layer":
+        # The axes were turned: no single one of them is a principal axis any more.
+        return tuple(f"turned PC {i + 1}" for i in range(options.dims))
+    return tuple(f"PC{i + 1} ({100 * s:.1f} % of the bases)" for i, s in enumerate(shares))
+
+
+def make_blind_to(options: MapOptions, axes: Axes | None) -> str:
+    """What this picture cannot show, in a sentence or two."""
+    if options.projection == "umap":
+        return (
+            UMAP_WARNING
+            + " Blind to distances; where a point lies differs from seed to seed, so it"
+            " shows no movement between layers."
+        )
+    if options.projection == "layer":
+        return (
+            "Blind to motion of the whole: each layer has its own axes, turned onto the bases, so"
+            " only its shape can be compared. Blind to every direction but these"
+            f" {options.dims}."
+        )
+    if options.projection == "axes":
+        text = f"Blind to every direction but these {options.dims} differences of tokens."
+        if axes is not None:
+            cosine = float(axes.directions[:, 0] @ axes.directions[:, 1])
+            text += f" The first two axes are drawn at right angles; their cosine is {cosine:.2f}."
+        return text
+    return (
+        f"Blind to every direction but these {options.dims}, and it takes a change of basis of the"
+        " whole space between two layers for motion."
+    )

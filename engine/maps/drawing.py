@@ -1,0 +1,361 @@
+"""Draws maps: from options to points, vectors, axes, window and words.
+
+A :class:`Scene` is what is on a map with every choice made; a :class:`Drawer` keeps what the next
+layer needs again: states that were read, vectors of bases, frames, places of bases, windows.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from engine.errors import LayerError, NonFiniteError, OptionError
+from engine.frames import Check
+from engine.maps.border import Border, Window, draw_border, join, window
+from engine.maps.compute import Map, make_axis_names, make_blind_to, make_title
+from engine.maps.frames import Landscape
+from engine.maps.options import MapNotReady, MapOptions, versions
+from engine.maps.points import (
+    ALONE,
+    BASIS,
+    Floats,
+    Longs,
+    MapPoints,
+    Space,
+    StateStore,
+    basis_vectors,
+    check_budget,
+    gather_points,
+    state_vectors,
+)
+from engine.maps.projection import Axes, variance_of_moments, variance_shown
+from engine.maps.reduction import UmapCache
+from engine.maps.selection import how_selected, select_tokens
+from engine.trace import model_info
+from engine.vocabulary import Token
+
+KEPT: Final = 48
+"""Maps, windows and the like that are kept."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is on a map, with every choice made."""
+
+    options: MapOptions
+    """With the layer counted from 0."""
+    points: MapPoints
+    ids: Longs
+    """Selected tokens (m)."""
+
+    @property
+    def layer(self) -> int:
+        """From 0."""
+        return self.options.layer
+
+    @property
+    def states(self) -> int:
+        """Points that are states."""
+        return int((self.points.kind != BASIS).sum())
+
+
+class Drawer:
+    """Draws the maps of one space.
+
+    Args:
+        space: the model with its frames.
+        umap_cache: where finished UMAP layouts are looked for.
+        state_bytes: limit of the kept states of tokens alone and of text sets.
+        vector_bytes: limit of the vectors of one map, and of those kept.
+    """
+
+    def __init__(
+        self, space: Space, umap_cache: UmapCache, *, state_bytes: int, vector_bytes: int
+    ) -> None:
+        self.space = space
+        self.umap_cache = umap_cache
+        self.landscape = Landscape(space)
+        self._store = StateStore(space, state_bytes)
+        self._vector_bytes = vector_bytes
+        self._windows: OrderedDict[tuple[Any, ...], Window] = OrderedDict()
+        self._vectors: OrderedDict[tuple[Any, ...], Floats] = OrderedDict()
+        self._placed: OrderedDict[tuple[Any, ...], Floats] = OrderedDict()
+
+    def resolve(self, options: MapOptions) -> MapOptions:
+        """The options with the layer counted from 0 and no more axes than dimensions.
+
+        Raises:
+            LayerError: a layer that this model does not have.
+        """
+        count = self.space.model.blocks + 1
+        if not -count <= options.layer < count:
+            raise LayerError(
+                f"layer must be in [0, {count - 1}] for this {count - 1}-layer model; got"
+                f" {options.layer}."
+            )
+        axes = min(options.principal, self.space.model.width)
+        return replace(options, layer=options.layer % count, principal=max(2, axes))
+
+    def scene(self, options: MapOptions, check: Check) -> Scene:
+        """Every choice of these options made: which tokens, which points.
+
+        Args:
+            options: with the layer counted from 0.
+            check: raises to stop.
+        """
+        tokens: tuple[Token, ...] = ()
+        last = None
+        if options.prompt is not None:
+            given = self.space.tokenize(options.prompt, bos=options.bos, chat=options.chat)
+            tokens = given.items
+        if options.vocabulary != "none" and options.select.startswith("near:"):
+            prompt_only = replace(options, vocabulary="none", texts=None)
+            points = gather_points(self.space, prompt_only, np.empty(0, np.int64), tokens)
+            states = state_vectors(
+                self.space, prompt_only, points, options.layer, self._store, check
+            )
+            last = torch.from_numpy(states[-1])
+        ids = select_tokens(self.space, options, tokens, last, check)
+        return Scene(options, gather_points(self.space, options, ids, tokens), ids)
+
+    def fingerprint(self, scene: Scene) -> str:
+        """Of the map of this scene."""
+        return scene.options.fingerprint(self.space.model.fingerprint)
+
+    def states(self, scene: Scene, check: Check) -> Floats:
+        """Vectors of the points that are states, as they are in the model."""
+        if not scene.states:
+            return np.empty((0, self.space.model.width), dtype=np.float32)
+        o = scene.options
+        alone = scene.ids.tobytes() if o.vocabulary == "alone" else b""
+        key = ("states", o.layer, o.state, o.frame, o.prompt, o.bos, o.chat, o.texts, alone)
+        return self._held(
+            key,
+            lambda: state_vectors(self.space, o, scene.points, o.layer, self._store, check),
+        )
+
+    def parts(self, scene: Scene, check: Check) -> list[Floats]:
+        """Vectors of the bases and of the states, as they are in the model; what is not empty."""
+        states = self.states(scene, check)
+        if scene.states == len(scene.points):
+            return [states]
+        check_budget(len(scene.points), self.space.model.width, self._vector_bytes)
+        frame = self.space.frame(scene.options.frame)
+        key = ("bases", scene.options.frame, scene.ids.tobytes())
+        bases = self._held(key, lambda: basis_vectors(frame, scene.ids, check))
+        return [bases, states] if len(states) else [bases]
+
+    def raw(self, scene: Scene, check: Check) -> Floats:
+        """Vectors of all points, as they are in the model (n × d)."""
+        parts = self.parts(scene, check)
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def treated(self, scene: Scene, check: Check) -> Floats:
+        """Vectors of all points after preprocessing (n × d)."""
+        raw = self.raw(scene, check)
+        count = len(scene.points) - scene.states
+        o = scene.options
+        parts = []
+        if count:
+            treatment = self.landscape.bases(o.frame, o.preprocessing, check).treatment
+            parts.append(treatment.apply(raw[:count]))
+        if scene.states:
+            parts.append(self.landscape.states(raw[count:], o.preprocessing).apply(raw[count:]))
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _held(self, key: tuple[Any, ...], make: Callable[[], Floats]) -> Floats:
+        found = self._vectors.get(key)
+        if found is None:
+            found = make()
+            self._vectors[key] = found
+            held = sum(x.nbytes for x in self._vectors.values())
+            while held > self._vector_bytes and len(self._vectors) > 1:
+                _, old = self._vectors.popitem(last=False)
+                held -= old.nbytes
+        self._vectors.move_to_end(key)
+        return found
+
+    def draw(self, scene: Scene, check: Check) -> Map:
+        """The map of this scene.
+
+        Raises:
+            MapNotReady: UMAP, and its layout is not kept yet.
+        """
+        o = scene.options
+        if o.projection == "umap":
+            return self._draw_umap(scene)
+        coordinates, axes, notes, seen = self._place(scene, check)
+        window_, shared = self._window(scene, coordinates, check)
+        shown, of = self._variance(scene, seen, axes, check)
+        of_bases = None
+        if len(scene.points) > scene.states:
+            ground = self.landscape.bases(o.frame, o.preprocessing, check)
+            of_bases = variance_of_moments(ground.moments, axes)
+        return self._finish(
+            scene,
+            coordinates,
+            draw_border(coordinates, window_, shared=shared),
+            notes,
+            axes=axes,
+            variance_shown=shown,
+            variance_of=of,
+            variance_of_bases=of_bases,
+        )
+
+    def _draw_umap(self, scene: Scene) -> Map:
+        o = scene.options
+        name = self.fingerprint(scene)
+        result = self.umap_cache.get(name, (len(scene.points), o.dims))
+        if result is None:
+            raise MapNotReady(
+                "this UMAP map is not made yet; start its job and look again when it is done."
+            )
+        xy = result.coordinates
+        border = draw_border(xy, window(xy, scene.points.kind), shared=False)
+        notes = []
+        axes = min(o.principal, self.space.model.width)
+        if result.variance < 0.9:
+            notes.append(
+                f"The {axes} principal axes that UMAP starts from hold"
+                f" {100 * result.variance:.0f} % of the points' variance; more of them keep more of"
+                " the neighbourhoods."
+            )
+        if len(scene.points) <= o.neighbours:
+            notes.append(
+                f"UMAP was asked for {o.neighbours} neighbours and took {len(scene.points) - 1},"
+                " all that there are."
+            )
+        return self._finish(
+            scene, xy, border, notes, variance_of="", noise_floor=result.noise_floor
+        )
+
+    def _finish(
+        self, scene: Scene, coordinates: Floats, border: Border, notes: list[str], **more: Any
+    ) -> Map:
+        o, model = scene.options, self.space.model
+        given: dict[str, Any] = {"variance_shown": None, "variance_of_bases": None, "axes": None}
+        given |= more
+        axes = given["axes"]
+        if not np.isfinite(coordinates).all():
+            raise OptionError(
+                "the coordinates of this map are not finite; choose another preprocessing or layer."
+            )
+        return Map(
+            options=o,
+            model=model_info(model),
+            layers=model.blocks,
+            layer=o.layer,
+            points=scene.points,
+            coordinates=coordinates,
+            border=border,
+            title=make_title(o, o.layer, model.blocks, states=scene.states > 0),
+            how_chosen=self._how_chosen(scene),
+            blind_to=make_blind_to(o, axes),
+            axis_names=make_axis_names(o, axes),
+            warnings=tuple(notes),
+            versions=versions(umap=o.projection == "umap"),
+            fingerprint=self.fingerprint(scene),
+            **given,
+        )
+
+    def _how_chosen(self, scene: Scene) -> str:
+        o = scene.options
+        parts = []
+        if o.vocabulary != "none":
+            parts.append(how_selected(o, len(scene.ids), self.space.model.vocabulary))
+        if scene.points.prompt:
+            parts.append(f"{len(scene.points.prompt):,} tokens of the prompt: all")
+        if o.texts is not None:
+            parts.append(f"{len(o.texts.texts):,} texts of {o.texts.name}: all")
+        return "; ".join(parts)
+
+    def _place(self, scene: Scene, check: Check) -> tuple[Floats, Axes, list[str], Floats]:
+        """Coordinates of all points, the axes, warnings, and the states after preprocessing."""
+        o = scene.options
+        states = self.states(scene, check)
+        treatment = self.landscape.states(states, o.preprocessing)
+        seen = treatment.apply(states)
+        reference = None
+        if o.projection == "layer" and o.vocabulary == "alone":
+            reference = self._reference(scene, check)
+        alone = int((scene.points.kind == ALONE).sum())
+        axes, notes = self.landscape.axes(o, seen, alone=alone, reference=reference, check=check)
+        parts = []
+        if len(scene.points) > scene.states:
+            key = (
+                o.frame,
+                o.preprocessing,
+                axes.directions.tobytes(),
+                axes.centre.tobytes(),
+                axes.offset.tobytes(),
+                scene.ids.tobytes(),
+            )
+            bases = self._placed.get(key)
+            if bases is None:
+                bases = self.landscape.place_bases(o, scene.ids, axes, check)
+                keep(self._placed, key, bases, 8)
+            parts.append(bases)
+        if scene.states:
+            parts.append(axes.place(seen).astype(np.float32))
+        if 0 < scene.states < 20 and o.preprocessing == "standardised":
+            notes.append(
+                f"The states are standardised by the spread of only {scene.states}; read with care."
+            )
+        coordinates = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        return np.ascontiguousarray(coordinates), axes, notes, seen
+
+    def _reference(self, scene: Scene, check: Check) -> Floats:
+        """Treated states of the tokens alone at the last layer: the picture that others turn to."""
+        top = replace(scene.options, layer=self.space.model.blocks)
+        states = self.states(replace(scene, options=top), check)
+        treatment = self.landscape.states(states, top.preprocessing)
+        return treatment.apply(states)[: int((scene.points.kind == ALONE).sum())]
+
+    def _variance(
+        self, scene: Scene, seen: Floats, axes: Axes, check: Check
+    ) -> tuple[float | None, str]:
+        o = scene.options
+        if scene.states >= 2:
+            words = f"the {scene.states:,} states of layer {o.layer}"
+            return variance_shown(seen, axes), words
+        count = len(scene.ids)
+        if count == self.space.model.vocabulary:
+            ground = self.landscape.bases(o.frame, o.preprocessing, check)
+            return variance_of_moments(ground.moments, axes), f"the {count:,} bases"
+        return variance_shown(self.treated(scene, check), axes), f"the {len(scene.points):,} points"
+
+    def _window(self, scene: Scene, coordinates: Floats, check: Check) -> tuple[Window, bool]:
+        """The window of this map: joined over all layers where their states can be held."""
+        o = scene.options
+        count = scene.states - len(scene.points.prompt)
+        joined = not count or self._store.all_layers(count)
+        key = (replace(o, layer=0) if joined else o, scene.ids.tobytes())
+        if key not in self._windows:
+            found = [window(coordinates, scene.points.kind)]
+            # Bases stay where they are but in a frame of the layer's own.
+            moving = 0 if o.projection == "layer" else len(scene.points) - scene.states
+            others = range(self.space.model.blocks + 1) if joined and scene.states else ()
+            for number in others:
+                if number == scene.layer:
+                    continue
+                there = replace(scene, options=replace(o, layer=number))
+                try:
+                    placed, _, _, _ = self._place(there, check)
+                except (OptionError, NonFiniteError):
+                    continue  # a layer that has no map of its own has no window either
+                found.append(window(placed[moving:], scene.points.kind[moving:]))
+            keep(self._windows, key, join(found), KEPT)
+        return self._windows[key], joined
+
+
+def keep(kept: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:
+    """Keep a value; the least recently used goes where there are more than `limit`."""
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > limit:
+        kept.popitem(last=False)

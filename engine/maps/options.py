@@ -1,0 +1,260 @@
+"""What is on a map, and how it is drawn: every setting of it, checked, in one frozen value.
+
+Knows nothing about models: a layer, token or selection is checked against one where the map is
+made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from engine.errors import OptionError, shorten
+from engine.frames import FRAMES
+from engine.models import BOS
+from engine.trace import STATES
+
+VOCABULARIES: Final = ("bases", "alone", "none")
+PREPROCESSINGS: Final = ("raw", "centred", "unit", "standardised")
+PROJECTIONS: Final = ("shared", "layer", "umap", "axes")
+SELECTIONS: Final = ("all", "ids", "words", "search", "regex", "prompt", "near")
+"""Each but ``all`` and ``prompt`` is followed by a colon and what it needs."""
+MAX_SELECT: Final = 4000
+"""Characters of a selection."""
+MAX_TEXTS: Final = 20_000
+FORMAT: Final = "1"
+"""Of maps: part of every fingerprint, raised when the same settings would draw another picture."""
+
+
+class MapNotReady(OptionError):
+    """The map takes long and is not kept yet: run its job first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSet:
+    """Texts whose last-position states are points of a map.
+
+    Raises:
+        OptionError: no texts, too many, or labels that are not one per text.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    """One per text, or none at all."""
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise OptionError(f"the text set {shorten(self.name)!r} is empty; give some texts.")
+        if len(self.texts) > MAX_TEXTS:
+            raise OptionError(
+                f"a map takes at most {MAX_TEXTS:,} texts; {shorten(self.name)!r} has"
+                f" {len(self.texts):,}."
+            )
+        if self.labels and len(self.labels) != len(self.texts):
+            raise OptionError(
+                f"labels must be one per text or none; {shorten(self.name)!r} has"
+                f" {len(self.texts):,} texts and {len(self.labels):,} labels."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """What is on a map, and how it is drawn.
+
+    Raises:
+        OptionError: a value outside its range; the message names it and what is allowed.
+    """
+
+    vocabulary: str = "bases"
+    """``bases``: the vectors of `frame`, the same at every layer; ``alone``: each token's own state
+    at the layer where it is the whole prompt (after the begin-of-text token where the tokenizer
+    puts one); ``none``."""
+    frame: str = "output"
+    """``output``, ``input``, ``head``, ``tight`` or ``random``: which vectors the bases are."""
+    select: str = "all"
+    """Which tokens of the vocabulary: ``all``, ``ids:1,2``, ``words:cat,dog``, ``search:TEXT``,
+    ``regex:EXPRESSION``, ``prompt`` (the prompt's own tokens), ``near:K`` (the K bases nearest by
+    cosine to the prompt's last state at the layer)."""
+    prompt: str | None = None
+    """Its tokens' states are points."""
+    bos: str = "auto"
+    """Begin-of-text token: ``auto`` as the tokenizer does, ``yes``, ``no``."""
+    chat: bool = False
+    """Write the prompt as a user's turn by the model's chat template."""
+    texts: TextSet | None = None
+    """Their last-position states are points."""
+    layer: int = -1
+    """Of the states; 0 is the embedding, −1 the last."""
+    state: str = "normed"
+    """``normed``: past the final norm, as the head reads; ``raw``: as it leaves the block."""
+    preprocessing: str = "unit"
+    """Applied to every point before anything is fitted or placed. ``raw``: nothing; ``centred``:
+    bases minus the mean of all bases of the frame, states minus the mean of the states shown;
+    ``unit``: each divided by its own length; ``standardised``: centred, then each dimension divided
+    by its standard deviation, bases by that of the bases and states by that of the states."""
+    projection: str = "shared"
+    """``shared``: PCA of the bases, one frame for all layers; ``layer``: PCA of this layer turned
+    onto the bases; ``umap``; ``axes``: `axes` below."""
+    dims: int = 2
+    """2 or 3."""
+    seed: int = 0
+    """Of UMAP and of every sample."""
+    neighbours: int = 15
+    """UMAP's n_neighbors, 2 to 200."""
+    min_dist: float = 0.1
+    """UMAP's min_dist, 0 to 1."""
+    principal: int = 50
+    """UMAP starts from so many principal axes, 2 to 4096; at most as many as there are dimensions.
+    More keep more of the neighbourhoods and cost more."""
+    axes: tuple[tuple[str, str], ...] = ()
+    """For the projection ``axes``: (plus token, minus token) per dimension."""
+
+    def __post_init__(self) -> None:
+        _one_of("vocabulary", self.vocabulary, VOCABULARIES)
+        _one_of("frame", self.frame, FRAMES)
+        _one_of("bos", self.bos, BOS)
+        _one_of("state", self.state, STATES)
+        _one_of("preprocessing", self.preprocessing, PREPROCESSINGS)
+        _one_of("projection", self.projection, PROJECTIONS)
+        _whole("dims", self.dims, 2, 3)
+        _whole("layer", self.layer, -10_000, 10_000)
+        _whole("seed", self.seed, 0, 2**31 - 2)
+        _whole("neighbours", self.neighbours, 2, 200)
+        _whole("principal", self.principal, 2, 4096)
+        if (
+            isinstance(self.min_dist, bool)
+            or not isinstance(self.min_dist, int | float)
+            or not (math.isfinite(self.min_dist) and 0 <= self.min_dist <= 1)
+        ):
+            raise OptionError(f"min_dist must be from 0 to 1; got {self.min_dist!r:.20}.")
+        if self.prompt is not None and not isinstance(self.prompt, str):
+            raise OptionError(f"prompt must be text; got {self.prompt!r:.40}.")
+        self._check_selection()
+        self._check_axes()
+        if self.vocabulary == "none" and self.prompt is None and self.texts is None:
+            raise OptionError(
+                "the map is empty: vocabulary is 'none' and there is neither a prompt nor a text"
+                " set; choose vocabulary bases, type a prompt or choose texts."
+            )
+
+    def _check_selection(self) -> None:
+        if not isinstance(self.select, str) or len(self.select) > MAX_SELECT:
+            raise OptionError(f"select must be text of at most {MAX_SELECT:,} characters.")
+        head, colon, rest = self.select.partition(":")
+        _one_of("select", head, SELECTIONS)
+        bare = head in ("all", "prompt")
+        if bare == bool(colon) or (not bare and not rest):
+            form = head if bare else f"{head}:…"
+            raise OptionError(
+                f"select must have the form {form!r}; got {shorten(self.select)!r} (the forms are"
+                " all, prompt, ids:1,2, words:cat,dog, search:TEXT, regex:EXPRESSION, near:K)."
+            )
+        if self.vocabulary != "none" and head in ("prompt", "near") and not self.prompt:
+            raise OptionError(
+                f"select {head!r} is about a prompt and there is none; type one or choose all."
+            )
+        if head == "near" and not (rest.isdecimal() and len(rest) < 8 and int(rest) > 0):
+            raise OptionError(f"near:K takes a whole number from 1; got {shorten(self.select)!r}.")
+
+    def _check_axes(self) -> None:
+        try:
+            pairs = tuple((str(a), str(b)) for a, b in self.axes)
+        except (TypeError, ValueError):
+            raise OptionError(
+                "axes must be pairs of tokens, such as (('king', 'queen'), ('man', 'woman'))."
+            ) from None
+        object.__setattr__(self, "axes", pairs)
+        if self.projection == "axes" and len(pairs) != self.dims:
+            raise OptionError(
+                f"the projection 'axes' needs one pair of tokens per dimension: {self.dims};"
+                f" got {len(pairs)}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, for JSON; :meth:`from_dict` turns it back."""
+        out = asdict(self)
+        out["axes"] = [list(pair) for pair in self.axes]
+        if self.texts is not None:
+            out["texts"] = {
+                "name": self.texts.name,
+                "texts": list(self.texts.texts),
+                "labels": list(self.texts.labels),
+            }
+        return out
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> MapOptions:
+        """Options from what :meth:`to_dict` gave.
+
+        Raises:
+            OptionError: a name that is no option, or a value outside its range.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = [str(n) for n in given if n not in known]
+        if unknown:
+            raise OptionError(
+                f"{shorten(unknown[0])!r} is no option of a map; they are"
+                f" {', '.join(sorted(known))}."
+            )
+        values = dict(given)
+        try:
+            if isinstance(values.get("texts"), Mapping):
+                texts = values["texts"]
+                values["texts"] = TextSet(
+                    name=str(texts["name"]),
+                    texts=tuple(str(t) for t in texts["texts"]),
+                    labels=tuple(str(t) for t in texts.get("labels") or ()),
+                )
+            if "axes" in values:
+                values["axes"] = tuple(tuple(pair) for pair in values["axes"] or ())
+        except (KeyError, TypeError) as error:
+            raise OptionError(f"texts or axes of this map cannot be read ({error}).") from None
+        return cls(**values)
+
+    def fingerprint(self, model: str) -> str:
+        """A name for the picture: every setting, the model's weights and the versions (BLAKE2b).
+
+        Args:
+            model: fingerprint of the model.
+        """
+        plain = {
+            "options": self.to_dict(),
+            "model": model,
+            "versions": versions(umap=self.projection == "umap"),
+        }
+        text = json.dumps(plain, sort_keys=True, ensure_ascii=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def versions(*, umap: bool = False) -> dict[str, str]:
+    """What drew a map: the map format and the packages whose version may move a coordinate."""
+    names = ["numpy", "scipy", "torch"] + (["umap-learn"] if umap else [])
+    return {"maps": FORMAT} | {name: _version(name) for name in names}
+
+
+@cache
+def _version(name: str) -> str:
+    # Reading a package's description takes milliseconds, and every map asks.
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _one_of(what: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise OptionError(
+            f"{what} must be one of {', '.join(allowed)}; got {shorten(str(value))!r}."
+        )
+
+
+def _whole(what: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise OptionError(f"{what} must be a whole number from {low} to {high}; got {value!r:.20}.")

@@ -1,0 +1,339 @@
+"""The points of a map: which they are, and their vectors in the model's own space.
+
+Bases come first, in the order of their ids, then each token's own state, then the prompt's tokens,
+then the texts. A point is known by its kind and row at every layer, so that two maps can be laid
+over each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.errors import BudgetExceeded, NonFiniteError, OptionError
+from engine.frames import Check, Frame, HeadDecomposition, no_check
+from engine.maps.options import MapOptions
+from engine.models import LanguageModel, States, Tokens
+from engine.progress import Steps, drain
+from engine.texts import text_states
+from engine.vocabulary import Token, Vocabulary, visible
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+KINDS: Final = ("basis", "alone", "prompt", "text")
+"""What a point is; :attr:`MapPoints.kind` counts from 0 in this order."""
+BASIS, ALONE, PROMPT, TEXT = range(4)
+_LABEL: Final = 60
+"""Characters of a text that stand in its label."""
+_BLOCK: Final = 4096
+
+
+class Space(Protocol):
+    """What a map needs of a latent space."""
+
+    model: LanguageModel
+    seed: int
+    decomposition: HeadDecomposition
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Token texts."""
+
+    def frame(self, name: str) -> Frame:
+        """Bases by the name of their frame."""
+
+    def tokenize(self, prompt: str, *, bos: str = "auto", chat: bool = False) -> Tokens:
+        """Token ids and texts of a prompt."""
+
+    def states(
+        self, prompt: str, *, bos: str = "auto", chat: bool = False, check: Check = no_check
+    ) -> States:
+        """Hidden states of a prompt before the final norm."""
+
+    def find_token(self, token: int | str) -> int:
+        """A row of the vocabulary from its id or text."""
+
+
+@dataclass(frozen=True)
+class MapPoints:
+    """Which points a map has, in order; nothing about where they are."""
+
+    kind: NDArray[np.uint8]
+    """Index into :data:`KINDS` (n)."""
+    row: Ints
+    """Token id of a basis or a token alone, position in the prompt, or row of the text set (n)."""
+    vocabulary: Vocabulary
+    prompt: tuple[Token, ...] = ()
+    """The prompt's tokens."""
+    texts: tuple[str, ...] = ()
+    text_labels: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def kinds(self) -> tuple[tuple[str, int], ...]:
+        """How many of which kind, in order: ``(("basis", 8192), ("prompt", 7))``."""
+        counts = np.bincount(self.kind, minlength=len(KINDS))
+        return tuple((name, int(c)) for name, c in zip(KINDS, counts, strict=True) if c)
+
+    def id(self, i: int) -> int | None:
+        """Token id of a point; None of a text."""
+        kind, row = int(self.kind[i]), int(self.row[i])
+        if kind == TEXT:
+            return None
+        return self.prompt[row].id if kind == PROMPT else row
+
+    def ids(self) -> Longs:
+        """Token ids of all points; −1 for texts (n)."""
+        out: Longs = self.row.astype(np.int64)
+        if self.prompt:
+            tokens = np.array([t.id for t in self.prompt], dtype=np.int64)
+            inside = self.kind == PROMPT
+            out[inside] = tokens[self.row[inside]]
+        out[self.kind == TEXT] = -1
+        return out
+
+    def text(self, i: int) -> str:
+        """The true text of a point: of its token, or the whole text."""
+        kind, row = int(self.kind[i]), int(self.row[i])
+        if kind == TEXT:
+            return self.texts[row]
+        return self.prompt[row].text if kind == PROMPT else self.vocabulary.texts[row]
+
+    def label(self, i: int) -> str:
+        """A visible form of it, short; nothing in it is a control or bidirectional mark."""
+        kind, row = int(self.kind[i]), int(self.row[i])
+        if kind == TEXT:
+            text = self.texts[row]
+            return visible(text[:_LABEL]) + ("…" if len(text) > _LABEL else "")
+        return self.prompt[row].label if kind == PROMPT else self.vocabulary.labels[row]
+
+    def group(self, i: int) -> str:
+        """The label that a text set gives a point; empty where it gives none."""
+        kind, row = int(self.kind[i]), int(self.row[i])
+        return self.text_labels[row] if kind == TEXT and self.text_labels else ""
+
+    def labels(self) -> list[str]:
+        """All labels (n)."""
+        return [self.label(i) for i in range(len(self))]
+
+    def find(self, kind: int, row: int) -> int | None:
+        """Index of a point by its kind and row."""
+        hits = np.flatnonzero((self.kind == kind) & (self.row == row))
+        return int(hits[0]) if len(hits) else None
+
+
+def gather_points(
+    space: Space, options: MapOptions, ids: Longs, tokens: tuple[Token, ...]
+) -> MapPoints:
+    """The points of a map from its settings and its selected token ids.
+
+    Raises:
+        OptionError: no point is left.
+    """
+    kinds: list[tuple[int, Longs]] = []
+    if options.vocabulary == "bases":
+        kinds.append((BASIS, ids))
+    elif options.vocabulary == "alone":
+        kinds.append((ALONE, ids))
+    kinds.append((PROMPT, np.arange(len(tokens))))
+    texts = options.texts
+    kinds.append((TEXT, np.arange(len(texts.texts) if texts else 0)))
+    kind = np.concatenate([np.full(len(rows), k, dtype=np.uint8) for k, rows in kinds])
+    row = np.concatenate([rows for _, rows in kinds]).astype(np.int32)
+    if len(row) == 0:
+        raise OptionError(
+            "no token of the vocabulary fits this selection, so the map has no point; choose"
+            " another selection or all."
+        )
+    return MapPoints(
+        kind,
+        row,
+        space.vocabulary,
+        tokens,
+        texts.texts if texts else (),
+        texts.labels if texts else (),
+    )
+
+
+class StateStore:
+    """The states of tokens alone and of text sets, kept for the layer slider.
+
+    Args:
+        space: whose states.
+        limit_bytes: of what is kept. Where all layers of a set fit into half of it they are read
+            at once; else each layer for itself.
+    """
+
+    def __init__(self, space: Space, limit_bytes: int) -> None:
+        self.space = space
+        self.limit_bytes = limit_bytes
+        self._kept: dict[tuple[Any, ...], Floats] = {}
+        self.passes = 0
+        """How often texts went through the model."""
+
+    def all_layers(self, count: int) -> bool:
+        """Whether the states of so many texts at every layer may be kept."""
+        model = self.space.model
+        need = 4 * count * (model.blocks + 1) * model.anatomy.residual_width
+        budget = model.limits.memory_budget_mib * 2**20
+        return need <= min(self.limit_bytes // 2, budget)
+
+    def raw(self, key: str, prompts: Sequence[Sequence[int]], layer: int, check: Check) -> Floats:
+        """Last-position states of some prompts before the final norm: n × residual width.
+
+        Args:
+            key: a name for these prompts, the same only where they are the same.
+            prompts: token ids.
+            layer: from 0.
+            check: called between batches; raises to stop.
+        """
+        found = self._kept.get((key, layer))
+        if found is not None:
+            return found
+        every = self.all_layers(len(prompts))
+        layers = None if every else [layer]
+        states = _drain(text_states(self.space.model, prompts, layers=layers), check)
+        self.passes += 1
+        self._make_room(states.raw.numel() * 4)
+        for place, number in enumerate(states.layers):
+            self._kept[key, number] = states.raw[:, place].cpu().numpy()
+        return self._kept[key, layer]
+
+    def _make_room(self, size: int) -> None:
+        held = sum(a.nbytes for a in self._kept.values())
+        for name in list(self._kept):  # oldest first
+            if held + size <= self.limit_bytes:
+                return
+            held -= self._kept.pop(name).nbytes
+
+
+def _drain(steps: Steps[Any], check: Check) -> Any:
+    def checked() -> Steps[Any]:
+        while True:
+            check()
+            try:
+                yield next(steps)
+            except StopIteration as end:
+                return end.value
+
+    return drain(checked())
+
+
+def alone_prompts(space: Space, ids: Longs, bos: str) -> list[list[int]]:
+    """Each token as a whole prompt, after the begin-of-text token where one is used.
+
+    `bos` ``auto`` asks the tokenizer whether it puts that token in front by itself.
+    """
+    begin = space.model.tokenizer.bos_token_id
+    if bos == "no" or begin is None:
+        if bos == "yes":
+            space.tokenize("a", bos=bos)  # raises: this model has no such token
+        return [[int(i)] for i in ids]
+    if bos == "auto":
+        first = space.tokenize("a", bos="auto")
+        if not first.added_bos:
+            return [[int(i)] for i in ids]
+    return [[int(begin), int(i)] for i in ids]
+
+
+def basis_vectors(frame: Frame, ids: Longs, check: Check) -> Floats:
+    """Vectors of a frame, float32 (n × d): float64 where they are computed."""
+    out = np.empty((len(ids), frame.width), dtype=np.float32)
+    for start in range(0, len(ids), _BLOCK):
+        check()
+        some = torch.from_numpy(ids[start : start + _BLOCK])
+        out[start : start + len(some)] = frame.vectors(some).numpy()
+    return out
+
+
+def state_vectors(
+    space: Space,
+    options: MapOptions,
+    points: MapPoints,
+    layer: int,
+    store: StateStore,
+    check: Check,
+) -> Floats:
+    """Vectors of the points that are states, in their order (m × d), moved to the frame's origin.
+
+    Raises:
+        OptionError: raw states of another width than the bases.
+        NonFiniteError: a state holds NaN or infinity.
+    """
+    model = space.model
+    parts: list[torch.Tensor] = []
+    alone = points.row[points.kind == ALONE].astype(np.int64)
+    if len(alone):
+        prompts = alone_prompts(space, alone, options.bos)
+        name = f"alone {options.bos} {_digest(alone.tobytes())}"
+        parts.append(torch.from_numpy(store.raw(name, prompts, layer, check)))
+    if points.prompt:
+        assert options.prompt is not None
+        states = space.states(options.prompt, bos=options.bos, chat=options.chat, check=check)
+        parts.append(states.raw[layer].cpu())
+    if options.texts is not None:
+        ids = [space.tokenize(t, bos=options.bos, chat=options.chat).ids for t in points.texts]
+        name = f"texts {_digest(repr(ids).encode())}"
+        parts.append(torch.from_numpy(store.raw(name, ids, layer, check)))
+    if not parts:
+        return np.empty((0, model.width), dtype=np.float32)
+    check()
+    raw = torch.cat(parts)
+    home = model.anatomy.weight.device
+    if options.state == "normed":
+        taken = [model.read_out(raw[s : s + _BLOCK].to(home)) for s in range(0, len(raw), _BLOCK)]
+        vectors = torch.cat(taken)
+    elif raw.shape[1] != model.width:
+        raise OptionError(
+            f"raw states of this model have {raw.shape[1]} dimensions and its bases"
+            f" {model.width}; choose state normed."
+        )
+    else:
+        vectors = raw.to(home)
+    placed = space.frame(options.frame).place(vectors).float().cpu().numpy()
+    bad = ~np.isfinite(placed).all(axis=1)
+    if bad.any():
+        raise NonFiniteError(
+            f"{int(bad.sum()):,} of {len(placed):,} states hold NaN or infinity at layer {layer},"
+            " so they have no place on a map; choose a lower layer or other text."
+        )
+    out: Floats = np.ascontiguousarray(placed, dtype=np.float32)
+    return out
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def check_budget(n: int, d: int, limit_bytes: int) -> None:
+    """Refuse vectors that would not fit before they are made."""
+    need = 4 * n * d
+    if need > limit_bytes:
+        raise BudgetExceeded(
+            f"the vectors of {n:,} points need {need / 2**20:,.0f} MiB and the budget is"
+            f" {limit_bytes / 2**20:,.0f} MiB; select fewer tokens."
+        )
+
+
+def cache_root(folder: Path | None) -> Path | None:
+    """A folder for kept maps, made if it can be; None where it cannot."""
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder

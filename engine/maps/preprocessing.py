@@ -1,0 +1,159 @@
+"""What is done to vectors before a map is fitted, and moments of bases without writing them out.
+
+A basis is b_i = M·x_i with x_i a resident row, so Σ b_i b_iᵀ/‖b_i‖² = M·(Σ x_i x_iᵀ/‖b_i‖²)·M: one
+weighted Gram matrix of rows, taken in chunks, gives the covariance of all v preprocessed bases
+without a v × d copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from engine.errors import NonFiniteError, OptionError
+from engine.frames import Check, Frame
+from engine.maps.points import Doubles, Floats
+
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and covariance of a set of vectors, float64."""
+
+    n: int
+    mean: Doubles
+    """d."""
+    covariance: Doubles
+    """d × d, divided by n − 1 as scikit-learn does."""
+
+    @property
+    def scale(self) -> Doubles:
+        """Standard deviation of each dimension, 1 where it does not vary (d)."""
+        square = np.clip(np.diag(self.covariance), 0, None)
+        # A dimension that is constant up to rounding must not be blown up to size one.
+        flat = square <= 1e-20 * max(float(square.max(initial=0.0)), 1e-300)
+        return np.where(flat, 1.0, np.sqrt(np.where(flat, 1.0, square)))
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is done to a group of vectors: (x − offset)·factor, then each to length 1 if asked."""
+
+    offset: Doubles | None = None
+    """d."""
+    factor: Doubles | None = None
+    """d."""
+    unit: bool = False
+
+    def apply(self, vectors: Floats) -> Floats:
+        """n × d → n × d, float32; float64 inside. A zero vector stays zero."""
+        if self.offset is None and self.factor is None and not self.unit:
+            return vectors
+        out = np.empty(vectors.shape, dtype=np.float32)
+        for start in range(0, len(vectors), _ROWS):
+            out[start : start + _ROWS] = self.exact(vectors[start : start + _ROWS])
+        return out
+
+    def exact(self, vectors: Floats | Doubles) -> Doubles:
+        """The same in float64."""
+        x: Doubles = vectors.astype(np.float64)
+        if self.offset is not None:
+            x -= self.offset
+        if self.factor is not None:
+            x *= self.factor
+        if self.unit:
+            norms = np.linalg.norm(x, axis=1, keepdims=True)
+            x /= np.where(norms > 0, norms, 1.0)
+        return x
+
+
+def moments_of(vectors: Floats | Doubles) -> Moments:
+    """Of vectors at hand (n × d)."""
+    n, d = vectors.shape
+    mean: Doubles = vectors.mean(axis=0, dtype=np.float64)
+    total = np.zeros((d, d))
+    for start in range(0, n, _ROWS):
+        x = vectors[start : start + _ROWS].astype(np.float64) - mean
+        total += x.T @ x
+    return Moments(n, mean, total / max(n - 1, 1))
+
+
+def moments_of_bases(frame: Frame, *, unit: bool, check: Check) -> Moments:
+    """Of all vectors of a frame, each divided by its length where `unit`.
+
+    Raises:
+        NonFiniteError: the frame holds NaN or infinity.
+    """
+    v, d = frame.size, frame.width
+    square = torch.zeros(d, d, dtype=torch.float64)
+    total = torch.zeros(d, dtype=torch.float64)
+    for start in range(0, v, _ROWS):
+        check()
+        stop = min(start + _ROWS, v)
+        rows = frame.block(start, stop).cpu().double() * frame.factor
+        if unit:
+            norms = frame.norms[start:stop].cpu().double().unsqueeze(1)
+            rows /= torch.where(norms > 0, norms, torch.ones_like(norms))
+        total += rows.sum(0)
+        square += rows.T @ rows
+    if frame.transform is not None:
+        total = frame.transform @ total
+        square = frame.transform @ square @ frame.transform
+    mean = total / v
+    covariance = (square - v * torch.outer(mean, mean)) / max(v - 1, 1)
+    out = Moments(v, mean.numpy(), ((covariance + covariance.T) / 2).numpy())
+    if not (np.isfinite(out.mean).all() and np.isfinite(out.covariance).all()):
+        raise NonFiniteError(
+            f"the frame {frame.name!r} holds NaN or infinity, so its bases have no map."
+        )
+    return out
+
+
+def treat_bases(moments: Moments | None, preprocessing: str) -> Treatment:
+    """The treatment of bases; `moments` are those of all raw bases of the frame."""
+    if preprocessing == "raw":
+        return Treatment()
+    if preprocessing == "unit":
+        return Treatment(unit=True)
+    assert moments is not None
+    if preprocessing == "centred":
+        return Treatment(offset=moments.mean)
+    return Treatment(offset=moments.mean, factor=1 / moments.scale)
+
+
+def treat_states(vectors: Floats, preprocessing: str) -> Treatment:
+    """The treatment of the states shown (m × d).
+
+    Raises:
+        OptionError: too few states for a mean of their own.
+    """
+    if preprocessing == "raw":
+        return Treatment()
+    if preprocessing == "unit":
+        return Treatment(unit=True)
+    if len(vectors) == 1:
+        raise OptionError(
+            f"preprocessing {preprocessing!r} takes the mean of the states off each, so one state"
+            " becomes nothing; choose unit or raw, or give more text."
+        )
+    if len(vectors) == 0:
+        return Treatment()
+    found = moments_of(vectors)
+    if preprocessing == "centred":
+        return Treatment(offset=found.mean)
+    return Treatment(offset=found.mean, factor=1 / found.scale)
+
+
+def treated_moments(moments: Moments, treatment: Treatment) -> Moments:
+    """Moments after an offset and a factor (not after division by length)."""
+    assert not treatment.unit
+    mean, covariance = moments.mean, moments.covariance
+    if treatment.offset is not None:
+        mean = mean - treatment.offset
+    if treatment.factor is not None:
+        mean = mean * treatment.factor
+        covariance = covariance * np.outer(treatment.factor, treatment.factor)
+    return Moments(moments.n, mean, covariance)

@@ -1,0 +1,213 @@
+"""UMAP in a process of its own: one at a time, warm, with progress, cancel and a cache.
+
+What is fitted: all points of the map after preprocessing, each divided by its length; their
+principal axes (exact; 50 unless asked otherwise); Euclidean distances there, which for vectors of
+length 1 have the order of cosine; exact nearest neighbours up to 40,000 points and UMAP's
+own search above; started from the first principal axes, seeded and therefore on one thread. A
+second run with the next seed on the same points gives the noise
+floor: how far points lie from themselves when nothing has changed.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from engine.errors import OptionError
+from engine.maps.options import MapOptions
+from engine.maps.points import Floats
+from engine.maps.preprocessing import moments_of
+from engine.maps.projection import principal_axes, procrustes, rms_radius
+from engine.maps.umap_process import UmapProblem, UmapProcess
+from engine.progress import Steps
+
+LEAST: Final = 10
+"""Points that UMAP needs to say anything."""
+
+
+@dataclass(frozen=True)
+class UmapResult:
+    """Coordinates, and the same from the next seed."""
+
+    fingerprint: str
+    coordinates: Floats
+    """n × dims."""
+    variance: float = 1.0
+    """Share of the variance that the axes under it hold, in [0, 1]."""
+    second: Floats | None = None
+    """From seed + 1; None until it is done."""
+
+    def movement(self) -> Floats | None:
+        """Distance of each point from itself between the two seeds, after Procrustes, in RMS radii
+        of the map (n)."""
+        if self.second is None:
+            return None
+        target = self.coordinates.astype(np.float64)
+        fit = procrustes(self.second.astype(np.float64), target)
+        moved = self.second.astype(np.float64) @ fit.rotation + fit.offset - target
+        radius = rms_radius(target)
+        out: Floats = (np.linalg.norm(moved, axis=1) / max(radius, 1e-300)).astype(np.float32)
+        return out
+
+    @property
+    def noise_floor(self) -> float | None:
+        """Median of :meth:`movement`."""
+        moved = self.movement()
+        return None if moved is None else float(np.median(moved))
+
+
+def make_problem(vectors: Floats, options: MapOptions, fingerprint: str) -> UmapProblem:
+    """Principal axes and unit rows.
+
+    Args:
+        vectors: the points after preprocessing (n × d).
+        options: UMAP's settings.
+        fingerprint: of the map.
+
+    Raises:
+        OptionError: too few points, or all of them equal.
+    """
+    n, d = vectors.shape
+    if n < LEAST:
+        raise OptionError(
+            f"UMAP needs at least {LEAST} points and this map has {n}; add points or choose the"
+            " shared projection."
+        )
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    unit = (vectors / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+    axes = principal_axes(moments_of(unit), min(options.principal, d))
+    return UmapProblem(
+        fingerprint=fingerprint,
+        points=axes.place(unit).astype(np.float32),
+        variance=min(1.0, sum(axes.shares)),
+        dims=options.dims,
+        neighbours=options.neighbours,
+        min_dist=float(options.min_dist),
+        seed=options.seed,
+    )
+
+
+class UmapCache:
+    """Finished layouts, in memory and on the disk. Any thread may use it.
+
+    Args:
+        folder: where they are kept; None keeps them in memory only.
+        limit: how many stay in memory.
+    """
+
+    def __init__(self, folder: Path | None, limit: int = 8) -> None:
+        self.folder = folder
+        self._limit = limit
+        self._kept: OrderedDict[str, UmapResult] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, fingerprint: str, shape: tuple[int, int]) -> UmapResult | None:
+        """A layout of this map; None where there is none or its file is damaged."""
+        with self._lock:
+            found = self._kept.get(fingerprint)
+            if found is not None:
+                self._kept.move_to_end(fingerprint)
+                return found
+        if self.folder is None:
+            return None
+        try:
+            with (
+                self._path(fingerprint).open("rb") as opened,
+                np.load(opened, allow_pickle=False) as file,
+            ):
+                parts = {name: file[name] for name in file.files}
+        except (OSError, ValueError, KeyError, EOFError):
+            return None
+        except Exception as error:  # zipfile's own errors for damaged files
+            if type(error).__module__ not in ("zipfile", "zlib"):
+                raise
+            return None
+        sound = all(
+            parts[n].shape == shape and parts[n].dtype == np.float32 and np.isfinite(parts[n]).all()
+            for n in ("coordinates", "second")
+            if n in parts
+        )
+        if "coordinates" not in parts or not sound:
+            return None
+        result = UmapResult(
+            fingerprint,
+            parts["coordinates"],
+            float(parts["variance"]) if "variance" in parts else 1.0,
+            parts.get("second"),
+        )
+        self._keep(result)
+        return result
+
+    def put(self, result: UmapResult) -> None:
+        """Keep a layout; a folder that cannot be written is no error."""
+        self._keep(result)
+        if self.folder is None:
+            return
+        arrays: dict[str, Any] = {
+            "coordinates": result.coordinates,
+            "variance": np.float64(result.variance),
+        }
+        if result.second is not None:
+            arrays["second"] = result.second
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, aside = tempfile.mkstemp(dir=self.folder, prefix=".tmp-", suffix=".npz")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    np.savez(file, allow_pickle=False, **arrays)
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(aside).replace(self._path(result.fingerprint))
+            finally:
+                Path(aside).unlink(missing_ok=True)
+        except OSError:
+            return
+
+    def _keep(self, result: UmapResult) -> None:
+        with self._lock:
+            self._kept[result.fingerprint] = result
+            self._kept.move_to_end(result.fingerprint)
+            while len(self._kept) > self._limit:
+                self._kept.popitem(last=False)
+
+    def _path(self, fingerprint: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"umap-{fingerprint}.npz"
+
+
+def reduce(
+    problem: UmapProblem, cache: UmapCache, process: UmapProcess, *, floor: bool = True
+) -> Steps[UmapResult]:
+    """Lay a problem out and keep it, then again with the next seed for the noise floor.
+
+    Needs no model: any thread may drive it. What is cached is not done again; a result is kept
+    whole or not at all.
+
+    Args:
+        problem: what to lay out.
+        cache: where results are looked for and kept.
+        process: that runs UMAP.
+        floor: whether the second seed is run too.
+
+    Raises:
+        WorkError: UMAP failed.
+    """
+    shape = (len(problem.points), problem.dims)
+    result = cache.get(problem.fingerprint, shape)
+    if result is None:
+        coordinates = yield from process.layout(problem)
+        result = UmapResult(problem.fingerprint, coordinates, problem.variance)
+        cache.put(result)
+    if floor and result.second is None:
+        again = replace(problem, seed=problem.seed + 1)
+        second = yield from process.layout(again, note="noise floor: ")
+        result = replace(result, second=second)
+        cache.put(result)
+    return result

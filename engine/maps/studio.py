@@ -1,0 +1,393 @@
+"""Makes maps of one latent space and keeps what is asked for again.
+
+Layer by layer only the states are placed anew: bases, frames and states that were read are kept
+within stated limits. A studio belongs to the thread of its model; :meth:`MapStudio.reduce` alone
+may be driven by any thread.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from engine.errors import OptionError
+from engine.frames import Check, no_check
+from engine.maps.changes import Changes, measure_changes
+from engine.maps.colours import Colour, colour_points
+from engine.maps.compute import Map
+from engine.maps.drawing import KEPT, Drawer, Scene, keep
+from engine.maps.neighbours import (
+    Cka,
+    NearBasis,
+    Neighbours,
+    check_metric,
+    cka_matrix,
+    near_point,
+    without_largest,
+)
+from engine.maps.options import MapOptions, versions
+from engine.maps.points import (
+    BASIS,
+    Floats,
+    Longs,
+    MapPoints,
+    Space,
+    gather_points,
+)
+from engine.maps.quality import Distortion, Quality, distortion, measure_quality
+from engine.maps.reduction import UmapCache, UmapResult, make_problem, reduce
+from engine.maps.selection import (
+    find_expression,
+    find_text,
+    inside_polygon,
+)
+from engine.maps.umap_process import UmapProblem, UmapProcess
+from engine.maps.verify import VerifyReport, verify
+from engine.progress import Steps
+from engine.similarity import read
+
+_CKA_TOKENS: Final = 1024
+_CKA_LEAST: Final = 64
+_CKA_DROPPED: Final = 3
+MAX_NEIGHBOURS: Final = 200
+
+
+class MapStudio:
+    """Maps of one space.
+
+    Args:
+        space: the model with its frames.
+        cache_dir: where UMAP layouts are kept; None keeps them in memory.
+        state_bytes: limit of the kept states of tokens alone and of text sets.
+        vector_bytes: limit of the vectors of one map, and of those kept.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        cache_dir: Path | None = None,
+        state_bytes: int = 256 * 2**20,
+        vector_bytes: int = 1024 * 2**20,
+    ) -> None:
+        self.space = space
+        self.cache_dir = cache_dir
+        self.umap_cache = UmapCache(cache_dir)
+        self.umap_process = UmapProcess(cache_dir)
+        self._drawer = Drawer(
+            space, self.umap_cache, state_bytes=state_bytes, vector_bytes=vector_bytes
+        )
+        self._maps: OrderedDict[MapOptions, Map] = OrderedDict()
+        self._qualities: OrderedDict[MapOptions, Quality] = OrderedDict()
+        self._distortions: OrderedDict[MapOptions, Distortion] = OrderedDict()
+        self._changes: OrderedDict[tuple[MapOptions, int, int], Changes] = OrderedDict()
+        self._ckas: OrderedDict[MapOptions, Cka] = OrderedDict()
+
+    def close(self) -> None:
+        """End the process that runs UMAP, if it is there."""
+        self.umap_process.close()
+
+    # --- maps ---
+
+    def resolve(self, options: MapOptions) -> MapOptions:
+        """The options as they are drawn: the layer counted from 0, no more axes than dimensions.
+
+        Raises:
+            LayerError: a layer that this model does not have.
+        """
+        return self._drawer.resolve(options)
+
+    def map(self, options: MapOptions, *, check: Check = no_check) -> Map:
+        """The map of these options.
+
+        Args:
+            options: what is on it and how it is drawn.
+            check: called in small steps; raises to stop.
+
+        Raises:
+            MapNotReady: UMAP, and its layout is not kept yet: run :meth:`umap_problem` and
+                :meth:`reduce` (or :meth:`umap`) first.
+            OptionError, LayerError, PromptError, TokenError, NonFiniteError: one sentence each.
+        """
+        options = self.resolve(options)
+        found = self._maps.get(options)
+        # A UMAP map is looked up anew while its second seed is missing.
+        if found is not None and not (options.projection == "umap" and found.noise_floor is None):
+            self._maps.move_to_end(options)
+            return found
+        drawn = self._drawer.draw(self._drawer.scene(options, check), check)
+        keep(self._maps, options, drawn, KEPT)
+        return drawn
+
+    def layers(
+        self,
+        options: MapOptions,
+        layers: Sequence[int] | None = None,
+        *,
+        check: Check = no_check,
+    ) -> dict[int, Map]:
+        """The same points at several layers, in one window where all layers can be held.
+
+        With the selection ``near:K`` the tokens are those of the options' own layer throughout.
+
+        Args:
+            options: of the map; its layer chooses the tokens of ``near:K``.
+            layers: which; None is all.
+            check: raises to stop.
+        """
+        options = self.resolve(options)
+        scene = self._drawer.scene(options, check)
+        wanted = range(self.space.model.blocks + 1) if layers is None else layers
+        out = {}
+        for number in wanted:
+            at = self.resolve(replace(options, layer=number))
+            out[at.layer] = self._drawer.draw(replace(scene, options=at), check)
+        return out
+
+    def umap_problem(self, options: MapOptions, *, check: Check = no_check) -> UmapProblem:
+        """What UMAP is to lay out: the part of the work that needs the model."""
+        options = self.resolve(options)
+        if options.projection != "umap":
+            raise OptionError(
+                f"the projection of this map is {options.projection!r}; choose umap to run UMAP."
+            )
+        scene = self._drawer.scene(options, check)
+        vectors = self._drawer.treated(scene, check)
+        return make_problem(vectors, options, self._drawer.fingerprint(scene))
+
+    def reduce(self, problem: UmapProblem, *, floor: bool = True) -> Steps[UmapResult]:
+        """Run UMAP in its process; any thread may drive this, and closing it ends the process."""
+        return reduce(problem, self.umap_cache, self.umap_process, floor=floor)
+
+    def umap(
+        self, options: MapOptions, *, floor: bool = True, check: Check = no_check
+    ) -> Steps[Map]:
+        """Both parts and the map, in one thread."""
+        problem = self.umap_problem(options, check=check)
+        yield from self.reduce(problem, floor=floor)
+        return self.map(options, check=check)
+
+    def draw(self, options: MapOptions, *, check: Check = no_check) -> Map:
+        """The map drawn anew, whatever maps are kept."""
+        return self._drawer.draw(self._drawer.scene(self.resolve(options), check), check)
+
+    def points(self, options: MapOptions, *, check: Check = no_check) -> MapPoints:
+        """Which points a map has, without drawing it."""
+        return self._drawer.scene(self.resolve(options), check).points
+
+    def versions(self, options: MapOptions) -> dict[str, str]:
+        """What would draw this map."""
+        return versions(umap=options.projection == "umap")
+
+    def verify(self, document: Mapping[str, Any], *, check: Check = no_check) -> VerifyReport:
+        """Draw a saved map again and compare: see :func:`engine.maps.verify.verify`."""
+        return verify(self, document, check=check)
+
+    # --- evidence ---
+
+    def quality(self, options: MapOptions, *, check: Check = no_check) -> Quality:
+        """How true the map is: see :mod:`engine.maps.quality`."""
+        options = self.resolve(options)
+        if options not in self._qualities:
+            drawn = self.map(options, check=check)
+            vectors = self._drawer.treated(self._drawer.scene(options, check), check)
+            found = measure_quality(vectors, drawn.coordinates, seed=options.seed, check=check)
+            keep(self._qualities, options, found, KEPT)
+        return self._qualities[options]
+
+    def distortion(self, options: MapOptions, *, check: Check = no_check) -> Distortion:
+        """How wrong the map is about each point."""
+        options = self.resolve(options)
+        if options not in self._distortions:
+            drawn = self.map(options, check=check)
+            vectors = self._drawer.treated(self._drawer.scene(options, check), check)
+            found = distortion(vectors, drawn.coordinates, seed=options.seed, check=check)
+            keep(self._distortions, options, found, KEPT)
+        return self._distortions[options]
+
+    def neighbours(
+        self,
+        options: MapOptions,
+        index: int,
+        *,
+        k: int = 10,
+        metric: str = "cosine",
+        layer_b: int | None = None,
+        check: Check = no_check,
+    ) -> Neighbours:
+        """The neighbourhood of one point in the model's own space, before any preprocessing.
+
+        Args:
+            options: of the map.
+            index: of the point.
+            k: neighbours listed, 1 to 200.
+            metric: ``cosine`` or ``l2``.
+            layer_b: another layer: who is gained and lost there.
+            check: raises to stop.
+        """
+        check_metric(metric)
+        options = self.resolve(options)
+        scene = self._drawer.scene(options, check)
+        points = scene.points
+        if not 0 <= index < len(points):
+            raise OptionError(
+                f"index must be in [0, {len(points) - 1}] for this map of {len(points):,} points;"
+                f" got {index}."
+            )
+        if not 1 <= k <= MAX_NEIGHBOURS:
+            raise OptionError(f"k must be from 1 to {MAX_NEIGHBOURS}; got {k}.")
+        parts = self._drawer.parts(scene, check)
+        near = near_point(parts, points, index, k, metric, check)
+        count = len(parts[0])
+        vector = parts[0][index] if index < count else parts[1][index - count]
+        bases = self._near_bases(scene, vector, index, k, metric, check)
+        out = Neighbours(index, points.label(index), options.layer, metric, k, near, bases)
+        if layer_b is None:
+            return out
+        other = self.resolve(replace(options, layer=layer_b))
+        there = near_point(
+            self._drawer.parts(replace(scene, options=other), check),
+            points,
+            index,
+            k,
+            metric,
+            check,
+        )
+        before, after = {n.index for n in near}, {n.index for n in there}
+        union = len(before | after)
+        return replace(
+            out,
+            layer_b=other.layer,
+            gained=tuple(n for n in there if n.index not in before),
+            lost=tuple(n for n in near if n.index not in after),
+            jaccard=len(before & after) / union if union else None,
+        )
+
+    def changes(
+        self, options: MapOptions, layer_b: int, *, k: int = 15, check: Check = no_check
+    ) -> Changes:
+        """What differs between the options' layer and another, on the map and in the model.
+
+        Raises:
+            MapNotReady: UMAP, and one of the two layouts is not kept yet.
+        """
+        options = self.resolve(options)
+        other = self.resolve(replace(options, layer=layer_b))
+        key = (options, other.layer, k)
+        if key not in self._changes:
+            scene = self._drawer.scene(options, check)
+            there = replace(scene, options=other)
+            maps = self._drawer.draw(scene, check), self._drawer.draw(there, check)
+            vectors = self._drawer.treated(scene, check), self._drawer.treated(there, check)
+            floor = None
+            if options.projection == "umap":
+                result = self.umap_cache.get(maps[0].fingerprint, maps[0].coordinates.shape)
+                floor = result.movement() if result is not None else None
+            found = measure_changes(maps, vectors, k=k, floor=floor, check=check)
+            keep(self._changes, key, found, 8)
+        return self._changes[key]
+
+    def cka(self, options: MapOptions, *, check: Check = no_check) -> Cka:
+        """Linear CKA between all layers, of the map's states where it has enough of them.
+
+        With fewer than 64 states, figures would be high by chance: then of 1,024 tokens evenly
+        spaced over the vocabulary, each alone as the prompt.
+        """
+        options = self.resolve(replace(options, layer=0, projection="shared", axes=()))
+        if options not in self._ckas:
+            keep(self._ckas, options, self._cka(options, check), 8)
+        return self._ckas[options]
+
+    def colour(self, options: MapOptions, by: str, *, check: Check = no_check) -> Colour:
+        """A value or a class per point: see :mod:`engine.maps.colours`."""
+        options = self.resolve(options)
+        scene = self._drawer.scene(options, check)
+        return colour_points(
+            by,
+            scene.points,
+            space=self.space,
+            options=options,
+            vectors=lambda: self._drawer.raw(scene, check),
+            distortion=lambda: self.distortion(options, check=check),
+            check=check,
+        )
+
+    def search(
+        self, options: MapOptions, text: str, *, regex: bool = False, check: Check = no_check
+    ) -> Longs:
+        """Indices of the points whose text holds a piece of text or matches an expression."""
+        points = self._drawer.scene(self.resolve(options), check).points
+        texts = [points.text(i) for i in range(len(points))]
+        return find_expression(texts, text, check=check) if regex else find_text(texts, text)
+
+    def inside(
+        self,
+        options: MapOptions,
+        polygon: Sequence[Sequence[float]],
+        *,
+        check: Check = no_check,
+    ) -> Longs:
+        """Indices of the points inside a polygon, where they are drawn."""
+        drawn = self.map(options, check=check)
+        if drawn.dims != 2:
+            raise OptionError("a polygon selects on a map of 2 dimensions; set dims to 2.")
+        return inside_polygon(drawn.border.clipped, polygon)
+
+    # --- inside ---
+
+    def _near_bases(
+        self, scene: Scene, vector: Floats, index: int, k: int, metric: str, check: Check
+    ) -> tuple[NearBasis, ...]:
+        frame = self.space.frame(scene.options.frame)
+        itself = int(scene.points.row[index]) if scene.points.kind[index] == BASIS else None
+        with torch.no_grad():
+            found = read(
+                frame,
+                torch.from_numpy(vector[None].copy()).to(frame.device),
+                geometries=(metric,),
+                k=min(k + 1, frame.size),
+                vectors=True,  # states were moved to the frame's origin when they were taken
+                check=check,
+            )[metric]
+        pairs = zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True)
+        labels = self.space.vocabulary.labels
+        listed = [NearBasis(i, labels[i], s) for i, s in pairs if i != itself]
+        return tuple(listed[:k])
+
+    def _cka(self, options: MapOptions, check: Check) -> Cka:
+        scene = self._drawer.scene(options, check)
+        if scene.states >= _CKA_LEAST:
+            what = f"the {scene.states:,} states of this map"
+            note = ""
+        else:
+            v = self.space.model.vocabulary
+            ids = np.unique(np.linspace(0, v - 1, min(_CKA_TOKENS, v)).astype(np.int64))
+            note = (
+                f"This map has {scene.states} states; with so few every two layers look alike by"
+                f" chance, so {len(ids):,} tokens are taken instead, each alone as the prompt."
+            )
+            alone = replace(
+                options,
+                vocabulary="alone",
+                select="ids:" + ",".join(str(i) for i in ids[:1]),
+                prompt=None,
+                texts=None,
+            )
+            points = gather_points(self.space, alone, ids, ())
+            scene = Scene(alone, points, ids)
+            what = f"{len(ids):,} tokens, evenly spaced over the vocabulary, each alone"
+        layers = tuple(range(self.space.model.blocks + 1))
+        stacks = [
+            self._drawer.states(replace(scene, options=replace(scene.options, layer=i)), check)
+            for i in layers
+        ]
+        dropped = min(_CKA_DROPPED, stacks[0].shape[1] - 1)
+        values = cka_matrix(stacks, check)
+        without = cka_matrix([without_largest(x, dropped) for x in stacks], check)
+        return Cka(layers, values, without, dropped, scene.states, what, note)

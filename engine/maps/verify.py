@@ -1,0 +1,136 @@
+"""Recompute a saved map and say how far it is from what was saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from engine.errors import ArtifactError, LexiscopeError
+from engine.frames import Check, no_check
+from engine.maps.options import MapOptions
+from engine.maps.reduction import UmapCache, reduce
+from engine.progress import drain
+
+if TYPE_CHECKING:
+    from engine.maps.studio import MapStudio
+
+TOLERANCE: Final = 1e-4
+"""Largest difference, in RMS radii of the map, up to which two runs count as the same picture."""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a recomputation found."""
+
+    largest_difference: float
+    """Largest absolute difference of a coordinate, in the map's own units."""
+    relative_difference: float
+    """The same in RMS radii of the map."""
+    n: int
+    same_model: bool
+    same_versions: bool
+    same_points: bool
+    ok: bool
+    """Same model, same points, and no coordinate differs by more than 10⁻⁴ radii."""
+    sentence: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract."""
+        return asdict(self)
+
+
+def verify(
+    studio: MapStudio, document: Mapping[str, Any], *, check: Check = no_check
+) -> VerifyReport:
+    """Draw a saved map again, without any cache of UMAP, and compare.
+
+    Args:
+        studio: of the space that the map is said to show.
+        document: what :meth:`Map.to_dict` gave; or the arrays of an NPZ file: ``coordinates``,
+            ``kind`` and ``row``, and in ``meta`` the JSON text of :meth:`Map.header`.
+        check: raises to stop.
+
+    Raises:
+        ArtifactError: the document is no map, or a damaged one.
+    """
+    header = dict(document)
+    try:
+        if "meta" in document:
+            header = json.loads(str(np.asarray(document["meta"])[()]))
+        saved = np.asarray(document["coordinates"], dtype=np.float64)
+        kind = np.asarray(document["kind"], dtype=np.int64)
+        row = np.asarray(document["row"], dtype=np.int64)
+        if header["format"] != "lexiscope-map" or saved.ndim != 2:
+            raise ValueError("not a map")
+        fingerprint = str(header["model"]["fingerprint"])
+        name = str(header["model"]["name"])
+        given = dict(header["options"])
+        versions = dict(header["versions"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"this file is no map that was saved here, or it is damaged ({type(error).__name__});"
+            " give a JSON or NPZ file that the map's export wrote."
+        ) from None
+    try:
+        options = MapOptions.from_dict(given)
+    except LexiscopeError as error:
+        raise ArtifactError(f"the options of this map cannot be read: {error}") from None
+    model = studio.space.model
+    if model.fingerprint != fingerprint:
+        return VerifyReport(
+            float("nan"),
+            float("nan"),
+            len(saved),
+            False,
+            False,
+            False,
+            False,
+            f"The map was made of another model ({name}); open that model to verify it.",
+        )
+    if options.projection == "umap":
+        # What is kept might be the very numbers that are to be checked.
+        cache = UmapCache(None)
+        problem = studio.umap_problem(options, check=check)
+        fresh = drain(reduce(problem, cache, studio.umap_process, floor=False))
+        found = fresh.coordinates.astype(np.float64)
+        points = studio.points(options, check=check)
+        now = {**studio.versions(options)}
+    else:
+        drawn = studio.draw(options, check=check)
+        found, points, now = drawn.coordinates.astype(np.float64), drawn.points, drawn.versions
+    same_versions = now == versions
+    same = (
+        found.shape == saved.shape
+        and np.array_equal(kind, points.kind)
+        and np.array_equal(row, points.row)
+    )
+    if not same:
+        return VerifyReport(
+            float("nan"),
+            float("nan"),
+            len(saved),
+            True,
+            same_versions,
+            False,
+            False,
+            f"The map has other points than were saved: {len(found):,} now, {len(saved):,} then.",
+        )
+    largest = float(np.max(np.abs(found - saved), initial=0.0))
+    largest = largest if np.isfinite(saved).all() else float("inf")
+    from engine.maps.projection import rms_radius
+
+    radius = rms_radius(found)
+    relative = largest / radius if radius > 0 else largest
+    ok = relative <= TOLERANCE
+    words = "the same picture" if ok else "NOT the same picture"
+    sentence = (
+        f"Recomputed {len(found):,} points: {words}; the largest difference of a coordinate is"
+        f" {largest:.2g} ({relative:.1g} map radii)."
+    )
+    if not same_versions:
+        sentence += " It was saved under other versions of the software."
+    return VerifyReport(largest, relative, len(found), True, same_versions, True, ok, sentence)

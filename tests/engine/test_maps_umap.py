@@ -1,0 +1,241 @@
+"""UMAP in its own process: planted clusters, seeds, cancel, two at once, and the cache."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+from tiny_models import PROMPT, Spaces
+
+import engine.maps.umap_process as process_module
+from engine.errors import OptionError, WorkError
+from engine.maps import MapNotReady, MapOptions, MapStudio, UmapResult, reduce
+from engine.maps.reduction import UmapCache, make_problem
+from engine.maps.umap_process import UmapProblem, UmapProcess
+from engine.progress import Progress, drain
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UmapProcess]:
+    """One process for all tests that do not end it."""
+    process = UmapProcess(tmp_path_factory.mktemp("lock"))
+    yield process
+    process.close()
+
+
+def clusters(n: int = 240, d: int = 20, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 4, n)
+    centres = 6 * generator.standard_normal((4, d))
+    return (centres[labels] + generator.standard_normal((n, d))).astype(np.float32), labels
+
+
+def problem(seed: int = 0, **more: object) -> UmapProblem:
+    x, _ = clusters()
+    return replace(make_problem(x, MapOptions(projection="umap", seed=seed), f"test{seed}"), **more)
+
+
+def test_the_points_given_to_umap_are_unit_vectors_on_their_principal_axes() -> None:
+    x, _ = clusters(200, 80)
+    found = make_problem(x, MapOptions(projection="umap"), "name")
+    unit = x.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    pca = PCA(50, svd_solver="covariance_eigh")
+    wanted = pca.fit_transform(unit)
+    # Of axes with nearly the same variance any mixture is as good: distances say all.
+    np.testing.assert_allclose(_squares(found.points), _squares(wanted), atol=1e-4)
+    np.testing.assert_allclose(np.abs(found.points[:, :2]), np.abs(wanted[:, :2]), atol=1e-5)
+    assert found.variance == pytest.approx(pca.explained_variance_ratio_.sum(), rel=1e-5)
+    every = make_problem(x, MapOptions(projection="umap", principal=80), "name")
+    cosine = 1 - _squares(every.points) / 2
+    np.testing.assert_allclose(cosine, unit @ unit.T, atol=1e-4)
+    with pytest.raises(OptionError, match="at least 10"):
+        make_problem(x[:9], MapOptions(projection="umap"), "name")
+    with pytest.raises(OptionError, match="equal"):
+        make_problem(np.ones((20, 5), np.float32), MapOptions(projection="umap"), "name")
+
+
+def _squares(x: np.ndarray) -> np.ndarray:
+    return ((x[:, None] - x[None]) ** 2).sum(-1)
+
+
+def child_module() -> ModuleType:
+    path = Path(process_module.__file__).with_name("umap_child.py")
+    spec = importlib.util.spec_from_file_location("umap_child", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_childs_neighbours_are_scikit_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    x, _ = clusters(500)
+    ids, distances = child_module().exact_neighbours(x, 9)
+    wanted_distances, wanted = NearestNeighbors(n_neighbors=9).fit(x).kneighbors(x)
+    np.testing.assert_array_equal(ids, wanted)
+    np.testing.assert_allclose(distances, wanted_distances, atol=1e-3)
+    assert "finding neighbours" in capsys.readouterr().out
+
+
+def test_the_cache_gives_back_what_it_got_and_nothing_else(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    xy = generator.standard_normal((30, 2)).astype(np.float32)
+    cache = UmapCache(tmp_path)
+    assert cache.get("a", (30, 2)) is None
+    cache.put(UmapResult("a", xy, 0.5))
+    cache.put(UmapResult("b", xy, 0.7, xy[::-1].copy()))
+    fresh = UmapCache(tmp_path)
+    a, b = fresh.get("a", (30, 2)), fresh.get("b", (30, 2))
+    assert a is not None
+    assert b is not None
+    np.testing.assert_array_equal(a.coordinates, xy)
+    assert a.second is None
+    assert a.noise_floor is None
+    assert b.second is not None
+    assert (a.variance, b.variance) == (0.5, 0.7)
+    assert UmapCache(tmp_path).get("a", (31, 2)) is None  # another map's shape
+    path = tmp_path / "umap-a.npz"
+    whole = path.read_bytes()
+    for damaged in (
+        b"",
+        whole[: len(whole) // 2],
+        b"not a file",
+        whole[:200] + b"\xff" * 40 + whole[240:],
+    ):
+        path.write_bytes(damaged)
+        assert UmapCache(tmp_path).get("a", (30, 2)) is None
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_the_noise_floor_of_a_turned_copy_is_zero() -> None:
+    generator = np.random.default_rng(0)
+    xy = generator.standard_normal((200, 2))
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    same = UmapResult("a", xy.astype(np.float32), 1.0, (xy @ turn + 3).astype(np.float32))
+    assert same.noise_floor == pytest.approx(0, abs=1e-5)
+    other = UmapResult(
+        "a", xy.astype(np.float32), 1.0, generator.standard_normal((200, 2)).astype(np.float32)
+    )
+    assert other.noise_floor is not None
+    assert other.noise_floor > 0.5
+
+
+@pytest.mark.slow
+def test_planted_clusters_stay_together_and_a_seed_is_a_picture(warm: UmapProcess) -> None:
+    _, labels = clusters()
+    seen: list[Progress] = []
+
+    def watched() -> np.ndarray:
+        steps = warm.layout(problem())
+        while True:
+            try:
+                seen.append(next(steps))
+            except StopIteration as end:
+                return end.value
+
+    xy = watched()
+    near = NearestNeighbors(n_neighbors=5).fit(xy).kneighbors(return_distance=False)
+    assert (labels[near] == labels[:, None]).mean() > 0.99
+    notes = {p.note for p in seen}
+    assert {"finding neighbours", "placing points"} <= notes
+    assert max(p.done for p in seen if p.note == "placing points") > 0
+    np.testing.assert_array_equal(drain(warm.layout(problem())), xy)
+    assert not np.array_equal(drain(warm.layout(problem(seed=1))), xy)
+
+
+@pytest.mark.slow
+def test_two_requests_at_once_both_answer_one_after_the_other(warm: UmapProcess) -> None:
+    cache = UmapCache(None)
+    results: dict[int, UmapResult] = {}
+    spans: list[tuple[float, str]] = []
+
+    def work(seed: int) -> None:
+        results[seed] = drain(reduce(problem(seed), cache, warm, floor=seed == 10))
+        spans.append((time.monotonic(), str(seed)))
+
+    threads = [threading.Thread(target=work, args=(s,)) for s in (10, 20)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(timeout=300)
+    assert set(results) == {10, 20}
+    assert results[10].noise_floor is not None
+    assert results[20].second is None
+    assert cache.get("test10", (240, 2)) is results[10]
+    alone = drain(warm.layout(problem(10)))
+    np.testing.assert_array_equal(alone, results[10].coordinates)
+
+
+@pytest.mark.slow
+def test_cancel_ends_the_process_and_keeps_nothing(tmp_path: Path) -> None:
+    process, cache = UmapProcess(tmp_path), UmapCache(tmp_path)
+    steps = reduce(problem(), cache, process)
+    next(steps)
+    while not process.running:
+        next(steps)
+    child = process._child
+    assert child is not None
+    begin = time.monotonic()
+    steps.close()
+    assert time.monotonic() - begin < 2
+    assert child.poll() is not None
+    assert not process.running
+    assert cache.get("test0", (240, 2)) is None
+    assert not list(tmp_path.glob("*.npz"))
+    # A process that dies by itself is a sentence, and the next layout starts another.
+    steps = reduce(problem(), cache, process, floor=False)
+    while not process.running:
+        next(steps)
+    assert process._child is not None
+    os.kill(process._child.pid, signal.SIGKILL)
+    with pytest.raises(WorkError, match="ended by itself"):
+        drain(steps)
+    with pytest.raises(WorkError, match="UMAP failed"):
+        drain(process.layout(problem(points=np.full((240, 5), np.nan, np.float32))))
+    process.close()
+
+
+@pytest.mark.slow
+def test_a_umap_map_has_its_noise_floor_and_comes_back_at_once(
+    spaces: Spaces, tmp_path: Path
+) -> None:
+    studio = MapStudio(spaces["llama"], cache_dir=tmp_path)
+    try:
+        options = MapOptions(prompt=PROMPT, layer=1, projection="umap", vocabulary="alone")
+        with pytest.raises(MapNotReady, match="start its job"):
+            studio.map(options)
+        first = drain(studio.umap(options, floor=False))
+        assert first.noise_floor is None
+        drawn = drain(studio.umap(options))
+        assert drawn.noise_floor is not None
+        assert 0 < drawn.noise_floor < 2
+        assert "not meaningful" in drawn.blind_to
+        assert drawn.variance_shown is None
+        again = MapStudio(spaces["llama"], cache_dir=tmp_path)
+        begin = time.perf_counter()
+        np.testing.assert_array_equal(again.map(options).coordinates, drawn.coordinates)
+        assert time.perf_counter() - begin < 1
+        with pytest.raises(MapNotReady):
+            studio.changes(options, 2)
+        drain(studio.umap(replace(options, layer=2), floor=False))
+        changes = studio.changes(options, 2)
+        assert changes.noise_floor == drawn.noise_floor
+        assert "seeds" in changes.sentence
+        assert changes.moving == drawn.n
+        report = studio.verify(drawn.to_dict())
+        assert report.ok
+        assert report.largest_difference == 0
+    finally:
+        studio.close()
