@@ -1,0 +1,264 @@
+"""The method taken apart: basis × similarity × clustering loss × inference (paper, Table 6).
+
+One training per frame and loss, read by both similarities. The untrained reading stands in the
+table too, so that a row shows what its training added. Differences are paired with the paper's own
+variant [sm][sm] on the semantic bases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.calibration.features import TaskStates
+from engine.calibration.findings import percent, points, side
+from engine.calibration.losses import LOSSES
+from engine.calibration.metrics import Interval, confusion
+from engine.calibration.options import CalibrationOptions
+from engine.calibration.protocol import timed
+from engine.calibration.resampling import accuracy_draws, difference_draws, f1_draws
+from engine.calibration.tasks import Task
+from engine.calibration.training import Calibration, calibrate, predict_from, untrained
+from engine.errors import LexiscopeError, OptionError
+from engine.frames import FrameName
+from engine.progress import Progress, Steps
+from engine.space import LatentSpace
+
+ABLATION_FRAMES: Final[tuple[FrameName, ...]] = ("output", "head", "tight", "input", "random")
+"""Bases that are compared; one that a model does not have is left out with its sentence."""
+ABLATION_LOSSES: Final = tuple(LOSSES)
+READINGS: Final = {"sm": "cosine", "mm": "matrix product"}
+UNTRAINED: Final = "none"
+REFERENCE: Final = ("output", "sm", "sm")
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """One combination."""
+
+    basis: str
+    """Frame of the centroids."""
+    similarity: str
+    """Of the loss: ``cosine``, ``matrix product``, or ``none`` where nothing was trained."""
+    loss: str
+    """``sm``, ``mm``, ``sm-gt``, ``sm-exp``, ``mm-exp``, or ``none``."""
+    inference: str
+    """``sm`` cosine or ``mm`` matrix product."""
+    accuracy: Interval
+    """Mean over the seeds."""
+    macro_f1: Interval
+    difference: Interval
+    """Accuracy minus that of [sm][sm] on the semantic bases, paired."""
+    seconds: float
+    """Of training, mean over the seeds; 0 where nothing was trained."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything was."""
+        return self.loss != UNTRAINED
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract."""
+        return asdict(self) | {"trained": self.trained}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The table."""
+
+    task: str
+    rows: tuple[AblationRow, ...]
+    left_out: tuple[str, ...]
+    """Sentences on frames that this model does not have."""
+    seeds: tuple[int, ...]
+    test: int
+    """Test rows."""
+
+    @property
+    def sentence(self) -> str:
+        """What the table says, in a sentence or two."""
+        return _sentence(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract."""
+        return {
+            "sentence": self.sentence,
+            "task": self.task,
+            "rows": [row.to_dict() for row in self.rows],
+            "left_out": list(self.left_out),
+            "seeds": list(self.seeds),
+            "test": self.test,
+        }
+
+    def rows_for_csv(self) -> list[dict[str, Any]]:
+        """Flat, one per row."""
+        out = []
+        for row in self.rows:
+            flat: dict[str, Any] = {
+                n: getattr(row, n) for n in ("basis", "similarity", "loss", "inference")
+            }
+            for name in ("accuracy", "macro_f1", "difference"):
+                interval: Interval = getattr(row, name)
+                flat |= {
+                    name: interval.value,
+                    f"{name}_low": interval.low,
+                    f"{name}_high": interval.high,
+                }
+            out.append(flat | {"seconds": row.seconds})
+        return out
+
+
+def ablate(
+    space: LatentSpace,
+    task: Task,
+    states: TaskStates,
+    *,
+    base: CalibrationOptions | None = None,
+    frames: Sequence[str] = ABLATION_FRAMES,
+    losses: Sequence[str] = ABLATION_LOSSES,
+    seeds: Sequence[int] = (0,),
+) -> Steps[Ablation]:
+    """Train every combination on the same states.
+
+    Args:
+        space: the model; called on the thread that owns it.
+        task: with its test rows.
+        states: of the task, with the layer that the options name.
+        base: everything that is not taken apart.
+        frames: bases.
+        losses: clustering losses.
+        seeds: of the training; each adds to the mean and the interval.
+
+    Raises:
+        OptionError: nothing to compare, or an unknown loss.
+    """
+    base = replace(base or CalibrationOptions(), target="module")
+    unknown = [name for name in losses if name not in LOSSES]
+    if unknown or not (frames and losses and seeds):
+        raise OptionError(
+            f"an ablation needs frames, seeds and losses of {', '.join(LOSSES)}; got"
+            f" {', '.join(map(str, unknown))[:60] or 'none'}."
+        )
+    truth: NDArray[np.int64] = task.labels["test"]
+    right: dict[tuple[str, str, str], list[NDArray[np.bool_]]] = {}
+    tables: dict[tuple[str, str, str], list[NDArray[np.int64]]] = {}
+    spent: dict[tuple[str, str], list[float]] = {}
+    left_out: list[str] = []
+
+    def note(frame: str, loss: str, calibration: Calibration) -> None:
+        for inference in READINGS:
+            key = (frame, loss, inference)
+            predicted = _predicted(calibration, states, base.layer, inference)
+            right.setdefault(key, []).append(predicted == truth)
+            tables.setdefault(key, []).append(confusion(truth, predicted, task.classes))
+
+    total, done = len(frames) * len(losses) * len(seeds), 0
+    for frame in frames:
+        try:
+            note(frame, UNTRAINED, untrained(space, task, replace(base, frame=frame)))
+        except LexiscopeError as error:
+            left_out.append(f"{frame}: {error}")
+            done += len(losses) * len(seeds)
+            continue
+        spent[frame, UNTRAINED] = [0.0]
+        for loss in losses:
+            for seed in seeds:
+                options = replace(base, frame=frame, loss=loss, seed=int(seed))
+                steps = calibrate(space, states, task, options)
+                trained, seconds = yield from timed(_as_one(steps, done, total, frame, loss))
+                note(frame, loss, trained)
+                spent.setdefault((frame, loss), []).append(seconds)
+                done += 1
+    rows = _rows(right, tables, spent)
+    return Ablation(task.name, rows, tuple(left_out), tuple(int(s) for s in seeds), len(truth))
+
+
+def _as_one(
+    steps: Steps[Calibration], done: int, total: int, frame: str, loss: str
+) -> Steps[Calibration]:
+    """One training reported as one part of the whole."""
+    try:
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                trained: Calibration = end.value
+                return trained
+            yield Progress(done, total, f"bases {frame}, loss {loss}", step.values)
+    finally:
+        steps.close()
+
+
+@torch.no_grad()
+def _predicted(
+    calibration: Calibration, states: TaskStates, layer: int, inference: str
+) -> NDArray[np.int64]:
+    moved = calibration.apply(states.at(layer)["test"])
+    home = calibration.centroids.labels.device
+    said = predict_from(
+        calibration.centroids,
+        moved.to(home),
+        "sm" if inference == "sm" else "mm",
+        "labels",
+        1.0,
+    )
+    found: NDArray[np.int64] = said.predicted.cpu().numpy().astype(np.int64)
+    return found
+
+
+def _rows(
+    right: dict[tuple[str, str, str], list[NDArray[np.bool_]]],
+    tables: dict[tuple[str, str, str], list[NDArray[np.int64]]],
+    spent: dict[tuple[str, str], list[float]],
+) -> tuple[AblationRow, ...]:
+    most = max(len(own) for own in right.values())
+
+    def full(own: list[NDArray[np.bool_]]) -> list[NDArray[np.bool_]]:
+        return own * most if len(own) == 1 else own  # what was not trained is alike for all seeds
+
+    reference = right.get(REFERENCE) or next(iter(right.values()))
+    out = []
+    for key, own in right.items():
+        frame, loss, inference = key
+        similarity = UNTRAINED if loss == UNTRAINED else READINGS[loss[:2]]
+        out.append(
+            AblationRow(
+                basis=frame,
+                similarity=similarity,
+                loss=loss,
+                inference=inference,
+                accuracy=accuracy_draws(own).interval,
+                macro_f1=f1_draws(tables[key]).interval,
+                difference=difference_draws(full(own), full(reference)).interval,
+                seconds=float(np.mean(spent[frame, loss])),
+            )
+        )
+    return tuple(out)
+
+
+def _sentence(found: Ablation) -> str:
+    by_key = {(r.basis, r.loss, r.inference): r for r in found.rows}
+    best = max(found.rows, key=lambda r: r.accuracy.value)
+    words = (
+        f"Of {len(found.rows)} combinations the best is [{best.loss}][{best.inference}] on the"
+        f" {best.basis} bases, right on {percent(best.accuracy)} of {found.test:,} test texts"
+    )
+    own = by_key.get(REFERENCE)
+    if own is None:
+        return words + "."
+    if best is not own:
+        words += f"; the paper's [sm][sm] on semantic bases reaches {percent(own.accuracy)}"
+    control = by_key.get(("random", "sm", "sm"))
+    if control is None:
+        return words + "."
+    ending = {
+        "above": "random bases do better, so the gain is not owed to the semantic bases",
+        "below": "random bases do worse, so the semantic bases matter",
+        "around": "random bases do as well within chance, so the gain is not owed to the bases",
+    }[side(control.difference)]
+    return f"{words}; {ending} ({points(control.difference)})."
