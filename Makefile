@@ -8,7 +8,7 @@ MODEL  ?=
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 SOURCES := app engine training tests bench
 
-.PHONY: help setup setup-dev browser run test check fmt bench clean
+.PHONY: help setup setup-dev browser run test check fmt bench model-report clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -59,6 +59,9 @@ fmt: setup-dev ## put the code into shape
 
 bench: setup-dev ## speed and memory as ratios within one run (peers in an environment of their own)
 	$(BIN)/python -m bench
+
+model-report: setup-dev ## measure models/small and write the figures into its card (texts: ../shared/data)
+	$(BIN)/python -m training.report --card
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist

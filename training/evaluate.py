@@ -8,6 +8,7 @@ a token is given at least half a window.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import lzma
 import math
 from collections.abc import Iterable, Sequence
@@ -140,6 +141,28 @@ def continuation(
     return text
 
 
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over the weights' files of a model folder: whose figures these are."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def continuations(
+    model: PreTrainedModel, tokenizer: Any, tokens: int, seed: int
+) -> list[dict[str, str]]:
+    """Every prompt of :data:`PROMPTS` with its greedy and its sampled continuation."""
+    return [
+        {
+            "prompt": prompt,
+            "greedy": continuation(model, tokenizer, prompt, tokens),
+            "sampled": continuation(model, tokenizer, prompt, tokens, seed),
+        }
+        for prompt in PROMPTS
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Scores a model folder on texts and writes what it measured as JSON."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=main.__doc__)
@@ -158,16 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         texts = (text for file in valid or train for text in documents(file))
         scores[name] = asdict(score(model, tokenizer, texts, options.window))
         print(name, scores[name], flush=True)
-    written = [
-        {
-            "prompt": prompt,
-            "greedy": continuation(model, tokenizer, prompt, options.tokens),
-            "sampled": continuation(model, tokenizer, prompt, options.tokens, options.seed),
-        }
-        for prompt in PROMPTS
-    ]
+    written = continuations(model, tokenizer, options.tokens, options.seed)
     report = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "weights": weights_digest(options.model),
         "window_tokens": options.window,
         "texts": scores,
         "continuation_tokens": options.tokens,
