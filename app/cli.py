@@ -1,4 +1,5 @@
-"""The command line: ``lexiscope serve | trace | cell | curves | agreement | bases | check``.
+"""The command line: ``lexiscope serve | trace | cell | curves | agreement | bases | check | map |
+verify``.
 
 The same numbers as the pages: both call the engine, and `app.export` writes them. A user's mistake
 is one sentence on stderr and exit status 2.
@@ -19,10 +20,11 @@ from typing import Any
 import uvicorn
 from pydantic import ValidationError
 
-from app import export
+from app import cli_calibrate, cli_map, export
 from app.main import create_app
 from app.service import load_space, token_reference
 from app.settings import K_CEILING, Settings
+from app.store import StorageBusy, open_store
 from engine import FRAMES, GEOMETRIES, STATES, LatentSpace, TraceOptions
 from engine.errors import LexiscopeError
 
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lexiscope", description="Look into a language model's latent space.")
-    names = "serve|trace|cell|curves|agreement|bases|check"
+    names = "serve|trace|cell|curves|agreement|bases|check|map|verify|calibrate|evaluate"
     commands = parser.add_subparsers(required=True, metavar=names)
 
     shared = _Parser(add_help=False)
@@ -146,12 +148,19 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", parents=[shared], help="whether the readings can be right")
     check.add_argument("--json", action="store_true", help="the JSON of /api/v1/check")
     check.set_defaults(run=_check)
+    cli_map.register(commands, shared, _space)
+    cli_calibrate.register(commands, shared, _space, _settings)
     return parser
 
 
 def _serve(given: argparse.Namespace) -> int:
     settings = _settings(given, "host", "port", "no_auth")
     listener = _listen(settings)
+    try:
+        store, _ = open_store(settings)
+    except StorageBusy as error:
+        listener.close()
+        raise Mistake(str(error)) from None
     host, port = listener.getsockname()[:2]
     settings = settings.model_copy(update={"port": port})
     shown = f"[{host}]" if ":" in host else host
@@ -159,7 +168,7 @@ def _serve(given: argparse.Namespace) -> int:
     logging.getLogger("lexiscope").setLevel(logging.INFO)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings),
+            create_app(settings, store=store),
             access_log=False,  # it would print prompts and tokens
             server_header=False,
             h11_max_incomplete_event_size=_LONGEST_ADDRESS,

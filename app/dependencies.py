@@ -7,7 +7,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 from pydantic import AfterValidator, Field
 
+from app.calibrations import Calibrations
+from app.jobs import Jobs
 from app.service import Explorer
+from app.sets import Sets
 from app.settings import PROMPT_CEILING, Settings
 
 
@@ -21,6 +24,21 @@ async def _settings(request: Request) -> Settings:
     return settings
 
 
+async def _jobs(request: Request) -> Jobs:
+    jobs: Jobs = request.app.state.jobs
+    return jobs
+
+
+async def _sets(request: Request) -> Sets:
+    sets: Sets = request.app.state.sets
+    return sets
+
+
+async def _calibrations(request: Request) -> Calibrations:
+    calibrations: Calibrations = request.app.state.calibrations
+    return calibrations
+
+
 def _no_nul(value: str) -> str:
     if "\0" in value:
         raise ValueError("the text holds a NUL character; take it out")
@@ -31,6 +49,12 @@ ExplorerDep = Annotated[Explorer, Depends(_explorer)]
 """The loaded model as the handlers see it."""
 SettingsDep = Annotated[Settings, Depends(_settings)]
 """The app's settings."""
+JobsDep = Annotated[Jobs, Depends(_jobs)]
+"""The long work of this server."""
+SetsDep = Annotated[Sets, Depends(_sets)]
+"""The label sets of this server."""
+CalibrationsDep = Annotated[Calibrations, Depends(_calibrations)]
+"""The saved calibrations of this server."""
 PromptText = Annotated[str, Field(max_length=PROMPT_CEILING), AfterValidator(_no_nul)]
 """A prompt in a query model: bounded before anything looks at it, and without NUL."""
 ShortText = Annotated[str, Field(max_length=400), AfterValidator(_no_nul)]

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.rendering import render_text, wants_fragment
 from app.service import ClientGone, NotReady
+from app.store import NotFound, StorageError
 from engine.errors import (
     ArtifactError,
     BudgetExceeded,
@@ -36,12 +37,14 @@ from engine.errors import (
     NonFiniteError,
     QueueFull,
 )
+from engine.maps.options import MapNotReady
 
 log = logging.getLogger("lexiscope")
 _CLIENT_GONE = 499
 _SENTENCE_LIMIT = 600
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (MapNotReady, 409),  # before its parent
     (InputError, 422),
     (ModelNotFound, 404),
     (ModelError, 422),
@@ -52,6 +55,8 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (BudgetExceeded, 413),
     (ArtifactError, 409),
     (NotReady, 503),
+    (NotFound, 404),
+    (StorageError, 507),
 )
 _SENTENCES = {
     400: "The request could not be understood.",
@@ -65,6 +70,7 @@ _SENTENCES = {
     422: "The request holds a value that cannot be used.",
     429: "Too many tries; wait a minute.",
     500: "Something went wrong on the server; the log under this id says what.",
+    507: "The server's disk is full.",
 }
 
 
@@ -86,6 +92,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(LexiscopeError, _on_known)
     app.add_exception_handler(NotReady, _on_known)
+    app.add_exception_handler(NotFound, _on_known)
+    app.add_exception_handler(StorageError, _on_known)
     app.add_exception_handler(ClientGone, _on_client_gone)
 
 

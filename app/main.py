@@ -5,14 +5,38 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio import to_thread
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from app import errors, version
-from app.routes import api, bases, health, method, model, static, trace
+from app.calibrations import Calibrations
+from app.jobs import Jobs
+from app.routes import (
+    api,
+    bases,
+    calibrate,
+    calibrate_saved,
+    calibration_api,
+    health,
+    job_api,
+    map_api,
+    method,
+    model,
+    static,
+    trace,
+)
+from app.routes import (
+    jobs as job_pages,
+)
+from app.routes import (
+    map as map_page,
+)
 from app.security import SecureApp
 from app.service import Explorer
+from app.sets import Sets
 from app.settings import Settings
+from app.store import Store, open_store
 from engine import LatentSpace
 
 
@@ -22,30 +46,44 @@ class Site(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """FastAPI's stack inside `SecureApp`."""
         inner = super().build_middleware_stack()
-        return SecureApp(inner, self.state.settings, errors.refuse)
+        return SecureApp(inner, self.state.settings, errors.refuse, self.state.metrics)
 
 
-def create_app(settings: Settings | None = None, space: LatentSpace | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    space: LatentSpace | None = None,
+    store: Store | None = None,
+) -> FastAPI:
     """Make the app.
 
     Args:
         settings: every knob; None: read from the environment.
         space: a loaded model (tests, notebooks); None: the app loads the settings' model on its
             device thread after it has started to listen.
+        store: the data folder, opened; None: the settings' folder is opened when the app starts.
 
     Returns:
         The application; nothing runs until its lifespan begins.
     """
     settings = settings or Settings()  # type: ignore[call-arg]  # pydantic fills the defaults
     explorer = Explorer(settings, space)
+    jobs = Jobs(explorer.device, places=settings.job_places)
+    sets = Sets(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await explorer.start()
+        held, sets.unavailable = (store, "") if store is not None else open_store(settings)
+        sets.store = held
+        jobs.begin(held)
         try:
+            await explorer.start()
             yield
         finally:
+            # The jobs first: their last step needs the device thread.
+            await to_thread.run_sync(jobs.close)
             explorer.close()
+            if held is not None:
+                held.close()
 
     app = Site(
         title="Lexiscope",
@@ -59,8 +97,21 @@ def create_app(settings: Settings | None = None, space: LatentSpace | None = Non
     )
     app.state.settings = settings
     app.state.explorer = explorer
+    app.state.jobs = jobs
+    app.state.sets = sets
+    app.state.calibrations = Calibrations(explorer, jobs, sets)
+    app.state.metrics = explorer.metrics()
+    app.state.metrics.watch(
+        "lexiscope_jobs",
+        "Jobs that are remembered, by their state.",
+        lambda: {state: float(n) for state, n in jobs.counts.items()},
+        label="state",
+    )
     app.add_middleware(errors.ErrorBoundary)
     errors.install(app)
-    for page in (trace, bases, model, method, api, health, static):
+    for page in (
+        *(trace, bases, calibrate, calibrate_saved, model, method, api, health, static),
+        *(job_api, job_pages, calibration_api, map_page, map_api),
+    ):
         app.include_router(page.router)
     return app

@@ -101,7 +101,7 @@ def number(x: float | int | None, digits: int = 3) -> str:
     if x is None:
         return "–"
     if isinstance(x, int) and not isinstance(x, bool):
-        return f"{x:,}".replace(",", "\u202f")
+        return f"{x:,}"
     value = float(x)
     if not math.isfinite(value):
         return "–" if math.isnan(value) else ("∞" if value > 0 else "-∞")

@@ -27,6 +27,7 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.metrics import Metrics
 from app.settings import Settings
 
 CONTENT_SECURITY_POLICY = (
@@ -46,6 +47,9 @@ HEADERS: Mapping[str, str] = {
 PUBLIC = frozenset({"/livez", "/health", "/readyz", "/ready", "/login"})
 """What answers without a token, besides everything under `PUBLIC_PREFIX`."""
 PUBLIC_PREFIX = "/static/"
+
+UPLOADS = frozenset({"/api/v1/sets", "/calibrate/sets"})
+"""Where a file may be sent by POST; its limits are those of uploads."""
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = frozenset({*_SAFE_METHODS, "POST", "PUT", "PATCH", "DELETE"})
@@ -71,8 +75,11 @@ class Refuse(Protocol):
 class SecureApp:
     """The wrapper."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, refuse: Refuse) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, refuse: Refuse, metrics: Metrics | None = None
+    ) -> None:
         self._app = app
+        self._metrics = metrics
         self._settings = settings
         self._refuse = refuse
         self._gate = Gate(settings) if settings.token is not None else None
@@ -117,7 +124,7 @@ class SecureApp:
             if refusal is not None:
                 await refusal(scope, receive, finish)
             else:
-                body = Body(receive, self._settings.body_limit, self._settings.body_deadline_s)
+                body = Body(receive, *self._allowance(request))
                 await self._app(scope, body.receive, finish)
         finally:
             self._log(scope, name, status, time.perf_counter() - started)
@@ -146,18 +153,29 @@ class SecureApp:
         declared = headers.get("content-length", "0")
         if not re.fullmatch(r"[0-9]{1,18}", declared):
             return self._refuse(request, 400)
-        if int(declared) > settings.body_limit:
-            return self._refuse(request, 413, _too_large(settings.body_limit))
+        limit, _ = self._allowance(request)
+        if int(declared) > limit:
+            return self._refuse(request, 413, _too_large(limit))
         return None
+
+    def _allowance(self, request: Request) -> tuple[int, float]:
+        """How many bytes the body may have and in how many seconds it must be here."""
+        settings = self._settings
+        if request.method == "POST" and _path(request) in UPLOADS:
+            return settings.upload_limit, settings.upload_deadline_s
+        return settings.body_limit, settings.body_deadline_s
 
     def _log(self, scope: Scope, name: str, status: int, seconds: float) -> None:
         """One JSON line: never the query, the body or a name that the client made up."""
+        route = getattr(scope.get("route"), "path", None)
+        if self._metrics is not None:
+            self._metrics.request(route, scope["method"], status, seconds)
         if not access_log.isEnabledFor(logging.INFO):
             return
         line = {
             "id": name,
             "method": scope["method"] if scope["method"] in _METHODS else "other",
-            "route": getattr(scope.get("route"), "path", None),
+            "route": route,
             "status": status,
             "ms": round(seconds * 1000, 1),
         }

@@ -18,11 +18,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 from starlette.requests import Request
 
+from app.metrics import Metrics
 from app.settings import Settings
 from engine import LatentSpace, Limits, Trace, TraceOptions, load
 from engine.agreement import Agreement
@@ -220,6 +221,34 @@ class Explorer:
         """Wait until the model is ready or has failed."""
         await self._loaded.wait()
 
+    def metrics(self) -> Metrics:
+        """The figures of this process, of the queue and of the kept results."""
+        metrics = Metrics()
+        metrics.watch_process(self.settings.cache_dir or Path.home())
+        metrics.watch(
+            "lexiscope_work",
+            "Pieces of work for the model, by how they ended.",
+            lambda: {name: float(n) for name, n in self.device.counters.items()},
+            label="outcome",
+            counter=True,
+        )
+        metrics.watch(
+            "lexiscope_model",
+            "The queue before the model, and the results that are kept.",
+            lambda: {
+                "ready": float(self.state == "ready"),
+                "running": float(self.device.running is not None),
+                "waiting": float(self.device.waiting),
+                "places": float(self.device.places),
+                "heartbeat_age_seconds": self.device.heartbeat_age_s,
+                "results": float(len(self._results)),
+                "results_bytes": float(self._results.size),
+                "forward_passes": float(self._space.forward_passes if self._space else 0),
+            },
+            label="what",
+        )
+        return metrics
+
     def close(self) -> None:
         """Stop the work and the thread."""
         self.device.close()
@@ -343,6 +372,27 @@ class Explorer:
         return await self._compute(
             request, (facts.fingerprint, call, writer, *arguments), method, work
         )
+
+    async def ask(
+        self,
+        request: Request,
+        call: Callable[Concatenate[LatentSpace, Check, P], T],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> T:
+        """An engine call that has no method here.
+
+        Args:
+            request: the request that is answered.
+            call: a plain module-level function; takes the space and a check first.
+            arguments: its further arguments, each of them hashable: they are the result's name.
+            keywords: the same.
+        """
+        return await self._answer(request, call, *arguments, **keywords)
+
+    def owned(self) -> LatentSpace:
+        """The space itself, for work that runs on the device thread."""
+        return self._owned()
 
     # How it is done.
 

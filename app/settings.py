@@ -7,6 +7,8 @@ come before it. Nothing changes afterwards.
 from __future__ import annotations
 
 import ipaddress
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -49,6 +51,9 @@ class Settings(BaseSettings):
     offline: bool = Field(False, description="Never ask the hub; only what is on this machine.")
     cache_dir: Path | None = Field(None, description="Folder for semantic bases kept on disk; "
         "unset: the user's cache folder.")  # fmt: skip
+    data_dir: Path | None = Field(None, description="Folder for what is saved: label sets, "
+        "calibrations, jobs; unset: the user's data folder. One server at a time uses it."
+        )  # fmt: skip
 
     host: str = Field("127.0.0.1", min_length=1, max_length=255,
         description="The address to listen on.")  # fmt: skip
@@ -81,6 +86,18 @@ class Settings(BaseSettings):
         "body; more is answered 413.")  # fmt: skip
     body_deadline_s: float = Field(10.0, gt=0, le=600, description="Seconds in which a request's "
         "body must have arrived; later is answered 408.")  # fmt: skip
+    upload_limit: int = Field(50_000_000, ge=1024, le=1_000_000_000, description="Bytes of an "
+        "uploaded label set; more is answered 413.")  # fmt: skip
+    upload_deadline_s: float = Field(60.0, gt=0, le=3600, description="Seconds in which an upload "
+        "must have arrived, and in which it must be read.")  # fmt: skip
+    upload_rows: int = Field(200_000, ge=1, le=1_000_000, description="Rows of an uploaded label "
+        "set; more is answered 422.")  # fmt: skip
+    upload_memory_mib: int = Field(2048, ge=128, le=65_536, description="MiB that reading an "
+        "uploaded label set may take, in a process of its own.")  # fmt: skip
+    job_places: int = Field(8, ge=1, le=100, description="Jobs that may wait, besides the one "
+        "that runs; one more is answered 503.")  # fmt: skip
+    disk_reserve_mib: int = Field(256, ge=0, le=1_048_576, description="MiB of the data folder's "
+        "disk that stay free; below, nothing is saved (507).")  # fmt: skip
     heartbeat_limit_s: float = Field(60.0, gt=0, le=3600, description="Seconds without a sign of "
         "life of the computing thread until /readyz says 503.")  # fmt: skip
 
@@ -141,6 +158,19 @@ class Settings(BaseSettings):
         own = self.host.lower().strip("[]")
         bound = {f"[{own}]" if ":" in own else own} - {"0.0.0.0", "[::]"}
         return frozenset({"localhost", "127.0.0.1", "[::1]", *bound, *self.allowed_hosts})
+
+    @property
+    def data_folder(self) -> Path:
+        """Where what is saved lies: the setting, or the user's data folder."""
+        if self.data_dir is not None:
+            return self.data_dir.expanduser()
+        if sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Application Support"
+        else:
+            base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+        return base / "lexiscope"
 
     @property
     def notice(self) -> str | None:

@@ -22,7 +22,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 RESULTS = Path(__file__).with_name("results")
-NAMES = ("trace", "readings", "peers", "memory", "growth", "cost", "bases")
+NAMES = ("trace", "readings", "peers", "memory", "growth", "cost", "bases", "maps",
+         "maps-browser", "calibration")  # fmt: skip
 
 
 def main() -> int:
@@ -49,8 +50,11 @@ def _run(chosen: list[str], given: argparse.Namespace) -> int:
     import torch
 
     from bench.bases import bases
+    from bench.browser_maps import maps_in_the_browser
+    from bench.calibration import calibration
     from bench.foretold import foretold
     from bench.growth import growth
+    from bench.maps import maps
     from bench.memory import memory
     from bench.peers import peers
     from bench.report import Section, write
@@ -65,6 +69,9 @@ def _run(chosen: list[str], given: argparse.Namespace) -> int:
         "growth": growth,
         "cost": foretold,
         "bases": lambda bench: bases(bench.setting),
+        "maps": lambda bench: maps(bench.setting),
+        "maps-browser": lambda _: maps_in_the_browser(),
+        "calibration": lambda bench: calibration(bench.setting),
     }
     torch.set_num_threads(given.threads)
     setting = Setting(threads=given.threads, rounds=given.rounds or (2 if given.quick else 5))

@@ -6,6 +6,9 @@ it between layers and vocabulary chunks; the check raises `Cancelled` when nobod
 
 One thread, not a pool: nothing else touches the model, so no lock is needed, memory is one
 forward's peak, and the same work gives the same numbers.
+
+Long work comes in steps of at most a fraction of a second, each submitted as background work: it
+runs only when nobody waits for an answer, and takes no place in the queue.
 """
 
 from __future__ import annotations
@@ -36,11 +39,13 @@ class Job(Generic[T]):
         deadline_s: float | None,
         client: str,
         label: str,
+        background: bool = False,
     ) -> None:
         self.future: Future[T] = Future()
         """Where the result or the exception arrives; it holds the only reference to either."""
         self.client = client
         self.label = label
+        self.background = background
         self._owner = owner
         self._work: Callable[[Check], T] | None = work
         self._cancelled = False
@@ -91,9 +96,13 @@ class DeviceThread:
             ("done", "refused", "dropped", "cancelled", "expired", "failed"), 0
         )
         """Jobs by how they ended. dropped: cancelled before they ran; cancelled: while they ran;
-        expired: past their deadline, before or while they ran; failed: by any other exception."""
+        expired: past their deadline, before or while they ran; failed: by any other exception.
+        Background work is not among them."""
+        self.steps = 0
+        """Pieces of background work that ran, however they ended."""
         self._turn = threading.Condition()
         self._queue: deque[Job[Any]] = deque()
+        self._background: deque[Job[Any]] = deque()
         self._running: Job[Any] | None = None
         self._closed = False
         self._beaten = time.monotonic()
@@ -108,8 +117,9 @@ class DeviceThread:
         """Refuse new work, cancel what waits and what runs, and wait a while for the thread."""
         with self._turn:
             self._closed = True
-            waiting = list(self._queue)
+            waiting = [*self._queue, *self._background]
             self._queue.clear()
+            self._background.clear()
             running = self._running
             self._turn.notify_all()
         for job in waiting:
@@ -126,6 +136,7 @@ class DeviceThread:
         deadline_s: float | None,
         client: str = "",
         label: str = "",
+        background: bool = False,
     ) -> Job[T]:
         """Queue the work, or refuse at once.
 
@@ -134,6 +145,9 @@ class DeviceThread:
             deadline_s: seconds from now, waiting included, after which it is stopped.
             client: who asks, for the limit per client.
             label: what it is, for `running`.
+            background: let it run only when no other work waits; it takes no place and counts
+                for no client. Whoever submits it keeps it short, since work that comes meanwhile
+                waits for its end.
 
         Returns:
             The job, whose `future` brings the result or the exception.
@@ -141,21 +155,23 @@ class DeviceThread:
         Raises:
             QueueFull: every place is taken, or the client holds its share of them already.
         """
-        job = Job(self, work, deadline_s=deadline_s, client=client, label=label)
+        job = Job(
+            self, work, deadline_s=deadline_s, client=client, label=label, background=background
+        )
         with self._turn:
-            refusal = self._refusal(client)
+            refusal = self._refusal(client, background)
             if refusal is not None:
                 self.counters["refused"] += 1
                 raise QueueFull(refusal, retry_after=self._retry_after())
-            if self._running is None and not self._queue:
+            if self._idle:
                 self._beat()  # an idle thread has no heartbeat to go by
-            self._queue.append(job)
+            (self._background if background else self._queue).append(job)
             self._turn.notify()
         return job
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait, the running one not counted."""
+        """How many jobs wait, the running one and background work not counted."""
         return len(self._queue)
 
     @property
@@ -172,13 +188,17 @@ class DeviceThread:
     @property
     def heartbeat_age_s(self) -> float:
         """Seconds since the running work last called its check; 0 while nothing is to be done."""
-        if self._running is None and not self._queue:
-            return 0.0
-        return time.monotonic() - self._beaten
+        return 0.0 if self._idle else time.monotonic() - self._beaten
 
-    def _refusal(self, client: str) -> str | None:
+    @property
+    def _idle(self) -> bool:
+        return self._running is None and not self._queue and not self._background
+
+    def _refusal(self, client: str, background: bool) -> str | None:
         if self._closed:
             return "The server is shutting down; try again in a moment."
+        if background:
+            return None
         if len(self._queue) >= self.places:
             return (
                 f"The model is busy: {len(self._queue)} requests wait already and "
@@ -186,7 +206,7 @@ class DeviceThread:
             )
         if self.per_client is not None:
             jobs = [*self._queue, *([self._running] if self._running else [])]
-            held = sum(job.client == client for job in jobs)
+            held = sum(job.client == client and not job.background for job in jobs)
             if held >= self.per_client:
                 return (
                     f"You have {held} requests under way already and may have "
@@ -203,25 +223,25 @@ class DeviceThread:
     def _drop(self, job: Job[Any]) -> None:
         with self._turn:
             try:
-                self._queue.remove(job)
+                (self._background if job.background else self._queue).remove(job)
             except ValueError:
                 return  # it runs, or ran: the flag is enough
         self._finish_unrun(job, Cancelled("The work was dropped: nobody waits for it."), "dropped")
 
     def _finish_unrun(self, job: Job[Any], error: Exception, counter: str) -> None:
         job._work = None
-        self._count(counter)
+        self._count(counter, job.background)
         if job.future.set_running_or_notify_cancel():
             job.future.set_exception(error)
 
     def _loop(self) -> None:
         while True:
             with self._turn:
-                while not self._queue and not self._closed:
+                while not (self._queue or self._background or self._closed):
                     self._turn.wait()
                 if self._closed:
                     return
-                self._running = self._queue.popleft()
+                self._running = (self._queue or self._background).popleft()
                 self._beat()
             # In a function of its own, so that no local of this loop outlives the job.
             self._run_one()
@@ -247,12 +267,17 @@ class DeviceThread:
 
     def _ended(self, outcome: str, seconds: float) -> None:
         """Free the thread before the news is out: who reads the result must see it idle."""
-        self._count(outcome)
-        if outcome == "done":
+        background = self._running is not None and self._running.background
+        self._count(outcome, background)
+        if background:
+            self.steps += 1
+        elif outcome == "done":
             self._typical_s += 0.2 * (seconds - self._typical_s)
         self._running = None
 
-    def _count(self, outcome: str) -> None:
+    def _count(self, outcome: str, background: bool) -> None:
+        if background:
+            return
         with self._turn:
             self.counters[outcome] += 1
 

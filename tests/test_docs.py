@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 import re
 import shlex
 import textwrap
@@ -18,17 +19,23 @@ from pathlib import Path
 
 import pytest
 from fastapi.routing import APIRoute
+from pydantic_core import PydanticUndefined
 
 import app
 import engine
 import engine.errors
+from app.calibration_question import CalibrationQuestion
+from app.calibrations import SavedView
 from app.cli import _parser
-from app.routes import api
+from app.jobs import JobView
+from app.routes import api, map_api
+from app.sets import SetView
 from app.settings import Settings
 from engine import Trace
 from engine.agreement import Agreement
 from engine.cell import Cell
 from engine.curves import Curves
+from engine.maps import Map, Quality
 from engine.space import FrameReport, TokenBasis
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -303,15 +310,41 @@ API = ROOT / "docs" / "api.md"
 
 
 def test_every_address_of_the_api_is_documented() -> None:
-    routes = {route.path for route in api.router.routes if isinstance(route, APIRoute)}
+    modules = [importlib.import_module(name) for name in sorted(_modules("app/routes"))]
+    routers = [module.router for module in modules if hasattr(module, "router")]
+    routes = {r.path for router in routers for r in router.routes if isinstance(r, APIRoute)}
+    routes = {path for path in routes if path.startswith("/api/v1/")}
     table = "\n".join(re.findall(r"^\|.*$", text_of(API), re.M))
     assert set(re.findall(r"`(/api/v1/[^`]+)`", table)) == routes
 
 
 def test_every_field_that_is_asked_for_is_documented() -> None:
-    for model in (api.CellQuestion, api.CurvesQuestion, api.BasesQuestion, api.SearchQuestion):
+    maps = [one for one in vars(map_api).values() if inspect.isclass(one)]
+    asked = [one for one in maps if issubclass(one, api.Question)]
+    for model in (
+        *(api.CellQuestion, api.CurvesQuestion, api.BasesQuestion, api.SearchQuestion),
+        *asked,
+    ):
         for name in model.model_fields:
             assert f"`{name}`" in text_of(API), name
+
+
+def test_every_setting_of_a_calibration_is_documented_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \|([^|]*)\|", _section("Asking for a calibration"), re.M))
+    fields = CalibrationQuestion.model_fields
+    assert set(rows) == set(fields)
+    for name, field in fields.items():
+        if field.default_factory is None and field.default not in (None, PydanticUndefined):
+            default = [*field.default] if isinstance(field.default, tuple) else field.default
+            assert json.loads(rows[name].strip("` ")) == default, name
+
+
+def test_every_field_of_a_job_and_of_what_is_saved_is_documented() -> None:
+    for title, kind in (
+        ("Job", JobView), ("Label set", SetView), ("Saved calibration", SavedView),
+    ):  # fmt: skip
+        for name in kind.__dataclass_fields__:
+            assert f"`{name}`" in _section(title) or name == "lane", (title, name)
 
 
 def test_the_default_of_every_question_about_a_prompt_is_documented() -> None:
@@ -344,9 +377,23 @@ def _keys(function: object) -> set[str]:
     }
 
 
+def test_the_default_of_every_field_of_a_map_is_documented() -> None:
+    """A row may hold several fields; each stands in one with its default."""
+    section = _section("maps")
+    for name, field in map_api.MapQuestion.model_fields.items():
+        if name in ("bos", "chat"):
+            continue  # as for a prompt
+        rows = [line.split("|") for line in section.splitlines() if line.startswith("|")]
+        row = next(cells for cells in rows if f"`{name}`" in cells[1])
+        default = "none" if field.default is None else str(field.default).replace("-", "−")
+        assert default in row[2], name
+
+
 @pytest.mark.parametrize(
     ("title", "value"),
     [
+        ("map", Map),
+        ("map/quality", Quality),
         ("trace", Trace),
         ("cell", Cell),
         ("curves", Curves),

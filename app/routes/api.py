@@ -211,15 +211,17 @@ _FAULTS: dict[int, str] = {
     405: "This address does not take that method.",
     408: "The body took too long to arrive.",
     413: "The body is too large, or the answer would need more memory than allowed.",
-    415: "The body is compressed.",
+    415: "The body is compressed, or not of the type that is needed.",
     422: "A value cannot be used; the sentence says which and why.",
     500: "An error of the server; the id stands in its log.",
     503: "The model is busy or being loaded; Retry-After says when to try again.",
     504: "It took longer than allowed and was stopped.",
+    507: "The server's disk is full, or its data folder cannot be written.",
 }
 
 
-def _responses(model: type[BaseModel] | None = None, csv: bool = False) -> dict[int | str, Any]:
+def described(model: type[BaseModel] | None = None, csv: bool = False) -> dict[int | str, Any]:
+    """What an address answers, faults included, for OpenAPI."""
     faults: dict[int | str, Any] = {
         status: {"model": FaultDocument, "description": text} for status, text in _FAULTS.items()
     }
@@ -228,7 +230,8 @@ def _responses(model: type[BaseModel] | None = None, csv: bool = False) -> dict[
     return {200: {"model": model or Document}, **faults}
 
 
-def _json(body: bytes) -> Response:
+def json_answer(body: bytes) -> Response:
+    """JSON that `app.export` wrote."""
     return Response(body, media_type="application/json")
 
 
@@ -240,25 +243,25 @@ def _csv(body: bytes, stem: str) -> Response:
 router = APIRouter(prefix="/api/v1", tags=["api"])
 
 
-@router.get("/trace", responses=_responses(TraceDocument))
+@router.get("/trace", responses=described(TraceDocument))
 async def trace(
     request: Request, query: Annotated[TraceQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """A prompt through all layers: the nearest tokens of each cell, and what is known of it."""
-    return _json(
+    return json_answer(
         await explorer.document(request, export.document, "trace", query.prompt, query.options())
     )
 
 
-@router.post("/trace", responses=_responses(TraceDocument))
+@router.post("/trace", responses=described(TraceDocument))
 async def trace_post(request: Request, query: TraceQuestion, explorer: ExplorerDep) -> Response:
     """The same, with the question as JSON in the body."""
-    return _json(
+    return json_answer(
         await explorer.document(request, export.document, "trace", query.prompt, query.options())
     )
 
 
-@router.get("/trace.csv", responses=_responses(csv=True))
+@router.get("/trace.csv", responses=described(csv=True))
 async def trace_csv(
     request: Request, query: Annotated[TraceQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
@@ -268,52 +271,52 @@ async def trace_csv(
     return _csv(body, export.file_stem("trace", query.prompt, options))
 
 
-@router.get("/cell", responses=_responses())
+@router.get("/cell", responses=described())
 async def cell(
     request: Request, query: Annotated[CellQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """One cell in detail: every geometry, the nearest bases, its history and its token shares."""
     place = (query.prompt, query.layer, query.position, query.options())
-    return _json(await explorer.document(request, export.document, "cell", *place))
+    return json_answer(await explorer.document(request, export.document, "cell", *place))
 
 
-@router.get("/agreement", responses=_responses())
+@router.get("/agreement", responses=described())
 async def agreement(
     request: Request, query: Annotated[TraceQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """How far each geometry and frame agrees with the model's own prediction, layer by layer."""
     asked = (query.prompt, query.options())
-    return _json(await explorer.document(request, export.document, "agreement", *asked))
+    return json_answer(await explorer.document(request, export.document, "agreement", *asked))
 
 
-@router.get("/curves", responses=_responses())
+@router.get("/curves", responses=described())
 async def curves(
     request: Request, query: Annotated[CurvesQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """Tokens over the layers: score, probability and rank."""
     asked = (query.prompt, query.pins(), query.options(), query.position)
-    return _json(await explorer.document(request, export.document, "curves", *asked))
+    return json_answer(await explorer.document(request, export.document, "curves", *asked))
 
 
-@router.get("/cost", responses=_responses())
+@router.get("/cost", responses=described())
 async def cost(
     request: Request, query: Annotated[TraceQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """What a trace would cost in seconds and bytes, without running it."""
     asked = (query.prompt, query.options())
-    return _json(await explorer.document(request, export.forecast, "predict_cost", *asked))
+    return json_answer(await explorer.document(request, export.forecast, "predict_cost", *asked))
 
 
-@router.get("/bases", responses=_responses(BasesDocument))
+@router.get("/bases", responses=described(BasesDocument))
 async def bases(
     request: Request, query: Annotated[BasesQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """A token's basis and its nearest tokens."""
     asked = (token_reference(query.token), query.frame, query.geometry, query.k)
-    return _json(await explorer.document(request, export.document, "bases", *asked))
+    return json_answer(await explorer.document(request, export.document, "bases", *asked))
 
 
-@router.get("/bases.csv", responses=_responses(csv=True))
+@router.get("/bases.csv", responses=described(csv=True))
 async def bases_csv(
     request: Request, query: Annotated[BasesQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
@@ -323,32 +326,32 @@ async def bases_csv(
     return _csv(body, export.file_stem("bases", *asked))
 
 
-@router.get("/frames/{frame}", responses=_responses(FrameDocument))
+@router.get("/frames/{frame}", responses=described(FrameDocument))
 async def frame(
     request: Request,
     frame: Annotated[Frame, Path(description="Which frame.")],
     explorer: ExplorerDep,
 ) -> Response:
     """The figures of a frame: rank, condition, residuals, bounds, leverage, round trip."""
-    return _json(await explorer.document(request, export.document, "frame_report", frame))
+    return json_answer(await explorer.document(request, export.document, "frame_report", frame))
 
 
-@router.get("/tokens", responses=_responses())
+@router.get("/tokens", responses=described())
 async def tokens(
     request: Request, query: Annotated[SearchQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """Tokens whose text holds these characters."""
     asked = (query.search, query.limit)
-    return _json(await explorer.document(request, export.hits, "search", *asked))
+    return json_answer(await explorer.document(request, export.hits, "search", *asked))
 
 
-@router.get("/check", responses=_responses(CheckDocument))
+@router.get("/check", responses=described(CheckDocument))
 async def check(explorer: ExplorerDep) -> Response:
     """The self-check of the loaded model."""
-    return _json(export.document(explorer.checked()))
+    return json_answer(export.document(explorer.checked()))
 
 
-@router.get("/model", responses=_responses())
+@router.get("/model", responses=described())
 async def model(explorer: ExplorerDep) -> Response:
     """The loaded model, this server's limits and the versions behind the numbers."""
     facts = explorer.facts()
@@ -357,4 +360,4 @@ async def model(explorer: ExplorerDep) -> Response:
         "limits": asdict(limits_of(explorer.settings)),
         "versions": export.versions(),
     }
-    return _json(export.dumps(body))
+    return json_answer(export.dumps(body))

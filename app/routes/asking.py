@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_origin
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import QueryParams
 
 from app.errors import validation_sentence
 
@@ -23,8 +24,12 @@ def ask(model: type[Q], request: Request) -> tuple[Q, str | None]:
         model: the page's query model; each of its fields has a default.
         request: whose query string is read. Fields that hold several values are tuples.
     """
+    return ask_params(model, request.query_params)
+
+
+def ask_params(model: type[Q], params: QueryParams) -> tuple[Q, str | None]:
+    """As `ask`, for fields that came another way: the body of a form that was sent."""
     fields = model.model_fields
-    params = request.query_params
     given: dict[str, Any] = {
         name: params.getlist(name)
         if name in fields and get_origin(fields[name].annotation) is tuple

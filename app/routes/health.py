@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.dependencies import ExplorerDep
 from app.export import dumps
+from app.metrics import CONTENT_TYPE, Metrics
 from app.service import Explorer
 
 router = APIRouter(include_in_schema=False)
@@ -34,6 +35,13 @@ async def readyz(explorer: ExplorerDep) -> Response:
     }
     headers = {} if reason is None else {"Retry-After": "2"}
     return Response(dumps(body), 200 if reason is None else 503, headers, "application/json")
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """The process's figures in Prometheus' text format; behind the token where there is one."""
+    figures: Metrics = request.app.state.metrics
+    return Response(figures.text(), media_type=CONTENT_TYPE)
 
 
 def not_ready(explorer: Explorer) -> str | None:

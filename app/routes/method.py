@@ -19,10 +19,9 @@ from fastapi.responses import HTMLResponse
 
 import engine
 from app.rendering import link, render
+from app.routes.method_entries import ENTRIES, Entry
 
 router = APIRouter(include_in_schema=False)
-
-PAPER = "arXiv 2401.16184"
 
 
 @dataclass(frozen=True)
@@ -301,181 +300,6 @@ class Code:
     href: str
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One formula. The formula itself stands in the template, where HTML belongs."""
-
-    key: str
-    title: str
-    meaning: str
-    source: str
-    ours: bool
-    """Whether it is our reconstruction or derivation, not the paper's."""
-    code: tuple[tuple[str, str], ...]
-    """(module of the engine, name in it)."""
-
-
-ENTRIES: tuple[Entry, ...] = (
-    Entry(
-        "output",
-        "Semantic bases, output side",
-        "The one-hot vector of token i is read as logits and taken back through the head by its "
-        "Moore–Penrose inverse. With the frame operator G this is one small solve per token, and "
-        "no second copy of the vocabulary is ever held.",
-        f"{PAPER}, §3.1 and App. B.1; the form with G is derived here",
-        False,
-        (("frames", "decompose"), ("frames", "build_frame")),
-    ),
-    Entry(
-        "input",
-        "Semantic bases, input side",
-        "The row of the embedding table, as the first block receives it.",
-        f"{PAPER}, App. B.1 (“general semantic basis”)",
-        False,
-        (("frames", "build_frame"),),
-    ),
-    Entry(
-        "tight",
-        "Tight frame, raw head rows, random control",
-        "The tight frame lies half-way between head rows and bases. The raw rows are what a logit "
-        "lens uses. The random frame has the same lengths and no meaning: whatever it scores is "
-        "what chance scores.",
-        "ours (frame theory)",
-        True,
-        (("frames", "build_frame"), ("frames", "Frame")),
-    ),
-    Entry(
-        "cosine",
-        "Similarity logits",
-        "The score of token i is the cosine between the state and its basis, so the state's length "
-        "plays no part. The whole vocabulary needs one product with the head.",
-        f"{PAPER}, §3.2, Algorithm 1",
-        False,
-        (("similarity", "scores"), ("similarity", "read")),
-    ),
-    Entry(
-        "l2",
-        "Squared distance",
-        "Minus the squared Euclidean distance, so that larger is nearer here as well.",
-        f"{PAPER}, early version (“distance-based similarities”)",
-        False,
-        (("similarity", "scores"),),
-    ),
-    Entry(
-        "matmul",
-        "Matrix product",
-        "The inner product with the reference vector. With the raw head rows these are the model's "
-        "own logits, bias, scale and soft cap included: the logit lens.",
-        "nostalgebraist 2020 (logit lens)",
-        False,
-        (("similarity", "scores"),),
-    ),
-    Entry(
-        "centred",
-        "Centring",
-        "Subtracts from each state its layer's mean over the prompt, and from each reference "
-        "vector the mean of them all.",
-        "ours",
-        True,
-        (("similarity", "scores"), ("frames", "Frame.centre_scores")),
-    ),
-    Entry(
-        "softmax",
-        "Probability and entropy",
-        "A softmax over the whole vocabulary at temperature T, with the log-sum-exp carried in "
-        "float32 or better.",
-        f"{PAPER}, Algorithm 1 (T = 1 there); the temperature is ours",
-        False,
-        (("similarity", "Reading"), ("similarity", "read")),
-    ),
-    Entry(
-        "rank",
-        "Exact rank",
-        "Counted over the whole vocabulary, chunk by chunk; never estimated from a top-k.",
-        "ours",
-        True,
-        (("similarity", "read"),),
-    ),
-    Entry(
-        "kl",
-        "KL to the final prediction",
-        "p is the model's final distribution, q the same head on the state of layer l.",
-        "Belrose et al. 2023 (tuned lens) use the same figure",
-        False,
-        (("similarity", "divergence"),),
-    ),
-    Entry(
-        "agreement",
-        "Agreement with the model",
-        "Over all positions of the prompt, at each layer. Disagreement is a finding about a "
-        "reading, not a fault of it, and the controls show what chance gives.",
-        f"ours, after {PAPER}, Table 6",
-        True,
-        (("agreement", "compute_agreement"),),
-    ),
-    Entry(
-        "region",
-        "Semantic region, border, crossing",
-        "Keeping only the nearest basis cuts the space into regions. The distance to the border is "
-        "exact over the whole vocabulary.",
-        f"{PAPER}, §3.1 (fields and regions); the distance is ours",
-        True,
-        (("similarity", "borders"),),
-    ),
-    Entry(
-        "resolution",
-        "Exact resolution of a state into tokens",
-        "The bases are the canonical dual frame of the head rows, so every state is exactly a sum "
-        "of bases with its logits as coordinates. The shares say what each token accounts for.",
-        "ours (frame theory)",
-        True,
-        (("similarity", "resolve"),),
-    ),
-    Entry(
-        "leverage",
-        "Leverage, self-logit, round trip",
-        "A basis does not give its token a logit of 1 but of h, the leverage, d/v on average: it "
-        "reproduces the one-hot's direction as well as d dimensions allow.",
-        "ours",
-        True,
-        (("frames", "HeadDecomposition"),),
-    ),
-    Entry(
-        "figures",
-        "Figures of a frame",
-        "λ are the eigenvalues of G above the cut-off.",
-        "ours (frame theory); Penrose 1955",
-        True,
-        (("frames", "HeadDecomposition.residuals"), ("frames", "HeadDecomposition")),
-    ),
-    Entry(
-        "target",
-        "Similarity to the answer",
-        "y is the model's answer after this position.",
-        f"after {PAPER}, §3.2",
-        True,
-        (("trace", "transitions"),),
-    ),
-    Entry(
-        "virtual",
-        "Virtual path, deviation, gain, alignment",
-        "The authors describe virtual and factual transitions (arXiv 2406.11753) without a public "
-        "formula; the straight path is the one of their neuron-patching code (arXiv 2312.05356). "
-        "What stands here is our reconstruction.",
-        "ours (reconstruction)",
-        True,
-        (("trace", "transitions"),),
-    ),
-    Entry(
-        "isotropy",
-        "Local isotropy",
-        "The paper rests on latent space being locally isotropic (Cai et al. 2021). Three readings "
-        "of it, each 1 for vectors that fill all directions evenly and 0 for a cone.",
-        f"{PAPER}, §3.2 names it; the measures are ours",
-        True,
-        (("isotropy", "isotropy"),),
-    ),
-)
 _BY_KEY = {entry.key: entry for entry in ENTRIES}
 
 
@@ -493,6 +317,7 @@ class SourcePage:
     """What ``method/source.html`` shows."""
 
     module: str
+    file: str
     summary: str
     lines: tuple[str, ...]
     modules: tuple[tuple[str, str], ...]
@@ -502,7 +327,13 @@ class SourcePage:
 @functools.cache
 def modules() -> tuple[str, ...]:
     """The engine's modules: the only source that is shown, found in the package itself."""
-    return tuple(sorted(found.name for found in pkgutil.iter_modules(engine.__path__)))
+    found = pkgutil.walk_packages(engine.__path__, f"{engine.__name__}.")
+    return tuple(sorted(one.name.removeprefix("engine.") for one in found if not one.ispkg))
+
+
+def file_of(module: str) -> str:
+    """``maps.quality`` as people look for it: ``engine/maps/quality.py``."""
+    return f"engine/{module.replace('.', '/')}.py"
 
 
 @functools.cache
@@ -528,7 +359,7 @@ def code_links(request: Request, entry: Entry) -> tuple[Code, ...]:
     """Where a formula is computed, as links into our own source."""
     return tuple(
         Code(
-            f"engine/{module}.py · {name}",
+            f"{file_of(module)} · {name}",
             link(request, f"/method/source/{module}") + f"#L{line_of(module, name)}",
         )
         for module, name in entry.code
@@ -544,7 +375,7 @@ async def method_page(request: Request) -> HTMLResponse:
 
 @router.get("/method/source/{module}", response_class=HTMLResponse)
 async def source_page(
-    request: Request, module: Annotated[str, Path(max_length=40, pattern=r"^[a-z_]+$")]
+    request: Request, module: Annotated[str, Path(max_length=60, pattern=r"^[a-z_]+(\.[a-z_]+)?$")]
 ) -> HTMLResponse:
     """One module of the engine, with a line to link to for each of its lines."""
     if module not in modules():
@@ -552,4 +383,6 @@ async def source_page(
     lines = source(module)
     summary = (importlib.import_module(f"engine.{module}").__doc__ or "").strip().split("\n")[0]
     every = tuple((name, link(request, f"/method/source/{name}")) for name in modules())
-    return render(request, "method/source.html", SourcePage(module, summary, lines, every))
+    return render(
+        request, "method/source.html", SourcePage(module, file_of(module), summary, lines, every)
+    )

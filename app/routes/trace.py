@@ -16,8 +16,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import Field, model_validator
 
-from app.dependencies import ExplorerDep, PromptText
+from app.calibrations import Calibrations
+from app.dependencies import CalibrationsDep, ExplorerDep, PromptText
 from app.rendering import link, render, render_text
+from app.routes import trace_calibration as switched_on
 from app.routes.api import TraceQuestion
 from app.routes.asking import ask
 from app.routes.method import TERMS, Term
@@ -99,6 +101,8 @@ class TraceQuery(TraceQuestion):
     cell: str | None = Field(None, pattern=r"^[0-9]{1,4},[0-9]{1,5}$")
     start: int | None = Field(None, ge=0, le=100_000)
     panel: Literal["agreement"] | None = None
+    calibration: str | None = Field(None, pattern=r"^[0-9a-f]{24}$")
+    """A saved calibration that is switched on."""
 
     @model_validator(mode="before")
     @classmethod
@@ -144,6 +148,8 @@ class Form:
     layer_help: str
     has_bos: bool
     has_chat: bool
+    calibrations: tuple[Choice, ...]
+    """Saved ones that can be switched on; empty where there are none."""
     changed: int
     """How many of the folded settings differ from their defaults."""
 
@@ -187,6 +193,8 @@ class Result:
     agreement_href: str
     agreement_load: str
     export: Export
+    calibration: switched_on.CalibrationPanel | None
+    """What a calibration makes of the last layer; None where none is switched on."""
     hidden: tuple[tuple[str, str], ...]
     """State that no visible switch holds, for the form."""
 
@@ -215,7 +223,9 @@ def link_to(request: Request, query: TraceQuery, /, path: str = "/", **changes: 
     return link(request, path, **kept)
 
 
-def _form(query: TraceQuery, facts: ModelFacts, explorer: Explorer) -> Form:
+def _form(
+    query: TraceQuery, facts: ModelFacts, explorer: Explorer, calibrations: tuple[Choice, ...]
+) -> Form:
     def choices(pairs: Iterable[tuple[str, ...]], chosen: str) -> tuple[Choice, ...]:
         return tuple(Choice(p[0], p[1], p[0] == chosen, p[2] if len(p) > 2 else "") for p in pairs)
 
@@ -242,6 +252,7 @@ def _form(query: TraceQuery, facts: ModelFacts, explorer: Explorer) -> Form:
         " out. Empty: all.",
         has_bos=facts.has_bos,
         has_chat=facts.has_chat_template,
+        calibrations=calibrations,
         changed=sum(getattr(query, name) != fields[name].default for name in folded),
     )
 
@@ -250,20 +261,23 @@ def _form(query: TraceQuery, facts: ModelFacts, explorer: Explorer) -> Form:
 
 
 @router.get("/", response_class=HTMLResponse)
-async def trace_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
+async def trace_page(
+    request: Request, explorer: ExplorerDep, calibrations: CalibrationsDep
+) -> HTMLResponse:
     """The page, its result or its detail; a mistake is a sentence where the result would stand."""
     facts = explorer.facts()
     query, mistake = ask(TraceQuery, request)
+    saved = await switched_on.choices(calibrations, query.calibration)
     try:
         if mistake is not None:
             raise OptionError(mistake)
-        result, cost = await _result(request, explorer, query)
+        result, cost = await _result(request, explorer, calibrations, query)
     except InputError as error:
-        context = _page(request, query, facts, explorer, problem=str(error))
+        context = _page(request, query, facts, explorer, saved, problem=str(error))
         return render(
             request, "trace/page.html", context, fragment="trace/_result.html", status=422
         )
-    context = _page(request, query, facts, explorer, result=result, cost=cost)
+    context = _page(request, query, facts, explorer, saved, result=result, cost=cost)
     # A cell that is not there: its neighbour is shown, and only who asked for a page is told so.
     status = 422 if result.cell.note and "hx-request" not in request.headers else 200
     vary = {"Vary": "HX-Request, HX-History-Restore-Request, HX-Boosted, HX-Target"}
@@ -317,7 +331,7 @@ async def cost_line(
 
 
 async def _result(
-    request: Request, explorer: Explorer, query: TraceQuery
+    request: Request, explorer: Explorer, calibrations: Calibrations, query: TraceQuery
 ) -> tuple[Result, CostLine]:
     options = query.options()
     trace = await explorer.trace(request, query.prompt, options)
@@ -329,6 +343,13 @@ async def _result(
     shown = None
     if query.panel == "agreement":
         shown = agreement(await explorer.agreement(request, query.prompt, options), query)
+    switched = None
+    if query.calibration is not None:
+        how = {"bos": query.bos, "chat": query.chat}
+        off = link_to(request, query, calibration=None)
+        switched = await switched_on.panel(
+            request, calibrations, query.calibration, query.prompt, how, off
+        )
     draw = Panels(
         query,
         trace,
@@ -352,6 +373,7 @@ async def _result(
         agreement_href=link_to(request, query, panel="agreement") + "#agreement",
         agreement_load=link_to(request, query, "/trace/agreement", cell=None, pin=(), start=None),
         export=_export(request, query, explorer),
+        calibration=switched,
         hidden=_hidden(query),
     )
     return result, _measured(len(trace.tokens), trace.cost)
@@ -362,6 +384,7 @@ def _page(
     query: TraceQuery,
     facts: ModelFacts,
     explorer: Explorer,
+    calibrations: tuple[Choice, ...],
     *,
     result: Result | None = None,
     cost: CostLine | None = None,
@@ -380,7 +403,7 @@ def _page(
         for e in EXAMPLES
     )  # fmt: skip
     look = next((e.look for e in EXAMPLES if e.prompt == query.prompt), None)
-    form = _form(query, facts, explorer)
+    form = _form(query, facts, explorer, calibrations)
     return TracePage(examples, look, form, cost, None, result, problem, dict(TERMS))
 
 

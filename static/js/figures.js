@@ -465,6 +465,9 @@
     });
   }
 
+  // What the map's scripts use as well.
+  window.lexiscope = { plotly, palette, say, here };
+
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();
 })();

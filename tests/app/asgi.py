@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -32,10 +33,12 @@ HOSTILE = [
 BASE = "http://localhost:8000"
 PROMPT = "The cat sat on the mat"
 PATIENCE = 20.0
+_DATA = tempfile.TemporaryDirectory(prefix="lexiscope-tests-", ignore_cleanup_errors=True)
 
 
 def settings_with(**values: Any) -> Settings:
-    """Settings with some values of our own."""
+    """Settings with some values of our own, and a data folder that nobody else uses."""
+    values.setdefault("data_dir", Path(tempfile.mkdtemp(prefix="lexiscope-test-", dir=_DATA.name)))
     return Settings(**values)
 
 
@@ -48,7 +51,12 @@ def load_tiny(folder: Path, cache: Path) -> LatentSpace:
 
 def routes_of(app: FastAPI) -> list[tuple[str, str]]:
     """Every (method, path) that the app answers, with a real name for each part in braces."""
-    filled = {"{frame}": "output", "{name:path}": "htmx.min.js", "{module}": "frames"}
+    filled = {
+        "{id}": "0" * 24,
+        "{frame}": "output",
+        "{name:path}": "htmx.min.js",
+        "{module}": "frames",
+    }
     found = []
     for context in iter_route_contexts(app.routes):
         path = context.path or ""

@@ -369,7 +369,9 @@ def test_every_address_of_the_api_is_described_with_its_errors(
         f"/api/v1/{name}"
         for name in (
             "trace", "trace.csv", "cell", "agreement", "curves", "cost", "bases", "bases.csv",
-            "frames/{frame}", "tokens", "check", "model",
+            "frames/{frame}", "tokens", "check", "model", "vocabulary", "map", "map/meta",
+            "map/points", "map/colour", "map/quality", "map/neighbours", "map/changes", "map/cka",
+            "map/search", "map/select", "map/umap",
         )
     }  # fmt: skip
     for path, operations in paths.items():
@@ -382,13 +384,16 @@ def test_every_address_of_the_api_is_described_with_its_errors(
 
 
 def test_every_described_address_answers_as_described(shared_client: TestClient) -> None:
-    examples = {"frame": "output", "prompt": PROMPT, "token": "cat", "search": "a", "layer": "1"}
+    examples = {"frame": "output", "prompt": PROMPT, "token": "cat", "search": "a", "layer": "1",
+        "by": "class", "to": "1", "index": "0"}  # fmt: skip
+    either = {"/api/v1/map/search": {"text": "a"}}
     for path, operations in described(shared_client)["paths"].items():
         for method, operation in operations.items():
             if method != "get":
                 continue
             needed = [p for p in operation.get("parameters", []) if p["required"]]
             query = {p["name"]: examples[p["name"]] for p in needed if p["in"] == "query"}
+            query |= either.get(path, {})
             answer = shared_client.get(path.replace("{frame}", "output"), params=query)
             assert answer.status_code == 200, (path, answer.text)
             kind = answer.headers["content-type"].partition(";")[0]

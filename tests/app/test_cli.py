@@ -168,6 +168,7 @@ def test_the_server_says_its_address_answers_and_stops_on_a_signal(
 ) -> None:
     log = tmp_path / "log"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LEXISCOPE_")}
+    environment["LEXISCOPE_DATA_DIR"] = str(tmp_path / "data")
     with log.open("wb") as errors:
         server = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "serve", "--port", "0", *where],

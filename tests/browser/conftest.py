@@ -41,7 +41,8 @@ FLAGS = [
 ]
 
 
-def _serve(settings: Settings) -> Iterator[Site]:
+def _serve(settings: Settings, data: Path) -> Iterator[Site]:
+    settings = settings.model_copy(update={"data_dir": data})
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -70,7 +71,8 @@ def site(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = SMALL if shipped else folders["llama"]
     cache = tmp_path_factory.mktemp("cache")
     yield from _serve(
-        Settings(model=str(folder), device="cpu", threads=1, offline=True, cache_dir=cache)
+        Settings(model=str(folder), device="cpu", threads=1, offline=True, cache_dir=cache),
+        tmp_path_factory.mktemp("data"),
     )
 
 
@@ -95,7 +97,8 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     model.save_pretrained(folder)
     cache = tmp_path_factory.mktemp("hostile-cache")
     yield from _serve(
-        Settings(model=str(folder), device="cpu", threads=1, offline=True, cache_dir=cache)
+        Settings(model=str(folder), device="cpu", threads=1, offline=True, cache_dir=cache),
+        tmp_path_factory.mktemp("hostile-data"),
     )
 
 

@@ -278,3 +278,78 @@ def test_counters_add_up_under_many_threads() -> None:
     assert outcomes.count("stopped") == counts["dropped"] + counts["cancelled"]
     assert outcomes.count("refused") == counts["refused"]
     assert "wrong" not in outcomes
+
+
+# Background work
+
+
+def test_background_work_waits_until_nobody_else_does(thread: DeviceThread) -> None:
+    order: list[str] = []
+    blocker, _ = hold(thread)
+    last = [
+        thread.submit(
+            lambda check, n=n: order.append(f"step {n}"), deadline_s=None, background=True
+        )
+        for n in range(3)
+    ]
+    first = [thread.submit(lambda check: order.append("asked"), deadline_s=5) for _ in range(2)]
+    blocker.release.set()
+    for job in [*first, *last]:
+        job.future.result(PATIENCE)
+    assert order == ["asked", "asked", "step 0", "step 1", "step 2"]
+
+
+def test_background_work_takes_no_place_and_is_nobodys(thread: DeviceThread) -> None:
+    blocker, _ = hold(thread)
+    steps = [thread.submit(lambda check: 1, deadline_s=None, background=True) for _ in range(50)]
+    assert thread.waiting == 0
+    for _ in range(2):
+        thread.submit(lambda check: 2, deadline_s=5)
+    with pytest.raises(QueueFull):
+        thread.submit(lambda check: 3, deadline_s=5)
+    blocker.release.set()
+    assert [step.future.result(PATIENCE) for step in steps] == [1] * 50
+    assert thread.counters["done"] == 3
+    assert thread.steps == 50
+
+
+def test_a_running_step_does_not_use_up_its_clients_share() -> None:
+    device = DeviceThread(places=4, per_client=1)
+    device.start()
+    blocker = Blocker()
+    step = device.submit(blocker, deadline_s=None, client="me", background=True)
+    assert blocker.entered.wait(PATIENCE)
+    asked = device.submit(lambda check: 1, deadline_s=5, client="me")
+    blocker.release.set()
+    assert asked.future.result(PATIENCE) == 1
+    assert step.future.result(PATIENCE) == "released"
+    device.close()
+
+
+def test_background_work_is_dropped_when_cancelled_or_closed(thread: DeviceThread) -> None:
+    blocker, _ = hold(thread)
+    ran: list[int] = []
+    steps = [
+        thread.submit(lambda check, n=n: ran.append(n), deadline_s=None, background=True)
+        for n in range(2)
+    ]
+    steps[0].cancel()
+    with pytest.raises(Cancelled):
+        steps[0].future.result(PATIENCE)
+    thread.close(0.0)
+    with pytest.raises(Cancelled):
+        steps[1].future.result(PATIENCE)
+    with pytest.raises(QueueFull, match="shutting down"):
+        thread.submit(lambda check: 1, deadline_s=None, background=True)
+    blocker.release.set()
+    assert ran == []
+    assert thread.counters["dropped"] == 0
+
+
+def test_the_heartbeat_counts_background_work_as_well(thread: DeviceThread) -> None:
+    blocker = Blocker(obedient=False)
+    thread.submit(blocker, deadline_s=None, background=True)
+    assert blocker.entered.wait(PATIENCE)
+    time.sleep(0.05)
+    assert thread.heartbeat_age_s >= 0.05
+    blocker.release.set()

@@ -1,0 +1,87 @@
+"""Numbers of the Calibrate pages as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+Numbers = Mapping[str, Any]
+"""A piece of saved JSON."""
+EXCERPT = 220
+"""Characters of a text that a list shows."""
+
+
+def share(value: float | None, digits: int = 0) -> str:
+    """A share as people read it: ``83 %``."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    return f"{100 * value:.{digits}f}\u202f%"
+
+
+def points(value: float | None) -> str:
+    """A difference of two shares in percentage points, with its sign."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    shown = f"{100 * value:+.1f}"
+    return ("±0.0" if shown in ("+0.0", "-0.0") else shown).replace("-", "−")
+
+
+def plain(value: float | None) -> str:
+    """A figure between −1 and 1."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    shown = f"{value:.2f}"
+    return ("0.00" if shown == "-0.00" else shown).replace("-", "−")
+
+
+def between(part: Numbers, text: Callable[[float | None], str] = share) -> str:
+    """An interval in words that fit a table."""
+    low, high = part.get("low"), part.get("high")
+    if low is None or high is None:
+        return ""
+    return f"{text(low).removesuffix(chr(0x202F) + '%')} to {text(high)}"
+
+
+def excerpt(text: str, limit: int = EXCERPT) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def seconds(value: float | None) -> str:
+    """A duration as people read it."""
+    if value is None:
+        return "–"
+    if value < 1:
+        return f"{1000 * value:.0f} ms"
+    if value < 100:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes / 60:.1f} h"
+
+
+def size(value: float | None) -> str:
+    """Bytes as people read them."""
+    if value is None:
+        return "–"
+    for unit, step in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value >= step:
+            shown = value / step
+            return f"{shown:.1f} {unit}" if shown < 10 else f"{shown:.0f} {unit}"
+    return f"{value:.0f} B"
+
+
+def when(moment: str) -> str:
+    """A moment as it stands in a list: 23 November 2026, 15:04 UTC."""
+    months = ("January", "February", "March", "April", "May", "June", "July", "August",
+              "September", "October", "November", "December")  # fmt: skip
+    day, _, time = moment.partition("T")
+    year, month, date = day.split("-")
+    return f"{int(date)} {months[int(month) - 1]} {year}, {time[:5]} UTC"
+
+
+def sentence(text: str) -> str:
+    """An engine's sentence as it stands on a page."""
+    return text[:1].upper() + text[1:]

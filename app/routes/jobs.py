@@ -1,0 +1,94 @@
+"""The pages of jobs: the list, and one job that shows itself anew until it has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import HTMLResponse
+from starlette.responses import RedirectResponse, Response
+
+from app.dependencies import CalibrationsDep, JobsDep
+from app.jobs import JobView
+from app.rendering import link, render, wants_fragment
+from app.routes.job_panel import JobPanel, job_panel
+from app.sets import aside
+
+router = APIRouter(include_in_schema=False)
+Id = Annotated[str, Path(max_length=64)]
+REFRESH_S = 2
+"""Seconds after which a page without scripts asks again."""
+
+
+@dataclass(frozen=True)
+class JobsPage:
+    """What ``jobs/list.html`` shows."""
+
+    rows: tuple[tuple[JobPanel, str], ...]
+    """Each job with the address of its page, the newest first."""
+
+
+@dataclass(frozen=True)
+class JobPage:
+    """What ``jobs/page.html`` and ``jobs/_job.html`` show."""
+
+    job: JobView
+    panel: JobPanel
+    """The same in words, with its curves."""
+    refresh_s: int | None
+    """Seconds after which to ask again without scripts; None once it has ended."""
+    self_href: str
+    result_href: str | None
+    """Where its result is, root path included, once it is done."""
+    cancel_action: str | None
+    """Where a form asks it to stop; None once it has ended or was asked already."""
+    restart_action: str | None
+    """Where a form starts it again; None where that cannot be."""
+
+
+@router.get("/jobs", response_class=HTMLResponse)
+async def jobs_page(request: Request, jobs: JobsDep) -> HTMLResponse:
+    """All jobs that are remembered."""
+    rows = tuple((job_panel(job), link(request, f"/jobs/{job.id}")) for job in jobs.list())
+    return render(request, "jobs/list.html", JobsPage(rows))
+
+
+@router.get("/jobs/{id}", response_class=HTMLResponse)
+async def job_page(request: Request, id: Id, jobs: JobsDep) -> HTMLResponse:
+    """One job; where htmx asks for its part again and it is done, htmx is sent to the result."""
+    view = jobs.get(id)
+    place = f"/jobs/{view.id}"
+    result = None if view.result_href is None else _inside(request, view.result_href)
+    active = not view.finished
+    context = JobPage(
+        job=view,
+        panel=job_panel(view),
+        refresh_s=REFRESH_S if active else None,
+        self_href=link(request, place),
+        result_href=result,
+        cancel_action=link(request, f"{place}/cancel") if active and not view.stopping else None,
+        restart_action=link(request, f"{place}/restart") if view.restartable else None,
+    )
+    moved = {"HX-Redirect": result} if result is not None and wants_fragment(request) else {}
+    return render(request, "jobs/page.html", context, fragment="jobs/_job.html", headers=moved)
+
+
+@router.post("/jobs/{id}/cancel")
+async def job_cancel(request: Request, id: Id, jobs: JobsDep) -> Response:
+    """Ask it to stop, by a form."""
+    view = await aside(partial(jobs.cancel, id))
+    return RedirectResponse(link(request, f"/jobs/{view.id}"), 303)
+
+
+@router.post("/jobs/{id}/restart")
+async def job_restart(request: Request, id: Id, calibrations: CalibrationsDep) -> Response:
+    """Start it again as a new job, by a form."""
+    view = await calibrations.restart(request, id)
+    return RedirectResponse(link(request, f"/jobs/{view.id}"), 303)
+
+
+def _inside(request: Request, href: str) -> str:
+    """The path under the root path; `href` was made by this server and begins with a slash."""
+    return f"{request.scope.get('root_path', '')}{href}"

@@ -1,0 +1,227 @@
+"""The Map page: a latent space to look at, with the evidence for what the picture says.
+
+One view answers the page and every part of it: the same query, the same context. The whole state is
+the query string. The points themselves are fetched by the page's script from ``/api/v1/map``; where
+there is no script, a still picture of the same map stands in their place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import HTMLResponse
+from starlette.responses import RedirectResponse, Response
+
+from app.dependencies import ExplorerDep, JobsDep
+from app.maps import MapService, start_umap
+from app.rendering import link, render
+from app.routes.asking import ask
+from app.routes.map_api import MapQuestion, download, link_path, options_of
+from app.routes.map_build import MapExport, changes_part, layers_part, linker, outline, parts
+from app.routes.map_form import (
+    Bar,
+    ExampleChip,
+    MapForm,
+    Waiting,
+    examples_of,
+    form_of,
+    waiting_of,
+)
+from app.routes.map_panels import (
+    Badge,
+    FoundPanel,
+    Panel,
+    PointPanel,
+    SelectedPanel,
+    badge_of,
+    selected_panel,
+)
+from app.routes.map_query import MapQuery
+from app.routes.map_tables import ChangesPanel, LayersPanel
+from app.routes.method import TERMS, Term
+from engine.errors import InputError, LexiscopeError, NonFiniteError, OptionError
+from engine.maps import MapNotReady
+
+router = APIRouter(include_in_schema=False)
+
+SELECTED = 300
+"""Rows of a selection that the page lists."""
+
+
+@dataclass(frozen=True)
+class MapPage:
+    """What ``map/page.html`` shows."""
+
+    form: MapForm
+    examples: tuple[ExampleChip, ...]
+    look: str
+    terms: dict[str, Term]
+    problem: str | None = None
+    waiting: Waiting | None = None
+    bar: Bar | None = None
+    panels: tuple[Panel, ...] = ()
+    point: PointPanel | None = None
+    found: FoundPanel | None = None
+    selected: SelectedPanel | None = None
+    changes: ChangesPanel | None = None
+    layers: LayersPanel | None = None
+    export: MapExport | None = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a fragment of the page shows."""
+
+    terms: dict[str, Term]
+    badge: Badge | None = None
+    changes: ChangesPanel | None = None
+    layers: LayersPanel | None = None
+    selected: SelectedPanel | None = None
+
+
+@router.get("/map", response_class=HTMLResponse)
+async def map_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
+    """The map; a mistake is a sentence in the picture's place."""
+    facts = explorer.facts()
+    query, mistake = ask(MapQuery, request)
+    examples = examples_of(request, query)
+    begun = partial(
+        MapPage,
+        form=form_of(query, facts),
+        examples=examples,
+        look=next((one.look for one in examples if one.current), ""),
+        terms=dict(TERMS),
+    )
+    try:
+        if mistake is not None:
+            raise OptionError(mistake)
+        context = begun(**await parts(request, explorer, query))
+    except MapNotReady as error:
+        own = query.question()
+        waits = own if own.projection == "umap" else query.beside() or own
+        instead = linker(request, query)(projection="shared", compare=None)
+        context = begun(waiting=waiting_of(request, waits, str(error), instead))
+    except (InputError, NonFiniteError) as error:
+        context = begun(problem=str(error))
+    status = 200 if context.problem is None else 422
+    return render(request, "map/page.html", context, fragment="map/_result.html", status=status)
+
+
+# ---- the parts that are asked for by themselves ----
+
+
+class KeyedQuery(MapQuery):
+    """A picture's map and which of the two it is."""
+
+    key: Literal["a", "b"] = "a"
+
+
+def _api(query: MapQuery, request: Request) -> MapQuery:
+    """Parts are asked for by the map's own fields: no text there means none."""
+    return query if "prompt" in request.query_params else query.model_copy(update={"prompt": None})
+
+
+@router.get("/map/quality", response_class=HTMLResponse)
+async def quality(
+    request: Request, query: Annotated[KeyedQuery, Query()], explorer: ExplorerDep
+) -> HTMLResponse:
+    """The badge of a picture."""
+    question = _api(query, request).question()
+    fields = question.link_fields()
+    empty = Badge(query.key, link(request, "/map/quality", **fields, key=query.key), "")
+    try:
+        found = await MapService(explorer).quality(request, await options_of(request, question))
+        badge = badge_of(found.to_dict(), empty)
+    except LexiscopeError as error:
+        badge = badge_problem(empty, str(error))
+    return render(request, "map/badge.html", _Part(dict(TERMS), badge=badge),
+                  fragment="map/_badge.html")  # fmt: skip
+
+
+def badge_problem(empty: Badge, sentence: str) -> Badge:
+    """A badge that says why nothing could be measured."""
+    return Badge(empty.key, empty.load, empty.href, sentence=sentence, weak=True,
+                 caption="Nothing was measured.")  # fmt: skip
+
+
+@router.get("/map/layers", response_class=HTMLResponse)
+async def layers(
+    request: Request, query: Annotated[MapQuery, Query()], explorer: ExplorerDep
+) -> HTMLResponse:
+    """How alike the layers are."""
+    query = _api(query, request).model_copy(update={"panel": "layers"})
+    options = await options_of(request, query.question())
+    to = linker(request, query)
+    panel = await layers_part(request, MapService(explorer), query, options, to)
+    return render(request, "map/layers.html", _Part(dict(TERMS), layers=panel),
+                  fragment="map/_layers.html")  # fmt: skip
+
+
+@router.get("/map/changes", response_class=HTMLResponse)
+async def changes(
+    request: Request, query: Annotated[MapQuery, Query()], explorer: ExplorerDep
+) -> HTMLResponse:
+    """What moved between two layers."""
+    query = _api(query, request).model_copy(update={"panel": "changes"})
+    options = await options_of(request, query.question())
+    to = partial(linker(request, query), panel=None)
+    panel = await changes_part(request, MapService(explorer), query, options, to)
+    return render(request, "map/changes.html", _Part(dict(TERMS), changes=panel),
+                  fragment="map/_changes.html")  # fmt: skip
+
+
+Polygon = Annotated[str, Form(max_length=20_000, pattern=r"^[-+0-9.eE, ]+$")]
+
+
+def corners(text: str) -> tuple[tuple[float, float], ...]:
+    """A polygon as the page sends it: ``x,y x,y x,y``.
+
+    Raises:
+        OptionError: it is none.
+    """
+    try:
+        found = [tuple(float(v) for v in pair.split(",")) for pair in text.split()]
+    except ValueError:
+        found = []
+    if not 3 <= len(found) <= 500 or any(len(pair) != 2 for pair in found):
+        raise OptionError("an outline has 3 to 500 corners, each written x,y.")
+    return tuple((pair[0], pair[1]) for pair in found)
+
+
+@router.post("/map/selected", response_class=HTMLResponse)
+async def selected(
+    request: Request, query: Annotated[MapQuestion, Query()], polygon: Polygon,
+    explorer: ExplorerDep,
+) -> HTMLResponse:  # fmt: skip
+    """The points inside an outline."""
+    page = MapQuery.model_validate(query.model_dump())
+    panel = outline(request, page)
+    answer = await MapService(explorer).select(
+        request, await options_of(request, query), corners(polygon), SELECTED
+    )
+    panel = selected_panel(answer, linker(request, page), panel, polygon)
+    return render(request, "map/_selected.html", _Part(dict(TERMS), selected=panel))
+
+
+@router.post("/map/selected.csv")
+async def selected_csv(
+    request: Request, query: Annotated[MapQuestion, Query()], polygon: Polygon,
+    explorer: ExplorerDep,
+) -> Response:  # fmt: skip
+    """All of them as a table."""
+    options = await options_of(request, query)
+    body = await MapService(explorer).selected_table(request, options, corners(polygon))
+    return download(body, "csv", options)
+
+
+@router.post("/map/umap")
+async def umap(
+    request: Request, query: Annotated[MapQuestion, Query()], explorer: ExplorerDep, jobs: JobsDep
+) -> Response:
+    """Start the job of a UMAP picture and go to where it can be watched."""
+    href = link_path(query) + ("" if query.prompt else "&prompt=")
+    job = await start_umap(request, explorer, jobs, await options_of(request, query), href)
+    return RedirectResponse(link(request, f"/jobs/{job.id}") if job else href, 303)

@@ -1,0 +1,424 @@
+"""Calibration against its competitors on five data sets, and how time grows.
+
+The whole table takes long, so it is a command of its own, in parts that can run side by side:
+
+python -m bench.calibration table --model models/small --data DIR --out A.pickle
+python -m bench.calibration growth --model models/small --data DIR --out G.pickle
+python -m bench.calibration write A.pickle B.pickle G.pickle
+
+`python -m bench --only calibration` runs a small part of the same: two sets, one seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import pickle
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.measure import exponent
+from bench.report import Goal, Section, hardware
+from bench.setting import Setting
+from engine import LatentSpace, load
+from engine.calibration.evaluation import (
+    Evaluation,
+    TaskSource,
+    evaluate,
+    prepare,
+    summarise,
+)
+from engine.calibration.findings import percent, points
+from engine.calibration.methods import METHODS, methods_named, run_method
+from engine.calibration.protocol import MethodContext, MethodSettings
+from engine.calibration.tables import Row, Table
+from engine.calibration.tasks import Task, TaskSpec, known_spec, make_task, read_table
+from engine.progress import Steps, drain
+
+RESULTS = Path(__file__).with_name("results")
+SETS = ("agnews", "sst2", "subj", "trec", "mr")
+TITLES = {"agnews": "AG News", "sst2": "SST-2", "subj": "SUBJ", "trec": "TREC", "mr": "MR"}
+EXAMPLES = (100, 200, 400, 800, 1600)
+CLASSES = (2, 4, 8, 16, 32)
+GROWING = ("knn-prompting", "knn-lm", "class-mean", "linear-probe", "calibration-sm")
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "datasets"
+
+
+def source(space: LatentSpace, folder: Path, sizes: dict[str, int]) -> Callable[[int], Task]:
+    """A data set whose rows are drawn by the seed."""
+    tables = [read_table(folder / f"{part}.jsonl") for part in ("train", "test")]
+
+    def draw(seed: int) -> Task:
+        spec = known_spec(folder.name, seed=seed, **sizes)
+        return make_task(
+            replace(spec, name=TITLES[folder.name]), tables[0], space.model, test=tables[1]
+        )
+
+    return draw
+
+
+def table(given: argparse.Namespace) -> None:
+    """All methods on all sets for one model; kept after each set."""
+    space = load(given.model, device="cpu", offline=True, threads=given.threads)
+    sizes = {"train": given.rows, "valid": given.valid, "test": given.test}
+    settings = MethodSettings(
+        adapter_rows=given.adapter_rows,
+        adapter_epochs=given.adapter_epochs,
+        adapter_batch=8,
+        clock="processor",
+    )
+    seeds = tuple(range(given.seeds))
+    lines, runs, left_out = [], {}, {}
+    cpu, wall = time.process_time(), time.perf_counter()
+    for name in given.sets.split(","):
+        found = _told(
+            evaluate(
+                space,
+                [source(space, given.data / name, sizes)],
+                [given.methods],
+                seeds,
+                settings=settings,
+            )
+        )
+        lines += found.tasks
+        runs |= {key: list(cell.per_seed) for key, cell in found.cells.items()}
+        left_out |= found.left_out
+        whole = summarise(
+            space,
+            lines,
+            [m.name for m in methods_named(given.methods)],
+            seeds,
+            runs,
+            left_out,
+            settings,
+        )
+        kept = {
+            "kind": "table",
+            "evaluation": whole.to_dict(),
+            "rows": whole.rows(),
+            "cpu": time.process_time() - cpu,
+            "wall": time.perf_counter() - wall,
+            "adapters": (given.adapter_rows, given.adapter_epochs),
+        }
+        given.out.write_bytes(pickle.dumps(kept))
+    for finding in whole.findings:
+        print(f"[{finding.verdict}] {finding.text}", flush=True)
+
+
+def _told(steps: Steps[Evaluation]) -> Evaluation:
+    """Drain, with a line per part."""
+    said = ""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            result: Evaluation = end.value
+            return result
+        if step.note != said:
+            said = step.note
+            print(f"{step.done}/{step.total} {said}", file=sys.stderr, flush=True)
+
+
+def growth(given: argparse.Namespace) -> None:
+    """Seconds against training rows (SUBJ) and against classes (fine labels of TREC)."""
+    space = load(given.model, device="cpu", offline=True, threads=given.threads)
+    out: dict[str, Any] = {"kind": "growth", "model": space.model.name, "points": []}
+    if given.out.exists():  # what was measured before an interruption stands
+        out = pickle.loads(given.out.read_bytes())
+    done = {(p["what"], p["size"]) for p in out["points"]}
+    for count in EXAMPLES:
+        if ("examples", count) in done:
+            continue
+        draw = source(space, given.data / "subj", {"train": count, "valid": 50, "test": 100})
+        out["points"] += _grown(space, draw(0), "examples", count)
+        given.out.write_bytes(pickle.dumps(out))
+    fine = fine_labels(given.data / "trec" / "train.jsonl", max(CLASSES))
+    words = single_words(space, max(CLASSES))
+    for count in CLASSES:
+        if ("classes", count) in done:
+            continue
+        task = classes_task(space, fine, words, count)
+        out["points"] += _grown(space, task, "classes", count)
+        given.out.write_bytes(pickle.dumps(out))
+
+
+def fine_labels(path: Path, count: int) -> Table:
+    """TREC's rows of its most frequent fine labels, labelled by them."""
+    found = read_table(path)
+    tally: dict[str, int] = {}
+    for row in found.rows:
+        tally[row.values["fine"]] = tally.get(row.values["fine"], 0) + 1
+    kept = sorted(tally, key=lambda label: (-tally[label], label))[:count]
+    rows = tuple(
+        Row(r.line, {"text": r.values["text"], "label": f"c{kept.index(r.values['fine']):02d}"})
+        for r in found.rows
+        if r.values["fine"] in kept
+    )
+    return Table("trec-fine", ("text", "label"), rows, ())
+
+
+def single_words(space: LatentSpace, count: int) -> list[str]:
+    """Words of the vocabulary that are one token: time does not depend on which."""
+    texts = [space.vocabulary.texts[i] for i in range(space.model.vocabulary)]
+    words = [t.strip() for t in texts if t.startswith(" ") and t.strip().isalpha() and len(t) > 4]
+    return list(dict.fromkeys(w.lower() for w in words if w.strip().islower()))[:count]
+
+
+def classes_task(space: LatentSpace, fine: Table, words: Sequence[str], count: int) -> Task:
+    """As many rows whatever the classes."""
+    labels = [f"c{i:02d}" for i in range(count)]
+    rows = tuple(r for r in fine.rows if r.values["label"] in labels)
+    spec = TaskSpec(
+        name=f"trec-fine-{count}",
+        template="Question: {text}\nType:",
+        label_words=dict(zip(labels, words, strict=False)),
+        train=320,
+        valid=50,
+        test=100,
+        seed=0,
+    )
+    return make_task(spec, replace(fine, rows=rows), space.model)
+
+
+def _grown(space: LatentSpace, task: Task, what: str, count: int) -> list[dict[str, Any]]:
+    base = MethodSettings()
+    # Without early stopping, so that every size trains equally long.
+    settings = replace(
+        base, shots=1, clock="processor", calibration=replace(base.calibration, patience=0)
+    )
+    context = drain(prepare(space, task, seed=0, settings=settings))
+    out = []
+    for name in GROWING:
+        best: dict[str, Any] | None = None
+        for _ in range(2):  # the quicker of two: nearer to a machine with nothing else to do
+            fresh = MethodContext(space, task, context.states, 0, settings, context.state_seconds)
+            outcome = drain(run_method(METHODS[name], fresh))
+            reads = METHODS[name].needs == "states"
+            fit = outcome.seconds_train - (context.train_seconds if reads else 0.0)
+            point = {
+                "what": what,
+                "size": count,
+                "method": name,
+                "train": outcome.seconds_train,
+                "fit": fit if reads else None,
+                "infer": outcome.seconds_infer,
+            }
+            if best is None or fit < best["_fit"]:
+                best = point | {"_fit": fit}
+        assert best is not None
+        out.append(best)
+        print(what, count, name, {k: v for k, v in best.items() if k != "_fit"}, flush=True)
+    return out
+
+
+def exponents(found: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, float, float]]:
+    """(growing with, method, part, exponent, r²) by least squares on logarithms."""
+    out = []
+    for what in ("examples", "classes"):
+        for name in GROWING:
+            own = [p for p in found if p["what"] == what and p["method"] == name]
+            for part in ("train", "fit", "infer"):
+                values = [p[part] for p in own]
+                if len(own) > 1 and all(v is not None and v > 0 for v in values):
+                    slope, r2 = exponent([float(p["size"]) for p in own], values)
+                    out.append((what, name, part, slope, r2))
+    return out
+
+
+def write(given: argparse.Namespace) -> None:
+    """Parts → bench/results/calibration_*.md and .json."""
+    parts = [pickle.loads(path.read_bytes()) for path in given.parts]
+    words, slug = hardware()
+    today = datetime.date.today().isoformat()
+    tables = [p for p in parts if p["kind"] == "table"]
+    grown = [p for p in parts if p["kind"] == "growth"]
+    lines = [f"# Calibration and its competitors, {today}", "", f"- machine: {words}"]
+    if tables:
+        first = tables[0]["evaluation"]
+        task = first["tasks"][0]
+        versions = ", ".join(f"{n} {v}" for n, v in first["versions"].items())
+        rows, epochs = tables[0]["adapters"]
+        lines += [
+            f"- versions: {versions}",
+            f"- rows of each set, drawn by the seed: {task['train']} to train, {task['valid']} to"
+            f" choose settings and stop, {task['test']} to test; {len(first['seeds'])} seeds"
+            " (split, demonstrations, first values); LoRA and IA3 train on"
+            f" {rows} of the rows, {epochs} epochs",
+            "- intervals: 95 % bootstrap of two levels (seeds, test rows); differences paired",
+            "- seconds: processor time of one thread, which is what the clock shows on a machine"
+            " with nothing else to do (this one was shared); the texts' reading is charged to"
+            " every method as if it were alone; sums over the sets, means over the seeds",
+        ]
+    for part in tables:
+        lines += _table_text(part)
+    for part in grown:
+        lines += _growth_text(part)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"calibration_{slug}_{today}.md"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    plain = {
+        "machine": words,
+        "date": today,
+        "tables": [p["evaluation"] | {"cpu_seconds": p["cpu"]} for p in tables],
+        "growth": [p | {"exponents": exponents(p["points"])} for p in grown],
+    }
+    path.with_suffix(".json").write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    print(f"written: bench/results/{path.name} and .json")
+
+
+def _table_text(part: dict[str, Any]) -> list[str]:
+    found = part["evaluation"]
+    model = found["model"]
+    names = [t["name"] for t in found["tasks"]]
+    out = [
+        "",
+        f"## {model['name']} ({model['parameters']:,} parameters, d = {model['width']},"
+        f" v = {model['vocabulary']:,})",
+        "",
+        f"{part['cpu'] / 60:.1f} min of processor time, {part['wall'] / 60:.1f} min on the clock."
+        " Chance (largest class): "
+        + ", ".join(f"{t['name']} {100 * t['chance']:.1f}" for t in found["tasks"])
+        + ".",
+        "",
+    ]
+    for finding in found["findings"]:
+        mark = "" if finding["verdict"] == "said" else f"**{finding['verdict']}** "
+        out.append(f"- {mark}{finding['text']}")
+    out += ["", "Accuracy in %, mean over the seeds, with its interval; F1 is macro-F1.", ""]
+    head = ["method", *names, "mean", "F1", "train s", "infer s", "peak MiB", "stored KiB"]
+    out += ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for method in found["methods"]:
+        cells = [method["title"]]
+        for name in names:
+            cell = method["tasks"].get(name)
+            cells.append("not run" if cell is None else _percent(cell["accuracy"]))
+        average = method["average"]
+        if average is None:
+            cells += [""] * 6
+        else:
+            own = method["tasks"].values()
+            cells += [
+                f"**{_percent(average['accuracy'])}**",
+                f"{100 * average['macro_f1']['value']:.1f}",
+                f"{average['seconds_train']:.1f}",
+                f"{average['seconds_infer']:.1f}",
+                f"{max(c['peak_bytes'] for c in own) / 2**20:.0f}",
+                f"{sum(c['stored_bytes'] for c in own) / len(own) / 2**10:.1f}",
+            ]
+        out.append("| " + " | ".join(cells) + " |")
+    reasons = {r for m in found["methods"] for r in m["left_out"].values()}
+    out += ["", *(f"- not run: {r}" for r in sorted(reasons))]
+    out += ["Differences in accuracy, first minus second, in points:", ""]
+    out += ["| first | second | mean | " + " | ".join(names) + " |"]
+    out += ["|---|---|---:|" + "---:|" * len(names)]
+    for one in found["differences"]:
+        cells = [_points(one["per_task"][n]) if n in one["per_task"] else "" for n in names]
+        out.append(
+            f"| {one['first']} | {one['second']} | **{_points(one['mean'])}** | "
+            + " | ".join(cells)
+            + " |"
+        )
+    return out
+
+
+def _percent(one: dict[str, float]) -> str:
+    return f"{100 * one['value']:.1f} ({100 * one['low']:.1f}-{100 * one['high']:.1f})"
+
+
+def _points(one: dict[str, float]) -> str:
+    return f"{100 * one['value']:+.1f} ({100 * one['low']:+.1f} to {100 * one['high']:+.1f})"
+
+
+def _growth_text(part: dict[str, Any]) -> list[str]:
+    out = [
+        "",
+        f"## How time grows ({part['model']})",
+        "",
+        f"Training rows {', '.join(map(str, EXAMPLES))} of SUBJ (100 test rows); classes"
+        f" {', '.join(map(str, CLASSES))}, the most frequent fine labels of TREC, 320 training"
+        " rows. One demonstration per class, calibration of 100 epochs without early stopping."
+        " Seconds ∝ size^exponent by least squares on logarithms. *train* has the reading of the"
+        " texts in it, *fit* has not.",
+        "",
+        "| growing with | method | part | exponent | r² | seconds, smallest to largest |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for what, name, piece, slope, r2 in exponents(part["points"]):
+        own = [p for p in part["points"] if p["what"] == what and p["method"] == name]
+        values = " ".join(f"{p[piece]:.3g}" for p in own)
+        title = METHODS[name].title
+        out.append(f"| {what} | {title} | {piece} | {slope:.2f} | {r2:.3f} | {values} |")
+    return out
+
+
+def calibration(setting: Setting) -> Section:
+    """Two sets, one seed, no adapters: a part of the table that `make bench` can afford."""
+    out = Section(
+        "Calibration against kNN prompting and the linear probe",
+        "SST-2 and TREC, the model that ships, 200 rows to train, 100 to test, seed 0; accuracy"
+        " with its interval, seconds with the texts' reading.",
+        ("method", "accuracy %", "train s", "infer s"),
+    )
+    if not (DATA / "sst2").is_dir():
+        out.notes.append("not run: the data sets are not on this machine")
+        return out
+    space = load(device="cpu", offline=True, threads=setting.threads)
+    sizes = {"train": 200, "valid": 50, "test": 100}
+    tasks: list[TaskSource] = [source(space, DATA / name, sizes) for name in ("sst2", "trec")]
+    names = ["zero-shot,knn-prompting,linear-probe,calibration-sm,calibration-sm-gt"]
+    found = drain(evaluate(space, tasks, names, [0]))
+    for name in found.methods:
+        mean = found.averages[name]
+        out.add(
+            METHODS[name].title,
+            percent(mean.accuracy),
+            f"{mean.seconds_train:.2f}",
+            f"{mean.seconds_infer:.2f}",
+        )
+    ours, theirs = (found.averages[m] for m in ("calibration-sm", "knn-prompting"))
+    gains = {(d.first, d.second): d.mean for d in found.differences}
+    against = gains["calibration-sm", "knn-prompting"]
+    out.goals += [
+        Goal("accuracy over kNN prompting's", against.value, 0.0, True, points(against)),
+        Goal("seconds over kNN prompting's", ours.seconds / theirs.seconds, 0.5),
+    ]
+    return out
+
+
+def main() -> int:
+    """Parse and run a part."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.calibration", description=(__doc__ or "").splitlines()[0]
+    )
+    commands = parser.add_subparsers(required=True)
+    for name, work in (("table", table), ("growth", growth)):
+        part = commands.add_parser(name)
+        part.add_argument("--model", required=True)
+        part.add_argument("--data", type=Path, default=DATA)
+        part.add_argument("--out", type=Path, required=True)
+        part.add_argument("--threads", type=int, default=1)
+        part.set_defaults(work=work)
+        if name == "table":
+            part.add_argument("--sets", default=",".join(SETS))
+            part.add_argument("--methods", default="all")
+            part.add_argument("--rows", type=int, default=500)
+            part.add_argument("--valid", type=int, default=125)
+            part.add_argument("--test", type=int, default=300)
+            part.add_argument("--seeds", type=int, default=3)
+            part.add_argument("--adapter-rows", type=int, default=200)
+            part.add_argument("--adapter-epochs", type=int, default=3)
+    last = commands.add_parser("write")
+    last.add_argument("parts", nargs="+", type=Path)
+    last.set_defaults(work=write)
+    given = parser.parse_args()
+    given.work(given)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+// The map page: layers, colours, what is lit, and pictures that follow the page's swaps. Without it
+// the page shows a still picture and the same tables.
+"use strict";
+(() => {
+  const { say, here, map } = window.lexiscope;
+  const { Panel, panels, calm } = map;
+  const $ = (selector, root = document) => root.querySelector(selector);
+  const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+  // ---- layers: the slider, play and step --------------------------------------------------------------
+
+  
+  async function layer(value) {
+    const slider = $("[data-layers]");
+    if (!slider) return;
+    const to = Math.min(Math.max(Number(value), 0), Number(slider.max));
+    slider.value = to;
+    const shown = $("[data-layer-shown]");
+    if (shown) shown.textContent = `layer ${to} of ${slider.max}`;
+    history.replaceState(history.state, "", here({ layer: to }));
+    const moved = map.all().filter((panel) => panel.root.dataset.panel === "a" || "follows" in panel.root.dataset);
+    const failed = await Promise.all(moved.map((panel) => panel.go(to).then(() => null, (error) => error)));
+    const error = failed.find(Boolean);
+    if (error) {
+      // A layer that cannot be drawn, or not yet: the page says why and what to do.
+      map.playing = null;
+      say(error.message);
+      const result = $("#result");
+      await window.htmx?.ajax("GET", here({}), { source: result, target: result, swap: "outerHTML", select: "#result" });
+      return;
+    }
+    clearTimeout(later);
+    later = setTimeout(follow, map.playing ? 900 : 150);
+  }
+
+  // What is written about the picture follows its layer: the same page, asked for anew.
+  let later = 0;
+  async function follow() {
+    const asked = location.href;
+    const answer = await fetch(here({}), { headers: { "HX-Request": "true" } }).catch(() => null);
+    if (!answer?.ok || asked !== location.href) return;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const old of $$("[data-about]")) {
+      const now = page.getElementById(old.id);
+      if (!now) continue;
+      document.adoptNode(now);
+      old.replaceWith(now);
+      window.htmx?.process(now);
+      lights(now);
+    }
+  }
+
+  async function play() {
+    const button = $("[data-play]");
+    const slider = $("[data-layers]");
+    if (map.playing) {
+      map.playing = null;
+    } else {
+      map.playing = button;
+      button.setAttribute("aria-pressed", "true");
+      if (Number(slider.value) === Number(slider.max)) await layer(0);
+      while (map.playing === button && button.isConnected && Number(slider.value) < Number(slider.max)) {
+        await layer(Number(slider.value) + 1);
+        await new Promise((done) => setTimeout(done, calm.matches ? 900 : 350));
+      }
+      map.playing = null;
+    }
+    button.setAttribute("aria-pressed", "false");
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-play], [data-step], [data-zoom], [data-reset]");
+    if (!button) return;
+    if (button.matches("[data-play]")) play();
+    else if (button.dataset.step) {
+      map.playing = null;
+      layer(Number($("[data-layers]").value) + Number(button.dataset.step));
+    } else {
+      const panel = panels.get(button.closest("[data-map]")) ?? map.all()[0];
+      if (button.dataset.zoom) panel?.zoom(Number(button.dataset.zoom));
+      else panel?.reset();
+    }
+  });
+
+  document.addEventListener(
+    "change",
+    (event) => {
+      const target = event.target;
+      if (!target.matches("[data-layers], [data-colour], [data-names], [data-drag]")) return;
+      event.stopPropagation(); // the form would ask for the whole page
+      if (target.matches("[data-layers]")) {
+        map.playing = null;
+        layer(target.value);
+      } else if (target.matches("[data-colour]")) {
+        history.replaceState(history.state, "", here({ colour: target.value }));
+        for (const panel of map.all()) panel.colour(target.value);
+      } else if (target.matches("[data-names]")) {
+        for (const panel of map.all()) panel.names();
+      } else for (const panel of map.all()) if (panel.flat) panel.mode(target.value);
+    },
+    true,
+  );
+  document.addEventListener("input", (event) => {
+    const shown = event.target.matches("[data-layers]") && $("[data-layer-shown]");
+    if (shown) shown.textContent = `layer ${event.target.value} of ${event.target.max}`;
+  });
+
+  document.addEventListener("keydown", (event) => {
+    const panel = panels.get(event.target.closest?.("[data-map]"));
+    if (panel && event.target === panel.element && !event.ctrlKey && !event.metaKey) panel.key(event);
+  });
+
+  // The wheel scrolls the page until the map is in hand (clicked or reached by Tab).
+  document.addEventListener(
+    "wheel",
+    (event) => {
+      const element = event.target.closest?.(".map-plot");
+      if (element && !event.ctrlKey && !element.closest(".map-box").contains(document.activeElement)) event.stopPropagation();
+    },
+    { capture: true, passive: true },
+  );
+  document.addEventListener("pointerdown", (event) => event.target.closest?.(".map-plot")?.focus({ preventScroll: true }), true);
+
+  // ---- what the server's fragments light up -----------------------------------------------------------
+
+  function lights(root) {
+    const found = root.matches?.("[data-lit]") ? [root] : $$("[data-lit]", root);
+    for (const place of found) {
+      const indices = place.dataset.lit ? place.dataset.lit.split(",").map(Number) : [];
+      const from = panels.get($(`[data-map][data-panel="${place.dataset.of ?? "a"}"]`));
+      for (const panel of map.all()) {
+        const own = panel === from ? indices : indices.map((i) => from && i < from.n ? panel.same(from.run(i).kind, from.row(i)) : -1);
+        panel.light(own, place.dataset.quiet === "yes");
+        if (place.dataset.from) {
+          const i = Number(place.dataset.from);
+          const at = panel === from ? i : panel.same(from.run(i).kind, from.row(i));
+          if (at >= 0) panel.spokes(at, own.filter((k) => k >= 0 && k !== at));
+        }
+      }
+    }
+  }
+
+  function purge(root) {
+    for (const [element, panel] of [...panels]) {
+      if (root !== element && !root.contains(element)) continue;
+      panel.moving++;
+      window.Plotly?.purge(panel.element);
+      panel.gone.abort();
+      panel.cloud?.close();
+      panels.delete(element);
+    }
+  }
+
+  async function scan(root) {
+    const found = root.matches?.("[data-map]") ? [root] : $$("[data-map]", root);
+    for (const element of found) {
+      if (panels.has(element)) continue;
+      const panel = new Panel(element);
+      panels.set(element, panel);
+      await panel.load().catch((error) => {
+        const place = $(".map-legend", element);
+        if (place) place.textContent = error.message;
+        say(error.message);
+      });
+    }
+    lights(found.length ? document.body : root);
+  }
+
+  document.addEventListener("lexiscope:theme", () => {
+    for (const panel of map.all()) {
+      panel.paint();
+      panel.redraw();
+      const by = $("[data-colour]")?.value;
+      if (by) panel.colour(by);
+    }
+  });
+  let resizing = 0;
+  addEventListener("resize", () => {
+    clearTimeout(resizing);
+    resizing = setTimeout(() => map.all().forEach((panel) => panel.resize()), 150);
+  });
+
+  // On a narrow page the map comes first; what it is made of is one tap away.
+  const settings = $(".map-settings");
+  if (settings && innerWidth < 640) settings.open = false;
+
+  if (window.htmx) {
+    htmx.onLoad(scan);
+    document.addEventListener("htmx:beforeCleanupElement", (event) => purge(event.target));
+  } else scan(document.body);
+})();

@@ -1,0 +1,338 @@
+"""The Map page as HTML and as a figure: complete without script, true to the engine, safe."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from asgi import HOSTILE, PROMPT
+from starlette.testclient import TestClient
+from test_pages_trace import Parsed, page
+
+from app.figures import map as figures
+from app.figures.theme import payload
+from app.routes.map import corners
+from app.routes.map_form import EXAMPLES
+from app.routes.map_panels import variance_words
+from app.routes.map_query import MapQuery
+from app.security import CONTENT_SECURITY_POLICY
+from engine import LatentSpace
+from engine.errors import OptionError
+from engine.maps import MapOptions
+from engine.vocabulary import visible
+
+HERE = f"/map?prompt={quote(PROMPT)}"
+PAGES = (
+    HERE,
+    f"{HERE}&dims=3",
+    f"{HERE}&layer=1&compare=layer%3A0&panel=changes&find=a&point=3&to=0&metric=l2",
+    f"{HERE}&panel=quality&colour=norm&preprocessing=centred",
+    f"{HERE}&panel=layers&projection=layer",
+    f"{HERE}&compare=projection%3Alayer&vocabulary=alone&select=search%3Aa",
+    "/map?prompt=&select=search%3At&frame=input",
+)
+
+
+def source(got: Parsed, key: str = "a") -> dict[str, Any]:
+    """What a picture's script is given."""
+    for element in got.all("template"):
+        if any(e.attrs.get("data-panel") == key for e in element.within):
+            found: dict[str, Any] = json.loads(element.text)
+            return found
+    raise AssertionError(f"no picture {key}")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_each_page_is_sound_and_strict(shared_client: TestClient, path: str) -> None:
+    """One h1, no id twice, a label for each field, no script in the page, no foreign link."""
+    got = page(shared_client, path)
+    assert len(got.all("h1")) == 1
+    ids = [e.attrs["id"] for e in got.elements if "id" in e.attrs]
+    assert len(ids) == len(set(ids))
+    labelled = {e.attrs["for"] for e in got.all("label") if "for" in e.attrs}
+    for e in got.elements:
+        if e.tag in ("input", "select", "textarea") and e.attrs.get("type") != "hidden":
+            inside = any(parent.tag == "label" for parent in e.within)
+            assert inside or e.attrs.get("id") in labelled, e.attrs
+        for name in ("aria-labelledby", "aria-describedby"):
+            assert set(e.attrs.get(name, "").split()) <= set(ids), e.attrs
+        for name in ("href", "src", "action", "hx-get"):
+            parts = urlsplit(e.attrs.get(name, ""))
+            assert not parts.scheme
+            assert not parts.netloc
+        assert not [name for name in e.attrs if name.startswith(("on", "hx-on", "style"))]
+    assert all("src" in e.attrs for e in got.all("script"))
+    assert not got.all("style")
+    assert "unsafe-eval" not in CONTENT_SECURITY_POLICY
+
+
+def test_what_is_said_is_what_the_engine_says(
+    shared_client: TestClient, reference: LatentSpace
+) -> None:
+    """Title, choice, limits and share of variance on the page are the map's own."""
+    for layer in (0, 2, -1):
+        drawn = reference.maps.map(MapOptions(prompt=PROMPT, layer=layer))
+        got = page(shared_client, f"{HERE}&layer={layer}")
+        text = got.one(id="result").text
+        assert drawn.title in text
+        assert drawn.how_chosen in text
+        assert drawn.blind_to in text
+        share = drawn.variance_shown
+        assert share is not None
+        assert f"{100 * share:.1f} %" in text or f"{100 * share:.0f} %" in text
+        assert source(got)["n"] == drawn.n == drawn.coordinates.shape[0]
+
+
+def test_the_badge_is_the_engines_sentence(
+    shared_client: TestClient, reference: LatentSpace
+) -> None:
+    """One sentence first, in the page and in the part that is asked for by itself."""
+    quality = reference.maps.quality(MapOptions(prompt=PROMPT))
+    whole = page(shared_client, f"{HERE}&panel=quality")
+    part = page(
+        shared_client, f"/map/quality?prompt={quote(PROMPT)}&key=a", **{"HX-Request": "true"}
+    )
+    for got in (whole, part):
+        badge = got.one("div", id="badge-a")
+        assert badge.text.strip().startswith(quality.sentence)
+        assert f"{quality.to_dict()['trustworthiness']['value']:.3f}" in badge.text
+        assert ("weak" in badge.attrs["class"].split()) == quality.weak
+    waiting = page(shared_client, HERE).one("div", id="badge-a")
+    assert waiting.attrs["hx-trigger"] == "load"
+
+
+def test_a_points_neighbours_are_those_of_the_model(
+    shared_client: TestClient, reference: LatentSpace
+) -> None:
+    """The table lists the nearest by cosine over all points of the map, computed here by hand."""
+    index = 40
+    head = reference.frame("head").vectors(range(reference.model.vocabulary)).numpy()
+    basis = np.linalg.pinv(head).T
+    unit = basis / np.linalg.norm(basis, axis=1, keepdims=True)
+    score = unit @ unit[index]
+    score[index] = -np.inf
+    best = np.argsort(-score)[:12]
+    got = page(shared_client, f"/map?prompt=&point={index}")
+    table = got.all("table", class_="map-near")
+    assert len(table) == 1
+    shown = [e.text for e in got.all("bdi") if table[0] in e.within]
+    assert shown == [reference.vocabulary.labels[i] for i in best]
+    lit = got.one("section", id="point").attrs["data-lit"]
+    assert [int(i) for i in lit.split(",")] == best.tolist()
+
+
+def test_the_figure_travels_without_its_points(shared_client: TestClient) -> None:
+    """No coordinate stands in the page: they come as float32, 4 bytes a number."""
+    got = page(shared_client, HERE)
+    given = source(got)
+    assert len(json.dumps(given["figure"])) < 8_000
+    assert all(trace["x"] == [] for trace in given["figure"]["data"])
+    answer = shared_client.get(f"{given['urls']['points']}?{given['query']}")
+    assert answer.headers["X-Lexiscope-Points"] == f"{given['n']},2"
+    assert len(answer.content) == given["n"] * 2 * 4
+
+
+def test_thirty_thousand_points_stay_under_a_megabyte() -> None:
+    """The budget of issue and page: the figure and its positions together."""
+    n = 30_000
+    meta = crowd(n)
+    assert len(json.dumps(payload(figures.figure(meta)))) + 8 * n < 1_000_000
+
+
+def crowd(n: int, dims: int = 2) -> dict[str, Any]:
+    """What is said of a map of n bases and a prompt of three tokens."""
+    return {
+        "dims": dims, "n": n + 3,
+        "kinds": [{"kind": "basis", "start": 0, "count": n, "rows": None},
+                  {"kind": "prompt", "start": n, "count": 3, "rows": None}],
+        "labels": [{"start": n, "count": 3, "labels": ["a", "<b>", "c"]}],
+        "axes": {"titles": ["<i>x", "y", "z"][:dims], "ranges": [[-1.0, 1.0]] * dims},
+        "border": {"points": [{"at": [1.0] * dims}]},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_notebooks_figure_holds_every_point_in_place(dims: int) -> None:
+    """With coordinates, each point is where it belongs; text cannot become markup."""
+    rng = np.random.default_rng(1)
+    places = rng.normal(size=(23, dims)).astype(np.float32)
+    figure = figures.figure(crowd(20, dims), places)
+    assert isinstance(figure, go.Figure)
+    by_part = {trace.meta["part"]: trace for trace in figure.data}
+    assert list(by_part) == list(figures.PARTS)
+    for i, name in enumerate("xyz"[:dims]):
+        assert np.array_equal(by_part["points"][name], places[:20, i])
+        assert np.array_equal(by_part["path"][name], places[20:, i])
+    assert list(by_part["path"].text) == ["a", "&lt;b&gt;", "c"]
+    assert len(by_part["border"].x) == 1
+    if dims == 2:
+        assert figure.layout.spikedistance == figures.SPIKE_DISTANCE == 20
+        assert figure.layout.hoverdistance == figures.HOVER_DISTANCE == 8
+        assert figure.layout.yaxis.scaleanchor == "x"
+        assert figure.layout.xaxis.title.text == "&lt;i&gt;x"
+
+
+def test_a_page_has_at_most_four_webgl_figures(shared_client: TestClient) -> None:
+    for path in PAGES:
+        assert len(page(shared_client, path).all("canvas", class_="map-cloud")) <= 2
+
+
+def test_two_pictures_share_their_axes(shared_client: TestClient) -> None:
+    """Side by side, two layers of one frame have the same limits, so a place means the same."""
+    got = page(shared_client, f"{HERE}&layer=3&compare=layer%3A1")
+    one, two = source(got), source(got, "b")
+    assert (one["layer"], two["layer"]) == (3, 1)
+    assert one["scale"] == two["scale"]
+    for axis in ("xaxis", "yaxis"):
+        assert one["figure"]["layout"][axis]["range"] == two["figure"]["layout"][axis]["range"]
+    other = page(shared_client, f"{HERE}&compare=frame%3Ainput")
+    assert source(other)["scale"] != source(other, "b")["scale"]
+
+
+def test_links_keep_the_whole_state(shared_client: TestClient) -> None:
+    """A neighbour's link, a cell of the layers and a metric change only what they name."""
+    state = {"prompt": ["The dog"], "layer": ["1"], "preprocessing": ["centred"], "find": ["a"]}
+    path = "/map?prompt=The%20dog&layer=1&preprocessing=centred&find=a&point=5&panel=layers"
+    got = page(shared_client, path)
+    point = got.one("section", id="point")
+    links = [e for e in got.all("a", class_="tok-link") if point in e.within]
+    inside = [parse_qs(urlsplit(e.attrs["href"]).query) for e in links]
+    on_map = [q for e, q in zip(links, inside, strict=True) if e.attrs["href"].startswith("/map")]
+    assert on_map
+    for query in on_map:
+        assert {k: query[k] for k in state} == state
+        assert query["point"] != ["5"]
+    cells = [
+        e for e in got.all("a") if re.fullmatch(r"layers \d+ and \d+", e.attrs.get("title", ""))
+    ]
+    layers = source(got)["layers"]
+    assert len(cells) >= layers * layers
+    query = parse_qs(urlsplit(cells[1].attrs["href"]).query)
+    assert query["layer"] == ["0"] or "layer" not in query
+    assert query["compare"] == ["layer:1"]
+
+
+def test_without_script_there_is_a_picture(shared_client: TestClient) -> None:
+    """The still picture is of the same map and can be fetched."""
+    got = page(shared_client, f"{HERE}&layer=1&colour=norm")
+    still = got.one("img", class_="map-still")
+    assert still.attrs["alt"]
+    query = parse_qs(urlsplit(still.attrs["src"]).query)
+    assert query["layer"] == ["1"]
+    assert query["colour"] == ["norm"]
+    answer = shared_client.get(still.attrs["src"])
+    assert answer.status_code == 200
+    assert answer.content.startswith(b"\x89PNG")
+
+
+def test_an_outline_selects_what_lies_in_it(
+    shared_client: TestClient, reference: LatentSpace
+) -> None:
+    """The server's answer is the brute-force test of every point against a rectangle."""
+    places = np.frombuffer(
+        shared_client.get(f"/api/v1/map/points?prompt={quote(PROMPT)}").content, dtype="<f4"
+    ).reshape(-1, 2)
+    low, high = np.quantile(places, 0.3, axis=0), np.quantile(places, 0.7, axis=0)
+    inside = np.flatnonzero(((places > low) & (places < high)).all(1))
+    shape = f"{low[0]},{low[1]} {high[0]},{low[1]} {high[0]},{high[1]} {low[0]},{high[1]}"
+    url = f"/map/selected?prompt={quote(PROMPT)}"
+    answer = shared_client.post(url, data={"polygon": shape})
+    assert answer.status_code == 200, answer.text[:300]
+    section = Parsed(answer.text).one("section", id="selected")
+    assert [int(i) for i in section.attrs["data-lit"].split(",")] == inside.tolist()
+    table = shared_client.post(f"/map/selected.csv?prompt={quote(PROMPT)}", data={"polygon": shape})
+    rows = [row for row in csv.reader(io.StringIO(table.text)) if row and row[0].isdecimal()]
+    assert [int(row[0]) for row in rows] == inside.tolist()
+
+
+def test_an_outline_that_is_none_is_a_sentence(shared_client: TestClient) -> None:
+    for text in ("1,2 3,4", "1,2,3 4,5,6 7,8,9", "e,e e,e e,e", "1,1 " * 501):
+        with pytest.raises(OptionError):
+            corners(text)
+        answer = shared_client.post("/map/selected", data={"polygon": text})
+        assert answer.status_code == 422
+        assert "Traceback" not in answer.text
+
+
+def test_a_mistake_is_a_sentence_and_the_form_keeps_what_was_sent(
+    shared_client: TestClient,
+) -> None:
+    for query in ("layer=99", "projection=nothing", "select=regex:(", "compare=layer%3A99",
+                  "point=9999999", "projection=axes", "dims=7", "texts=nope",
+                  "vocabulary=none&prompt=", "select=words:nosuchtokenatall"):  # fmt: skip
+        path = f"/map?{query}" if "prompt" in query else f"/map?prompt=The%20cat&{query}"
+        answer = shared_client.get(path)
+        assert answer.status_code == 422, query
+        got = Parsed(answer.text)
+        sentence = got.one("section", id="problem").text
+        assert sentence.strip().endswith(".")
+        assert not got.all("canvas")
+        if "prompt" not in query:
+            assert got.one("input", id="prompt").attrs["value"] == "The cat"
+
+
+def test_a_picture_that_takes_long_says_so_and_can_be_started(shared_client: TestClient) -> None:
+    """UMAP is a form that posts; the page does not compute it."""
+    got = page(shared_client, f"{HERE}&projection=umap")
+    form = next(e for e in got.all("form") if e.attrs["action"].startswith("/map/umap"))
+    assert form.attrs["method"] == "post"
+    assert "mean nothing" in got.one("section", id="waiting").text
+    assert parse_qs(urlsplit(form.attrs["action"]).query)["projection"] == ["umap"]
+
+
+def test_its_button_leads_to_a_job_that_can_be_watched(client: TestClient) -> None:
+    """A form without script: 303 to the job's page; the same question again joins the same job."""
+    got = page(client, f"{HERE}&projection=umap")
+    form = next(e for e in got.all("form") if e.attrs["action"].startswith("/map/umap"))
+    first = client.post(form.attrs["action"], follow_redirects=False)
+    again = client.post(form.attrs["action"], follow_redirects=False)
+    assert first.status_code == again.status_code == 303
+    assert first.headers["location"] == again.headers["location"]
+    job = first.headers["location"]
+    assert job.startswith("/jobs/")
+    assert client.get(job).status_code == 200
+    stopped = client.post(f"/api/v1{job}/cancel")
+    assert stopped.status_code == 200
+
+
+def test_hostile_tokens_show_their_own_text(shared_client: TestClient) -> None:
+    """Names of points reach the page as text, in tables and in the data of the picture."""
+    for token in HOSTILE:
+        answer = shared_client.get("/map", params={"prompt": "", "find": token})
+        got = Parsed(answer.text)
+        assert visible(token) in {e.text for e in got.all("bdi", class_="tok")}
+        assert not [e for e in got.all("script") if "src" not in e.attrs]
+    whole = shared_client.get("/map", params={"prompt": HOSTILE[0]})
+    assert "<script>alert" not in whole.text
+
+
+def test_an_empty_text_is_none_and_the_first_visit_has_one() -> None:
+    assert MapQuery().question().prompt
+    assert MapQuery(prompt="").question().prompt is None
+    assert MapQuery(prompt="", compare="layer:2").beside().layer == 2  # type: ignore[union-attr]
+    beside = MapQuery(prompt="a", compare_prompt="b").beside()
+    assert beside is not None
+    assert beside.prompt == "b"
+
+
+def test_each_example_is_a_map(shared_client: TestClient) -> None:
+    """Every example can be asked for; those that need the shipped model say a sentence."""
+    for label, _, state in EXAMPLES:
+        query = MapQuery.model_validate(state)
+        assert query.question(), label
+    got = page(shared_client, HERE)
+    chips = {e.text for e in got.all("a", class_="chip")}
+    assert {label for label, _, _ in EXAMPLES} <= chips
+
+
+def test_the_share_is_words_where_there_is_none() -> None:
+    assert "12 %" in variance_words({"variance_shown": 0.12, "variance_of": "the states"})
+    said = variance_words({"variance_shown": None, "variance_of": "not linear"})
+    assert said == "not linear"
