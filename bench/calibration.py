@@ -4,6 +4,7 @@ The whole table takes long, so it is a command of its own, in parts that can run
 
 python -m bench.calibration table --model models/small --data DIR --out A.pickle
 python -m bench.calibration growth --model models/small --data DIR --out G.pickle
+python -m bench.calibration prompts --model models/small --data DIR --out P.pickle
 python -m bench.calibration write A.pickle B.pickle G.pickle
 
 `python -m bench --only calibration` runs a small part of the same: two sets, one seed.
@@ -12,8 +13,6 @@ python -m bench.calibration write A.pickle B.pickle G.pickle
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import pickle
 import sys
 import time
@@ -22,8 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.measure import exponent
-from bench.report import Goal, Section, hardware
+from bench.calibration_text import CLASSES, EXAMPLES, GROWING, write
+from bench.report import Goal, Section
 from bench.setting import Setting
 from engine import LatentSpace, load
 from engine.calibration.evaluation import (
@@ -40,12 +39,8 @@ from engine.calibration.tables import Row, Table
 from engine.calibration.tasks import Task, TaskSpec, known_spec, make_task, read_table
 from engine.progress import Steps, drain
 
-RESULTS = Path(__file__).with_name("results")
 SETS = ("agnews", "sst2", "subj", "trec", "mr")
 TITLES = {"agnews": "AG News", "sst2": "SST-2", "subj": "SUBJ", "trec": "TREC", "mr": "MR"}
-EXAMPLES = (100, 200, 400, 800, 1600)
-CLASSES = (2, 4, 8, 16, 32)
-GROWING = ("knn-prompting", "knn-lm", "class-mean", "linear-probe", "calibration-sm")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "datasets"
 
 
@@ -70,6 +65,7 @@ def table(given: argparse.Namespace) -> None:
         adapter_rows=given.adapter_rows,
         adapter_epochs=given.adapter_epochs,
         adapter_batch=8,
+        context_tokens=given.context,
         clock="processor",
     )
     seeds = tuple(range(given.seeds))
@@ -104,6 +100,7 @@ def table(given: argparse.Namespace) -> None:
             "cpu": time.process_time() - cpu,
             "wall": time.perf_counter() - wall,
             "adapters": (given.adapter_rows, given.adapter_epochs),
+            "context": given.context,
         }
         given.out.write_bytes(pickle.dumps(kept))
     for finding in whole.findings:
@@ -216,144 +213,22 @@ def _grown(space: LatentSpace, task: Task, what: str, count: int) -> list[dict[s
     return out
 
 
-def exponents(found: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, float, float]]:
-    """(growing with, method, part, exponent, r²) by least squares on logarithms."""
-    out = []
-    for what in ("examples", "classes"):
-        for name in GROWING:
-            own = [p for p in found if p["what"] == what and p["method"] == name]
-            for part in ("train", "fit", "infer"):
-                values = [p[part] for p in own]
-                if len(own) > 1 and all(v is not None and v > 0 for v in values):
-                    slope, r2 = exponent([float(p["size"]) for p in own], values)
-                    out.append((what, name, part, slope, r2))
-    return out
-
-
-def write(given: argparse.Namespace) -> None:
-    """Parts → bench/results/calibration_*.md and .json."""
-    parts = [pickle.loads(path.read_bytes()) for path in given.parts]
-    words, slug = hardware()
-    today = datetime.date.today().isoformat()
-    tables = [p for p in parts if p["kind"] == "table"]
-    grown = [p for p in parts if p["kind"] == "growth"]
-    lines = [f"# Calibration and its competitors, {today}", "", f"- machine: {words}"]
-    if tables:
-        first = tables[0]["evaluation"]
-        task = first["tasks"][0]
-        versions = ", ".join(f"{n} {v}" for n, v in first["versions"].items())
-        rows, epochs = tables[0]["adapters"]
-        lines += [
-            f"- versions: {versions}",
-            f"- rows of each set, drawn by the seed: {task['train']} to train, {task['valid']} to"
-            f" choose settings and stop, {task['test']} to test; {len(first['seeds'])} seeds"
-            " (split, demonstrations, first values); LoRA and IA3 train on"
-            f" {rows} of the rows, {epochs} epochs",
-            "- intervals: 95 % bootstrap of two levels (seeds, test rows); differences paired",
-            "- seconds: processor time of one thread, which is what the clock shows on a machine"
-            " with nothing else to do (this one was shared); the texts' reading is charged to"
-            " every method as if it were alone; sums over the sets, means over the seeds",
-        ]
-    for part in tables:
-        lines += _table_text(part)
-    for part in grown:
-        lines += _growth_text(part)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"calibration_{slug}_{today}.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    plain = {
-        "machine": words,
-        "date": today,
-        "tables": [p["evaluation"] | {"cpu_seconds": p["cpu"]} for p in tables],
-        "growth": [p | {"exponents": exponents(p["points"])} for p in grown],
-    }
-    path.with_suffix(".json").write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
-    print(f"written: bench/results/{path.name} and .json")
-
-
-def _table_text(part: dict[str, Any]) -> list[str]:
-    found = part["evaluation"]
-    model = found["model"]
-    names = [t["name"] for t in found["tasks"]]
-    out = [
-        "",
-        f"## {model['name']} ({model['parameters']:,} parameters, d = {model['width']},"
-        f" v = {model['vocabulary']:,})",
-        "",
-        f"{part['cpu'] / 60:.1f} min of processor time, {part['wall'] / 60:.1f} min on the clock."
-        " Chance (largest class): "
-        + ", ".join(f"{t['name']} {100 * t['chance']:.1f}" for t in found["tasks"])
-        + ".",
-        "",
-    ]
-    for finding in found["findings"]:
-        mark = "" if finding["verdict"] == "said" else f"**{finding['verdict']}** "
-        out.append(f"- {mark}{finding['text']}")
-    out += ["", "Accuracy in %, mean over the seeds, with its interval; F1 is macro-F1.", ""]
-    head = ["method", *names, "mean", "F1", "train s", "infer s", "peak MiB", "stored KiB"]
-    out += ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    for method in found["methods"]:
-        cells = [method["title"]]
-        for name in names:
-            cell = method["tasks"].get(name)
-            cells.append("not run" if cell is None else _percent(cell["accuracy"]))
-        average = method["average"]
-        if average is None:
-            cells += [""] * 6
-        else:
-            own = method["tasks"].values()
-            cells += [
-                f"**{_percent(average['accuracy'])}**",
-                f"{100 * average['macro_f1']['value']:.1f}",
-                f"{average['seconds_train']:.1f}",
-                f"{average['seconds_infer']:.1f}",
-                f"{max(c['peak_bytes'] for c in own) / 2**20:.0f}",
-                f"{sum(c['stored_bytes'] for c in own) / len(own) / 2**10:.1f}",
-            ]
-        out.append("| " + " | ".join(cells) + " |")
-    reasons = {r for m in found["methods"] for r in m["left_out"].values()}
-    out += ["", *(f"- not run: {r}" for r in sorted(reasons))]
-    out += ["Differences in accuracy, first minus second, in points:", ""]
-    out += ["| first | second | mean | " + " | ".join(names) + " |"]
-    out += ["|---|---|---:|" + "---:|" * len(names)]
-    for one in found["differences"]:
-        cells = [_points(one["per_task"][n]) if n in one["per_task"] else "" for n in names]
-        out.append(
-            f"| {one['first']} | {one['second']} | **{_points(one['mean'])}** | "
-            + " | ".join(cells)
-            + " |"
-        )
-    return out
-
-
-def _percent(one: dict[str, float]) -> str:
-    return f"{100 * one['value']:.1f} ({100 * one['low']:.1f}-{100 * one['high']:.1f})"
-
-
-def _points(one: dict[str, float]) -> str:
-    return f"{100 * one['value']:+.1f} ({100 * one['low']:+.1f} to {100 * one['high']:+.1f})"
-
-
-def _growth_text(part: dict[str, Any]) -> list[str]:
-    out = [
-        "",
-        f"## How time grows ({part['model']})",
-        "",
-        f"Training rows {', '.join(map(str, EXAMPLES))} of SUBJ (100 test rows); classes"
-        f" {', '.join(map(str, CLASSES))}, the most frequent fine labels of TREC, 320 training"
-        " rows. One demonstration per class, calibration of 100 epochs without early stopping."
-        " Seconds ∝ size^exponent by least squares on logarithms. *train* has the reading of the"
-        " texts in it, *fit* has not.",
-        "",
-        "| growing with | method | part | exponent | r² | seconds, smallest to largest |",
-        "|---|---|---|---:|---:|---:|",
-    ]
-    for what, name, piece, slope, r2 in exponents(part["points"]):
-        own = [p for p in part["points"] if p["what"] == what and p["method"] == name]
-        values = " ".join(f"{p[piece]:.3g}" for p in own)
-        title = METHODS[name].title
-        out.append(f"| {what} | {title} | {piece} | {slope:.2f} | {r2:.3f} | {values} |")
-    return out
+def prompts(given: argparse.Namespace) -> None:
+    """kNN prompting with and without running the shared beginning once."""
+    space = load(given.model, device="cpu", offline=True, threads=given.threads)
+    rows = []
+    for name in ("trec", "mr"):
+        task = source(space, given.data / name, {"train": 500, "valid": 125, "test": 300})(0)
+        row: dict[str, Any] = {"model": space.model.name, "task": task.name}
+        for key, share in (("shared", True), ("whole", False)):
+            settings = MethodSettings(share_prefix=share, clock="processor")
+            context = drain(prepare(space, task, seed=0, settings=settings))
+            outcome = drain(run_method(METHODS["knn-prompting"], context))
+            row |= {key: outcome.seconds, "shots": outcome.settings["shots"]}
+        row["calibration"] = drain(run_method(METHODS["calibration-sm"], context)).seconds
+        print(row, flush=True)
+        rows.append(row)
+        given.out.write_bytes(pickle.dumps({"kind": "whole", "rows": rows}))
 
 
 def calibration(setting: Setting) -> Section:
@@ -396,7 +271,7 @@ def main() -> int:
         prog="python -m bench.calibration", description=(__doc__ or "").splitlines()[0]
     )
     commands = parser.add_subparsers(required=True)
-    for name, work in (("table", table), ("growth", growth)):
+    for name, work in (("table", table), ("growth", growth), ("prompts", prompts)):
         part = commands.add_parser(name)
         part.add_argument("--model", required=True)
         part.add_argument("--data", type=Path, default=DATA)
@@ -412,6 +287,7 @@ def main() -> int:
             part.add_argument("--seeds", type=int, default=3)
             part.add_argument("--adapter-rows", type=int, default=200)
             part.add_argument("--adapter-epochs", type=int, default=3)
+            part.add_argument("--context", type=int, help="tokens of a prompt at most")
     last = commands.add_parser("write")
     last.add_argument("parts", nargs="+", type=Path)
     last.set_defaults(work=write)

@@ -118,9 +118,9 @@ def _against_knn_prompting(
     ours, theirs = averages["calibration-sm"], averages["knn-prompting"]
     where = side(pair.mean)
     ending = {
-        "above": "more, outside the interval of chance",
-        "below": "less, outside the interval of chance",
-        "around": "a difference within the interval of chance",
+        "above": "a gain that the rows bear out",
+        "below": "a loss that the rows bear out",
+        "around": "a difference that chance alone could make",
     }[where]
     seconds = [a.seconds_train + a.seconds_infer for a in (ours, theirs)]
     share = seconds[0] / seconds[1] if seconds[1] > 0 else float("inf")
