@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from app import export
 from engine.calibration.options import CalibrationOptions
 from engine.calibration.tasks import Task, TaskSpec
-from engine.progress import Progress, Steps
+from engine.progress import Progress, Steps, told
 
 if TYPE_CHECKING:
     from engine import LatentSpace
@@ -98,17 +98,12 @@ def calibration_steps(
 
 def _part(number: int, parts: int, steps: Steps[T], *, curve: bool = True) -> Steps[T]:
     """The same steps, saying which part of the whole they are; without figures if so wanted."""
-    try:
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            note = f"part {number} of {parts}: {step.note}"
-            yield replace(step, note=note, values=step.values if curve else {})
-    finally:
-        steps.close()
+
+    def tell(step: Progress) -> Progress:
+        note = f"part {number} of {parts}: {step.note}"
+        return replace(step, note=note, values=step.values if curve else {})
+
+    return told(steps, tell)
 
 
 def competitor_steps(

@@ -101,6 +101,8 @@ def table(given: argparse.Namespace) -> None:
             "wall": time.perf_counter() - wall,
             "adapters": (given.adapter_rows, given.adapter_epochs),
             "context": given.context,
+            "title": given.title,
+            "remarks": given.remark,
         }
         given.out.write_bytes(pickle.dumps(kept))
     for finding in whole.findings:
@@ -235,7 +237,8 @@ def calibration(setting: Setting) -> Section:
     """Two sets, one seed, no adapters: a part of the table that `make bench` can afford."""
     out = Section(
         "Calibration against kNN prompting and the linear probe",
-        "SST-2 and TREC, the model that ships, 200 rows to train, 100 to test, seed 0; accuracy"
+        "SST-2 and TREC, the model that ships, 200 rows to train, 100 to test, seed 0, prompts of"
+        " at most 256 tokens; accuracy"
         " with its interval, seconds with the texts' reading.",
         ("method", "accuracy %", "train s", "infer s"),
     )
@@ -246,7 +249,8 @@ def calibration(setting: Setting) -> Section:
     sizes = {"train": 200, "valid": 50, "test": 100}
     tasks: list[TaskSource] = [source(space, DATA / name, sizes) for name in ("sst2", "trec")]
     names = ["zero-shot,knn-prompting,linear-probe,calibration-sm,calibration-sm-gt"]
-    found = drain(evaluate(space, tasks, names, [0]))
+    settings = MethodSettings(context_tokens=256)  # what this model was trained on
+    found = drain(evaluate(space, tasks, names, [0], settings=settings))
     for name in found.methods:
         mean = found.averages[name]
         out.add(
@@ -288,6 +292,8 @@ def main() -> int:
             part.add_argument("--adapter-rows", type=int, default=200)
             part.add_argument("--adapter-epochs", type=int, default=3)
             part.add_argument("--context", type=int, help="tokens of a prompt at most")
+            part.add_argument("--title", default="", help="in front of the model's name")
+            part.add_argument("--remark", action="append", default=[], help="a line of the report")
     last = commands.add_parser("write")
     last.add_argument("parts", nargs="+", type=Path)
     last.set_defaults(work=write)

@@ -71,11 +71,15 @@ def write(given: argparse.Namespace) -> None:
     plain = {
         "machine": words,
         "date": today,
-        "tables": [p["evaluation"] | {"cpu_seconds": p["cpu"]} for p in tables],
+        "tables": [
+            p["evaluation"]
+            | {"title": p["title"], "remarks": p["remarks"], "cpu_seconds": p["cpu"]}
+            for p in tables
+        ],
         "growth": [p | {"exponents": exponents(p["points"])} for p in grown],
         "whole_prompts": [row for p in whole for row in p["rows"]],
     }
-    path.with_suffix(".json").write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(plain) + "\n", encoding="utf-8")
     print(f"written: bench/results/{path.name} and .json")
 
 
@@ -85,8 +89,8 @@ def _table_text(part: dict[str, Any]) -> list[str]:
     names = [t["name"] for t in found["tasks"]]
     out = [
         "",
-        f"## {model['name']} ({model['parameters']:,} parameters, d = {model['width']},"
-        f" v = {model['vocabulary']:,})",
+        f"## {part.get('title', '')}{model['name']} ({model['parameters']:,} parameters,"
+        f" d = {model['width']}, v = {model['vocabulary']:,})",
         "",
         f"{part['cpu'] / 60:.1f} min of processor time, {part['wall'] / 60:.1f} min on the clock;"
         f" {len(found['seeds'])} seed(s); LoRA and IA3 on {part['adapters'][0]} rows,"
@@ -99,6 +103,7 @@ def _table_text(part: dict[str, Any]) -> list[str]:
     for finding in found["findings"]:
         mark = "" if finding["verdict"] == "said" else f"**{finding['verdict']}** "
         out.append(f"- {mark}{finding['text']}")
+    out += [f"- {remark}" for remark in part.get("remarks", ())]
     out += ["", "Accuracy in %, mean over the seeds, with its interval; F1 is macro-F1.", ""]
     head = ["method", *names, "mean", "F1", "train s", "infer s", "peak MiB", "stored KiB"]
     out += ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]

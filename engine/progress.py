@@ -6,7 +6,7 @@ step is one batch, so that whoever drives the work can let others have the devic
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
@@ -45,3 +45,20 @@ def drain(steps: Steps[T]) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
+
+
+def told(steps: Steps[T], tell: Callable[[Progress], Progress]) -> Steps[T]:
+    """The same work under another name: each report goes through `tell`, the result stays.
+
+    Closing it closes the work.
+    """
+    try:
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            yield tell(step)
+    finally:
+        steps.close()

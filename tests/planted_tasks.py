@@ -13,7 +13,9 @@ from engine.calibration.features import TaskStates
 from engine.calibration.tables import Row, Table
 from engine.calibration.tasks import SPLITS, Task, TaskSpec, make_task
 
-_WORDS = "the king queen old house cat dog girl red ball ran sat happy sunny day was time upon".split()
+_WORDS = (
+    "the king queen old house cat dog girl red ball ran sat happy sunny day was time upon".split()
+)
 
 
 def table(n: int = 120, labels: tuple[str, ...] = ("king", "cat", "dog"), seed: int = 0) -> Table:
@@ -24,7 +26,8 @@ def table(n: int = 120, labels: tuple[str, ...] = ("king", "cat", "dog"), seed: 
         text = " ".join(draw.choice(_WORDS, int(draw.integers(3, 9))))
         if text not in seen:
             seen.add(text)
-            rows.append(Row(len(rows) + 2, {"text": text, "label": labels[len(rows) % len(labels)]}))
+            label = labels[len(rows) % len(labels)]
+            rows.append(Row(len(rows) + 2, {"text": text, "label": label}))
     return Table("planted.csv", ("text", "label"), tuple(rows), ())
 
 

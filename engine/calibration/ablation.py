@@ -26,7 +26,7 @@ from engine.calibration.tasks import Task
 from engine.calibration.training import Calibration, calibrate, predict_from, untrained
 from engine.errors import LexiscopeError, OptionError
 from engine.frames import FrameName
-from engine.progress import Progress, Steps
+from engine.progress import Progress, Steps, told
 from engine.space import LatentSpace
 
 ABLATION_FRAMES: Final[tuple[FrameName, ...]] = ("output", "head", "tight", "input", "random")
@@ -182,16 +182,8 @@ def _as_one(
     steps: Steps[Calibration], done: int, total: int, frame: str, loss: str
 ) -> Steps[Calibration]:
     """One training reported as one part of the whole."""
-    try:
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                trained: Calibration = end.value
-                return trained
-            yield Progress(done, total, f"bases {frame}, loss {loss}", step.values)
-    finally:
-        steps.close()
+    note = f"bases {frame}, loss {loss}"
+    return told(steps, lambda step: Progress(done, total, note, step.values))
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from engine.calibration.protocol import MethodContext, MethodSettings, Outcome, 
 from engine.calibration.resampling import Draws, accuracy_draws, difference_draws, f1_draws
 from engine.calibration.tasks import SPLITS, Task
 from engine.errors import LexiscopeError, OptionError
-from engine.progress import Progress, Steps
+from engine.progress import Progress, Steps, told
 from engine.space import LatentSpace
 from engine.texts import text_states
 
@@ -169,15 +169,7 @@ def reading_seconds(
 def _noted(steps: Steps[Any], place: tuple[int, int], note: str) -> Steps[Any]:
     """The same work, reported as one part of the whole."""
     done, total = place
-    try:
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                return end.value
-            yield Progress(done, total, note, step.values)
-    finally:
-        steps.close()
+    return told(steps, lambda step: Progress(done, total, note, step.values))
 
 
 def _task_line(task: Task, taken: Sequence[str]) -> TaskLine:

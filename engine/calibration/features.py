@@ -31,7 +31,7 @@ from torch import Tensor
 from engine.calibration.tasks import SPLITS, Task
 from engine.errors import BudgetExceeded, LayerError, NonFiniteError
 from engine.models import LanguageModel
-from engine.progress import Progress, Steps
+from engine.progress import Progress, Steps, told
 from engine.space import LatentSpace
 from engine.texts import text_states
 
@@ -144,13 +144,7 @@ def task_states(
         steps = text_states(
             model, [wanted[k] for k in keys], layers=numbers, batch_tokens=batch_tokens
         )
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                states = end.value
-                break
-            yield Progress(done + step.done, len(wanted), "reading the texts")
+        states = yield from told(steps, partial(_further, done, len(wanted)))
         by_layer = {layer: states.at(layer).cpu() for layer in numbers}
         store.put(keys, by_layer)
         for row, key in enumerate(keys):
@@ -183,6 +177,10 @@ def task_states(
         _normed=normed,
         _blocks=model.blocks,
     )
+
+
+def _further(before: int, total: int, step: Progress) -> Progress:
+    return Progress(before + step.done, total, "reading the texts")
 
 
 def _layer(layer: int, count: int) -> int:
