@@ -64,6 +64,8 @@ class SavedView:
     """Whether it belongs to the loaded model."""
     method: str
     """What was trained, and how, in a line."""
+    changed: Mapping[str, Any] | None
+    """The settings that are not the default ones; None where that was not written down."""
     accuracy_before: float | None
     accuracy_after: float | None
     sentence: str
@@ -172,6 +174,12 @@ class Calibrations:
         blocks = self._explorer.facts().blocks
         if options.layer > blocks:
             raise LayerError(f"The layer must be from 0 to {blocks}, or -1; got {options.layer}.")
+        most = options.target.removeprefix("layers:")
+        if most.isdecimal() and int(most) > blocks:
+            raise OptionError(
+                f"This model has {blocks} blocks, so at most layers:{blocks} can be trained; got "
+                f"{options.target}."
+            )
         task = await self.task(request, set_id, spec)
         shown = await aside(partial(self._sets.get, set_id))
         order = Order(set_id, text_of(name) or shown.name, spec, options, compare)
@@ -243,7 +251,11 @@ class Calibrations:
                 return {"of": id_, "what": what}
 
             store.record("calibrations", id_)  # deleted meanwhile: its report has no place
-            return store.publish("reports", write).id
+            made = store.publish("reports", write).id
+            for report in store.records("reports"):  # the newest of a kind is shown
+                if report.id != made and report.summary == {"of": id_, "what": what}:
+                    store.delete("reports", report.id)
+            return made
 
         return await self._jobs.start(
             what,
@@ -253,7 +265,7 @@ class Calibrations:
             client=client_of(request),
             href=f"/calibrate/{id_}#{what}",
             spec=spec,
-            key=f"{what} {id_}",
+            key=f"{what} {sorted(spec.items())}",
         )
 
     async def restart(self, request: Request, job_id: str) -> JobView:
@@ -266,7 +278,14 @@ class Calibrations:
         view = self._jobs.get(job_id)
         kind, spec = self._jobs.spec(job_id)
         if not view.restartable or spec is None:
-            raise OptionError("Only a job that ended without a result can be started again.")
+            raise OptionError(
+                "Only a job that ended without a result can be started again, and only once."
+            )
+        again = await self._again(request, kind, spec)
+        await aside(partial(self._jobs.settle, job_id))
+        return again
+
+    async def _again(self, request: Request, kind: str, spec: Mapping[str, Any]) -> JobView:
         if kind == "calibration":
             order = Order.from_dict(spec)
             return await self.start(
@@ -422,6 +441,7 @@ class Calibrations:
             model_fingerprint=str(told["model_fingerprint"]),
             usable=info is not None and info.fingerprint == told["model_fingerprint"],
             method=str(told["method"]),
+            changed=told.get("changed"),
             accuracy_before=told.get("accuracy_before"),
             accuracy_after=told.get("accuracy_after"),
             sentence=str(told["sentence"]),

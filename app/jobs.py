@@ -93,6 +93,15 @@ class JobView:
         return {**plain, "finished": self.finished}
 
 
+@dataclass(frozen=True)
+class JobsMark:
+    """What stands of the jobs in the head of every page."""
+
+    text: str
+    """``1 running``."""
+    level: Literal["wait", "note"]
+
+
 @dataclass
 class _Job:
     """A job as its lane changes it; read and written under the jobs' lock."""
@@ -135,7 +144,7 @@ class _Job:
             "done": self.progress.done,
             "total": self.progress.total,
             "note": self.progress.note,
-            "values": dict(self.progress.values),
+            "values": {name: float(x) for name, x in self.progress.values.items()},
             "history": list(self.history),
             "started": self.started,
             "ended": self.ended,
@@ -307,6 +316,30 @@ class Jobs:
         with self._turn:
             return self._view(self._known(id_))
 
+    @property
+    def mark(self) -> JobsMark | None:
+        """What is under way, or was interrupted and can be run again; None where nothing is.
+
+        Every page asks, from the event loop: neither the lock, which is held while a row is
+        written, nor the disk is touched.
+        """
+        jobs = list(self._jobs.values())
+        states = [job.state for job in jobs]
+        running, waiting = states.count("running"), states.count("queued")
+        if running:
+            return JobsMark(f"{running} running", "wait")
+        if waiting:
+            return JobsMark(f"{waiting} waiting", "wait")
+        broken = sum(job.state == "interrupted" and job.spec is not None for job in jobs)
+        return JobsMark(f"{broken} interrupted", "note") if broken else None
+
+    def settle(self, id_: str) -> None:
+        """Say that a job that ended without a result was started again, as another; `NotFound`."""
+        with self._turn:
+            job = self._known(id_)
+            job.spec = None
+        self._keep(job)
+
     def spec(self, id_: str) -> tuple[str, Mapping[str, Any] | None]:
         """The kind of a job and from what it can be started again; `NotFound`."""
         with self._turn:
@@ -382,7 +415,11 @@ class Jobs:
         while True:
             wait([asked.future], timeout=_LOOK_S)
             if asked.future.done():
-                return asked.future.result()
+                try:
+                    return asked.future.result()
+                finally:
+                    # An error's traceback holds this frame, which must not hold the error.
+                    del asked
             if stop is not None and stop.is_set():
                 asked.cancel()  # gives the place free where the step has not begun
 
@@ -481,7 +518,7 @@ class Jobs:
                 else _where("The server ended", job)
             )
             job.state = "interrupted"
-            log.warning("the %s %r was interrupted: %s", job.kind, job.id, job.problem)
+            _log_interrupted(job)
         job.ended = job.ended or time.time()
         self._keep(job)
 
@@ -492,6 +529,8 @@ class Jobs:
             job.make_steps = job.save = None
             job.state = state
             row = job.row()
+        if state == "interrupted":
+            _log_interrupted(job)
         self._keep(job, row)
         self._prune()
 
@@ -506,6 +545,8 @@ class Jobs:
             self.store.put_job(row)
         except StorageError as error:
             log.error("the row of job %s could not be written: %s", job.id, error)
+        except Exception:  # a row must never end the lane, which others wait for
+            log.exception("the row of job %s could not be written", job.id)
 
     def _prune(self) -> None:
         with self._turn:
@@ -590,6 +631,10 @@ def _as_job(job: str | None, work: Callable[[], T]) -> T:
         return work()
     finally:
         JOB.reset(token)
+
+
+def _log_interrupted(job: _Job) -> None:
+    log.warning("%r (job %s) was interrupted: %s", job.title, job.id, job.problem)
 
 
 def _where(what: str, job: _Job) -> str:

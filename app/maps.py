@@ -7,9 +7,8 @@ too. The UMAP of a map takes long and is a job; everything else is answered at o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy.typing as npt
@@ -17,10 +16,13 @@ from starlette.requests import Request
 
 from app import export, map_answers, map_export
 from app.jobs import Jobs, JobView
+from app.map_calibration import open_saved
 from app.map_picture import Look
 from app.service import Explorer, client_of
+from app.sets import Sets
+from app.store import Store
 from engine import LatentSpace
-from engine.errors import OptionError
+from engine.errors import OptionError, TokenError
 from engine.maps import (
     Colour,
     Map,
@@ -31,12 +33,12 @@ from engine.maps import (
     UmapProblem,
     UmapResult,
 )
+from engine.maps.selection import word_groups
 from engine.progress import Progress, Steps
 from engine.worker import Check
 
 T = TypeVar("T")
 P = ParamSpec("P")
-_LOOKS = count()
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,17 @@ class MapService:
         **keywords: P.kwargs,
     ) -> T:
         """An answer about a map; kept answers about a UMAP end where its layout gets further."""
-        if options.projection != "umap":
-            return await self._explorer.ask(request, call, options, *arguments, **keywords)
-        stage = await _stage_now(request, self._explorer, options)
-        return await self._explorer.ask(
-            request, _at_stage, stage, call, options, *arguments, **keywords
-        )
+        store = _store(request, options)
+        if options.projection == "umap":
+            stage = await _stage_now(request, self._explorer, options)
+            return await self._explorer.ask(
+                request, _at_stage, stage, store, call, options, *arguments, **keywords
+            )
+        if store is not None:
+            return await self._explorer.ask(
+                request, _calibrated, store, call, options, *arguments, **keywords
+            )
+        return await self._explorer.ask(request, call, options, *arguments, **keywords)
 
     async def map(self, request: Request, options: MapOptions) -> Map:
         """The map itself; `MapNotReady` where its UMAP has not been computed."""
@@ -112,11 +119,11 @@ class MapService:
         self,
         request: Request,
         options: MapOptions,
-        to: int,
+        to: int | None,
         limit: int = 20,
         values: bool = False,
     ) -> dict[str, Any]:
-        """What moves from the map's layer to another one."""
+        """What moves from the map's layer to another one; None: from before its calibration."""
         return await self._ask(request, _changes, options, to, limit, values)
 
     async def cka(self, request: Request, options: MapOptions) -> dict[str, Any]:
@@ -180,6 +187,12 @@ class MapService:
         look = look or Look()
         return await self.file(request, options, look.format, colour, look)
 
+    async def everyday(
+        self, request: Request, words: tuple[tuple[str, str], ...]
+    ) -> dict[str, list[str]]:
+        """Of each group of words those that are single tokens of the model, in their order."""
+        return await self._explorer.ask(request, _everyday, words)
+
     async def vocabulary(self, request: Request) -> bytes:
         """Every token's label as JSON, by id."""
         return await self._explorer.ask(request, _vocabulary)
@@ -212,7 +225,7 @@ async def start_umap(
     return await jobs.start(
         "umap",
         title,
-        partial(_umap_steps, explorer, jobs, options),
+        partial(_umap_steps, explorer, jobs, options, _store(request, options)),
         partial(_umap_name, stage.name),
         lane="process",
         client=client_of(request),
@@ -221,15 +234,21 @@ async def start_umap(
     )
 
 
-def _umap_steps(explorer: Explorer, jobs: Jobs, options: MapOptions) -> Steps[UmapResult]:
+def _umap_steps(
+    explorer: Explorer, jobs: Jobs, options: MapOptions, store: Store | None
+) -> Steps[UmapResult]:
     """The points on the model's thread, then the other process; runs on the lane's own thread."""
-    studio, problem = yield from jobs.on_device(partial(_umap_problem, explorer, options))
+    studio, problem = yield from jobs.on_device(partial(_umap_problem, explorer, options, store))
     return (yield from studio.reduce(problem))
 
 
-def _umap_problem(explorer: Explorer, options: MapOptions) -> Steps[tuple[MapStudio, UmapProblem]]:
+def _umap_problem(
+    explorer: Explorer, options: MapOptions, store: Store | None
+) -> Steps[tuple[MapStudio, UmapProblem]]:
     yield Progress(0, 0, "taking the points")
+    _open(explorer.owned(), store, options)
     studio = _studio(explorer.owned())
+    yield from studio.read_states(options)
     return studio, studio.umap_problem(options)
 
 
@@ -292,10 +311,25 @@ def _neighbours(
 
 
 def _changes(
-    space: LatentSpace, check: Check, options: MapOptions, to: int, limit: int, values: bool
+    space: LatentSpace,
+    check: Check,
+    options: MapOptions,
+    to: int | None,
+    limit: int,
+    values: bool,
 ) -> dict[str, Any]:
     studio = _studio(space)
-    found = studio.changes(options, to, check=check)
+    if to is None:
+        if options.calibration is None:
+            raise OptionError(
+                "say which layer is compared (to), or name a calibration to compare before and"
+                " after it."
+            )
+        options = replace(options, side="before")
+        other = replace(options, side="after")
+        found = studio.changes_between(options, other, check=check)
+    else:
+        found = studio.changes(options, to, check=check)
     return map_answers.moved(studio.map(options, check=check), found, limit, values)
 
 
@@ -381,6 +415,21 @@ def drawing_of(
     return map_export.Drawing(drawn, painted, studio.quality(options, check=check))
 
 
+def _everyday(
+    space: LatentSpace, check: Check, words: tuple[tuple[str, str], ...]
+) -> dict[str, list[str]]:
+    return {name: [one for one in some.split() if _is_token(space, one)] for name, some in words}
+
+
+def _is_token(space: LatentSpace, word: str) -> bool:
+    try:
+        found = list(word_groups(space, word))
+    except TokenError:
+        return False
+    # A text in two pieces may be found by a special name; only the word itself counts.
+    return space.vocabulary.texts[found[0]].strip() == word
+
+
 def _vocabulary(space: LatentSpace, check: Check) -> bytes:
     labels = space.vocabulary.labels
     return export.dumps(
@@ -400,11 +449,16 @@ class _Stage:
 
 
 async def _stage_now(request: Request, explorer: Explorer, options: MapOptions) -> _Stage:
-    # A number of its own, so that no kept answer of an earlier look is given.
-    return await explorer.ask(request, _stage, options, next(_LOOKS))
+    store = _store(request, options)
+
+    def stage(space: LatentSpace, check: Check) -> _Stage:
+        return _stage(space, check, store, options)
+
+    return await explorer.look(request, stage, "map")
 
 
-def _stage(space: LatentSpace, check: Check, options: MapOptions, look: int) -> _Stage:
+def _stage(space: LatentSpace, check: Check, store: Store | None, options: MapOptions) -> _Stage:
+    _open(space, store, options)
     studio = _studio(space)
     name = studio.resolve(options).fingerprint(space.model.fingerprint)
     try:
@@ -418,6 +472,7 @@ def _at_stage(
     space: LatentSpace,
     check: Check,
     stage: _Stage,
+    store: Store | None,
     call: Callable[Concatenate[LatentSpace, Check, MapOptions, P], T],
     options: MapOptions,
     /,
@@ -425,4 +480,33 @@ def _at_stage(
     **keywords: P.kwargs,
 ) -> T:
     """The call itself; the stage only makes a name of its own for the kept answer."""
+    _open(space, store, options)
     return call(space, check, options, *arguments, **keywords)
+
+
+def _calibrated(
+    space: LatentSpace,
+    check: Check,
+    store: Store,
+    call: Callable[Concatenate[LatentSpace, Check, MapOptions, P], T],
+    options: MapOptions,
+    /,
+    *arguments: P.args,
+    **keywords: P.kwargs,
+) -> T:
+    """The call with the calibration at hand that its options name."""
+    _open(space, store, options)
+    return call(space, check, options, *arguments, **keywords)
+
+
+def _open(space: LatentSpace, store: Store | None, options: MapOptions) -> None:
+    if store is not None and options.calibration is not None:
+        open_saved(space, store, options.calibration)
+
+
+def _store(request: Request, options: MapOptions) -> Store | None:
+    """Where the calibration of a map lies; None where it has none."""
+    if options.calibration is None:
+        return None
+    sets: Sets = request.app.state.sets
+    return sets.kept()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from typing import Any
 
 import orjson
 
-from engine.calibration.tables import Problem, Row, Table, read_table
+from engine.calibration.tables import Note, Problem, Row, Table, read_table
 from engine.errors import BudgetExceeded, InputError, LexiscopeError, OptionError
 
 ROWS, HEAD = "rows.jsonl", "table.json"
@@ -67,7 +68,9 @@ def parse(orders: Orders) -> dict[str, Any]:
         return _read(orders)
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "app.parsing", json.dumps(asdict(orders))],
+            # -P: a folder named app where the server was started must not be taken for ours.
+            [sys.executable, "-P", "-m", "app.parsing", json.dumps(asdict(orders))],
+            env={**os.environ, "PYTHONPATH": _search_path()},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=orders.seconds + 30,  # the processor's time is limited in the child
@@ -83,6 +86,12 @@ def parse(orders: Orders) -> dict[str, Any]:
     return found
 
 
+def _search_path() -> str:
+    """Our own code first, for a checkout that is run without being installed."""
+    ours = str(Path(__file__).resolve().parents[1])
+    return os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH"))))
+
+
 def load_table(folder: Path) -> Table:
     """The table that `parse` has left in a folder."""
     head = orjson.loads((folder / HEAD).read_bytes())
@@ -93,7 +102,8 @@ def load_table(folder: Path) -> Table:
             number, *cells = orjson.loads(line)
             rows.append(Row(number, dict(zip(columns, cells, strict=True))))
     problems = tuple(Problem(one["line"], one["reason"]) for one in head["problems"])
-    return Table(head["name"], columns, tuple(rows), problems)
+    notes = tuple(Note(one["line"], one["text"]) for one in head.get("notes", ()))
+    return Table(head["name"], columns, tuple(rows), problems, notes, head.get("separator", ""))
 
 
 def head_of(table: Table) -> dict[str, Any]:
@@ -106,6 +116,8 @@ def head_of(table: Table) -> dict[str, Any]:
             {"line": one.line, "reason": one.reason} for one in table.problems[:SHOWN_PROBLEMS]
         ],
         "problem_count": len(table.problems),
+        "notes": [{"line": one.line, "text": one.text} for one in table.notes[:SHOWN_PROBLEMS]],
+        "separator": table.separator,
     }
 
 

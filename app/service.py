@@ -252,6 +252,9 @@ class Explorer:
     def close(self) -> None:
         """Stop the work and the thread."""
         self.device.close()
+        maps = vars(self._space).get("maps") if self._space is not None else None
+        if maps is not None:  # made when a map was first asked for
+            maps.close()
 
     @property
     def notice(self) -> str | None:
@@ -390,6 +393,17 @@ class Explorer:
         """
         return await self._answer(request, call, *arguments, **keywords)
 
+    async def look(
+        self, request: Request, call: Callable[[LatentSpace, Check], T], label: str
+    ) -> T:
+        """How something stands at this moment: asked anew each time, and not kept."""
+        self.facts()
+
+        def work(check: Check) -> T:
+            return call(self._owned(), check)
+
+        return await self._compute(request, object(), label, work, keep=False)
+
     def owned(self) -> LatentSpace:
         """The space itself, for work that runs on the device thread."""
         return self._owned()
@@ -412,7 +426,13 @@ class Explorer:
         return await self._compute(request, key, call.__name__.strip("_"), work)
 
     async def _compute(
-        self, request: Request, key: Hashable, label: str, work: Callable[[Check], T]
+        self,
+        request: Request,
+        key: Hashable,
+        label: str,
+        work: Callable[[Check], T],
+        *,
+        keep: bool = True,
     ) -> T:
         """The result under this key: kept, under way already, or computed now."""
         kept = self._results.get(key)
@@ -422,14 +442,14 @@ class Explorer:
         flight = self._flights.get(key)
         if flight is None:
             job = self.device.submit(
-                partial(_measured, work),
+                partial(_measured, work, key),
                 deadline_s=deadline_s,
                 client=client_of(request),
                 label=label,
             )
             flight = _Flight(job)
             self._flights[key] = flight
-            flight.future.add_done_callback(partial(self._landed, key, flight))
+            flight.future.add_done_callback(partial(self._landed, key, flight, keep))
         else:
             flight.job.extend(deadline_s)
         flight.waiters += 1
@@ -443,12 +463,15 @@ class Explorer:
                 self._forget(key, flight)
                 flight.job.cancel()
 
-    def _landed(self, key: Hashable, flight: _Flight, future: asyncio.Future[Any]) -> None:
+    def _landed(
+        self, key: Hashable, flight: _Flight, keep: bool, future: asyncio.Future[Any]
+    ) -> None:
         self._forget(key, flight)
         # Asking for the exception marks it as seen when no client is left to see it.
         if not future.cancelled() and future.exception() is None:
             value, size = future.result()
-            self._results.put(key, value, size)
+            if keep:
+                self._results.put(key, value, size)
 
     def _forget(self, key: Hashable, flight: _Flight) -> None:
         if self._flights.get(key) is flight:
@@ -562,10 +585,13 @@ class ResultCache:
             self.size -= freed
 
 
-def _measured(work: Callable[[Check], T], check: Check) -> tuple[T, int]:
-    """The result with its size in bytes, measured where it does not hold up the event loop."""
+def _measured(work: Callable[[Check], T], key: Hashable, check: Check) -> tuple[T, int]:
+    """The result with its size in bytes and its key's, measured where the event loop does not wait.
+
+    A key holds what was asked: a prompt, or all texts of a set.
+    """
     value = work(check)
-    return value, footprint(value)
+    return value, footprint((key, value))
 
 
 def footprint(value: object) -> int:

@@ -292,6 +292,8 @@ class Store:
 
     def _recover(self) -> Iterator[str]:
         """Sweep what a kill left half done, and bring rows and folders together."""
+        # Nobody else writes here: the lock is ours, and no upload has begun.
+        shutil.rmtree(self.folder / "incoming", ignore_errors=True)
         for kind in KINDS:
             listed = {one.id for one in self.records(kind)}
             there = set()

@@ -28,6 +28,28 @@ Check = Callable[[], None]
 """Called by the work in its small steps; raises `Cancelled` or `DeadlineExceeded` to stop it."""
 
 
+class _Watch:
+    """What running work asks whether to go on. It does not know the job's future: an error's
+    traceback holds it, and must not hold what holds the error."""
+
+    def __init__(self, beat: Callable[[], None], deadline_s: float | None) -> None:
+        self._beat = beat
+        self.cancelled = False
+        self.until = math.inf
+        if deadline_s is not None:
+            self.until = time.monotonic() + deadline_s
+
+    def check(self) -> None:
+        self._beat()
+        if self.cancelled:
+            raise Cancelled("The work was stopped because nobody waits for it.")
+        if time.monotonic() > self.until:
+            raise DeadlineExceeded(
+                "The work took longer than allowed and was stopped; "
+                "ask for fewer layers or a shorter prompt."
+            )
+
+
 class Job(Generic[T]):
     """One piece of work on its way: queued, running or done."""
 
@@ -48,29 +70,17 @@ class Job(Generic[T]):
         self.background = background
         self._owner = owner
         self._work: Callable[[Check], T] | None = work
-        self._cancelled = False
-        self._deadline = math.inf if deadline_s is None else time.monotonic() + deadline_s
+        self._watch = _Watch(owner._beat, deadline_s)
 
     def cancel(self) -> None:
         """Say that nobody waits: a queued job gives its place free, a running one stops soon."""
-        self._cancelled = True
+        self._watch.cancelled = True
         self._owner._drop(self)
 
     def extend(self, deadline_s: float | None) -> None:
         """Allow so many seconds from now, if that is later than what was allowed before."""
         until = math.inf if deadline_s is None else time.monotonic() + deadline_s
-        self._deadline = max(self._deadline, until)
-
-    def check(self) -> None:
-        """Raise `Cancelled` or `DeadlineExceeded` where the work has to stop."""
-        self._owner._beat()
-        if self._cancelled:
-            raise Cancelled("The work was stopped because nobody waits for it.")
-        if time.monotonic() > self._deadline:
-            raise DeadlineExceeded(
-                "The work took longer than allowed and was stopped; "
-                "ask for fewer layers or a shorter prompt."
-            )
+        self._watch.until = max(self._watch.until, until)
 
 
 class DeviceThread:
@@ -251,16 +261,19 @@ class DeviceThread:
         assert job is not None
         assert job._work is not None
         work, job._work = job._work, None
-        future, started = job.future, time.monotonic()
+        check, future, started = job._watch.check, job.future, time.monotonic()
         if not future.set_running_or_notify_cancel():
             self._ended("dropped", 0.0)
             return
         try:
-            job.check()
-            result = work(job.check)
+            check()
+            result = work(check)
         except BaseException as error:
             self._ended(_outcome(error), time.monotonic() - started)
             future.set_exception(error)
+            # The error's traceback holds this frame: nothing here may hold the error's future, or
+            # what failed (a copy of a model, say) would live until the next full collection.
+            del future, job, work
         else:
             self._ended("done", time.monotonic() - started)
             future.set_result(result)

@@ -13,9 +13,8 @@ from engine.calibration.features import TaskStates
 from engine.calibration.tables import Row, Table
 from engine.calibration.tasks import SPLITS, Task, TaskSpec, make_task
 
-_WORDS = (
-    "the king queen old house cat dog girl red ball ran sat happy sunny day was time upon".split()
-)
+_TEXT = "the king queen old house cat dog girl red ball ran sat happy sunny day was time upon"
+_WORDS = _TEXT.split(" ")
 
 
 def table(n: int = 120, labels: tuple[str, ...] = ("king", "cat", "dog"), seed: int = 0) -> Table:

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from engine.calibration.features import TaskStates
-from engine.calibration.findings import percent, points, side
-from engine.calibration.losses import LOSSES
-from engine.calibration.metrics import Interval, confusion
+from engine.calibration.findings import counted, loss_words, percent, points, side
+from engine.calibration.losses import LOSS_NAMES, LOSSES
+from engine.calibration.metrics import Interval
 from engine.calibration.options import CalibrationOptions
 from engine.calibration.protocol import timed
-from engine.calibration.resampling import accuracy_draws, difference_draws, f1_draws
+from engine.calibration.resampling import Bootstrap
 from engine.calibration.tasks import Task
 from engine.calibration.training import Calibration, calibrate, predict_from, untrained
 from engine.errors import LexiscopeError, OptionError
@@ -33,6 +33,13 @@ ABLATION_FRAMES: Final[tuple[FrameName, ...]] = ("output", "head", "tight", "inp
 """Bases that are compared; one that a model does not have is left out with its sentence."""
 ABLATION_LOSSES: Final = tuple(LOSSES)
 READINGS: Final = {"sm": "cosine", "mm": "matrix product"}
+BASIS_NAMES: Final = {
+    "output": "semantic bases",
+    "head": "raw head rows",
+    "tight": "the tight frame",
+    "input": "input embeddings",
+    "random": "random bases",
+}
 UNTRAINED: Final = "none"
 REFERENCE: Final = ("output", "sm", "sm")
 
@@ -145,8 +152,7 @@ def ablate(
             f" {', '.join(map(str, unknown))[:60] or 'none'}."
         )
     truth: NDArray[np.int64] = task.labels["test"]
-    right: dict[tuple[str, str, str], list[NDArray[np.bool_]]] = {}
-    tables: dict[tuple[str, str, str], list[NDArray[np.int64]]] = {}
+    answers: dict[tuple[str, str, str], list[NDArray[np.int64]]] = {}
     spent: dict[tuple[str, str], list[float]] = {}
     left_out: list[str] = []
 
@@ -154,8 +160,7 @@ def ablate(
         for inference in READINGS:
             key = (frame, loss, inference)
             predicted = _predicted(calibration, states, base.layer, inference)
-            right.setdefault(key, []).append(predicted == truth)
-            tables.setdefault(key, []).append(confusion(truth, predicted, task.classes))
+            answers.setdefault(key, []).append(predicted)
 
     total, done = len(frames) * len(losses) * len(seeds), 0
     for frame in frames:
@@ -174,7 +179,7 @@ def ablate(
                 note(frame, loss, trained)
                 spent.setdefault((frame, loss), []).append(seconds)
                 done += 1
-    rows = _rows(right, tables, spent)
+    rows = _rows(truth, answers, task.classes, spent)
     return Ablation(task.name, rows, tuple(left_out), tuple(int(s) for s in seeds), len(truth))
 
 
@@ -204,18 +209,19 @@ def _predicted(
 
 
 def _rows(
-    right: dict[tuple[str, str, str], list[NDArray[np.bool_]]],
-    tables: dict[tuple[str, str, str], list[NDArray[np.int64]]],
+    truth: NDArray[np.int64],
+    answers: dict[tuple[str, str, str], list[NDArray[np.int64]]],
+    classes: int,
     spent: dict[tuple[str, str], list[float]],
 ) -> tuple[AblationRow, ...]:
-    most = max(len(own) for own in right.values())
-
-    def full(own: list[NDArray[np.bool_]]) -> list[NDArray[np.bool_]]:
-        return own * most if len(own) == 1 else own  # what was not trained is alike for all seeds
-
-    reference = right.get(REFERENCE) or next(iter(right.values()))
+    runs = max(len(own) for own in answers.values())
+    drawn = Bootstrap.same_rows(len(truth), runs)
+    # What was not trained is alike for all seeds.
+    full = {key: own * runs if len(own) == 1 else own for key, own in answers.items()}
+    accuracy = {k: drawn.accuracy([said == truth for said in own]) for k, own in full.items()}
+    reference = accuracy.get(REFERENCE) or next(iter(accuracy.values()))
     out = []
-    for key, own in right.items():
+    for key, own in full.items():
         frame, loss, inference = key
         similarity = UNTRAINED if loss == UNTRAINED else READINGS[loss[:2]]
         out.append(
@@ -224,9 +230,9 @@ def _rows(
                 similarity=similarity,
                 loss=loss,
                 inference=inference,
-                accuracy=accuracy_draws(own).interval,
-                macro_f1=f1_draws(tables[key]).interval,
-                difference=difference_draws(full(own), full(reference)).interval,
+                accuracy=accuracy[key].interval,
+                macro_f1=drawn.macro_f1([truth] * runs, own, classes).interval,
+                difference=accuracy[key].minus(reference).interval,
                 seconds=float(np.mean(spent[frame, loss])),
             )
         )
@@ -236,15 +242,24 @@ def _rows(
 def _sentence(found: Ablation) -> str:
     by_key = {(r.basis, r.loss, r.inference): r for r in found.rows}
     best = max(found.rows, key=lambda r: r.accuracy.value)
+    how = "not trained" if not best.trained else f"loss {loss_words(best.loss)}"
     words = (
-        f"Of {len(found.rows)} combinations the best is [{best.loss}][{best.inference}] on the"
-        f" {best.basis} bases, right on {percent(best.accuracy)} of {found.test:,} test texts"
+        f"Of {counted(len(found.rows), 'combination')} the best is {how}, read by"
+        f" {READINGS[best.inference]}, on {BASIS_NAMES.get(best.basis, best.basis)}: right on"
+        f" {percent(best.accuracy)} of {counted(found.test, 'test text')} (chosen on the test"
+        " texts, so flattered)"
     )
     own = by_key.get(REFERENCE)
     if own is None:
         return words + "."
-    if best is not own:
-        words += f"; the paper's [sm][sm] on semantic bases reaches {percent(own.accuracy)}"
+    if best is own:
+        words += "; it is the paper's own variant"
+    else:
+        code = "" if best.loss == "sm" else " [sm]"
+        words += (
+            f"; the paper's own variant ({LOSS_NAMES['sm']}{code}, read by cosine, on semantic"
+            f" bases) reaches {percent(own.accuracy)}"
+        )
     control = by_key.get(("random", "sm", "sm"))
     if control is None:
         return words + "."
@@ -253,4 +268,4 @@ def _sentence(found: Ablation) -> str:
         "below": "random bases do worse, so the semantic bases matter",
         "around": "random bases do as well within chance, so the gain is not owed to the bases",
     }[side(control.difference)]
-    return f"{words}; {ending} ({points(control.difference)})."
+    return f"{words}; {ending} (random minus semantic bases: {points(control.difference)})."

@@ -62,8 +62,6 @@ CONTROLS: Final = {
 }
 SHUFFLES: Final = 5
 """Trainings on shuffled labels that are averaged."""
-CURVE_STRENGTHS: Final = (1e-3, 1e-1)
-"""C of the probes along the layers, chosen by the validation rows."""
 
 
 def compare_before_after(
@@ -116,8 +114,9 @@ def compare_before_after(
     guess = {name: _array(p.predicted) for name, p in said.items()}
     right = {name: (g == truth).astype(float) for name, g in guess.items()}
 
-    logits = label_logits(space.model, raw["test"], task.label_tokens)
+    logits = label_logits(space.model, states.last["test"], task.label_tokens)
     own = classification_report(truth, logits.argmax(1), task.classes, seed=seed)
+    yield Progress(0, 0, "measuring before and after")
     probe, probe_report, probe_right = yield from _probe(task, states, layer, seed)
     lines: list[ControlLine] = []
     chance = float(np.bincount(truth).max() / len(truth))
@@ -131,8 +130,8 @@ def compare_before_after(
         )
     curve = None
     if layers:
-        after_interval = after.report.accuracy
-        curve = yield from _curve(space, task, calibration, after_interval, cache_dir, seed)
+        here = (probe_report.accuracy, after.report.accuracy)
+        curve = yield from _curve(space, task, calibration, here, cache_dir, seed)
     plane = fit_plane(raw["test"], moved["test"], plain.centroids.labels.cpu())
     return Comparison(
         task=task,
@@ -263,40 +262,39 @@ def _curve(
     space: LatentSpace,
     task: Task,
     calibration: Calibration,
-    after: Interval,
+    here: tuple[Interval, Interval],
     cache_dir: Path | None,
     seed: int,
 ) -> Steps[LayerCurve]:
-    """Readability at every layer; the states of all layers are taken at once."""
+    """Readability at every layer; the states of all layers are taken at once.
+
+    `here` is the probe and the calibration at the calibrated layer, measured already: every layer's
+    probe chooses from the same values of C as that one.
+    """
     numbers = tuple(range(space.model.blocks + 1))
     every = yield from task_states(space, task, layers=numbers, cache_dir=cache_dir)
     options = replace(calibration.options, target="module")
     plain = untrained(space, task, options)
     truth: Labels = task.labels["test"]
+    calibrated = calibration.options.layer % len(numbers)
     reading, probes = [], []
     for layer in numbers:
         at = every.at(layer)
         said = _reading(plain, calibration, at["test"])
         hits = (_array(said.predicted) == truth).astype(float)
         reading.append(bootstrap_interval(hits, seed=seed))
-        rows = {s: at[s].double().numpy() for s in ("train", "valid", "test")}
-        probe = yield from fit_probe(
-            rows["train"],
-            task.labels["train"],
-            rows["valid"],
-            task.labels["valid"],
-            task.classes,
-            strengths=CURVE_STRENGTHS,
-        )
-        hits = (probe.scores(rows["test"]).argmax(1) == truth).astype(float)
-        probes.append(bootstrap_interval(hits, seed=seed))
+        if layer == calibrated:
+            probes.append(here[0])
+        else:
+            _, report, _ = yield from _probe(task, every, layer, seed)
+            probes.append(report.accuracy)
         yield Progress(layer + 1, len(numbers), "reading every layer")
     return LayerCurve(
         numbers,
         tuple(reading),
         tuple(probes),
-        calibration.options.layer % len(numbers),
-        after,
+        calibrated,
+        here[1],
     )
 
 

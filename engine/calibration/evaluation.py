@@ -1,8 +1,9 @@
 """Methods × data sets × seeds on one model: the paper's kind of table.
 
 Each seed draws the split, the demonstrations and every first value anew. Intervals are bootstraps
-of two levels: seeds are drawn with replacement, and within a seed test rows; of a difference
-between two methods both sides take the same draws. A method that cannot run for a model or a task
+of two levels: seeds are drawn with replacement, and so are the distinct test rows of all seeds
+together, for seeds that draw from one file share rows; of a difference between two methods both
+sides take the same draws. A method that cannot run for a model or a task
 is left out of that cell with its sentence.
 """
 
@@ -20,13 +21,9 @@ from engine.calibration.evaluation_result import Average, Cell, Evaluation, Run,
 from engine.calibration.features import TaskStates, task_states
 from engine.calibration.findings import Difference, draw_conclusions
 from engine.calibration.methods import METHODS, methods_named, run_method
-from engine.calibration.metrics import (
-    confusion,
-    expected_calibration_error,
-    macro_f1,
-)
+from engine.calibration.metrics import expected_calibration_error, macro_f1
 from engine.calibration.protocol import MethodContext, MethodSettings, Outcome, timed
-from engine.calibration.resampling import Draws, accuracy_draws, difference_draws, f1_draws
+from engine.calibration.resampling import Bootstrap, Draws
 from engine.calibration.tasks import SPLITS, Task
 from engine.errors import LexiscopeError, OptionError
 from engine.progress import Progress, Steps, told
@@ -108,7 +105,9 @@ def evaluate(
                         left_out[key] = str(error)
                         runs.pop(key, None)
                 done += 1
-    return summarise(space, lines, [m.name for m in chosen], seeds, runs, left_out, given)
+    return summarise(
+        model_line(space), lines, [m.name for m in chosen], seeds, runs, left_out, given
+    )
 
 
 def prepare(
@@ -204,13 +203,15 @@ def _run(outcome: Outcome, task: Task, seed: int) -> Run:
         stored_bytes=outcome.stored_bytes,
         settings=outcome.settings,
         notes=outcome.notes,
-        right=predicted == truth,
-        table=confusion(truth, predicted, task.classes),
+        truth=truth,
+        predicted=predicted,
+        rows=task.row_keys("test"),
+        classes=task.classes,
     )
 
 
 def summarise(
-    space: LatentSpace,
+    model: Mapping[str, Any],
     tasks: Sequence[TaskLine],
     methods: Sequence[str],
     seeds: Sequence[int],
@@ -221,11 +222,15 @@ def summarise(
     """Runs → cells, averages, differences and findings."""
     cells: dict[tuple[str, str], Cell] = {}
     draws: dict[tuple[str, str], tuple[Draws, Draws]] = {}
+    drawn: dict[str, Bootstrap] = {}  # of each task, the same for all methods
     place = {t.name: i for i, t in enumerate(tasks)}  # tasks draw from seeds of their own
     for (method, task), own in runs.items():
+        if task not in drawn:
+            drawn[task] = Bootstrap([r.rows for r in own], seed=place[task])
+        truth, predicted = [r.truth for r in own], [r.predicted for r in own]
         both = (
-            accuracy_draws([r.right for r in own], seed=place[task]),
-            f1_draws([r.table for r in own], seed=place[task]),
+            drawn[task].accuracy([r.right for r in own]),
+            drawn[task].macro_f1(truth, predicted, own[0].classes),
         )
         draws[method, task] = both
         cells[method, task] = _cell(own, *both)
@@ -248,14 +253,7 @@ def summarise(
         shared = [t for t in names if (first, t) in cells and (second, t) in cells]
         if not shared:
             continue
-        parts = {
-            t: difference_draws(
-                [r.right for r in runs[first, t]],
-                [r.right for r in runs[second, t]],
-                seed=place[t],
-            )
-            for t in shared
-        }
+        parts = {t: draws[first, t][0].minus(draws[second, t][0]) for t in shared}
         differences.append(
             Difference(
                 first,
@@ -268,7 +266,7 @@ def summarise(
     chance = {t.name: t.chance for t in tasks}
     found = draw_conclusions(titles, cells, averages, differences, chance)
     return Evaluation(
-        model=MappingProxyType(_model(space)),
+        model=MappingProxyType(dict(model)),
         tasks=tuple(tasks),
         methods=tuple(methods),
         seeds=tuple(seeds),
@@ -299,7 +297,8 @@ def _cell(runs: Sequence[Run], right: Draws, f1: Draws) -> Cell:
     )
 
 
-def _model(space: LatentSpace) -> dict[str, Any]:
+def model_line(space: LatentSpace) -> dict[str, Any]:
+    """What is said of a model beside its figures."""
     model = space.model
     return {
         "name": model.name,
@@ -332,6 +331,7 @@ __all__ = [
     "TaskLine",
     "TaskSource",
     "evaluate",
+    "model_line",
     "prepare",
     "reading_seconds",
     "summarise",

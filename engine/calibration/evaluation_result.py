@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.calibration.findings import Difference, Finding
 from engine.calibration.methods import METHODS
-from engine.calibration.metrics import Interval
+from engine.calibration.metrics import Interval, confusion
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,30 @@ class Run:
     stored_bytes: int
     settings: Mapping[str, Any]
     notes: tuple[str, ...]
-    right: NDArray[np.bool_] = field(repr=False)
-    """Which test rows (n)."""
-    table: NDArray[np.int64] = field(repr=False)
-    """Rows of true class i called j (C × C)."""
+    truth: NDArray[np.int64] = field(repr=False)
+    """Class of each test row (n)."""
+    predicted: NDArray[np.int64] = field(repr=False)
+    """What was answered (n)."""
+    rows: NDArray[np.int64] = field(repr=False)
+    """Which test rows these are (n), from :meth:`Task.row_keys`: seeds may share some."""
+    classes: int
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Which test rows (n)."""
+        same: NDArray[np.bool_] = self.truth == self.predicted
+        return same
+
+    @property
+    def table(self) -> NDArray[np.int64]:
+        """Rows of true class i called j (C × C)."""
+        return confusion(self.truth, self.predicted, self.classes)
 
     def to_dict(self) -> dict[str, Any]:
         """Without the rows."""
         plain = {n: getattr(self, n) for n in self.__dataclass_fields__}
-        del plain["right"]
+        for name in ("truth", "predicted", "rows", "classes"):
+            del plain[name]
         return plain | {
             "settings": dict(self.settings),
             "notes": list(self.notes),

@@ -71,8 +71,14 @@ class TaskStates:
         """Split → n × d float32: the states of :attr:`layer` after the final norm."""
         return self.at(self.layer)
 
+    @property
+    def last(self) -> Mapping[str, Tensor]:
+        """Split → n × d float32: what the head reads, whichever layers were asked for. The model's
+        own answer comes from here."""
+        return self.at(self._blocks)
+
     def at(self, layer: int) -> Mapping[str, Tensor]:
-        """Split → n × d float32 after the final norm, of any layer that was asked for.
+        """Split → n × d float32 after the final norm, of any layer that was asked for, or the last.
 
         Raises:
             LayerError: it was not.
@@ -127,7 +133,9 @@ def task_states(
     """
     begin = time.perf_counter()
     model = space.model
-    numbers = tuple(dict.fromkeys(_layer(x, model.blocks + 1) for x in layers))
+    asked = tuple(_layer(x, model.blocks + 1) for x in layers)
+    # The last layer in any case: the same passes give it, and the model's own answer needs it.
+    numbers = tuple(dict.fromkeys((*asked, model.blocks)))
     wanted: dict[bytes, tuple[int, ...]] = {}
     for split in SPLITS:
         for ids in task.ids[split]:
@@ -165,8 +173,8 @@ def task_states(
             _check_finite(normed[layer][split], task, split, layer)
         yield Progress(done, len(wanted), f"final norm of layer {layer}")
     return TaskStates(
-        layers=numbers,
-        layer=numbers[-1],
+        layers=tuple(dict.fromkeys(asked)),
+        layer=asked[-1],
         lengths={s: tuple(len(ids) for ids in task.ids[s]) for s in SPLITS},
         seconds=time.perf_counter() - begin,
         computed=len(missing),

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
+from engine.calibration.losses import LOSS_NAMES
 from engine.calibration.metrics import Interval
 
+OURS: Final = "calibration-sm"
+"""The method that sentences call calibration."""
 Verdict = Literal["met", "missed", "open", "said"]
 
 
@@ -64,10 +67,26 @@ class Timed(Protocol):
         """On the clock."""
 
 
+def signed(share: float) -> str:
+    """A difference of shares in points, as ``+3.2`` or ``−0.4``."""
+    text = f"{100 * share:+.1f}".replace("-", "−")
+    return "0.0" if text in ("+0.0", "−0.0") else text
+
+
 def points(interval: Interval) -> str:
-    """A difference of shares as ``+3.2 points (0.4 to 6.1)``."""
-    value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
-    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
+    """A difference of shares as ``+3.2 points (+0.4 to +6.1)``."""
+    value, low, high = (signed(x) for x in (interval.value, interval.low, interval.high))
+    return f"{value} points ({low} to {high})"
+
+
+def loss_words(loss: str) -> str:
+    """A loss in words, with its code: ``own basis only [sm-gt]``."""
+    return f"{LOSS_NAMES[loss]} [{loss}]"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: ``1 data set``, ``5 data sets``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def percent(interval: Interval) -> str:
@@ -93,6 +112,7 @@ def draw_conclusions(
     """The findings of an evaluation, the most asked for first."""
     by_pair = {(d.first, d.second): d for d in differences}
     out: list[Finding] = []
+    out += _headline(averages, by_pair)
     out += _against_knn_prompting(averages, by_pair)
     out += _against_probe(averages, by_pair)
     out += _variants(by_pair)
@@ -107,6 +127,24 @@ def draw_conclusions(
             )
         )
     return tuple(out)
+
+
+def _headline(
+    averages: Mapping[str, Timed], pairs: Mapping[tuple[str, str], Difference]
+) -> list[Finding]:
+    """Calibration and the linear probe, in whole per cents."""
+    if OURS not in averages:
+        return []
+    first = f"Calibration reaches {100 * averages[OURS].accuracy.value:.0f} %"
+    pair = pairs.get((OURS, "linear-probe"))
+    if pair is None or "linear-probe" not in averages:
+        return [Finding(f"{first} of the test rows.")]
+    words = {
+        "above": "more than the linear probe",
+        "below": "less than the linear probe",
+        "around": "on a par with the linear probe",
+    }[side(pair.mean)]
+    return [Finding(f"{first}, {words} ({100 * averages['linear-probe'].accuracy.value:.0f} %).")]
 
 
 def _against_knn_prompting(
@@ -126,9 +164,9 @@ def _against_knn_prompting(
     share = seconds[0] / seconds[1] if seconds[1] > 0 else float("inf")
     return [
         Finding(
-            f"Calibration [sm] is right on {percent(ours.accuracy)} of the test rows on the"
-            f" average, kNN prompting on {percent(theirs.accuracy)}:"
-            f" {points(pair.mean)}, {ending}.",
+            f"Calibration ({loss_words('sm')}) is right on {percent(ours.accuracy)} of the test"
+            f" rows on the average, kNN prompting on {percent(theirs.accuracy)}. Calibration minus"
+            f" kNN prompting: {points(pair.mean)}, {ending}.",
             "met" if pair.mean.value >= 0 else "missed",
             "calibration at least as good as kNN prompting on the average",
         ),
@@ -157,9 +195,9 @@ def _against_probe(
         words, verdict = "the two are on a par within the interval", "met"
     return [
         Finding(
-            f"Against the linear probe on the same rows, which reaches"
-            f" {percent(averages['linear-probe'].accuracy)}, calibration [sm] is"
-            f" {points(pair.mean)}: {words}.",
+            f"The linear probe on the same rows reaches"
+            f" {percent(averages['linear-probe'].accuracy)}. Calibration minus linear probe:"
+            f" {points(pair.mean)}; {words}.",
             verdict,
             "on a par with the linear probe within its interval, or better",
         )
@@ -175,7 +213,12 @@ def _variants(pairs: Mapping[tuple[str, str], Difference]) -> list[Finding]:
         "below": "worse, unlike the paper's Table 6, where it is 0.9 points better",
         "around": "no difference beyond chance; the paper's Table 6 has it 0.9 points better",
     }[side(pair.mean)]
-    return [Finding(f"Calibration [sm-gt] against [sm]: {points(pair.mean)}, {words}.")]
+    return [
+        Finding(
+            f"Calibration by the other loss, {loss_words('sm-gt')}, minus calibration:"
+            f" {points(pair.mean)}, {words}."
+        )
+    ]
 
 
 def _bases(
@@ -194,8 +237,8 @@ def _bases(
         out.append(
             Finding(
                 f"The same module trained to {words} reaches"
-                f" {percent(averages[control].accuracy)}; semantic bases are {points(pair.mean)}"
-                f" from it: {ending}."
+                f" {percent(averages[control].accuracy)}. Semantic bases minus {words}:"
+                f" {points(pair.mean)}; {ending}."
             )
         )
     return out
@@ -217,8 +260,9 @@ def _shuffled(cells: Mapping[tuple[str, str], Timed], chance: Mapping[str, float
         ]
     return [
         Finding(
-            f"Trained on shuffled labels, calibration is at or below chance on all {len(own)}"
-            " tasks (chance is always guessing the largest class).",
+            f"Trained on shuffled labels, calibration is at or below chance"
+            f" {'on the data set' if len(own) == 1 else f'on all {len(own)} data sets'} (chance is"
+            " always guessing the largest class).",
             "met",
             "shuffled labels at chance",
         )

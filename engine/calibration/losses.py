@@ -32,8 +32,9 @@ Knows nothing about how λ comes about.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final, Literal
 
 import torch
@@ -48,6 +49,16 @@ from engine.space import LatentSpace
 
 LossName = Literal["sm", "mm", "sm-gt", "sm-exp", "mm-exp"]
 LOSSES: Final[tuple[LossName, ...]] = ("sm", "mm", "sm-gt", "sm-exp", "mm-exp")
+LOSS_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "sm": "own basis against the others",
+        "mm": "own basis against the others, by matrix product",
+        "sm-gt": "own basis only",
+        "sm-exp": "own basis against the others, exponential",
+        "mm-exp": "own basis against the others, by matrix product, exponential",
+    }
+)
+"""The losses in words."""
 Similarity = Literal["sm", "mm"]
 SIMILARITIES: Final[tuple[Similarity, ...]] = ("sm", "mm")
 Scope = Literal["labels", "vocabulary"]

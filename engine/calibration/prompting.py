@@ -71,8 +71,8 @@ def zero_shot(context: MethodContext) -> Steps[Outcome]:
     """The likeliest label token after the prompt."""
     watch = context.stopwatch(infer=context.test_seconds)
     with watch.inferring():
-        normed = context.states.normed["test"]
-        scores = label_logits(context.space.model, normed, context.task.label_tokens)
+        last = context.states.last["test"]
+        scores = label_logits(context.space.model, last, context.task.label_tokens)
         probabilities = softmax(scores)
     yield from ()
     return Outcome("zero-shot", scores, probabilities, watch.train, watch.infer, 0)

@@ -138,18 +138,29 @@ def majority(
     Ties go to the class whose nearest row is nearer: it gets a share that decides nothing else.
     """
     k = min(k, distances.shape[1])
+    return vote(labels[nearest(distances, k)], classes)
+
+
+def nearest(distances: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    """The k nearest of each row, nearest first: n × k."""
     near = np.argpartition(distances, k - 1, axis=1)[:, :k]
     order = np.argsort(np.take_along_axis(distances, near, 1), axis=1, kind="stable")
-    near = np.take_along_axis(near, order, 1)
-    votes = np.zeros((len(distances), classes))
-    own = labels[near]
-    rows = np.arange(len(distances))
+    found: NDArray[np.int64] = np.take_along_axis(near, order, 1)
+    return found
+
+
+def vote(own: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Votes of neighbours: n × k labels, nearest first → n × C; see :func:`majority`."""
+    k = own.shape[1]
+    votes = np.zeros((len(own), classes))
+    rows = np.arange(len(own))
     for place in range(k):
         np.add.at(votes, (rows, own[:, place]), 1.0)
     first = np.full(votes.shape, k, dtype=float)
     for place in reversed(range(k)):
         first[rows, own[:, place]] = place
-    return votes / k + 1e-6 * (1 - first / k)
+    shares: NDArray[np.float64] = votes / k + 1e-6 * (1 - first / k)
+    return shares
 
 
 def knn_prompting(context: MethodContext) -> Steps[Outcome]:
@@ -162,19 +173,28 @@ def knn_prompting(context: MethodContext) -> Steps[Outcome]:
     watch = context.stopwatch(train=held.seconds, infer=asked.seconds)
     anchors = Anchors(context.space.model, held.states)
     yield from _ticking(anchors.fill(), watch)
+    tried = [k for k in NEIGHBOURS if k < len(rows)] or [1]
+    found = []
+    # Block by block, and only the nearest are kept: n anchors have n² divergences.
+    for start in range(0, len(rows), _ROWS):
+        with watch.training():
+            block = anchors.divergences(held.states[start : start + _ROWS]).numpy()
+            inside = np.arange(len(block))
+            block[inside, start + inside] = np.inf
+            found.append(labels[nearest(block, max(tried))])
+        yield Progress(start + len(block), len(rows), "choosing k")
     with watch.training():
-        among = anchors.divergences(held.states).numpy()
-        np.fill_diagonal(among, np.inf)
-        tried = [k for k in NEIGHBOURS if k < len(rows)] or [1]
-        hits = [
-            float(np.mean(majority(among, labels, k, task.classes).argmax(1) == labels))
-            for k in tried
-        ]
+        among = np.concatenate(found)
+        hits = [float(np.mean(vote(among[:, :k], task.classes).argmax(1) == labels)) for k in tried]
         k = tried[int(np.argmax(hits))]
-    yield Progress(1, 1, "asking the anchors")
+    asking = []
+    for start in range(0, len(asked.states), _ROWS):
+        with watch.inferring():
+            block = anchors.divergences(asked.states[start : start + _ROWS]).numpy()
+            asking.append(majority(block, labels, k, task.classes))
+        yield Progress(start + len(block), len(asked.states), "asking the anchors")
     with watch.inferring():
-        distances = anchors.divergences(asked.states).numpy()
-        votes = majority(distances, labels, k, task.classes)
+        votes = np.concatenate(asking)
         probabilities = votes / votes.sum(1, keepdims=True)
     v = context.space.model.vocabulary
     return Outcome(
@@ -243,7 +263,8 @@ def knn_lm(context: MethodContext) -> Steps[Outcome]:
     yield Progress(1, 2, "kNN-LM")
     with watch.inferring():
         ask = states["test"].cpu().double().numpy()
-        model_own = softmax(label_logits(context.space.model, states["test"], task.label_tokens))
+        last = context.states.last["test"]  # whatever layer the keys are of
+        model_own = softmax(label_logits(context.space.model, last, task.label_tokens))
         near = neighbour_distribution(
             squared_distances(ask, keys), labels, found["k"], found["temperature"], task.classes
         )
@@ -272,7 +293,8 @@ def _lm_settings(
         unit = float(between.min(1).mean()) / 10 or 1.0
         return {"k": min(16, len(keys)), "temperature": 10 * unit, "share": 0.75}
     truth = task.labels["valid"]
-    own = softmax(label_logits(context.space.model, valid, task.label_tokens))
+    last = context.states.last["valid"]
+    own = softmax(label_logits(context.space.model, last, task.label_tokens))
     distances = squared_distances(valid.cpu().double().numpy(), keys)
     unit = float(distances.min(1).mean()) / 10 or 1.0
     best: tuple[tuple[float, float], dict[str, Any]] | None = None

@@ -33,7 +33,8 @@ class TaskSpec:
     train: int | None = None
     """Rows to train on, None all that are left; classes keep their shares."""
     valid: float | int = 0.1
-    """Taken from the training rows: a share below 1, or rows. 0 is none."""
+    """Rows for early stopping, taken from the training rows: rows, or a share below 1 of what is
+    used of them: with `train` = 90 a tenth is 10. 0 is none."""
     test: float | int = 0.25
     """A share below 1, or rows. Of a given test table all rows, or this many."""
     max_rows: int = 20_000

@@ -95,7 +95,7 @@ def split_examples(
         if sizes.valid >= 1:
             valid, _ = _take(valid, min(int(sizes.valid), len(valid)), names, draw)
     else:
-        valid, train = _take(train, _rows(sizes.valid, len(train)), names, draw)
+        valid, train = _take(train, _valid_rows(sizes, len(train)), names, draw)
     own = {e.key for e in valid}
     train = [e for e in train if e.key not in own]
     if sizes.train is not None and sizes.train < len(train):
@@ -112,6 +112,14 @@ def split_examples(
     duplicates["between"] = between
     duplicates["contradictions"] = _contradictions(e for part in found.values() for e in part)
     return Parts(drawn, duplicates, dropped)
+
+
+def _valid_rows(sizes: Sizes, of: int) -> int:
+    """A share is one of the rows that are used: with few training rows it is few, too."""
+    if sizes.valid >= 1 or sizes.valid == 0 or sizes.train is None:
+        return _rows(sizes.valid, of)
+    beside = max(1, round(sizes.train * sizes.valid / (1 - sizes.valid)))
+    return min(beside, _rows(sizes.valid, of))
 
 
 def _rows(size: float | int, of: int) -> int:

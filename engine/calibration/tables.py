@@ -6,14 +6,13 @@ prompts or labels: a cell is text.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from engine.calibration.separated import MARKS, records, separator
 from engine.errors import OptionError, shorten
 
 FORMATS: Final = ("csv", "tsv", "jsonl", "parquet")
@@ -22,6 +21,8 @@ MAX_ROWS: Final = 200_000
 MAX_CELL: Final = 20_000
 """Characters."""
 MAX_COLUMNS: Final = 200
+MAX_NAME: Final = 200
+"""Characters of a column's name."""
 _PARQUET_MAGIC: Final = b"PAR1"
 
 
@@ -45,6 +46,15 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What was read otherwise than its writer may have meant it."""
+
+    line: int
+    text: str
+    """A sentence."""
+
+
+@dataclass(frozen=True)
 class Table:
     """A labelled file, read."""
 
@@ -54,6 +64,10 @@ class Table:
     rows: tuple[Row, ...]
     problems: tuple[Problem, ...]
     """Rows left out, by line."""
+    notes: tuple[Note, ...] = ()
+    """By line."""
+    separator: str = ""
+    """What separates the columns: comma, semicolon, tab or bar; empty where nothing does."""
 
     def column(self, name: str) -> tuple[str, ...]:
         """All cells of a column.
@@ -84,8 +98,10 @@ def read_table(
     """Read a labelled file.
 
     The format is that of the name's suffix, else what the content looks like. Text is UTF-8, with
-    or without a byte-order mark; UTF-16 with one. CSV and TSV need a header; JSON lines hold one
-    object per line (strings, numbers and truth values; the columns are the keys of all of them).
+    or without a byte-order mark; UTF-16 with one. CSV and TSV need a header, and it and the first
+    rows say whether a comma, semicolon, tab or bar separates the columns, whatever the suffix; JSON
+    lines hold one object per line (strings, numbers and truth values; the columns are the keys of
+    all of them). A quote that is never closed is text, and a note names its line.
 
     Args:
         data: the content, or where it is.
@@ -109,15 +125,24 @@ def read_table(
     if not data.strip():
         raise OptionError(f"{shown} is empty; give rows with a text and a label.")
     kind = _kind(name, data)
+    mark = ""
     if kind == "parquet":
-        found: Iterator[Row | Problem] = _parquet(data, shown, max_rows)
+        found: Iterator[Row | Problem | Note] = _parquet(data, shown, max_rows)
     else:
         text = _decode(data, shown)
-        found = _json_lines(text) if kind == "jsonl" else _separated(text, kind, shown, max_cell)
+        if kind == "jsonl":
+            found = _json_lines(text)
+        else:
+            mark = separator(text, "\t" if kind == "tsv" else ",")
+            found = _separated(text, mark, shown)
     rows: list[Row] = []
     problems: list[Problem] = []
+    notes: list[Note] = []
     columns: dict[str, None] = {}
     for item in found:
+        if isinstance(item, Note):
+            notes.append(item)
+            continue
         if isinstance(item, Problem):
             problems.append(item)
             continue
@@ -140,10 +165,17 @@ def read_table(
             f"{shown} has {len(columns):,} columns and at most {MAX_COLUMNS} are read; keep the"
             " text and label columns."
         )
+    long = max(columns, key=len)
+    if len(long) > MAX_NAME:
+        raise OptionError(
+            f"{shown} has a column whose name has {len(long):,} characters and at most {MAX_NAME}"
+            f" are read: {shorten(long)!r}; give it a short one."
+        )
     names = tuple(columns)
     if kind == "jsonl":  # a key that only some objects have is an empty cell of the others
         rows = [Row(r.line, {c: r.values.get(c, "") for c in names}) for r in rows]
-    return Table(name or "table", names, tuple(rows), tuple(problems))
+    separated = MARKS[mark] if mark and len(names) > 1 else ""
+    return Table(name or "table", names, tuple(rows), tuple(problems), tuple(notes), separated)
 
 
 def read_hub(name: str, split: str = "train", *, max_rows: int = MAX_ROWS) -> Table:
@@ -242,37 +274,33 @@ def _decode(data: bytes, shown: str) -> str:
     return text
 
 
-def _separated(text: str, kind: str, shown: str, max_cell: int) -> Iterator[Row | Problem]:
+def _separated(text: str, mark: str, shown: str) -> Iterator[Row | Problem | Note]:
     """Rows of CSV or TSV; a quoted cell may span lines, and a row's line is where it begins."""
-    # The limit is the process's own, so it is only ever raised: a longer cell is refused later.
-    csv.field_size_limit(max(csv.field_size_limit(), 4 * max_cell, 2**20))
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t" if kind == "tsv" else ",", strict=False
-    )
-    try:
-        header = [cell.strip() for cell in next(reader, [])]
-    except csv.Error as error:
-        raise OptionError(f"the header of {shown} cannot be read ({error}).") from None
-    if len(set(header)) < len(header) or not all(header):
-        raise OptionError(
-            f"the first line of {shown} must name its columns, each once and none empty; got"
-            f" {shorten(', '.join(header), 80)!r}."
-        )
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Problem(line, f"not a row ({error})")
-            continue
+    header: list[str] | None = None
+    for record in records(text, mark):
+        cells = record.cells
         if not cells or (len(cells) == 1 and not cells[0].strip()):
             continue  # an empty line is nobody's mistake
-        if len(cells) != len(header):
-            yield Problem(line, f"{len(cells)} cells where the header has {len(header)}")
-            continue
-        yield Row(line, dict(zip(header, cells, strict=True)))
+        for line in record.open_quotes:
+            if header is None:
+                raise OptionError(
+                    f"the first line of {shown} must name its columns and a quote opened on it is"
+                    " never closed; close it or take it out."
+                )
+            yield Note(line, f"A quote opened on line {line} is never closed; it was read as text.")
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            if len(set(header)) < len(header) or not all(header):
+                raise OptionError(
+                    f"the first line of {shown} must name its columns, each once and none empty;"
+                    f" got {shorten(', '.join(header), 80)!r}."
+                )
+        elif len(cells) != len(header):
+            many = f"{len(cells):,} cell{'s' if len(cells) != 1 else ''}"
+            upto = f", in quotes up to line {record.last}" if record.last > record.line else ""
+            yield Problem(record.line, f"{many} where the header has {len(header)}{upto}")
+        else:
+            yield Row(record.line, dict(zip(header, cells, strict=True)))
 
 
 def _json_lines(text: str) -> Iterator[Row | Problem]:
@@ -306,7 +334,18 @@ def _from_record(record: Mapping[Any, Any], line: int) -> Row | Problem:
             values[str(key)] = "true" if value else "false"
         elif isinstance(value, str | int | float):
             values[str(key)] = str(value)
+    if not all(_is_text(cell) for pair in values.items() for cell in pair):
+        return Problem(line, "half a character (a lone surrogate), which is no text")
     return Row(line, values) if values else Problem(line, "no cell that is text or a number")
+
+
+def _is_text(cell: str) -> bool:
+    """Whether it can be written as UTF-8; JSON may name halves of a character by themselves."""
+    try:
+        cell.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parquet(data: bytes, shown: str, max_rows: int) -> Iterator[Row | Problem]:
@@ -341,4 +380,4 @@ def _cell_problem(row: Row, max_cell: int) -> str:
     return ""
 
 
-__all__ = ["FORMATS", "Problem", "Row", "Table", "read_hub", "read_table"]
+__all__ = ["FORMATS", "Note", "Problem", "Row", "Table", "read_hub", "read_table"]

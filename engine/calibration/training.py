@@ -290,6 +290,9 @@ class Keeper:
         self.history: list[Epoch] = []
         self.best, self._lowest = 0, math.inf
         self._kept: list[Tensor] = []
+        # A run without validation rows has no loss on them from the start; one that becomes NaN
+        # later has diverged, and is no better than what there was.
+        self._blind = math.isnan(valid_loss)
         self.take(0, train_loss, valid_loss, valid_accuracy)
 
     @torch.no_grad()
@@ -297,7 +300,7 @@ class Keeper:
         """Note one epoch."""
         seconds = time.perf_counter() - self._begin
         self.history.append(Epoch(epoch, train_loss, valid_loss, valid_accuracy, seconds))
-        if math.isnan(valid_loss) or valid_loss < self._lowest:
+        if self._blind or valid_loss < self._lowest:
             self.best, self._lowest = epoch, valid_loss
             self._kept = [p.detach().clone() for p in self._parameters]
 

@@ -12,11 +12,12 @@ is one call away::
 Knows nothing about figures or pages.
 """
 
+from engine.maps.calibrated import Calibrator
 from engine.maps.changes import Changes, Mover
 from engine.maps.colours import COLOURS, Colour
 from engine.maps.compute import Map
 from engine.maps.neighbours import Cka, Near, Neighbours
-from engine.maps.options import MapNotReady, MapOptions, TextSet
+from engine.maps.options import CalibrationName, MapNotReady, MapOptions, TextSet
 from engine.maps.points import KINDS, MapPoints
 from engine.maps.quality import Quality
 from engine.maps.reduction import UmapResult, reduce
@@ -27,6 +28,8 @@ from engine.maps.verify import VerifyReport, verify
 __all__ = [
     "COLOURS",
     "KINDS",
+    "CalibrationName",
+    "Calibrator",
     "Changes",
     "Cka",
     "Colour",

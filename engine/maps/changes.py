@@ -220,6 +220,13 @@ def _mover(
     )
 
 
+def _span(first: Map, second: Map) -> str:
+    calibration = second.options.calibration
+    if calibration is not None and first.layer == second.layer:
+        return f"From before to after the calibration “{calibration.label}”"
+    return f"From layer {first.layer} to {second.layer}"
+
+
 def _sentence(
     first: Map, second: Map, median: float, alike: float, floor: float | None, moving: int
 ) -> str:
@@ -229,7 +236,7 @@ def _sentence(
             " a prompt or texts, or choose the vocabulary alone."
         )
     text = (
-        f"From layer {first.layer} to {second.layer} a point moves {median:.2f} map radii (median)"
+        f"{_span(first, second)} a point moves {median:.2f} map radii (median)"
         f" and keeps {100 * alike:.0f} % of its neighbourhood in the model (kNN Jaccard)."
     )
     if first.options.projection == "umap":
@@ -244,6 +251,6 @@ def _sentence(
             if median <= 2 * floor
             else ", so only a part of the motion can be real."
         )
-    elif first.options.projection == "shared":
+    elif first.options.projection in ("shared", "selection"):
         text += " A change of basis of the whole space would look the same."
     return text

@@ -174,7 +174,7 @@ def colour_points(
         return Colour(by, values, None, (), "Position in the prompt, from 0.")
     if by == "label":
         groups = [points.group(i) or NONE for i in range(len(points))]
-        return _named(by, groups, "Label of the text, as the text set gives it.", limit=None)
+        return _named(by, groups, "Label of the text or the word, as it was given.", limit=None)
     if by == "distortion":
         found = distortion()
         caption = (

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from engine.maps.border import Border
 from engine.maps.options import MapOptions
-from engine.maps.points import KINDS, Floats, MapPoints
+from engine.maps.points import BASIS, KINDS, Floats, MapPoints
 from engine.maps.projection import Axes
 from engine.trace import ModelInfo, number
 
@@ -26,6 +26,12 @@ _WORDS: Final = {
     "centred": "bases and states centred",
     "unit": "vectors of length 1",
     "standardised": "bases and states standardised",
+}
+_SHORT: Final = {
+    "raw": "lengths as they are",
+    "centred": "centred",
+    "unit": "length 1",
+    "standardised": "standardised",
 }
 
 
@@ -69,6 +75,11 @@ class Map:
     def n(self) -> int:
         """Points, those at the border included."""
         return len(self.points)
+
+    @property
+    def heading(self) -> str:
+        """The title, short enough for a heading."""
+        return make_heading(self)
 
     @property
     def dims(self) -> int:
@@ -159,6 +170,8 @@ def projection_words(options: MapOptions) -> str:
     """How the picture was made, for its title."""
     if options.projection == "shared":
         return f"PCA of the {options.frame} bases, one frame for all layers"
+    if options.projection == "selection":
+        return f"PCA of the {options.frame} bases shown, one frame for all layers"
     if options.projection == "layer":
         return f"PCA of this layer, turned onto the {options.frame} bases"
     if options.projection == "axes":
@@ -166,13 +179,39 @@ def projection_words(options: MapOptions) -> str:
     return f"UMAP of {options.principal} principal axes, cosine, seed {options.seed}"
 
 
-def make_title(options: MapOptions, layer: int, layers: int, *, states: bool) -> str:
+def make_title(
+    options: MapOptions, layer: int, layers: int, *, states: bool, calibrated: bool = False
+) -> str:
     """Layer, preprocessing and projection in one line."""
     words = f"{projection_words(options)}; {_WORDS[options.preprocessing]}"
     if not states:
         return f"{options.frame.capitalize()} bases: {words}"
     past = "past the final norm" if options.state == "normed" else "before the final norm"
+    if options.calibration is not None:
+        moment = "after" if calibrated else "before"
+        past += f", {moment} the calibration “{options.calibration.label}”"
     return f"Layer {layer} of {layers}, {past}: {words}"
+
+
+def make_heading(drawn: Map) -> str:
+    """The title in a few plain words; :func:`make_title` says it in full."""
+    o = drawn.options
+    where = {
+        "shared": f"{o.frame} bases, shared axes",
+        "selection": f"{o.frame} bases, axes of those shown",
+        "layer": f"own axes, turned onto the {o.frame} bases",
+        "axes": ", ".join(f"{a} − {b}" for a, b in o.axes),
+        "umap": f"UMAP, seed {o.seed}",
+    }[o.projection]
+    parts = [where, _SHORT[o.preprocessing]]
+    if not (drawn.points.kind != BASIS).any():
+        return " · ".join([where[:1].upper() + where[1:], *parts[1:]])
+    if o.state == "raw":
+        parts.insert(0, "before the final norm")
+    if o.calibration is not None:
+        moment = "after" if "after the calibration" in drawn.title else "before"
+        parts.insert(0, f"{moment} calibration “{o.calibration.label}”")
+    return " · ".join([f"Layer {drawn.layer} of {drawn.layers}", *parts])
 
 
 def make_axis_names(options: MapOptions, axes: Axes | None) -> tuple[str, ...]:
@@ -185,7 +224,8 @@ def make_axis_names(options: MapOptions, axes: Axes | None) -> tuple[str, ...]:
     if options.projection == "layer":
         # The axes were turned: no single one of them is a principal axis any more.
         return tuple(f"turned PC {i + 1}" for i in range(options.dims))
-    return tuple(f"PC{i + 1} ({100 * s:.1f} % of the bases)" for i, s in enumerate(shares))
+    of = "bases shown" if options.projection == "selection" else "bases"
+    return tuple(f"PC{i + 1} ({100 * s:.1f} % of the {of})" for i, s in enumerate(shares))
 
 
 def make_blind_to(options: MapOptions, axes: Axes | None) -> str:
@@ -209,6 +249,6 @@ def make_blind_to(options: MapOptions, axes: Axes | None) -> str:
             text += f" The first two axes are drawn at right angles; their cosine is {cosine:.2f}."
         return text
     return (
-        f"Blind to every direction but these {options.dims}, and it takes a change of basis of the"
-        " whole space between two layers for motion."
+        f"Only {options.dims} directions are drawn. If a layer turned the whole space, it would"
+        " look like movement."
     )

@@ -7,7 +7,7 @@ layer needs again: states that were read, vectors of bases, frames, places of ba
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,9 +17,10 @@ import torch
 from engine.errors import LayerError, NonFiniteError, OptionError
 from engine.frames import Check
 from engine.maps.border import Border, Window, draw_border, join, window
+from engine.maps.calibrated import Calibrator
 from engine.maps.compute import Map, make_axis_names, make_blind_to, make_title
 from engine.maps.frames import Landscape
-from engine.maps.options import MapNotReady, MapOptions, versions
+from engine.maps.options import SIDES, MapNotReady, MapOptions, versions
 from engine.maps.points import (
     ALONE,
     BASIS,
@@ -31,16 +32,20 @@ from engine.maps.points import (
     basis_vectors,
     check_budget,
     gather_points,
+    prompts_of,
     state_vectors,
 )
 from engine.maps.projection import Axes, variance_of_moments, variance_shown
 from engine.maps.reduction import UmapCache
-from engine.maps.selection import how_selected, select_tokens
+from engine.maps.selection import how_selected, select_tokens, word_groups
+from engine.progress import Steps
 from engine.trace import model_info
-from engine.vocabulary import Token
+from engine.vocabulary import Token, visible
 
 KEPT: Final = 48
 """Maps, windows and the like that are kept."""
+CALIBRATORS: Final = 2
+"""Calibrations at hand; a tuned model among them is as large as the model."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,9 @@ class Drawer:
         self.space = space
         self.umap_cache = umap_cache
         self.landscape = Landscape(space)
-        self._store = StateStore(space, state_bytes)
+        self._store = StateStore(space.model, state_bytes)
+        self._state_bytes = state_bytes
+        self._calibrators: OrderedDict[str, tuple[Calibrator, StateStore]] = OrderedDict()
         self._vector_bytes = vector_bytes
         self._windows: OrderedDict[tuple[Any, ...], Window] = OrderedDict()
         self._vectors: OrderedDict[tuple[Any, ...], Floats] = OrderedDict()
@@ -101,6 +108,39 @@ class Drawer:
         axes = min(options.principal, self.space.model.width)
         return replace(options, layer=options.layer % count, principal=max(2, axes))
 
+    def use(self, calibrator: Calibrator) -> None:
+        """Have a calibration at hand for the maps that name it; the oldest is let go."""
+        store = self._store
+        if calibrator.model is not None:
+            store = StateStore(calibrator.model, self._state_bytes // 4)
+        keep(self._calibrators, calibrator.fingerprint, (calibrator, store), CALIBRATORS)
+
+    def knows(self, fingerprint: str) -> bool:
+        """Whether the calibration of this fingerprint is at hand."""
+        return fingerprint in self._calibrators
+
+    def calibrator(self, options: MapOptions) -> Calibrator | None:
+        """The calibration that these options name.
+
+        Raises:
+            OptionError: it is not at hand.
+        """
+        if options.calibration is None:
+            return None
+        if not self.knows(options.calibration.fingerprint):
+            raise OptionError(
+                f"the calibration {options.calibration.label!r} of this map is not open; open it,"
+                " or draw the map without a calibration."
+            )
+        return self._calibrators[options.calibration.fingerprint][0]
+
+    def is_calibrated(self, scene: Scene) -> bool:
+        """Whether the states of this map are others than the model's own."""
+        if scene.options.calibration is None or scene.options.side == "before":
+            return False
+        calibrator = self.calibrator(scene.options)
+        return calibrator is not None and calibrator.covers(scene.layer)
+
     def scene(self, options: MapOptions, check: Check) -> Scene:
         """Every choice of these options made: which tokens, which points.
 
@@ -114,14 +154,31 @@ class Drawer:
             given = self.space.tokenize(options.prompt, bos=options.bos, chat=options.chat)
             tokens = given.items
         if options.vocabulary != "none" and options.select.startswith("near:"):
-            prompt_only = replace(options, vocabulary="none", texts=None)
+            # Of the model's own state: the same tokens before and after a calibration.
+            prompt_only = replace(
+                options, vocabulary="none", texts=None, calibration=None, projection="shared"
+            )
             points = gather_points(self.space, prompt_only, np.empty(0, np.int64), tokens)
             states = state_vectors(
                 self.space, prompt_only, points, options.layer, self._store, check
             )
             last = torch.from_numpy(states[-1])
         ids = select_tokens(self.space, options, tokens, last, check)
-        return Scene(options, gather_points(self.space, options, ids, tokens), ids)
+        points = gather_points(self.space, options, ids, tokens)
+        head, _, rest = options.select.partition(":")
+        if head == "words" and options.vocabulary != "none":
+            points = replace(points, token_labels=word_groups(self.space, rest))
+        return Scene(options, points, ids)
+
+    def read(self, scene: Scene) -> Steps[None]:
+        """Take the states that a map needs through the model, one step a batch."""
+        stores = [self._store]
+        if self.is_calibrated(scene):
+            assert scene.options.calibration is not None
+            stores.append(self._calibrators[scene.options.calibration.fingerprint][1])
+        for name, prompts in prompts_of(self.space, scene.options, scene.points).values():
+            for store in stores:
+                yield from store.read(name, prompts, scene.options.layer)
 
     def fingerprint(self, scene: Scene) -> str:
         """Of the map of this scene."""
@@ -133,11 +190,32 @@ class Drawer:
             return np.empty((0, self.space.model.width), dtype=np.float32)
         o = scene.options
         alone = scene.ids.tobytes() if o.vocabulary == "alone" else b""
-        key = ("states", o.layer, o.state, o.frame, o.prompt, o.bos, o.chat, o.texts, alone)
+        key: tuple[Any, ...] = (
+            "states", o.layer, o.state, o.frame, o.prompt, o.bos, o.chat, o.texts, alone
+        )  # fmt: skip
+        if not self.is_calibrated(scene):
+            return self._held(
+                key,
+                lambda: state_vectors(self.space, o, scene.points, o.layer, self._store, check),
+            )
+        assert o.calibration is not None
+        calibrator, store = self._calibrators[o.calibration.fingerprint]
         return self._held(
-            key,
-            lambda: state_vectors(self.space, o, scene.points, o.layer, self._store, check),
+            (*key, calibrator.fingerprint),
+            lambda: state_vectors(self.space, o, scene.points, o.layer, store, check, calibrator),
         )
+
+    def _seen(self, scene: Scene, check: Check) -> tuple[Floats, Floats]:
+        """States after preprocessing as they are shown, and as everything is fitted on them.
+
+        The second are those before a calibration; their preprocessing is that of both.
+        """
+        own = self.states(_before(scene), check)
+        treatment = self.landscape.states(own, scene.options.preprocessing)
+        fitted = treatment.apply(own)
+        if not self.is_calibrated(scene):
+            return fitted, fitted
+        return treatment.apply(self.states(scene, check)), fitted
 
     def parts(self, scene: Scene, check: Check) -> list[Floats]:
         """Vectors of the bases and of the states, as they are in the model; what is not empty."""
@@ -165,7 +243,7 @@ class Drawer:
             treatment = self.landscape.bases(o.frame, o.preprocessing, check).treatment
             parts.append(treatment.apply(raw[:count]))
         if scene.states:
-            parts.append(self.landscape.states(raw[count:], o.preprocessing).apply(raw[count:]))
+            parts.append(self._seen(scene, check)[0])
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _held(self, key: tuple[Any, ...], make: Callable[[], Floats]) -> Floats:
@@ -241,6 +319,7 @@ class Drawer:
         given: dict[str, Any] = {"variance_shown": None, "variance_of_bases": None, "axes": None}
         given |= more
         axes = given["axes"]
+        notes = notes + self._calibration_notes(scene)
         if not np.isfinite(coordinates).all():
             raise OptionError(
                 "the coordinates of this map are not finite; choose another preprocessing or layer."
@@ -253,7 +332,13 @@ class Drawer:
             points=scene.points,
             coordinates=coordinates,
             border=border,
-            title=make_title(o, o.layer, model.blocks, states=scene.states > 0),
+            title=make_title(
+                o,
+                o.layer,
+                model.blocks,
+                states=scene.states > 0,
+                calibrated=self.is_calibrated(scene),
+            ),
             how_chosen=self._how_chosen(scene),
             blind_to=make_blind_to(o, axes),
             axis_names=make_axis_names(o, axes),
@@ -271,20 +356,39 @@ class Drawer:
         if scene.points.prompt:
             parts.append(f"{len(scene.points.prompt):,} tokens of the prompt: all")
         if o.texts is not None:
-            parts.append(f"{len(o.texts.texts):,} texts of {o.texts.name}: all")
+            words = f"{len(o.texts.texts):,} texts of {o.texts.name}: all"
+            if o.texts.prompts:
+                words += ", each at the last position of its prompt"
+                if o.texts.template:
+                    words += f" “{visible(o.texts.template)}”"
+            parts.append(words)
         return "; ".join(parts)
+
+    def _calibration_notes(self, scene: Scene) -> list[str]:
+        named = scene.options.calibration
+        calibrator = self.calibrator(scene.options)
+        if named is None or calibrator is None or not scene.states:
+            return []
+        notes = [calibrator.note] if calibrator.note else []
+        if not calibrator.covers(scene.layer):
+            notes.append(
+                f"The calibration “{named.label}” works on layer {calibrator.layer}; at layer"
+                f" {scene.layer} the states are the model's own."
+            )
+        return notes
 
     def _place(self, scene: Scene, check: Check) -> tuple[Floats, Axes, list[str], Floats]:
         """Coordinates of all points, the axes, warnings, and the states after preprocessing."""
         o = scene.options
-        states = self.states(scene, check)
-        treatment = self.landscape.states(states, o.preprocessing)
-        seen = treatment.apply(states)
+        seen, fitted = self._seen(scene, check)
         reference = None
         if o.projection == "layer" and o.vocabulary == "alone":
             reference = self._reference(scene, check)
+        selected = self._selected(scene, check) if o.projection == "selection" else None
         alone = int((scene.points.kind == ALONE).sum())
-        axes, notes = self.landscape.axes(o, seen, alone=alone, reference=reference, check=check)
+        axes, notes = self.landscape.axes(
+            o, fitted, alone=alone, reference=reference, selected=selected, check=check
+        )
         parts = []
         if len(scene.points) > scene.states:
             key = (
@@ -309,9 +413,16 @@ class Drawer:
         coordinates = np.concatenate(parts) if len(parts) > 1 else parts[0]
         return np.ascontiguousarray(coordinates), axes, notes, seen
 
+    def _selected(self, scene: Scene, check: Check) -> Floats:
+        """The bases on the map after preprocessing."""
+        o = scene.options
+        treatment = self.landscape.bases(o.frame, o.preprocessing, check).treatment
+        bases = self.parts(scene, check)[0][: len(scene.ids)]
+        return treatment.apply(bases)
+
     def _reference(self, scene: Scene, check: Check) -> Floats:
         """Treated states of the tokens alone at the last layer: the picture that others turn to."""
-        top = replace(scene.options, layer=self.space.model.blocks)
+        top = replace(scene.options, layer=self.space.model.blocks, calibration=None)
         states = self.states(replace(scene, options=top), check)
         treatment = self.landscape.states(states, top.preprocessing)
         return treatment.apply(states)[: int((scene.points.kind == ALONE).sum())]
@@ -321,7 +432,8 @@ class Drawer:
     ) -> tuple[float | None, str]:
         o = scene.options
         if scene.states >= 2:
-            words = f"the {scene.states:,} states of layer {o.layer}"
+            kind = "calibrated states" if self.is_calibrated(scene) else "states"
+            words = f"the {scene.states:,} {kind} of layer {o.layer}"
             return variance_shown(seen, axes), words
         count = len(scene.ids)
         if count == self.space.model.vocabulary:
@@ -334,16 +446,15 @@ class Drawer:
         o = scene.options
         count = scene.states - len(scene.points.prompt)
         joined = not count or self._store.all_layers(count)
-        key = (replace(o, layer=0) if joined else o, scene.ids.tobytes())
+        # Before and after a calibration are laid side by side: one window for both.
+        whole = replace(o, side="after")
+        key = (replace(whole, layer=0) if joined else whole, scene.ids.tobytes())
         if key not in self._windows:
             found = [window(coordinates, scene.points.kind)]
             # Bases stay where they are but in a frame of the layer's own.
             moving = 0 if o.projection == "layer" else len(scene.points) - scene.states
-            others = range(self.space.model.blocks + 1) if joined and scene.states else ()
-            for number in others:
-                if number == scene.layer:
-                    continue
-                there = replace(scene, options=replace(o, layer=number))
+            for other in self._beside(scene, joined=joined):
+                there = replace(scene, options=other)
                 try:
                     placed, _, _, _ = self._place(there, check)
                 except (OptionError, NonFiniteError):
@@ -351,6 +462,26 @@ class Drawer:
                 found.append(window(placed[moving:], scene.points.kind[moving:]))
             keep(self._windows, key, join(found), KEPT)
         return self._windows[key], joined
+
+    def _beside(self, scene: Scene, *, joined: bool) -> Iterator[MapOptions]:
+        """The other layers and sides whose states the window must hold as well."""
+        if not scene.states:
+            return
+        o = scene.options
+        layers = range(self.space.model.blocks + 1) if joined else (scene.layer,)
+        calibrator = self.calibrator(o)
+        for number in layers:
+            both = calibrator is not None and calibrator.covers(number)
+            for side in SIDES if both else (o.side,):
+                if (number, side) != (scene.layer, o.side):
+                    yield replace(o, layer=number, side=side)
+
+
+def _before(scene: Scene) -> Scene:
+    """The same without its calibration."""
+    if scene.options.calibration is None:
+        return scene
+    return replace(scene, options=replace(scene.options, calibration=None))
 
 
 def keep(kept: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:

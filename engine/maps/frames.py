@@ -89,6 +89,7 @@ class Landscape:
         *,
         alone: int,
         reference: Floats | None,
+        selected: Floats | None = None,
         check: Check,
     ) -> tuple[Axes, list[str]]:
         """The axes of a map (not of UMAP), and warnings about them.
@@ -98,6 +99,7 @@ class Landscape:
             states: the states shown, after preprocessing (m × d); tokens alone come first.
             alone: how many of them are tokens alone.
             reference: those tokens at the last layer, after preprocessing.
+            selected: the bases on the map, after preprocessing, for the projection ``selection``.
             check: raises to stop.
 
         Raises:
@@ -106,6 +108,15 @@ class Landscape:
         dims = options.dims
         if options.projection == "axes":
             return self._concept(options, check), []
+        if options.projection == "selection":
+            assert selected is not None
+            if len(selected) <= dims:
+                raise OptionError(
+                    f"a frame of the selection needs more than {dims} tokens and there are"
+                    f" {len(selected)}; select more, or choose the shared projection."
+                )
+            chosen = principal_axes(moments_of(selected), dims)
+            return chosen, _tie_note(chosen)
         a = self.shared(options.frame, options.preprocessing, dims, check)
         if options.projection == "shared":
             return a, _tie_note(a)
@@ -126,10 +137,10 @@ class Landscape:
             fit = procrustes_of_moments(ground.moments, own, a)
         notes = _tie_note(own)
         if fit.residual > 0.5:
+            what = "tokens" if reference is not None and alone else "bases"
             notes.append(
-                "After turning, the landmarks still lie"
-                f" {fit.residual:.1f} map radii from where the reference has them: this layer's"
-                " axes show them otherwise, so do not compare places with other layers."
+                f"This layer's axes show the {what} elsewhere ({fit.residual:.1f} map radii away), so do"
+                " not compare places with other layers."
             )
         return own.turned(fit.rotation, fit.offset), notes
 

@@ -22,7 +22,8 @@ from engine.trace import STATES
 
 VOCABULARIES: Final = ("bases", "alone", "none")
 PREPROCESSINGS: Final = ("raw", "centred", "unit", "standardised")
-PROJECTIONS: Final = ("shared", "layer", "umap", "axes")
+PROJECTIONS: Final = ("shared", "selection", "layer", "umap", "axes")
+SIDES: Final = ("before", "after")
 SELECTIONS: Final = ("all", "ids", "words", "search", "regex", "prompt", "near")
 """Each but ``all`` and ``prompt`` is followed by a colon and what it needs."""
 MAX_SELECT: Final = 4000
@@ -48,6 +49,11 @@ class TextSet:
     texts: tuple[str, ...]
     labels: tuple[str, ...] = ()
     """One per text, or none at all."""
+    prompts: tuple[str, ...] = ()
+    """What the model reads in place of each text, such as the text in a prompt template whose last
+    position is where the label would be said; one per text, or none at all."""
+    template: str = ""
+    """How the prompts were made, for the words about the map."""
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -62,6 +68,38 @@ class TextSet:
                 f"labels must be one per text or none; {shorten(self.name)!r} has"
                 f" {len(self.texts):,} texts and {len(self.labels):,} labels."
             )
+        if self.prompts and len(self.prompts) != len(self.texts):
+            raise OptionError(
+                f"prompts must be one per text or none; {shorten(self.name)!r} has"
+                f" {len(self.texts):,} texts and {len(self.prompts):,} prompts."
+            )
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """What the model reads: the prompts, or else the texts."""
+        return self.prompts or self.texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationName:
+    """A saved calibration that a map is drawn with; the calibration itself is handed to the studio
+    (:class:`engine.maps.calibrated.Calibrator`)."""
+
+    fingerprint: str
+    """Of its weights and settings: part of the map's own."""
+    name: str = ""
+    """What people call it."""
+    id: str = ""
+    """Where it is found; says nothing about what it does."""
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            raise OptionError("a calibration on a map is known by its fingerprint; give it.")
+
+    @property
+    def label(self) -> str:
+        """Short, for a title."""
+        return shorten(self.name or self.id or self.fingerprint[:12], 40)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +117,9 @@ class MapOptions:
     frame: str = "output"
     """``output``, ``input``, ``head``, ``tight`` or ``random``: which vectors the bases are."""
     select: str = "all"
-    """Which tokens of the vocabulary: ``all``, ``ids:1,2``, ``words:cat,dog``, ``search:TEXT``,
+    """Which tokens of the vocabulary: ``all``, ``ids:1,2``, ``words:cat,dog`` (each as it stands in
+    running text, after a space, where that is a token; in groups that points are coloured by:
+    ``words:animals=cat,dog;colours=red,blue``), ``search:TEXT``,
     ``regex:EXPRESSION``, ``prompt`` (the prompt's own tokens), ``near:K`` (the K bases nearest by
     cosine to the prompt's last state at the layer)."""
     prompt: str | None = None
@@ -100,7 +140,8 @@ class MapOptions:
     ``unit``: each divided by its own length; ``standardised``: centred, then each dimension divided
     by its standard deviation, bases by that of the bases and states by that of the states."""
     projection: str = "shared"
-    """``shared``: PCA of the bases, one frame for all layers; ``layer``: PCA of this layer turned
+    """``shared``: PCA of all bases, one frame for all layers; ``selection``: the same of the bases
+    on the map alone; ``layer``: PCA of this layer turned
     onto the bases; ``umap``; ``axes``: `axes` below."""
     dims: int = 2
     """2 or 3."""
@@ -115,6 +156,11 @@ class MapOptions:
     More keep more of the neighbourhoods and cost more."""
     axes: tuple[tuple[str, str], ...] = ()
     """For the projection ``axes``: (plus token, minus token) per dimension."""
+    calibration: CalibrationName | None = None
+    """A calibration whose λ takes the place of the states of its layer. Frames, preprocessing and
+    ``near:K`` are those of the states before it: nothing is fitted on what it made, but by UMAP."""
+    side: str = "after"
+    """With a calibration: ``after``, or ``before`` in the same window, to be laid beside it."""
 
     def __post_init__(self) -> None:
         _one_of("vocabulary", self.vocabulary, VOCABULARIES)
@@ -138,6 +184,14 @@ class MapOptions:
             raise OptionError(f"prompt must be text; got {self.prompt!r:.40}.")
         self._check_selection()
         self._check_axes()
+        _one_of("side", self.side, SIDES)
+        if self.calibration is None:
+            object.__setattr__(self, "side", "after")
+        elif self.state == "raw":
+            raise OptionError(
+                "a calibration reads states past the final norm; choose state normed, or no"
+                " calibration."
+            )
         if self.vocabulary == "none" and self.prompt is None and self.texts is None:
             raise OptionError(
                 "the map is empty: vocabulary is 'none' and there is neither a prompt nor a text"
@@ -171,6 +225,11 @@ class MapOptions:
                 "axes must be pairs of tokens, such as (('king', 'queen'), ('man', 'woman'))."
             ) from None
         object.__setattr__(self, "axes", pairs)
+        if self.projection == "selection" and self.vocabulary != "bases":
+            raise OptionError(
+                "the projection 'selection' is fitted on the bases on the map and there are none;"
+                " choose vocabulary bases."
+            )
         if self.projection == "axes" and len(pairs) != self.dims:
             raise OptionError(
                 f"the projection 'axes' needs one pair of tokens per dimension: {self.dims};"
@@ -187,6 +246,9 @@ class MapOptions:
                 "texts": list(self.texts.texts),
                 "labels": list(self.texts.labels),
             }
+            if self.texts.prompts:
+                out["texts"]["prompts"] = list(self.texts.prompts)
+                out["texts"]["template"] = self.texts.template
         return out
 
     @classmethod
@@ -211,11 +273,22 @@ class MapOptions:
                     name=str(texts["name"]),
                     texts=tuple(str(t) for t in texts["texts"]),
                     labels=tuple(str(t) for t in texts.get("labels") or ()),
+                    prompts=tuple(str(t) for t in texts.get("prompts") or ()),
+                    template=str(texts.get("template") or ""),
+                )
+            if isinstance(values.get("calibration"), Mapping):
+                named = values["calibration"]
+                values["calibration"] = CalibrationName(
+                    fingerprint=str(named["fingerprint"]),
+                    name=str(named.get("name") or ""),
+                    id=str(named.get("id") or ""),
                 )
             if "axes" in values:
                 values["axes"] = tuple(tuple(pair) for pair in values["axes"] or ())
         except (KeyError, TypeError) as error:
-            raise OptionError(f"texts or axes of this map cannot be read ({error}).") from None
+            raise OptionError(
+                f"texts, axes or calibration of this map cannot be read ({error})."
+            ) from None
         return cls(**values)
 
     def fingerprint(self, model: str) -> str:
@@ -224,8 +297,11 @@ class MapOptions:
         Args:
             model: fingerprint of the model.
         """
+        options = self.to_dict()
+        if self.calibration is not None:  # whatever it is called and wherever it lies
+            options["calibration"] = self.calibration.fingerprint
         plain = {
-            "options": self.to_dict(),
+            "options": options,
             "model": model,
             "versions": versions(umap=self.projection == "umap"),
         }

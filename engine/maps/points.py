@@ -8,8 +8,8 @@ over each other.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.errors import BudgetExceeded, NonFiniteError, OptionError
+from engine.errors import BudgetExceeded, NonFiniteError, OptionError, PromptError, shorten
 from engine.frames import Check, Frame, HeadDecomposition, no_check
-from engine.maps.options import MapOptions
+from engine.maps.calibrated import Calibrator
+from engine.maps.options import MapOptions, TextSet
 from engine.models import LanguageModel, States, Tokens
 from engine.progress import Steps, drain
 from engine.texts import text_states
@@ -78,6 +79,8 @@ class MapPoints:
     """The prompt's tokens."""
     texts: tuple[str, ...] = ()
     text_labels: tuple[str, ...] = ()
+    token_labels: Mapping[int, str] = field(default_factory=dict)
+    """Group of a selected word by its token id, where the selection names groups."""
 
     def __len__(self) -> int:
         return len(self.row)
@@ -121,8 +124,10 @@ class MapPoints:
         return self.prompt[row].label if kind == PROMPT else self.vocabulary.labels[row]
 
     def group(self, i: int) -> str:
-        """The label that a text set gives a point; empty where it gives none."""
+        """The label that a text set or a selection of words gives a point; empty where none."""
         kind, row = int(self.kind[i]), int(self.row[i])
+        if kind in (BASIS, ALONE):
+            return self.token_labels.get(row, "")
         return self.text_labels[row] if kind == TEXT and self.text_labels else ""
 
     def labels(self) -> list[str]:
@@ -172,13 +177,13 @@ class StateStore:
     """The states of tokens alone and of text sets, kept for the layer slider.
 
     Args:
-        space: whose states.
+        model: whose states.
         limit_bytes: of what is kept. Where all layers of a set fit into half of it they are read
             at once; else each layer for itself.
     """
 
-    def __init__(self, space: Space, limit_bytes: int) -> None:
-        self.space = space
+    def __init__(self, model: LanguageModel, limit_bytes: int) -> None:
+        self.model = model
         self.limit_bytes = limit_bytes
         self._kept: dict[tuple[Any, ...], Floats] = {}
         self.passes = 0
@@ -186,7 +191,7 @@ class StateStore:
 
     def all_layers(self, count: int) -> bool:
         """Whether the states of so many texts at every layer may be kept."""
-        model = self.space.model
+        model = self.model
         need = 4 * count * (model.blocks + 1) * model.anatomy.residual_width
         budget = model.limits.memory_budget_mib * 2**20
         return need <= min(self.limit_bytes // 2, budget)
@@ -200,17 +205,20 @@ class StateStore:
             layer: from 0.
             check: called between batches; raises to stop.
         """
-        found = self._kept.get((key, layer))
-        if found is not None:
-            return found
+        _drain(self.read(key, prompts, layer), check)
+        return self._kept[key, layer]
+
+    def read(self, key: str, prompts: Sequence[Sequence[int]], layer: int) -> Steps[None]:
+        """The same work as `raw`, one step a batch; what is kept already takes none."""
+        if (key, layer) in self._kept:
+            return
         every = self.all_layers(len(prompts))
         layers = None if every else [layer]
-        states = _drain(text_states(self.space.model, prompts, layers=layers), check)
+        states = yield from text_states(self.model, prompts, layers=layers)
         self.passes += 1
         self._make_room(states.raw.numel() * 4)
         for place, number in enumerate(states.layers):
             self._kept[key, number] = states.raw[:, place].cpu().numpy()
-        return self._kept[key, layer]
 
     def _make_room(self, size: int) -> None:
         held = sum(a.nbytes for a in self._kept.values())
@@ -259,6 +267,25 @@ def basis_vectors(frame: Frame, ids: Longs, check: Check) -> Floats:
     return out
 
 
+def prompts_of(
+    space: Space, options: MapOptions, points: MapPoints
+) -> dict[str, tuple[str, Sequence[Sequence[int]]]]:
+    """The prompts whose last states are points of a map: for tokens ``alone``, for ``texts``.
+
+    Returns:
+        Of each that the map has, a name for these prompts and their token ids.
+    """
+    found: dict[str, tuple[str, Sequence[Sequence[int]]]] = {}
+    alone = points.row[points.kind == ALONE].astype(np.int64)
+    if len(alone):
+        name = f"alone {options.bos} {_digest(alone.tobytes())}"
+        found["alone"] = name, alone_prompts(space, alone, options.bos)
+    if options.texts is not None:
+        ids = _text_ids(space, options, options.texts)
+        found["texts"] = f"texts {_digest(repr(ids).encode())}", ids
+    return found
+
+
 def state_vectors(
     space: Space,
     options: MapOptions,
@@ -266,28 +293,38 @@ def state_vectors(
     layer: int,
     store: StateStore,
     check: Check,
+    calibrator: Calibrator | None = None,
 ) -> Floats:
     """Vectors of the points that are states, in their order (m × d), moved to the frame's origin.
 
+    Args:
+        space: whose states.
+        options: which, and how they are read.
+        points: of the map.
+        layer: from 0.
+        store: of the model whose states are taken: the calibrator's own where it has one.
+        check: raises to stop.
+        calibrator: what is done to the states past the final norm.
+
     Raises:
         OptionError: raw states of another width than the bases.
+        PromptError: a text of the set is longer than the model reads; the message names it.
         NonFiniteError: a state holds NaN or infinity.
     """
-    model = space.model
+    model = store.model
     parts: list[torch.Tensor] = []
-    alone = points.row[points.kind == ALONE].astype(np.int64)
-    if len(alone):
-        prompts = alone_prompts(space, alone, options.bos)
-        name = f"alone {options.bos} {_digest(alone.tobytes())}"
-        parts.append(torch.from_numpy(store.raw(name, prompts, layer, check)))
+    sets = prompts_of(space, options, points)
+    if "alone" in sets:
+        parts.append(torch.from_numpy(store.raw(*sets["alone"], layer, check)))
     if points.prompt:
         assert options.prompt is not None
-        states = space.states(options.prompt, bos=options.bos, chat=options.chat, check=check)
+        if model is space.model:
+            states = space.states(options.prompt, bos=options.bos, chat=options.chat, check=check)
+        else:
+            states = model.states([token.id for token in points.prompt], check=check)
         parts.append(states.raw[layer].cpu())
-    if options.texts is not None:
-        ids = [space.tokenize(t, bos=options.bos, chat=options.chat).ids for t in points.texts]
-        name = f"texts {_digest(repr(ids).encode())}"
-        parts.append(torch.from_numpy(store.raw(name, ids, layer, check)))
+    if "texts" in sets:
+        parts.append(torch.from_numpy(store.raw(*sets["texts"], layer, check)))
     if not parts:
         return np.empty((0, model.width), dtype=np.float32)
     check()
@@ -295,6 +332,8 @@ def state_vectors(
     home = model.anatomy.weight.device
     if options.state == "normed":
         taken = [model.read_out(raw[s : s + _BLOCK].to(home)) for s in range(0, len(raw), _BLOCK)]
+        if calibrator is not None:
+            taken = [calibrator.apply(one).to(home) for one in taken]
         vectors = torch.cat(taken)
     elif raw.shape[1] != model.width:
         raise OptionError(
@@ -311,6 +350,20 @@ def state_vectors(
             " so they have no place on a map; choose a lower layer or other text."
         )
     out: Floats = np.ascontiguousarray(placed, dtype=np.float32)
+    return out
+
+
+def _text_ids(space: Space, options: MapOptions, texts: TextSet) -> list[tuple[int, ...]]:
+    out = []
+    for number, text in enumerate(texts.read, start=1):
+        try:
+            out.append(space.tokenize(text, bos=options.bos, chat=options.chat).ids)
+        except PromptError as error:
+            shown = visible(texts.texts[number - 1][:_LABEL])
+            raise PromptError(
+                f"text {number:,} of {len(texts.texts):,} in {shorten(texts.name)!r}"
+                f" (“{shown}…”) cannot be read: {error}"
+            ) from None
     return out
 
 

@@ -142,7 +142,8 @@ def measure_quality(
             Estimate(nan),
             nan,
             dict.fromkeys(("kept", "trustworthiness", "continuity", "rank_correlation"), nan),
-            f"A map of {n} points has no neighbourhoods to speak of; add points to judge it.",
+            f"A map of {n:,} {'point' if n == 1 else 'points'} has no neighbourhoods to speak of;"
+            " add points to judge it.",
             True,
         )
     exact = n <= EXACT
@@ -174,10 +175,7 @@ def measure_quality(
         "rank_correlation": _spearman(far, random.near),
     }
     weak = kept.value < WEAK_KEPT * k or trust.value < WEAK_TRUST
-    sentence = (
-        f"Of a point's {k} nearest neighbours in the model, {_count(kept.value)} are among the"
-        f" {k} nearest here; a random picture keeps {_count(by_chance['kept'])}."
-    )
+    sentence = _kept_words(k, kept.value, by_chance["kept"])
     if weak:
         sentence += " Weak: do not read neighbours off this map; ask for a point's true ones."
     return Quality(
@@ -185,8 +183,23 @@ def measure_quality(
     )
 
 
+def _kept_words(k: int, kept: float, chance: float) -> str:
+    if k == 1:
+        return (
+            f"A point's nearest neighbour in the model is also its nearest here in"
+            f" {100 * kept:.0f} % of cases; in a random picture in {100 * chance:.0f} %."
+        )
+    verb = "is" if _count(kept) == "1" else "are"
+    return (
+        f"Of a point's {k} nearest neighbours in the model, {_count(kept)} {verb} among the"
+        f" {k} nearest here; a random picture keeps {_count(chance)}."
+    )
+
+
 def _count(x: float) -> str:
-    return f"{x:.0f}" if x >= 10 else f"{x:.1f}" if x >= 0.05 else f"{x:.2f}"
+    if x >= 10 or x == round(x):
+        return f"{x:.0f}"
+    return f"{x:.1f}" if x >= 0.05 else f"{x:.2f}"
 
 
 def _compare(
@@ -232,10 +245,18 @@ def _penalty(distances: Floats, ordered: Floats, near: Longs, k: int) -> Doubles
     return out
 
 
-def _spearman(a: Doubles, b: Doubles) -> float:
-    from scipy.stats import rankdata
+def _ranks(values: Doubles) -> Doubles:
+    """1 for the smallest; equal values share the mean of their ranks.
 
-    x, y = rankdata(a.ravel()), rankdata(b.ravel())
+    SciPy's is the same, but the first badge would wait a second for its package to be read.
+    """
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Doubles = np.cumsum(counts) - (counts - 1) / 2
+    return ranks[place]
+
+
+def _spearman(a: Doubles, b: Doubles) -> float:
+    x, y = _ranks(a.ravel()), _ranks(b.ravel())
     x, y = x - x.mean(), y - y.mean()
     bottom = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / bottom if bottom > 0 else float("nan")

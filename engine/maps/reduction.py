@@ -28,6 +28,8 @@ from engine.maps.projection import principal_axes, procrustes, rms_radius
 from engine.maps.umap_process import UmapProblem, UmapProcess
 from engine.progress import Steps
 
+FILES: Final = 100
+"""Layouts that stay on the disk."""
 LEAST: Final = 10
 """Points that UMAP needs to say anything."""
 
@@ -167,6 +169,10 @@ class UmapCache:
                 Path(aside).replace(self._path(result.fingerprint))
             finally:
                 Path(aside).unlink(missing_ok=True)
+            # Another seed or setting is another file: the oldest go.
+            files = sorted(self.folder.glob("umap-*.npz"), key=lambda p: p.stat().st_mtime)
+            for old in files[:-FILES]:
+                old.unlink(missing_ok=True)
         except OSError:
             return
 

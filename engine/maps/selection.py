@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Final
 
@@ -83,10 +84,12 @@ def find_expression(
             f" {len(expression):,}."
         )
     try:
-        re.compile(expression)
+        with warnings.catch_warnings():  # of what another Python may read otherwise
+            warnings.simplefilter("ignore", FutureWarning)
+            re.compile(expression)
     except (re.error, OverflowError, RecursionError) as error:
         raise OptionError(
-            f"{shorten(expression)!r} is no regular expression ({shorten(str(error), 80)})."
+            f"{_quoted(shorten(expression))} is no regular expression ({shorten(str(error), 80)})."
         ) from None
     late = OptionError(
         f"the regular expression {shorten(expression)!r} was not done after {seconds} s and was"
@@ -124,6 +127,11 @@ def find_expression(
         return np.array(json.loads(answer.read()), dtype=np.int64)
 
 
+def _quoted(text: str) -> str:
+    """In backquotes, which no expression needs escaped, as quotes and backslashes would be."""
+    return f"`{text}`" if text.isprintable() else repr(text)
+
+
 def select_tokens(
     space: Space,
     options: MapOptions,
@@ -152,7 +160,7 @@ def select_tokens(
     elif head == "ids":
         found = np.array([_id(word, v) for word in _words(rest)], dtype=np.int64)
     elif head == "words":
-        found = np.array([space.find_token(word) for word in _words(rest)], dtype=np.int64)
+        found = np.array(list(word_groups(space, rest)), dtype=np.int64)
     elif head == "search":
         found = find_text(space.vocabulary.texts, rest)
     elif head == "regex":
@@ -162,6 +170,28 @@ def select_tokens(
     else:
         found = _nearest(space, options, last, int(rest), check)
     return np.unique(found)
+
+
+def word_groups(space: Space, text: str) -> dict[int, str]:
+    """Token ids of ``cat,dog`` or ``animals=cat,dog;colours=red``, each with its group's name.
+
+    A word is its token after a space where there is one: so it stands in running text.
+
+    Raises:
+        TokenError: a word that is no single token.
+    """
+    out: dict[int, str] = {}
+    for part in text.split(";"):
+        name, equals, words = part.partition("=")
+        if not (equals and name.strip() and words.strip()):
+            name, words = "", part
+        for word in _words(words):
+            try:
+                id = space.find_token(f" {word}")
+            except TokenError:
+                id = space.find_token(word)
+            out.setdefault(id, name.strip())
+    return out
 
 
 def _words(text: str) -> list[str]:

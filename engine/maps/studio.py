@@ -18,6 +18,7 @@ import torch
 
 from engine.errors import OptionError
 from engine.frames import Check, no_check
+from engine.maps.calibrated import Calibrator
 from engine.maps.changes import Changes, measure_changes
 from engine.maps.colours import Colour, colour_points
 from engine.maps.compute import Map
@@ -86,12 +87,20 @@ class MapStudio:
         self._maps: OrderedDict[MapOptions, Map] = OrderedDict()
         self._qualities: OrderedDict[MapOptions, Quality] = OrderedDict()
         self._distortions: OrderedDict[MapOptions, Distortion] = OrderedDict()
-        self._changes: OrderedDict[tuple[MapOptions, int, int], Changes] = OrderedDict()
+        self._changes: OrderedDict[tuple[MapOptions, MapOptions, int], Changes] = OrderedDict()
         self._ckas: OrderedDict[MapOptions, Cka] = OrderedDict()
 
     def close(self) -> None:
         """End the process that runs UMAP, if it is there."""
         self.umap_process.close()
+
+    def use(self, calibrator: Calibrator) -> None:
+        """Have a calibration at hand for the maps that name it by its fingerprint."""
+        self._drawer.use(calibrator)
+
+    def knows(self, fingerprint: str) -> bool:
+        """Whether the calibration of this fingerprint is at hand."""
+        return self._drawer.knows(fingerprint)
 
     # --- maps ---
 
@@ -160,6 +169,11 @@ class MapStudio:
         scene = self._drawer.scene(options, check)
         vectors = self._drawer.treated(scene, check)
         return make_problem(vectors, options, self._drawer.fingerprint(scene))
+
+    def read_states(self, options: MapOptions) -> Steps[None]:
+        """Take the states of a map through the model in small steps; its drawing finds them."""
+        scene = self._drawer.scene(self.resolve(options), no_check)
+        yield from self._drawer.read(scene)
 
     def reduce(self, problem: UmapProblem, *, floor: bool = True) -> Steps[UmapResult]:
         """Run UMAP in its process; any thread may drive this, and closing it ends the process."""
@@ -277,12 +291,27 @@ class MapStudio:
         Raises:
             MapNotReady: UMAP, and one of the two layouts is not kept yet.
         """
-        options = self.resolve(options)
-        other = self.resolve(replace(options, layer=layer_b))
-        key = (options, other.layer, k)
-        if key not in self._changes:
+        return self.changes_between(options, replace(options, layer=layer_b), k=k, check=check)
+
+    def changes_between(
+        self, options: MapOptions, other: MapOptions, *, k: int = 15, check: Check = no_check
+    ) -> Changes:
+        """What differs between two maps of the same points, such as the two sides of a calibration.
+
+        Raises:
+            MapNotReady: UMAP, and one of the two layouts is not kept yet.
+            OptionError: the points are not the same.
+        """
+        options, other = self.resolve(options), self.resolve(other)
+        key = (options, other, k)
+        kept = self._changes.get(key)
+        # Before UMAP's second seed is there, the noise floor is not known: look again.
+        if kept is None or (options.projection == "umap" and kept.noise_floor is None):
             scene = self._drawer.scene(options, check)
+            # near:K chooses by the layer: the tokens of the first stay.
             there = replace(scene, options=other)
+            if replace(other, layer=options.layer, side=options.side) != options:
+                there = self._drawer.scene(other, check)
             maps = self._drawer.draw(scene, check), self._drawer.draw(there, check)
             vectors = self._drawer.treated(scene, check), self._drawer.treated(there, check)
             floor = None
@@ -299,7 +328,9 @@ class MapStudio:
         With fewer than 64 states, figures would be high by chance: then of 1,024 tokens evenly
         spaced over the vocabulary, each alone as the prompt.
         """
-        options = self.resolve(replace(options, layer=0, projection="shared", axes=()))
+        # Of the model's own states, whatever calibration is switched on.
+        options = replace(options, layer=0, projection="shared", axes=(), calibration=None)
+        options = self.resolve(options)
         if options not in self._ckas:
             keep(self._ckas, options, self._cka(options, check), 8)
         return self._ckas[options]

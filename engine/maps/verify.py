@@ -91,6 +91,20 @@ def verify(
             False,
             f"The map was made of another model ({name}); open that model to verify it.",
         )
+    named = options.calibration
+    if named is not None and not studio.knows(named.fingerprint):
+        return VerifyReport(
+            float("nan"),
+            float("nan"),
+            len(saved),
+            True,
+            False,
+            False,
+            False,
+            f"The map was drawn with the calibration “{named.label}” (fingerprint"
+            f" {named.fingerprint[:12]}), which is not open, so it cannot be computed again; give"
+            " that calibration as well.",
+        )
     if options.projection == "umap":
         # What is kept might be the very numbers that are to be checked.
         cache = UmapCache(None)

@@ -53,6 +53,7 @@ def routes_of(app: FastAPI) -> list[tuple[str, str]]:
     """Every (method, path) that the app answers, with a real name for each part in braces."""
     filled = {
         "{id}": "0" * 24,
+        "{id_}": "0" * 24,
         "{frame}": "output",
         "{name:path}": "htmx.min.js",
         "{module}": "frames",

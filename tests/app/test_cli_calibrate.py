@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
 import random
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app import cli
+from app import cli, cli_calibrate
+from app.calibration_question import CalibrationQuestion
 from app.report import evaluation_csv, report_html
 from app.report_drawings import accuracy_and_time, dots_with_intervals
 from engine import LatentSpace, load
 from engine.calibration.artifact import load_calibration
 from engine.calibration.evaluation import Evaluation, evaluate
+from engine.calibration.losses import LOSSES
 from engine.calibration.methods import METHODS
 from engine.calibration.options import CalibrationOptions
 from engine.calibration.protocol import MethodSettings
-from engine.calibration.tables import read_table
+from engine.calibration.tables import Table, read_table
 from engine.calibration.tasks import TaskSpec, make_task
 from engine.progress import drain
 
@@ -98,6 +102,90 @@ def test_calibrate_json_is_the_comparison_and_save_keeps_it(
     assert (opened.options.loss, opened.options.seed) == ("sm-gt", 5)
 
 
+def test_the_header_says_what_was_calibrated_on(where: list[str], data: Path, capfd: Any) -> None:
+    """Sizes, the page's seed, the template and the method; the share to stop by is a share of what
+    is used, however many rows the file has."""
+    command = ["calibrate", str(data), *COLUMNS, *WORDS, "--rows", "18", "--quick", "--epochs", "2"]
+    assert cli.main([*command, *where]) == 0
+    out = capfd.readouterr().out
+    assert "sentences: 18 train, 2 valid, 15 test; seed 42" in out
+    assert "template  {sentence} =" in out
+    assert "loss own basis against the others [sm], read by cosine, bases output" in out
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_option_reaches_the_training(
+    where: list[str], data: Path, capfd: Any, loss: str
+) -> None:
+    """All five losses, and what else is set, stand in the options of the result."""
+    command = [
+        *("calibrate", str(data), *COLUMNS, *WORDS, "--quick", "--json", "--loss", loss),
+        *("--inference", "mm", "--temperature", "0.25", "--epochs", "2", "--batch", "16"),
+        *("--patience", "7", *where),
+    ]
+    assert cli.main(command) == 0
+    plain = json.loads(capfd.readouterr().out)
+    asked = {"loss": loss, "inference": "mm", "temperature": 0.25, "batch": 16, "patience": 7}
+    assert {key: plain["options"][key] for key in asked} == asked
+    assert plain["method"] == "calibration"
+
+
+@pytest.mark.parametrize("target", ["head", "layers:1", "lora"])
+def test_other_targets(where: list[str], data: Path, capfd: Any, target: str) -> None:
+    """The head's rows, the last block, LoRA."""
+    command = ["calibrate", str(data), *COLUMNS, *WORDS, "--quick", "--json", "--epochs", "1"]
+    assert cli.main([*command, "--target", target, *where]) == 0
+    plain = json.loads(capfd.readouterr().out)
+    assert plain["options"]["target"] == target
+    assert plain["method"] == ("head-only" if target == "head" else "calibration")
+
+
+def test_one_seed_for_page_and_terminal(where: list[str], data: Path, capfd: Any) -> None:
+    """42 without --seed, in both commands; evaluate counts on from it."""
+    assert CalibrationQuestion(set="topics").seed == CalibrationOptions().seed == 42
+    command = ["calibrate", str(data), *COLUMNS, *WORDS, "--quick", "--epochs", "2", "--json"]
+    assert cli.main([*command, *where]) == 0
+    plain = json.loads(capfd.readouterr().out)
+    assert plain["options"]["seed"] == 42
+    assert cli.main([*command, "--seed", "42", *where]) == 0
+    assert json.loads(capfd.readouterr().out)["rows"] == plain["rows"]
+    many = ["evaluate", str(data), *COLUMNS, *WORDS, "--methods", "zero-shot", "--seeds", "2"]
+    assert cli.main([*many, *where]) == 0
+    assert "2 seeds (42, 43)" in capfd.readouterr().out
+
+
+def test_a_data_set_of_the_hub(
+    where: list[str], capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hub:ID is read by its id and named by its last part; without `datasets`, one sentence."""
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert cli.main(["calibrate", "hub:someone/ag_news", *where]) == 2
+    err = capfd.readouterr().err
+    assert "`datasets`" in err
+    assert err.count("\n") == 1
+    asked = []
+
+    def read(name: str) -> Table:
+        asked.append(name)
+        return read_table(rows().encode(), "t.csv")
+
+    monkeypatch.setattr(cli_calibrate, "read_hub", read)
+    command = ["calibrate", "hub:someone/news", *COLUMNS, *WORDS, "--quick", "--epochs", "2"]
+    assert cli.main([*command, *where]) == 0
+    assert asked == ["someone/news"]
+    assert "\nnews: " in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["calibrate", "evaluate"])
+def test_every_option_is_explained(command: str) -> None:
+    """A description, and a line for each option."""
+    [parsers] = [a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    parser = parsers.choices[command]
+    assert parser.description
+    assert len(parser.description) > 60
+    assert [a.dest for a in parser._actions if not a.help] == []
+
+
 @pytest.mark.parametrize("method", ["zero-shot", "knn-lm", "linear-probe"])
 def test_calibrate_with_a_competitor(where: list[str], data: Path, capfd: Any, method: str) -> None:
     """Any method by name; its JSON has the report."""
@@ -152,6 +240,10 @@ def test_a_folder_with_train_and_test(where: list[str], tmp_path: Path, capfd: A
         (["calibrate", "DATA", *COLUMNS, "--labels", "up=a"], "no label of the data"),
         (["calibrate", "DATA", *COLUMNS, "--method", "zero-shot", "--save", "x"], "--save keeps"),
         (["calibrate", "DATA", *COLUMNS, "--epochs", "none"], "whole number"),
+        (["calibrate", "DATA", *COLUMNS, "--target", "tail"], "target must be one of"),
+        (["calibrate", "DATA", *COLUMNS, "--temperature", "0"], "temperature must be in"),
+        (["calibrate", "DATA", *COLUMNS, "--method", "lora", "--loss", "sm"], "one of the two"),
+        (["calibrate", "hub:"], "needs the id"),
         (["evaluate", "DATA", *COLUMNS, "--methods", "magic"], "methods must be"),
         (["evaluate", "DATA", *COLUMNS, "--out", "report.pdf"], "--out must end in"),
         (["evaluate", "DATA", "DATA", *COLUMNS, "--test", "DATA"], "--test belongs to one set"),
@@ -256,6 +348,11 @@ def test_the_report_stands_alone(evaluation: Evaluation) -> None:
         assert f"{100 * cell.accuracy.value:.1f}" in text
     for finding in evaluation.findings:
         assert finding.text in text
+    assert re.match(
+        r"Calibration reaches \d+ %, .* the linear probe \(\d+ %\)", evaluation.sentence
+    )
+    assert "goal" not in page.lower()
+    assert not re.search(r"[\s>(]-\d", text)  # minus signs are real
     assert evaluation.model["fingerprint"][:12] in text
 
 
@@ -274,6 +371,28 @@ def test_the_drawings_show_every_method(evaluation: Evaluation) -> None:
     order = sorted(places, key=lambda t: float(places[t]))
     values = [means[t] for t in order]
     assert values == sorted(values)
+
+
+def test_only_the_front_and_calibration_are_named(evaluation: Evaluation) -> None:
+    """In the drawing of accuracy and time; the names do not cover each other or a dot."""
+    drawing = accuracy_and_time(evaluation)
+    named = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">([^<]+)</text></g>', drawing)
+    own = {METHODS[m].title: (a.accuracy.value, a.seconds) for m, a in evaluation.averages.items()}
+    front = {
+        title
+        for title, (right, seconds) in own.items()
+        if not any(
+            (r >= right and s < seconds) or (r > right and s <= seconds) for r, s in own.values()
+        )
+    }
+    assert {title for _, _, title in named} == front | {"Calibration [sm]"}
+    dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', drawing)
+    boxes = [(float(x), float(x) + 6.6 * len(t), float(y) - 4) for x, y, t in named]
+    for i, (begin, end, at) in enumerate(boxes):
+        for other in boxes[i + 1 :]:
+            assert other[0] > end or other[1] < begin or abs(other[2] - at) >= 13
+        for x, y in dots:
+            assert not (begin < float(x) - 7 < end and abs(float(y) - at) < 10)
 
 
 def test_the_csv_has_a_row_per_cell(evaluation: Evaluation) -> None:

@@ -301,7 +301,23 @@ def test_the_time_left_follows_the_pace(jobs: Jobs) -> None:
     assert math.isclose(now.seconds_left, total - now.seconds_run, rel_tol=0.6)
 
 
-def test_a_server_that_stops_says_what_it_interrupted(device: DeviceThread, store: Store) -> None:
+def test_the_mark_says_what_is_under_way(jobs: Jobs) -> None:
+    assert jobs.mark is None
+    work = Work(free=False)
+    view = begin(jobs, work)
+    until(lambda: jobs.get(view.id).state == "running")
+    waiting = begin(jobs, Work())
+    assert jobs.mark is not None
+    assert (jobs.mark.text, jobs.mark.level) == ("1 running", "wait")
+    work.gate.release(100)
+    ended(jobs, view)
+    ended(jobs, waiting)
+    assert jobs.mark is None
+
+
+def test_a_server_that_stops_says_what_it_interrupted(
+    device: DeviceThread, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     jobs = Jobs(device)
     jobs.begin(store)
     work = Work(total=1000, free=False)
@@ -318,6 +334,20 @@ def test_a_server_that_stops_says_what_it_interrupted(device: DeviceThread, stor
     assert " of 1000 (walking)" in str(views[0].problem)
     assert "before this ran" in str(views[1].problem)
     assert all(view.restartable for view in views)
+    assert all(repr(view.title) in caplog.text for view in views)
+    assert again.mark is not None
+    assert (again.mark.text, again.mark.level) == ("2 interrupted", "note")
+    again.settle(running.id)
+    assert not again.get(running.id).restartable
+    row = next(row for row in store.jobs() if row["id"] == waiting.id)
+    store.put_job({**row, "state": "running", "ended": None})  # as one that was killed leaves it
+    caplog.clear()
+    later = Jobs(device)
+    later.begin(store)
+    assert repr(waiting.title) in caplog.text
+    assert later.mark is not None
+    assert later.mark.text == "1 interrupted"
+    later.close()
     with pytest.raises(QueueFull, match="shutting down"):
         begin(jobs, Work())
     again.close()

@@ -431,6 +431,11 @@ def test_the_columns_of_a_table_are_found() -> None:
     assert (named.texts, named.labels) == (("one",), ("x",))
     found = text_set_of("b", table({"n": "1", "words": "a long one"}, {"n": "2", "words": "two"}))
     assert (found.texts, found.labels) == (("a long one", "two"), ("1", "2"))
+    # Labels that are longer than the texts are still labels: there are fewer of them.
+    long = "a label that is longer than any text"
+    rows = [{"kind": long, "words": word} for word in ("one", "two", "three")]
+    turned = text_set_of("t", table(*rows))
+    assert (turned.texts, turned.labels) == (("one", "two", "three"), (long,) * 3)
     alone = text_set_of("c", table({"words": "one"}))
     assert alone.labels == ()
     with pytest.raises(OptionError, match="no rows"):

@@ -21,6 +21,7 @@ from PIL import Image
 
 from app import map_embed, map_picture, map_type
 from app.figures.theme import DARK, LIGHT
+from app.map_answers import coloured
 from app.map_export import FORMATS, Drawing, format_of, read, write
 from app.map_picture import Look
 from app.map_sheet import Paint, Sheet, class_colours, provenance, spread_out
@@ -28,7 +29,8 @@ from app.maps import drawing_of
 from engine import LatentSpace
 from engine.errors import ArtifactError, OptionError
 from engine.frames import no_check
-from engine.maps import MapOptions
+from engine.maps import Colour, MapOptions
+from engine.maps.colours import CLASSES
 
 OPTIONS = MapOptions(prompt=PROMPT, layer=2, seed=7)
 SMALL = Look("png", 500, 400)
@@ -433,6 +435,27 @@ def test_rare_categories_share_a_colour_and_none_gets_lost() -> None:
     colours = class_colours(paint, LIGHT)
     assert len(set(colours)) == 8
     assert LIGHT.mark not in colours
+
+
+def test_a_kind_of_token_has_one_colour_whatever_else_is_on_the_map() -> None:
+    """The same class on three maps, in files and in the page's answer, is the same colour."""
+    drawn: dict[str, set[str]] = {}
+    order = list(CLASSES)
+    generator = np.random.default_rng(0)
+    for some in (range(9), (1, 3, 7), (0, 2, 3, 4, 6, 8)):
+        codes = generator.choice(np.array(some), 500)
+        paint = Paint("class", "?", "category", codes, CLASSES, ()).grouped()
+        for name, colour in zip(paint.names, class_colours(paint, DARK), strict=True):
+            drawn.setdefault(name, set()).add(colour)
+        own = [name for name, slot in zip(paint.names, paint.slots, strict=True) if slot >= 0]
+        assert own == sorted(own, key=order.index)
+        answer = coloured(Colour("class", None, codes.astype(np.int32), CLASSES, "?"))
+        for name, slot in zip(paint.names, paint.slots, strict=True):
+            if name in order:
+                assert answer["slots"][order.index(name)] == slot
+    assert all(len(colours) == 1 for colours in drawn.values())
+    named = [next(iter(drawn[name])) for name in ("word", "word piece", "number", "punctuation")]
+    assert len(set(named)) == 4
 
 
 def test_labelled_words_are_spread_over_the_map() -> None:

@@ -27,6 +27,7 @@ from app.routes.calibrate_saved import result_of
 from app.routes.calibrate_setup import CalibrateQuery, options_of, spec_of
 from app.routes.calibrate_words import share
 from app.routes.job_panel import duration, job_panel
+from app.routes.jobs import JobPage
 from engine import LatentSpace
 from engine.calibration.options import CalibrationOptions
 from engine.calibration.tables import read_table
@@ -245,6 +246,53 @@ def test_bad_rows_are_listed_by_line_and_the_rest_is_kept(client: TestClient) ->
     assert client.get("/calibrate").status_code == 200
 
 
+def test_bad_rows_are_listed_under_the_set_also_where_it_cannot_run(client: TestClient) -> None:
+    """One label only, so nothing can be calibrated; the rows left out stand there by line."""
+    rows = 'text;label\n"never closed;a\nfine, too;a\none cell\nno label;\n'
+    id_ = upload(client, rows.encode(), "semicolons.csv")
+    answer = client.get(f"/calibrate?set={id_}")
+    assert answer.status_code == 422
+    got = Parsed(answer.text)
+    assert not got.all("ul", class_="prompts")
+    listed = [e.text for e in got.all("li") if got.one("details", id="left-out") in e.within]
+    assert listed == ["line 4: 1 cell where the header has 2", "line 5: no label"]
+    card = next(e for e in got.all("label", class_="set-card") if "semicolons.csv" in e.text)
+    assert "separated by semicolons" in card.text
+    notes = [e.text for e in got.all("p", class_="set-note")]
+    assert notes == ["A quote opened on line 2 is never closed; it was read as text."]
+    view = client.get(f"/api/v1/sets/{id_}").json()
+    assert (view["separator"], view["notes"]) == ("semicolon", [{"line": 2, "text": notes[0]}])
+
+
+def test_deleting_a_set_asks_first_and_enter_presses_nothing_of_it(
+    client: TestClient, weather: str
+) -> None:
+    """Enter in a field presses the first button of its form, which must change nothing."""
+    got = page(client, f"/calibrate?set={weather}")
+    button = next(e for e in got.all("button") if "Delete it for good" in e.text)
+    assert got.one("details", id="delete-set") in button.within
+    form = got.one("form", id=button.attrs["form"])
+    assert form.attrs["action"] == f"/calibrate/sets/{weather}/delete"
+    own = got.one("form", id="calibrate-form")
+    inside = [e for e in got.all("button") if own in e.within]
+    first = next(e for e in inside if e.attrs.get("form", "calibrate-form") == "calibrate-form")
+    assert "formaction" not in first.attrs
+    assert not page(client, "/calibrate?set=topics").all("details", id="delete-set")
+
+
+def test_a_calibration_is_called_as_was_typed_and_the_list_says_what_differs(
+    client: TestClient, weather: str
+) -> None:
+    job, _ = run(client, weather, epochs="2", loss="mm", title="  Two epochs, product ")
+    assert job.title == "Calibration: Two epochs, product"
+    got = page(client, f"/calibrate?set={weather}&title=typed")
+    assert got.one("input", id="title").attrs["value"] == "typed"
+    line = next(e for e in got.all("li") if "Two epochs, product" in e.text)
+    assert "loss: product, 2 epochs at most" in line.text
+    assert re.search(r"\d\d:\d\d UTC", line.text)
+    assert client.post(f"/calibrate/{job.result}/delete").status_code == 200
+
+
 def test_a_file_that_is_no_table_is_a_sentence(client: TestClient) -> None:
     for content, name in ((b"\x00\x01\x02", "a.csv"), (b"", "b.csv"), (b"{", "c.jsonl")):
         answer = client.post("/calibrate/sets", files={"file": (name, content, "text/csv")})
@@ -421,8 +469,8 @@ def saved_view(**changes: Any) -> SavedView:
     given = SavedView(
         id="a" * 24, name="Topics", created="2026-11-23T15:04:05+00:00", set_id="topics",
         set_name="Topics of short news", model_name="other-model", model_fingerprint="f" * 32,
-        usable=True, method="module", accuracy_before=0.3, accuracy_after=0.8, sentence="It did.",
-        bytes=1234567,
+        usable=True, method="module", changed=None, accuracy_before=0.3, accuracy_after=0.8,
+        sentence="It did.", bytes=1234567,
     )  # fmt: skip
     return replace(given, **changes)
 
@@ -461,6 +509,27 @@ def test_everything_that_was_run_is_shown(client: TestClient) -> None:
     assert len(got.all("table", class_="ablation")) == 1
     ids = [e.attrs["id"] for e in got.elements if "id" in e.attrs]
     assert len(ids) == len(set(ids))
+
+
+def test_what_a_figure_is_worth_stands_beside_it(client: TestClient) -> None:
+    compared = comparison()
+    compared["before"]["ece"], compared["after"]["ece"] = 0.02, 0.2
+    layers = compared["layers"]
+    for key in ("reading", "probe"):
+        layers[key] = [{**one, "value": 0.1} for one in layers[key]]
+        layers[key][-1] = {**layers[key][-1], "value": 0.9}
+    got = shown(client, saved(comparison=compared))
+    text = " ".join(" ".join(e.text.split()) for e in got.all("p"))
+    assert "clears the one trained on shuffled labels" in text
+    assert "another seed draws another" in text
+    last = layers["layers"][-1]
+    assert text.count(f"at layer {last}") == 1
+    assert "and by the nearest label basis" in text
+    row = next(e for e in got.all("tr") if "calibration error" in e.text)
+    assert "worse" in [e.text for e in got.all("small") if row in e.within]
+    layers["reading"][0] = {**layers["reading"][0], "value": 0.95}
+    text = " ".join(e.text for e in shown(client, saved(comparison=compared)).all("p"))
+    assert f"and at layer {layers['layers'][0]} by the nearest" in " ".join(text.split())
 
 
 def test_a_foreign_models_calibration_can_be_read_but_not_used(client: TestClient) -> None:
@@ -541,6 +610,50 @@ def test_a_job_says_what_it_does_and_how_far_it_is() -> None:
     assert told.loss is not None
     assert "epoch 2" in told.latest
     assert "75\u202f%" in told.latest
+
+
+@pytest.mark.parametrize(
+    ("state", "restartable"), [("interrupted", True), ("failed", False), ("running", False)]
+)
+def test_only_a_job_under_way_is_said_to_run(
+    client: TestClient, state: Any, restartable: bool
+) -> None:
+    view = job(state=state, restartable=restartable, problem="The server ended.")
+    scope = {"type": "http", "path": "/", "headers": [], "app": client.app, "root_path": ""}
+    request = Request({**scope, "query_string": b"", "server": ("localhost", 80)})
+    active = not view.finished
+    context = JobPage(view, job_panel(view), None, "/jobs/1", None, None,
+                      "/jobs/1/restart" if restartable else None)  # fmt: skip
+    text = render_text(request, "jobs/page.html", context, is_fragment=False).decode()
+    assert ("runs in the background" in text) == active
+    assert ("Run it again" in text) == restartable
+
+
+def test_an_interrupted_job_can_be_run_again_or_forgotten_from_the_list(
+    client: TestClient, weather: str
+) -> None:
+    """The mark in every page's head goes with it."""
+    jobs: Any = client.app.state.jobs  # type: ignore[attr-defined]
+    view, _ = run(client, weather, epochs="2")
+    assert not [e for e in page(client, "/calibrate").all("a", href="/jobs") if "badge" in
+                e.attrs.get("class", "")]  # fmt: skip
+    jobs._jobs[view.id].state = "interrupted"
+    mark = next(e for e in page(client, "/bases").all("a", href="/jobs"))
+    assert mark.text.strip() == "1 interrupted"
+    actions = [e.attrs["action"] for e in page(client, "/jobs").all("form")]
+    assert f"/jobs/{view.id}/restart" in actions
+    answer = client.post(f"/jobs/{view.id}/restart", follow_redirects=False)
+    assert answer.status_code == 303
+    again = finished(client, answer.headers["location"])
+    assert again.state == "done"
+    got = page(client, "/jobs")
+    assert f"/jobs/{view.id}/restart" not in [e.attrs["action"] for e in got.all("form")]
+    assert not [e for e in got.all("a", href="/jobs") if "interrupted" in e.text]
+    assert client.post(f"/jobs/{view.id}/restart").status_code == 422
+    assert client.post(f"/jobs/{view.id}/forget", follow_redirects=False).status_code == 303
+    assert client.get(f"/jobs/{view.id}").status_code == 404
+    for result in (view.result, again.result):
+        client.post(f"/calibrate/{result}/delete")
 
 
 def test_a_time_span_is_never_more_exact_than_it_can_be() -> None:

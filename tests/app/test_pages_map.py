@@ -7,23 +7,26 @@ import io
 import json
 import re
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from asgi import HOSTILE, PROMPT
+from asgi import BASE, HOSTILE, PROMPT, settings_with
 from starlette.testclient import TestClient
 from test_pages_trace import Parsed, page
 
 from app.figures import map as figures
 from app.figures.theme import payload
+from app.main import create_app
 from app.routes.map import corners
-from app.routes.map_form import EXAMPLES
+from app.routes.map_form import EXAMPLES, WORDS, first_view
 from app.routes.map_panels import variance_words
-from app.routes.map_query import MapQuery
+from app.routes.map_query import PROMPT as MAP_PROMPT
+from app.routes.map_query import MapQuery, drawn_at_once
 from app.security import CONTENT_SECURITY_POLICY
 from engine import LatentSpace
+from engine.calibration.tasks import example_sets
 from engine.errors import OptionError
 from engine.maps import MapOptions
 from engine.vocabulary import visible
@@ -81,7 +84,12 @@ def test_what_is_said_is_what_the_engine_says(
         drawn = reference.maps.map(MapOptions(prompt=PROMPT, layer=layer))
         got = page(shared_client, f"{HERE}&layer={layer}")
         text = got.one(id="result").text
-        assert drawn.title in text
+        heading = got.one("h2", id="title-a")
+        assert (
+            heading.text.strip()
+            == f"Layer {drawn.layer} of 3 · output bases, shared axes · length 1"
+        )
+        assert heading.attrs["title"] == drawn.title
         assert drawn.how_chosen in text
         assert drawn.blind_to in text
         share = drawn.variance_shown
@@ -302,6 +310,82 @@ def test_its_button_leads_to_a_job_that_can_be_watched(client: TestClient) -> No
     assert stopped.status_code == 200
 
 
+WAITING = {
+    "prompt": "", "projection": "umap", "texts": "topics", "colour": "label",
+    "compare": "layer:1", "find": "king", "layer": "2",
+}  # fmt: skip
+
+
+def fields_of(href: str) -> dict[str, str]:
+    return {
+        name: value
+        for name, (value,) in parse_qs(urlsplit(href).query, keep_blank_values=True).items()
+    }
+
+
+def test_the_job_of_a_picture_leads_back_to_the_page_as_it_was_set(client: TestClient) -> None:
+    """Everything in the query reaches the form, the job's result and the linear picture."""
+    got = page(client, f"/map?{urlencode(WAITING)}")
+    form = next(e for e in got.all("form") if e.attrs["action"].startswith("/map/umap"))
+    assert fields_of(form.attrs["action"]) == WAITING
+    instead = next(
+        e for e in got.all("a") if e.within and form in e.within and "button" in e.classes
+    )
+    assert fields_of(instead.attrs["href"]) == {
+        name: value for name, value in WAITING.items() if name != "projection"
+    }
+    job = client.post(form.attrs["action"], follow_redirects=False).headers["location"]
+    kept = client.app.state.jobs._known(job.rpartition("/")[2])  # type: ignore[attr-defined]
+    assert urlsplit(kept.href).path == "/map"
+    assert fields_of(kept.href) == WAITING
+    client.post(f"/api/v1{job}/cancel")
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"projection": "umap"}, {"projection": "shared"}),
+        ({"projection": "umap", "compare": "seed:1"}, {"projection": "shared", "compare": None}),
+        (
+            {"projection": "umap", "compare": "projection:shared"},
+            {"projection": "shared", "compare": None},
+        ),
+        ({"projection": "umap", "compare": "projection:layer"}, {"projection": "shared"}),
+        ({"compare": "projection:umap"}, {"compare": None}),
+        ({"projection": "layer", "compare": "projection:umap"}, {"compare": "projection:shared"}),
+    ],
+)
+def test_what_is_drawn_at_once_keeps_the_second_picture(
+    given: dict[str, str], wanted: dict[str, str | None]
+) -> None:
+    assert drawn_at_once(MapQuery.model_validate(given)) == wanted
+
+
+def test_a_picture_that_is_ready_is_shown_below_the_root_path(
+    space: LatentSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form that was left open meanwhile leads to the page, in the app that it came from."""
+
+    async def ready(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr("app.routes.map.start_umap", ready)
+    app = create_app(settings_with(root_path="/lexi"), space)
+    with TestClient(app, base_url=BASE) as below:
+        answer = below.post(f"/map/umap?{urlencode(WAITING)}", follow_redirects=False)
+    assert answer.status_code == 303
+    assert answer.headers["location"].startswith("/lexi/map?")
+    assert fields_of(answer.headers["location"]) == WAITING
+
+
+def test_a_colour_that_is_none_is_refused(shared_client: TestClient) -> None:
+    answer = shared_client.get(f"{HERE}&colour=plantedmark")
+    assert answer.status_code == 422
+    got = Parsed(answer.text)
+    assert "colour" in got.one("section", id="problem").text
+    assert "plantedmark" not in answer.text
+
+
 def test_hostile_tokens_show_their_own_text(shared_client: TestClient) -> None:
     """Names of points reach the page as text, in tables and in the data of the picture."""
     for token in HOSTILE:
@@ -336,3 +420,45 @@ def test_the_share_is_words_where_there_is_none() -> None:
     assert "12 %" in variance_words({"variance_shown": 0.12, "variance_of": "the states"})
     said = variance_words({"variance_shown": None, "variance_of": "not linear"})
     assert said == "not linear"
+
+
+# ---- the first visit -----------------------------------------------------------------------------
+
+
+def test_a_first_visit_leads_to_a_view_of_its_own(shared_client: TestClient) -> None:
+    """This model knows none of the words: the text is drawn; the address holds the whole state."""
+    first = shared_client.get("/map", follow_redirects=False)
+    assert first.status_code == 303
+    assert parse_qs(urlsplit(first.headers["location"]).query) == {"prompt": [MAP_PROMPT]}
+    got = page(shared_client, "/map")
+    (current,) = [e for e in got.all("a", class_="chip") if e.attrs.get("aria-current")]
+    assert current.text == "A text among all tokens"
+
+
+def test_the_words_of_a_first_visit_are_those_of_the_model() -> None:
+    known = {name: words.split()[:5] for name, words in WORDS}
+    state = first_view(known)
+    query = MapQuery.model_validate(state)
+    assert query.projection == "selection"
+    assert query.select == "words:" + ";".join(f"{n}={','.join(w)}" for n, w in known.items())
+    few = {name: words[:2] for name, words in known.items()}
+    assert first_view(few) == {"prompt": MAP_PROMPT}
+    some = {**few, **dict(list(known.items())[:3])}
+    assert first_view(some)["select"].count("=") == 3
+
+
+def test_every_example_is_a_question_that_is_marked_when_it_is_shown(
+    shared_client: TestClient,
+) -> None:
+    """Each chip's address makes the same query again, and only its own chip is marked by it."""
+    got = page(shared_client, "/map")
+    chips = got.all("a", class_="chip")
+    assert [e.text for e in chips] == [label for label, _, _ in EXAMPLES]
+    for chip in chips:
+        answer = shared_client.get(chip.attrs["href"])
+        marked = [
+            e.text for e in Parsed(answer.text).all("a", class_="chip") if "aria-current" in e.attrs
+        ]
+        assert marked == [chip.text]
+    sentences = len(example_sets()["topics"].texts)
+    assert f"{sentences} sentences by topic" in [e.text for e in chips]

@@ -307,10 +307,10 @@ async def test_a_late_waiter_extends_the_time_of_shared_work(space: LatentSpace)
         first = Call(app, TRACE, {"prompt": PROMPT})
         await until(blocked.entered.is_set)
         (flight,) = app.state.explorer._flights.values()
-        before = flight.job._deadline
+        before = flight.job._watch.until
         second = Call(app, TRACE, {"prompt": PROMPT})
         await until(lambda: flight.waiters == 2)
-        assert flight.job._deadline > before
+        assert flight.job._watch.until > before
         blocked.release.set()
         await asyncio.gather(first.answer(), second.answer())
 

@@ -28,7 +28,11 @@ def ready(page: Page) -> Page:
     return page
 
 
-def open_map(visit: Visit, path: str = "/map") -> Page:
+TEXT = "/map?prompt=She+opened+the+door+and"
+"""All bases with a text among them."""
+
+
+def open_map(visit: Visit, path: str = TEXT) -> Page:
     return ready(visit.go(path))
 
 
@@ -123,7 +127,7 @@ def test_reduced_motion_moves_nothing_in_between(visit_to: Open, site: Site) -> 
 
 
 def test_two_pictures_share_pointer_and_zoom(visit_to: Open, site: Site) -> None:
-    page = open_map(visit_to(site, viewport=WIDE), "/map?compare=layer%3A1")
+    page = open_map(visit_to(site, viewport=WIDE), f"{TEXT}&compare=layer%3A1")
     assert page.locator("canvas").count() <= 4
     index = page.evaluate("lexiscope.map.all()[0].n - 1")
     page.evaluate("i => lexiscope.map.all()[0].hover(i)", index)
@@ -135,6 +139,56 @@ def test_two_pictures_share_pointer_and_zoom(visit_to: Open, site: Site) -> None
     one, two = page.evaluate("lexiscope.map.all().map((p) => p.view())")
     for axis in ("xaxis.range", "yaxis.range"):
         assert np.allclose(one[axis], two[axis])
+
+
+def test_a_first_visit_shows_named_words_in_their_colours(visit: Visit, site: Site) -> None:
+    page = open_map(visit, "/map")
+    assert "select=words" in page.url
+    expect(page.locator("#badge-a")).to_contain_text("nearest neighbours in the model")
+    legend = page.locator(".map-legend")
+    for group in ("animals", "family", "numbers"):
+        expect(legend).to_contain_text(group)
+    drawn = page.evaluate(
+        """(() => { const p = lexiscope.map.all()[0];
+        return p.figure.data[p.trace('names')].text; })()"""
+    )
+    assert len(drawn) > 20
+    assert {"mother", "two", "dog"} & set(drawn)
+    # No basis differs from layer to layer, so nothing plays.
+    expect(page.get_by_role("button", name="One layer back")).to_be_disabled()
+    expect(page.locator("#layer")).to_be_disabled()
+
+
+def test_before_and_after_a_calibration_stand_side_by_side(visit_to: Open, site: Site) -> None:
+    """One frame and one window; the dots of the left are the model's own, by the API."""
+    opened = visit_to(site, viewport=WIDE)
+    ask = opened.page.request
+    body = {"set": "topics", "template": "Text: {text}\nTopic:", "epochs": 3, "compare": False}
+    job = ask.post(f"{site.url}/api/v1/calibrations", data=body).json()["id"]
+    for _ in range(1200):
+        view = ask.get(f"{site.url}/api/v1/jobs/{job}").json()
+        if view["finished"]:
+            break
+        opened.page.wait_for_timeout(100)
+    assert view["state"] == "done", view
+    page = open_map(opened, f"/map/calibration/{view['result']}")
+    expect(page.locator("#title-a")).to_contain_text("before the calibration")
+    expect(page.locator("#title-b")).to_contain_text("after the calibration")
+    left, right = page.evaluate("lexiscope.map.all().map((p) => p.view())")
+    assert left == right
+    a, b = page.evaluate("lexiscope.map.all().map((p) => p.places.map((one) => [...one]))")
+    bases = 4  # the labels' words
+    assert np.array_equal(np.array(a)[:, :bases], np.array(b)[:, :bases])
+    assert not np.allclose(np.array(a)[:, bases:], np.array(b)[:, bases:])
+    query = page.evaluate("lexiscope.map.all()[0].source.query")
+    plain = re.sub(r"&?(calibration|side)=[^&]*", "", query)
+    own = ask.get(f"{site.url}/api/v1/map?{plain}").json()["coordinates"]
+    assert np.allclose(np.array(a).T, np.array(own), atol=1e-6)
+    page.evaluate("i => lexiscope.map.all()[0].hover(i)", bases + 7)
+    expect(page.locator(".map-tip:not([hidden]) bdi")).to_have_count(2)
+    page.locator("#changes").scroll_into_view_if_needed()
+    expect(page.locator("#changes")).to_contain_text("From before to after the calibration")
+    assert ask.delete(f"{site.url}/api/v1/calibrations/{view['result']}").status == 204
 
 
 def test_a_lasso_asks_the_server_and_lights_its_answer(visit: Visit) -> None:
@@ -205,7 +259,7 @@ def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_page(
     visit_to: Open, site: Site, scheme: str, width: int
 ) -> None:
     settings = {"color_scheme": scheme, "viewport": {"width": width, "height": 1000}}
-    page = open_map(visit_to(site, **settings), "/map?find=ing")
+    page = open_map(visit_to(site, **settings), f"{TEXT}&find=ing")
     page.locator("#layers").scroll_into_view_if_needed()
     expect(page.locator("#layers table").first).to_be_visible()
     wide, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")

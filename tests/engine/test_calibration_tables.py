@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.calibration.separated import records
 from engine.calibration.tables import read_hub, read_table
 from engine.errors import OptionError
 
@@ -113,10 +116,80 @@ def test_limits() -> None:
     long = read_table(b"text,label\n" + b"x" * 300 + b",b\nok,c\n", "a.csv", max_cell=200)
     assert [r.values["text"] for r in long.rows] == ["ok"]
     assert "300 characters" in long.problems[0].reason
-    # A quote that is never closed swallows what follows: one problem, not a crash.
-    swallowed = read_table(b'text,label\nok,c\n"open,b\n' + b"x,y\n" * 100, "a.csv", max_cell=200)
-    assert len(swallowed.rows) == 1
-    assert len(swallowed.problems) == 1
+
+
+def test_a_quote_that_is_never_closed_is_text_and_takes_no_other_row_with_it() -> None:
+    lines = ["text,label", "ok,c", '"open,b', "x,y", "one cell", '"with, comma",z', 'a "b" c,d']
+    table = read_table("\n".join(lines).encode(), "a.csv")
+    assert [(r.line, r.values["text"], r.values["label"]) for r in table.rows] == [
+        (2, "ok", "c"), (3, '"open', "b"), (4, "x", "y"), (6, "with, comma", "z"),
+        (7, 'a "b" c', "d"),
+    ]  # fmt: skip
+    assert [(p.line, p.reason) for p in table.problems] == [(5, "1 cell where the header has 2")]
+    assert [(n.line, n.text) for n in table.notes] == [
+        (3, "A quote opened on line 3 is never closed; it was read as text.")
+    ]
+    last = read_table(b'text,label\r\nok,c\r\nfine,"open\r\nx,y\r\n"" twice,"q"\r\n', "a.csv")
+    assert [r.values["label"] for r in last.rows] == ["c", '"open', "y", "q"]
+    assert [n.line for n in last.notes] == [3]
+    with pytest.raises(OptionError, match="never closed"):
+        read_table(b'"text,label\na,b\n', "a.csv")
+
+
+def test_rows_that_a_wrong_quote_has_joined_are_named_with_their_last_line() -> None:
+    """Its second quote ends a cell, so nothing says that it was not meant."""
+    table = read_table(b'text,label\n"a,b\nx,y\nc,d"\nlast,z\n', "a.csv")
+    assert [r.values["text"] for r in table.rows] == ["last"]
+    assert [(p.line, p.reason) for p in table.problems] == [
+        (2, "1 cell where the header has 2, in quotes up to line 4")
+    ]
+
+
+@given(st.lists(st.sampled_from(['"', ",", "\n", "\r\n", "a", "b c", '""', '"x,y"']), max_size=40))
+def test_rows_are_those_of_the_csv_module_where_every_quote_is_closed(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    found = list(records(text, ","))
+    assert [r.line for r in found] == sorted({r.line for r in found})
+    if not any(r.open_quotes for r in found):
+        expected = list(csv.reader(io.StringIO(text, newline="")))
+        assert [list(r.cells) for r in found] == expected
+    assert all(p.last < n.line for p, n in itertools.pairwise(found))
+
+
+def test_many_open_quotes_cost_no_more_than_the_file_is_long() -> None:
+    """A quote that looked through the whole rest for each line would take hours here."""
+    for row in ('x",y,"z\n', '"x\n', 'a,"""b\n', 'x,""y\n'):
+        begin = time.process_time()
+        assert sum(1 for _ in records('"' + row * 50_000, ",")) >= 1
+        assert time.process_time() - begin < 10
+
+
+@pytest.mark.parametrize(
+    ("mark", "name"), [(",", "comma"), (";", "semicolon"), ("\t", "tab"), ("|", "bar")]
+)
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "txt"])
+def test_the_separator_is_seen_whatever_the_suffix(mark: str, name: str, suffix: str) -> None:
+    rows = [("text, or more", "label"), ("a, b; c", "x"), ('d "e" | f', "y"), ("g\th", "z")]
+    file = io.StringIO()
+    csv.writer(file, delimiter=mark).writerows(rows)
+    table = read_table(file.getvalue().encode(), f"a.{suffix}")
+    assert [tuple(row.values.values()) for row in table.rows] == rows[1:]
+    assert table.columns == rows[0]
+    assert table.separator == name
+    assert not table.problems
+
+
+def test_the_rows_decide_where_the_header_fits_several_separators() -> None:
+    table = read_table(b"id;text, or title;label\n1;one;x\n2;two;y\n", "a.csv")
+    assert table.columns == ("id", "text, or title", "label")
+    assert table.separator == "semicolon"
+    single = read_table(b"text\na;b\nc\n", "a.csv")
+    assert (single.columns, single.separator) == (("text",), "")
+    assert [r.values["text"] for r in single.rows] == ["a;b", "c"]
+    blank = read_table(b"\n\ntext,label\na,b\n", "a.csv")
+    assert (blank.rows[0].line, blank.columns) == (4, ("text", "label"))
+    with pytest.raises(OptionError):
+        read_table(b"\xef\xbb\xbf", "a.csv")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,24 @@ def test_a_template_that_does_not_fit_is_refused(template: str) -> None:
         check_template(template, ("text",))
 
 
+def test_a_share_for_validation_is_one_of_the_rows_that_are_used(spaces: Spaces) -> None:
+    """Few training rows take few beside them, whatever the file has; never more than the share."""
+    model = spaces["llama"].model
+    table = planted_tasks.table(400, ("king", "cat"))
+
+    def sizes(**changes: object) -> list[int]:
+        spec = TaskSpec(template="{text} It:", test=100, seed=1, **changes)  # type: ignore[arg-type]
+        task = make_task(spec, table, model)
+        return [task.size(s) for s in SPLITS]
+
+    assert sizes(valid=0.1) == [270, 30, 100]
+    assert sizes(valid=0.1, train=90) == [90, 10, 100]
+    assert sizes(valid=0.1, train=269) == [269, 30, 100]
+    assert sizes(valid=0.01, train=20)[1] >= 1
+    assert sizes(valid=0, train=90) == [90, 0, 100]
+    assert sizes(valid=50, train=90) == [90, 50, 100]
+
+
 def test_splits_are_disjoint_seeded_and_keep_the_shares(spaces: Spaces) -> None:
     space = spaces["llama"]
     labels = ("king",) * 5 + ("cat",) * 3 + ("dog",) * 2

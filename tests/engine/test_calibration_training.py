@@ -24,6 +24,7 @@ from engine.calibration.tasks import Task, known_spec, make_task, shuffled_label
 from engine.calibration.training import (
     Calibration,
     CalibrationOptions,
+    Keeper,
     calibrate,
     untrained,
 )
@@ -395,3 +396,22 @@ def test_the_default_rate_falls_with_the_width_and_a_given_one_stands(case: Case
     assert CalibrationOptions(target="head").for_width(4096).used_rate == 0.03
     found = drain(calibrate(space, states, task, CalibrationOptions(epochs=1)))
     assert found.options.learning_rate == 1e-3
+
+
+def test_an_epoch_that_diverged_is_not_taken_for_the_best() -> None:
+    """A validation loss of NaN counts as none only where there never was one."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    keeper = Keeper([weight], 5, 1.0, 1.0, 0.5, 0.0)
+    with torch.no_grad():
+        weight.fill_(float("nan"))
+    keeper.take(1, 0.9, float("nan"), 0.5)
+    keeper.restore()
+    assert keeper.best == 0
+    assert weight.tolist() == [1.0, 1.0]
+    blind = Keeper([weight], 5, 1.0, float("nan"), float("nan"), 0.0)
+    with torch.no_grad():
+        weight.fill_(3.0)
+    blind.take(1, 0.9, float("nan"), float("nan"))
+    blind.restore()
+    assert blind.best == 1
+    assert weight.tolist() == [3.0, 3.0]

@@ -128,6 +128,10 @@ def test_the_badge_of_few_or_equal_points_is_a_sentence() -> None:
     few = measure_quality(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))
     assert few.weak
     assert "2 points" in few.sentence
+    one = measure_quality(np.ones((1, 3), np.float32), np.ones((1, 2), np.float32))
+    assert "1 point has" in one.sentence.replace("of 1 point", "1 point")
+    three = np.array([[0, 0], [1, 0], [5, 0]], dtype=np.float32)
+    assert "its nearest here in 100 % of cases" in measure_quality(three, three).sentence
     assert few.to_dict()["trustworthiness"]["value"] is None
     same = measure_quality(np.ones((40, 5), np.float32), np.ones((40, 2), np.float32))
     assert np.isfinite(same.trustworthiness.value)
@@ -194,3 +198,18 @@ def test_without_largest_drops_the_planted_dimension() -> None:
     x = clusters(100, 6)
     x[:, 4] *= 100
     np.testing.assert_array_equal(without_largest(x, 1), np.delete(x, 4, axis=1))
+
+
+def test_ranks_are_scipys() -> None:
+    from scipy.stats import rankdata
+
+    from engine.maps.quality import _ranks
+
+    generator = np.random.default_rng(4)
+    for values in (
+        generator.normal(size=500),
+        generator.integers(0, 9, size=500).astype(float),
+        np.zeros(7),
+        np.array([3.0]),
+    ):
+        np.testing.assert_array_equal(_ranks(values), rankdata(values))

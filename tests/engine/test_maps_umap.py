@@ -239,3 +239,17 @@ def test_a_umap_map_has_its_noise_floor_and_comes_back_at_once(
         assert report.largest_difference == 0
     finally:
         studio.close()
+
+
+def test_the_cache_on_the_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest layouts go when there are too many."""
+    monkeypatch.setattr("engine.maps.reduction.FILES", 3)
+    cache = UmapCache(tmp_path, limit=1)
+    for i in range(5):
+        cache.put(UmapResult(f"f{i}", np.full((4, 2), i, np.float32)))
+        os.utime(tmp_path / f"umap-f{i}.npz", (i, i))
+    assert {p.name for p in tmp_path.iterdir()} == {f"umap-f{i}.npz" for i in (2, 3, 4)}
+    assert cache.get("f0", (4, 2)) is None
+    found = cache.get("f3", (4, 2))
+    assert found is not None
+    assert (found.coordinates == 3).all()

@@ -12,7 +12,8 @@ from method_tasks import small_context, small_task
 from sklearn.metrics import adjusted_rand_score, confusion_matrix
 from tiny_models import Spaces
 
-from engine.calibration.ablation import ablate
+from engine.calibration import comparison, probes
+from engine.calibration.ablation import Ablation, AblationRow, ablate
 from engine.calibration.comparison import SHUFFLES, Comparison, compare_before_after, verdict
 from engine.calibration.metrics import Interval
 from engine.calibration.options import CalibrationOptions
@@ -99,6 +100,8 @@ def test_rows_and_controls_and_layers(spaces: Spaces, measured) -> None:
     assert found.layers.layers == tuple(range(spaces["llama"].model.blocks + 1))
     assert found.layers.reading[-1].value == found.before.report.accuracy.value
     assert found.layers.after == found.after.report.accuracy
+    here = found.layers.probe[found.layers.calibrated_layer]
+    assert here == found.probe.accuracy  # one probe on one page
     plain = json.loads(json.dumps(found.to_dict()))
     assert len(plain["map"]["before"]) == len(plain["rows"]) == task.size("test")
     assert plain["sentence"] == found.sentence
@@ -252,3 +255,40 @@ def test_ablation_takes_the_method_apart(spaces: Spaces) -> None:
     assert len(found.rows_for_csv()) == 12
     with pytest.raises(OptionError, match="an ablation needs"):
         drain(ablate(space, task, context.states, losses=("magic",)))
+
+
+def test_the_curve_chooses_from_what_the_probe_chooses_from(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every layer the same values of C are tried as for the probe of the headline."""
+    tried: list[tuple[float, ...]] = []
+    plain = comparison.fit_probe
+
+    def noting(*given, strengths=probes.STRENGTHS, **more):
+        tried.append(strengths)
+        return plain(*given, strengths=strengths, **more)
+
+    monkeypatch.setattr(comparison, "fit_probe", noting)
+    compared(spaces)
+    assert len(tried) == spaces["llama"].model.blocks + 1  # the calibrated layer's is fitted once
+    assert set(tried) == {probes.STRENGTHS}
+
+
+def test_the_ablation_says_that_its_winner_is_flattered() -> None:
+    """Names instead of codes, each code once, and the pair beside the difference."""
+
+    def row(basis: str, loss: str, accuracy: float, gap: float) -> AblationRow:
+        similarity = "none" if loss == "none" else "cosine"
+        interval = Interval(gap, gap - 0.01, gap + 0.01)
+        own = Interval(accuracy, accuracy - 0.05, accuracy + 0.05)
+        return AblationRow(basis, similarity, loss, "sm", own, own, interval, 0.0)
+
+    best = row("head", "sm-gt", 0.7, 0.1)
+    rows = (row("output", "sm", 0.6, 0.0), best, row("random", "sm", 0.55, -0.05))
+    words = Ablation("t", rows, (), (0,), 1).sentence
+    assert "own basis only [sm-gt], read by cosine, on raw head rows" in words
+    assert "of 1 test text (chosen on the test texts, so flattered)" in words
+    assert words.count("[sm]") == 1
+    assert "random minus semantic bases: −5.0 points (−6.0 to −4.0)" in words
+    assert "semantic bases matter" in words
+    assert "it is the paper's own variant" in Ablation("t", rows[::2], (), (0,), 9).sentence

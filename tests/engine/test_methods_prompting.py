@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from method_tasks import small_context, small_task
+from method_tasks import quick_settings, small_context, small_task
 from tiny_models import Spaces
 
+from engine.calibration.features import task_states
 from engine.calibration.methods import METHODS
 from engine.calibration.prompting import (
     BETWEEN,
@@ -18,6 +19,7 @@ from engine.calibration.prompting import (
     label_logits,
     prompt_ids,
 )
+from engine.calibration.protocol import MethodContext
 from engine.calibration.shared_prefix import common_prefix, prefixed_states
 from engine.errors import PromptError
 from engine.progress import drain
@@ -236,3 +238,17 @@ def test_more_demonstrations_than_the_model_takes(spaces: Spaces) -> None:
     outcome = drain(METHODS["in-context"].run(context))
     assert outcome.settings["shots"] == 6
     assert "lost some" in outcome.notes[0]
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1])
+def test_the_models_own_answer_is_of_the_last_layer(spaces: Spaces, layer: int) -> None:
+    """Whatever layer is calibrated: zero-shot is the model's logits, by a pass of its own."""
+    space = spaces["llama"]
+    task = small_task(space)
+    states = drain(task_states(space, task, layers=(layer,)))
+    context = MethodContext(space=space, task=task, states=states, settings=quick_settings())
+    got = drain(METHODS["zero-shot"].run(context)).scores
+    columns = [token.id_used for token in task.label_tokens]
+    for row, ids in enumerate(task.ids["test"]):
+        own = own_logits(space, ids, columns)
+        np.testing.assert_allclose(got[row], own, atol=1e-4)

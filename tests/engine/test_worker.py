@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -353,3 +354,28 @@ def test_the_heartbeat_counts_background_work_as_well(thread: DeviceThread) -> N
     time.sleep(0.05)
     assert thread.heartbeat_age_s >= 0.05
     blocker.release.set()
+
+
+def test_failed_work_is_freed_with_its_error(thread: DeviceThread) -> None:
+    """What failing work held (a copy of a model, say) does not wait for the garbage collector."""
+
+    class Held:
+        pass
+
+    def failing(check: Any) -> None:
+        held = Held()
+        seen.append(weakref.ref(held))
+        raise ValueError("no")
+
+    seen: list[Any] = []
+    gc.disable()
+    try:
+        job = thread.submit(failing, deadline_s=None)
+        assert isinstance(job.future.exception(timeout=10), ValueError)
+        del job
+        until = time.monotonic() + 5
+        while seen[0]() is not None and time.monotonic() < until:
+            time.sleep(0.01)
+        assert seen[0]() is None
+    finally:
+        gc.enable()
