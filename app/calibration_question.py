@@ -16,7 +16,7 @@ def _no_nul(value: str) -> str:
     return value
 
 
-SetId = Annotated[str, Field(pattern=r"^(topics|sentiment|[0-9a-f]{24})$")]
+SetId = Annotated[str, Field(max_length=24, pattern=r"^(topics|sentiment|[0-9a-f]{24})$")]
 """An example's name or the id of an uploaded set."""
 _Name = Annotated[str, Field(max_length=80), AfterValidator(_no_nul)]
 _Word = Annotated[str, Field(max_length=200), AfterValidator(_no_nul)]
@@ -49,9 +49,9 @@ class CalibrationQuestion(BaseModel):
     bos: Literal["auto", "yes", "no"] = Field("auto", description="Whether the model's first "
         "token is put before each prompt.")  # fmt: skip
 
-    target: Annotated[str, Field(pattern=r"^(module|head|lora|layers:(all|[1-9][0-9]{0,2}))$")] = (
-        Field("module", description="What is trained: module, head, layers:k, layers:all, lora.")
-    )
+    target: str = Field("module", max_length=10,
+        pattern=r"^(module|head|lora|layers:(all|[1-9][0-9]{0,2}))$",
+        description="What is trained: module, head, layers:k, layers:all, lora.")  # fmt: skip
     frame: Literal["output", "input", "head", "tight", "random"] = Field("output",
         description="Whose vectors are the centroids.")  # fmt: skip
     centroids: Literal["labels", "vocabulary"] = Field("labels", description="Which of them "

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from typing import Final
 
+from engine.calibration.ablation import READINGS
 from engine.calibration.comparison import Comparison
 from engine.calibration.evaluation import Evaluation
-from engine.calibration.findings import percent, points
-from engine.calibration.methods import METHODS
+from engine.calibration.findings import counted, loss_words, percent, points
 from engine.calibration.metrics import Interval
+from engine.calibration.tasks import Task
 
 _MIB: Final = 2**20
 
 
-def comparison_text(found: Comparison, method: str) -> str:
-    """Before and after for a terminal."""
-    task = found.task
+def task_lines(task: Task, seed: int) -> list[str]:
+    """What was calibrated on: sizes, seed, template, label words."""
     sizes = ", ".join(f"{task.size(s):,} {s}" for s in ("train", "valid", "test"))
     words = ", ".join(f"{t.label} → {'·'.join(t.texts)}" for t in task.label_tokens)
-    lines = [found.sentence, "", f"{task.name}: {sizes}; {words}; {METHODS[method].title}", ""]
+    template = task.spec.template.replace("\n", "\\n")
+    return [f"{task.name}: {sizes}; seed {seed}", f"template  {template}", f"labels    {words}"]
+
+
+def comparison_text(found: Comparison, seed: int) -> str:
+    """Before and after for a terminal."""
+    options = found.options
+    how = (
+        f"method    target {options['target']}, loss {loss_words(options['loss'])}, read by"
+        f" {READINGS[options['inference']]}, bases {options['frame']}"
+    )
+    lines = [found.sentence, "", *task_lines(found.task, seed), how, ""]
     width = 28
     lines.append(f"{'':{width}}{'accuracy':>26}{'macro-F1':>26}")
     for name, report in (
@@ -41,30 +52,42 @@ def comparison_text(found: Comparison, method: str) -> str:
         ("margin to the next", found.before.margin, found.after.margin),
     )
     for name, old, new in pairs:
-        lines.append(f"{name:{width}}{old.value:.3f} → {new.value:.3f}")
+        lines.append(f"{name:{width}}{_cosine(old)} → {_cosine(new)}")
     for k, old in found.before.knn.items():
         new = found.after.knn[k]
-        name = f"{k} nearest neighbours"
+        name = "nearest neighbour" if k == 1 else f"{k} nearest neighbours"
         lines.append(f"{name:{width}}{100 * old.value:.1f} % → {100 * new.value:.1f} %")
     if found.layers is not None:
         best = max(
             zip(found.layers.probe, found.layers.layers, strict=True), key=lambda p: p[0].value
         )
         lines.append(f"{'best layer for a probe':{width}}{best[1]} ({percent(best[0])})")
-    kinds = ", ".join(f"{n} {kind}" for kind, n in found.flips.items())
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in found.flips.items())
     lines.append(f"{'answers that changed':{width}}{kinds}")
     return "\n".join(lines) + "\n"
+
+
+def _cosine(interval: Interval) -> str:
+    return f"{interval.value:.3f}".replace("-", "−")
 
 
 def evaluation_text(found: Evaluation) -> str:
     """The table and the findings for a terminal."""
     names = [t.name for t in found.tasks]
+    seeds = ", ".join(map(str, found.seeds))
+    facts = [
+        f"{t.name}: {t.train:,} train, {t.valid:,} valid, {t.test:,} test;"
+        f" {counted(len(found.seeds), 'seed')} ({seeds})"
+        for t in found.tasks
+    ]
     width = max(len(found.title(m)) for m in found.methods) + 2
     column = max(8, *(len(n) + 2 for n in names))
     head = "".join(f"{n:>{column}}" for n in names)
     lines = [
+        *facts,
+        "",
         f"{'accuracy, %':{width}}{head}{'mean':>8}{'95 % interval':>16}{'train s':>10}"
-        f"{'infer s':>9}{'peak MiB':>10}{'KiB kept':>10}"
+        f"{'infer s':>9}{'peak MiB':>10}{'KiB kept':>10}",
     ]
     for method in found.methods:
         cells = [found.cells.get((method, name)) for name in names]

@@ -91,9 +91,15 @@ def calibration_steps(
             space, task, found, calibration, seed=options.seed, cache_dir=states
         )
         # The controls are trained as well; theirs is not the curve that the page shows.
-        comparison = yield from _part(3, parts, compared, curve=False)
+        controls = told(compared, _of_controls)
+        comparison = yield from _part(3, parts, controls, curve=False)
     yield Progress(1, 1, "saving")
     return Made(task, calibration, comparison)
+
+
+def _of_controls(step: Progress) -> Progress:
+    """In the comparison, only controls are trained."""
+    return replace(step, note="training the controls") if step.note == "training" else step
 
 
 def _part(number: int, parts: int, steps: Steps[T], *, curve: bool = True) -> Steps[T]:
@@ -181,11 +187,20 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
         "model_fingerprint": calibration.model,
         "method": f"{options.target}, loss {options.loss}, read by {options.inference}, "
         f"bases {options.frame}, seed {options.seed}",
+        "changed": changed(order),
         "accuracy_before": _figure(told, "before"),
         "accuracy_after": _figure(told, "after"),
         "sentence": str(told.get("sentence", "It was trained; nothing was compared.")),
         "bytes": size,
     }
+
+
+def changed(order: Order) -> dict[str, Any]:
+    """What was asked for that is not the default, and how many texts at most."""
+    usual = CalibrationOptions().to_dict()
+    asked = order.options.to_dict()
+    found = {key: value for key, value in asked.items() if value != usual.get(key)}
+    return found if order.spec.train is None else {**found, "train": order.spec.train}
 
 
 def _figure(told: Mapping[str, Any], side: str) -> float | None:

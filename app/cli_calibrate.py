@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from app import export
-from app.calibration_text import comparison_text, evaluation_text
+from app.calibration_text import comparison_text, evaluation_text, task_lines
 from app.report import evaluation_csv, report_html
 from app.settings import Settings
 from engine import FRAMES, LatentSpace
@@ -21,6 +21,7 @@ from engine.calibration.artifact import save
 from engine.calibration.comparison import compare_before_after
 from engine.calibration.evaluation import evaluate, prepare
 from engine.calibration.findings import percent
+from engine.calibration.losses import LOSS_NAMES, LOSSES, SCOPES, SIMILARITIES
 from engine.calibration.methods import METHODS, VARIANTS, methods_named, run_method
 from engine.calibration.metrics import classification_report
 from engine.calibration.options import CalibrationOptions
@@ -34,6 +35,12 @@ from engine.progress import Steps
 T = TypeVar("T")
 Load = Callable[[argparse.Namespace], LatentSpace]
 Configure = Callable[[argparse.Namespace], Settings]
+_SEED: Final = CalibrationOptions().seed
+"""The page's too."""
+_DATA: Final = (
+    "a file (CSV, TSV, JSONL, Parquet), a folder with train and test files, topics, sentiment, or"
+    " hub:ID for a data set of the Hugging Face hub, such as hub:ag_news"
+)
 _ENDINGS: Final = (".html", ".json", ".csv")
 _MIB: Final = 2**20
 
@@ -60,32 +67,99 @@ def register(
         "--word-rule", choices=("first", "last", "mean"), help="for label words of several tokens"
     )
     rows.add_argument("--test", help="a file with test rows; else a part of DATA")
-    rows.add_argument("--rows", type=_count, help="training rows; all without it")
+    rows.add_argument(
+        "--rows",
+        type=_count,
+        help="training rows, a ninth of it besides to stop by; all without it",
+    )
     rows.add_argument("--test-rows", type=_count, help="test rows; all of --test, else a quarter")
+    rows.add_argument(
+        "--context", type=_count, metavar="TOKENS",
+        help="of a prompt with demonstrations at most; as many as the model declares without it."
+        " Give what the model was trained on where that is less",
+    )  # fmt: skip
 
     one = commands.add_parser(
-        "calibrate", parents=[shared, rows], help="labelled text in, before and after out"
+        "calibrate",
+        parents=[shared, rows],
+        help="labelled text in, before and after out",
+        description="Move last-position states towards the bases of their label words, and measure"
+        " on test rows what that gains: beside the model's own answer, a linear probe on the same"
+        " rows, and controls on shuffled labels and random bases.",
     )
-    one.add_argument("data", help="a file, a folder with train and test files, topics, sentiment")
-    one.add_argument("--method", choices=tuple(METHODS), default="calibration-sm")
-    one.add_argument("--frame", choices=FRAMES, default="output")
-    one.add_argument("--centroids", choices=("labels", "vocabulary"), default="labels")
-    one.add_argument("--epochs", type=_count)
-    one.add_argument("--learning-rate", type=_number)
+    one.add_argument("data", help=_DATA)
+    one.add_argument(
+        "--method", choices=tuple(METHODS), metavar="NAME",
+        help="a competitor or a control instead, or a variant with its own loss and target:"
+        f" {', '.join(METHODS)}; calibration-sm without it",
+    )  # fmt: skip
+    one.add_argument(
+        "--target", metavar="TARGET",
+        help="what is trained: the module behind the model (the default), the head's rows,"
+        " layers:k for the last k blocks, layers:all, or lora",
+    )  # fmt: skip
+    one.add_argument(
+        "--loss", choices=LOSSES,
+        help="; ".join(f"{code}: {words}" for code, words in LOSS_NAMES.items())
+        + "; sm without it",
+    )  # fmt: skip
+    one.add_argument(
+        "--inference", choices=SIMILARITIES,
+        help="how calibrated states are read: sm by cosine, mm by matrix product; sm without it",
+    )  # fmt: skip
+    one.add_argument(
+        "--frame", choices=FRAMES, default="output",
+        help="whose vectors are the centroids: output is the semantic bases, random the control",
+    )  # fmt: skip
+    one.add_argument(
+        "--centroids", choices=SCOPES, default="labels",
+        help="which compete in the loss: the label words, or the whole vocabulary",
+    )  # fmt: skip
+    one.add_argument(
+        "--temperature",
+        type=_number,
+        help="T of the loss in units of a cosine; the measured default without it",
+    )
+    one.add_argument("--epochs", type=_count, help="at most; the target's own without it")
+    one.add_argument("--batch", type=_count, help="texts per step; the target's own without it")
+    one.add_argument(
+        "--patience", type=_natural,
+        help="epochs without a lower validation loss until it stops, 0 never; 20 without it",
+    )  # fmt: skip
+    one.add_argument(
+        "--learning-rate", type=_number, help="AdamW's; by target and width without it"
+    )
     one.add_argument("--layer", type=_layer, default=-1, help="whose states; -1 is the last")
-    one.add_argument("--seed", type=_natural, default=0)
+    one.add_argument(
+        "--seed", type=_natural, default=_SEED,
+        help=f"of the split, the start and the order of rows; {_SEED} without it, as on the page",
+    )  # fmt: skip
     one.add_argument("--quick", action="store_true", help="no controls and no curve over layers")
     one.add_argument("--save", type=Path, metavar="FOLDER", help="keep the calibration there")
     one.add_argument("--json", action="store_true", help="everything, as JSON")
     one.set_defaults(run=lambda given: _calibrate(given, load, settings))
 
     many = commands.add_parser(
-        "evaluate", parents=[shared, rows], help="methods against each other on data sets"
+        "evaluate",
+        parents=[shared, rows],
+        help="methods against each other on data sets",
+        description="Calibration, its competitors and its controls on the same rows: accuracy with"
+        " 95 % intervals, paired differences, seconds and memory.",
     )
-    many.add_argument("data", nargs="+", help="as for calibrate, one or several")
-    many.add_argument("--methods", default="fast", help="all, fast, or names with commas")
-    many.add_argument("--seeds", type=_count, default=3, help="how many")
-    many.add_argument("--adapter-rows", type=_count, help="training rows of LoRA and IA3")
+    many.add_argument("data", nargs="+", help=f"one or several: {_DATA}")
+    many.add_argument(
+        "--methods", default="fast", metavar="NAMES",
+        help="all; fast, those that need nothing but the texts' states; or names with commas of"
+        f" {', '.join(METHODS)}; fast without it",
+    )  # fmt: skip
+    many.add_argument("--seeds", type=_count, default=3, help="how many; 3 without it")
+    many.add_argument(
+        "--seed", type=_natural, default=_SEED,
+        help=f"the first of them, the others follow it; {_SEED} without it",
+    )  # fmt: skip
+    many.add_argument(
+        "--adapter-rows", type=_count, help="training rows of LoRA and IA3; all without it"
+    )
     many.add_argument("--out", type=Path, help="report.html, .json or .csv; else a table")
     many.add_argument("--json", action="store_true", help="JSON to stdout")
     many.set_defaults(run=lambda given: _evaluate(given, load, settings))
@@ -110,8 +184,14 @@ def labelled_set(word: str, test: str | None = None) -> LabelledSet:
     Raises:
         OptionError: nothing there that can be read.
     """
-    path = Path(word).expanduser()
     given = None if test is None else _readable(Path(test).expanduser())
+    if word.startswith("hub:"):
+        hub = word.removeprefix("hub:")
+        if not hub:
+            raise OptionError("hub: needs the id of a data set; write hub:ag_news, for example.")
+        name = hub.split("/")[-1]
+        return LabelledSet(name, read_hub(hub), given, _spec(name))
+    path = Path(word).expanduser()
     if path.is_dir():
         files = {
             part: next(
@@ -132,11 +212,10 @@ def labelled_set(word: str, test: str | None = None) -> LabelledSet:
         return LabelledSet(word, examples[word].table, given, examples[word].spec)
     if path.is_file():
         return LabelledSet(path.stem, _readable(path), given, _spec(path.stem))
-    if word.count("/") == 1 and not path.suffix:
-        return LabelledSet(word.split("/")[-1], read_hub(word), given, _spec(word.split("/")[-1]))
     names = ", ".join(examples) or "none"
     raise OptionError(
-        f"there is no file or folder {word[:60]!r}; name one, or an example set ({names})."
+        f"there is no file or folder {word[:60]!r}; name one, an example set ({names}), or a data"
+        " set of the Hugging Face hub as hub:ID, such as hub:ag_news."
     )
 
 
@@ -204,29 +283,16 @@ def label_words(text: str, table: Table, column: str | None) -> Mapping[str, str
 
 
 def _calibrate(given: argparse.Namespace, load: Load, configure: Configure) -> int:
+    options = _options(given)
     found = labelled_set(given.data, given.test)
     space = load(given)
     task = task_source(found, given, space)(given.seed)
-    options = CalibrationOptions(
-        frame=given.frame,
-        centroids=given.centroids,
-        epochs=given.epochs,
-        learning_rate=given.learning_rate,
-        layer=given.layer,
-        seed=given.seed,
-    )
     cache = configure(given).data_folder / "states"
-    settings = MethodSettings(calibration=options)
+    settings = MethodSettings(calibration=options, context_tokens=given.context)
     context = _told(prepare(space, task, seed=given.seed, settings=settings, cache_dir=cache))
-    if given.method not in VARIANTS:
-        if given.save:
-            raise OptionError(
-                f"--save keeps a calibration, and {given.method} is none; leave it out or choose"
-                f" one of {', '.join(VARIANTS)}."
-            )
+    if given.method is not None and given.method not in VARIANTS:
         outcome = _told(run_method(METHODS[given.method], context))
-        return _write(_single(outcome, task, as_json=given.json))
-    options = replace(options, **VARIANTS[given.method])
+        return _write(_single(outcome, task, given.seed, as_json=given.json))
     trained = _told(calibrate(space, context.states, task, options))
     if given.save:
         save(trained, given.save)
@@ -243,11 +309,53 @@ def _calibrate(given: argparse.Namespace, load: Load, configure: Configure) -> i
         )
     )
     if given.json:
-        return _write(export.dumps(compared.to_dict() | {"method": given.method}))
-    return _write(_visible(comparison_text(compared, given.method)))
+        return _write(export.dumps(compared.to_dict() | {"method": _name(options)}))
+    return _write(_visible(comparison_text(compared, given.seed)))
 
 
-def _single(outcome: Outcome, task: Task, *, as_json: bool) -> bytes:
+def _options(given: argparse.Namespace) -> CalibrationOptions:
+    """What is trained and how; what a method fixes cannot be given besides."""
+    chosen = {
+        name: getattr(given, name)
+        for name in ("target", "loss", "inference")
+        if getattr(given, name) is not None
+    }
+    if given.method is not None and chosen:
+        raise OptionError(
+            f"--method {given.method} fixes what --{next(iter(chosen))} says; give one of the two."
+        )
+    if given.save and given.method is not None and given.method not in VARIANTS:
+        raise OptionError(
+            f"--save keeps a calibration, and {given.method} is none; leave it out or choose"
+            f" one of {', '.join(VARIANTS)}."
+        )
+    fixed = VARIANTS.get(given.method or "calibration-sm", {})
+    options = CalibrationOptions(
+        frame=given.frame,
+        centroids=given.centroids,
+        temperature=given.temperature,
+        epochs=given.epochs,
+        batch=given.batch,
+        learning_rate=given.learning_rate,
+        layer=given.layer,
+        seed=given.seed,
+    )
+    if given.patience is not None:
+        options = replace(options, patience=given.patience)
+    options = replace(options, **{**fixed, **chosen})
+    options.validate()
+    return options
+
+
+def _name(options: CalibrationOptions) -> str:
+    """The method that these options are, or ``calibration`` where it is none of the table."""
+    for name, fixed in VARIANTS.items():
+        if all(getattr(options, key) == value for key, value in fixed.items()):
+            return name
+    return "calibration"
+
+
+def _single(outcome: Outcome, task: Task, seed: int, *, as_json: bool) -> bytes:
     """One method that is no calibration."""
     report = classification_report(
         task.labels["test"],
@@ -262,6 +370,8 @@ def _single(outcome: Outcome, task: Task, *, as_json: bool) -> bytes:
     lines = [
         f"{title} is right on {percent(report.accuracy)} of {report.n:,} test texts of"
         f" {task.name}.",
+        "",
+        *task_lines(task, seed),
         "",
         f"macro-F1         {percent(report.macro_f1)}",
         f"train            {outcome.seconds_train:,.2f} s",
@@ -287,8 +397,8 @@ def _evaluate(given: argparse.Namespace, load: Load, configure: Configure) -> in
             space,
             sources,
             [given.methods],
-            range(given.seeds),
-            settings=MethodSettings(adapter_rows=given.adapter_rows),
+            range(given.seed, given.seed + given.seeds),
+            settings=MethodSettings(adapter_rows=given.adapter_rows, context_tokens=given.context),
             cache_dir=configure(given).data_folder / "states",
         )
     )

@@ -10,10 +10,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from app import export
+from app.map_calibration import open_folder, reading_in
 from app.map_export import FORMATS, format_of, read, write
 from app.map_inputs import concept_axes, example_text_set, text_set_of
 from app.map_picture import Look
@@ -23,10 +25,11 @@ from engine.calibration.tables import read_table
 from engine.errors import ArtifactError, OptionError
 from engine.frames import no_check
 from engine.maps import COLOURS, MapOptions, TextSet
-from engine.maps.options import PREPROCESSINGS, PROJECTIONS, VOCABULARIES
+from engine.maps.options import PREPROCESSINGS, PROJECTIONS, SIDES, VOCABULARIES
 from engine.progress import Progress, Steps
 
 Space = Callable[[argparse.Namespace], LatentSpace]
+_SAVED = "what lexiscope calibrate --save wrote"
 
 
 def register(commands: Any, shared: argparse.ArgumentParser, space: Space) -> None:
@@ -60,6 +63,11 @@ def register(commands: Any, shared: argparse.ArgumentParser, space: Space) -> No
     draw.add_argument("--seed", type=_whole, default=0, help="of UMAP and of every sample")
     draw.add_argument("--neighbours", type=_whole, default=15, help="UMAP's n_neighbors")
     draw.add_argument("--min-dist", type=_number, default=0.1, help="UMAP's min_dist")
+    draw.add_argument(
+        "--principal", type=_whole, default=50, help="principal axes UMAP starts from"
+    )
+    draw.add_argument("--calibration", metavar="FOLDER", help=_SAVED)
+    draw.add_argument("--side", choices=SIDES, default="after", help="of the calibration")
     draw.add_argument("--axes", help="concept axes: king-queen,man-woman")
     draw.add_argument(
         "--colour", default="class", help=f"of HTML and pictures: {', '.join(COLOURS)}"
@@ -73,6 +81,7 @@ def register(commands: Any, shared: argparse.ArgumentParser, space: Space) -> No
         "verify", parents=[shared], help="draw an exported map anew and compare"
     )
     check.add_argument("file", help="what lexiscope map or the map page wrote")
+    check.add_argument("--calibration", metavar="FOLDER", help=_SAVED)
     check.add_argument("--json", action="store_true", help="the report as JSON")
     check.set_defaults(run=lambda given: _verify(given, space))
 
@@ -96,7 +105,7 @@ def _map(given: argparse.Namespace, load: Space) -> int:
         prompt=given.prompt or None,
         bos=given.bos,
         chat=given.chat,
-        texts=_texts(given.texts),
+        texts=_texts(given.texts, given.calibration),
         layer=given.layer,
         state=given.state,
         preprocessing=given.preprocessing,
@@ -105,10 +114,14 @@ def _map(given: argparse.Namespace, load: Space) -> int:
         seed=given.seed,
         neighbours=given.neighbours,
         min_dist=given.min_dist,
+        principal=given.principal,
         axes=concept_axes(given.axes or ""),
     )
     space = load(given)
     try:
+        if given.calibration:
+            named = open_folder(space, Path(given.calibration))
+            options = replace(options, calibration=named, side=given.side)
         if options.projection == "umap":
             _follow(space.maps.umap(options))
         drawing = drawing_of(space, options, format, given.colour, check=no_check)
@@ -126,14 +139,15 @@ def _map(given: argparse.Namespace, load: Space) -> int:
     return 0
 
 
-def _texts(name: str | None) -> TextSet | None:
-    """A set that ships, or a table of the user's."""
+def _texts(name: str | None, calibration: str | None) -> TextSet | None:
+    """A set that ships, or a table of the user's, read as the calibration reads."""
     if not name:
         return None
+    reading = reading_in(Path(calibration)) if calibration else None
     path = Path(name)
     if path.suffix and path.is_file():
-        return text_set_of(path.stem, read_table(path))
-    return example_text_set(name)
+        return text_set_of(path.stem, read_table(path), reading)
+    return example_text_set(name, reading)
 
 
 def _follow(steps: Steps[Any]) -> None:
@@ -181,6 +195,8 @@ def _verify(given: argparse.Namespace, load: Space) -> int:
     document = read(body)
     space = load(given)
     try:
+        if given.calibration:
+            open_folder(space, Path(given.calibration))
         report = space.maps.verify(document)
     finally:
         space.maps.close()

@@ -157,7 +157,7 @@ def answer(
     sent = dict(headers or {})
     if retry_after is not None:
         sent["Retry-After"] = str(retry_after)
-    sentence = f"{sentence[:1].upper()}{sentence[1:]}"[:_SENTENCE_LIMIT]
+    sentence = begun(sentence)[:_SENTENCE_LIMIT]
     error_id = request_id(request)
     if _wants_json(request):
         body = {"error": {"sentence": sentence, "status": status, "id": error_id}}
@@ -180,6 +180,14 @@ def answer(
         log.exception("the error page failed")
         page = f"<!doctype html><title>{status}</title><p>{_SENTENCES[500]}</p>".encode()
     return HTMLResponse(page, status, sent)
+
+
+def begun(sentence: str) -> str:
+    """A sentence with a capital at its start, unless it starts with a name such as ``a.csv``."""
+    first = sentence.split(maxsplit=1)[0] if sentence.strip() else ""
+    if any(sign in first.rstrip(".") for sign in ".'\"`“‘"):
+        return sentence
+    return f"{sentence[:1].upper()}{sentence[1:]}"
 
 
 def request_id(request: Request) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.map_sheet import KINDS, Paint, packed
+from app.map_sheet import KINDS, Paint, packed, slots_of
 from engine.maps import Changes, Cka, Colour, Map, Neighbours
 from engine.trace import number
 
@@ -55,6 +55,7 @@ def described(drawn: Map, layers: int) -> dict[str, Any]:
     return {
         "fingerprint": drawn.fingerprint,
         "title": drawn.title,
+        "heading": drawn.heading,
         "how_chosen": drawn.how_chosen,
         "blind_to": drawn.blind_to,
         "warnings": list(drawn.warnings),
@@ -159,6 +160,7 @@ def coloured(colour: Colour) -> dict[str, Any]:
             "caption": colour.caption,
         }
     codes = np.asarray(colour.codes)
+    counts = np.bincount(codes, minlength=len(colour.names)).tolist()
     width = "u1" if len(colour.names) <= 256 else "u2" if len(colour.names) <= 65_536 else "u4"
     return {
         "by": colour.by,
@@ -166,7 +168,8 @@ def coloured(colour: Colour) -> dict[str, Any]:
         "dtype": width,
         "codes": packed(codes.astype(width)),
         "names": list(colour.names),
-        "counts": np.bincount(codes, minlength=len(colour.names)).tolist(),
+        "counts": counts,
+        "slots": list(slots_of(colour.by, colour.names, counts)),
         "caption": colour.caption,
     }
 
@@ -205,10 +208,16 @@ def near(drawn: Map, found: Neighbours) -> dict[str, Any]:
             "lost": [{**point(drawn, one["index"]), **one} for one in lost],
         }
     kept = sum(one["on_map"] for one in rows)
+    if len(rows) == 1:
+        sentence = f"This neighbour is {'' if kept else 'not '}the nearest on the map."
+    else:
+        sentence = (
+            f"{kept} of these {len(rows)} neighbours {'is' if kept == 1 else 'are'} among the"
+            f" {len(rows)} points that are nearest on the map."
+        )
     return {
         **plain,
-        "sentence": f"{kept} of these {len(rows)} neighbours are among the {len(rows)} points "
-        "that are nearest on the map.",
+        "sentence": sentence,
         "point": placed(drawn, found.index),
         "neighbours": rows,
         "to": to,
@@ -281,5 +290,6 @@ def listed(
         "shown": len(shown),
         "indices": indices[:INDICES].tolist(),
         "rows": [placed(drawn, int(i)) for i in shown],
-        "sentence": f"{len(indices):,} of {drawn.n:,} points {what}{rest}.",
+        "sentence": f"{len(indices):,} of {drawn.n:,} {'point' if drawn.n == 1 else 'points'}"
+        f" {what}{rest}.",
     }

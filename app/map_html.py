@@ -75,6 +75,7 @@ def _plain(sheet: Sheet) -> dict[str, Any]:
         colour = {
             "caption": paint.caption,
             "names": list(paint.names),
+            "counts": list(paint.counts),
             "codes": packed(paint.values.astype(np.uint8)),
             "light": list(class_colours(paint, theme(False))),
             "dark": list(class_colours(paint, theme(True))),

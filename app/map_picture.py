@@ -200,7 +200,8 @@ class _Picture:
             self._points(axes, inside, color=colours.lines[0], **style)
         elif self.paint.kind == "category":
             by_class = class_colours(self.paint, colours)
-            for code in range(len(by_class)):
+            # The rarest come last, so that no crowd covers them.
+            for code in np.argsort(-np.asarray(self.paint.counts), kind="stable").tolist():
                 these = inside[self.paint.values[inside] == code]
                 self._points(axes, these, color=by_class[code], **style)
         else:
@@ -351,7 +352,7 @@ class _Picture:
             sign(y, self.colours.muted, "D", hollow=True)
             self._text(x + 17, y, "lies further out; drawn", 11.5, self.colours.ink)
             y -= 15
-            self._text(x + 17, y, f"at the border ({far})", 11.5, self.colours.ink)
+            self._text(x + 17, y, f"at the border ({far:,})", 11.5, self.colours.ink)
 
     def _scale(self, x: float, y: float) -> float:
         """A strip of colour with its ends; returns where to go on."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app import version
-from app.figures.theme import Theme
+from app.figures.theme import DARK, Theme
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -26,9 +26,34 @@ KIND_NAMES = {
     "prompt": "tokens of the prompt",
     "text": "texts (last position)",
 }
-OTHERS = "the rest"
-MOST_CATEGORIES = 8
-"""Colours that can be told apart; smaller categories share one."""
+LINES = (0, 5, 2, 3, 4, 6, 7)
+"""The theme's line colours that categories take, in order; the second is left to the prompt."""
+GREY = -1
+"""The slot of what shares one grey."""
+_EDGE = ("#858f96", "#6d7982")
+"""That grey on light and dark, as ``--edge`` in the style sheet."""
+_CLASSES = ("word", "word piece", "number", "punctuation", "text", "byte", "special")
+_FIXED = {"class": _CLASSES, "kind": KINDS}
+"""Categories whose colour is the same on every map; of theirs, what is not named is grey."""
+
+
+def slots_of(by: str, names: Sequence[str], counts: Sequence[int]) -> tuple[int, ...]:
+    """The colour of each category, as a place in `LINES` or `GREY`; pages and files share it.
+
+    Kinds of tokens have a fixed one. Of other categories the largest have one, in their own order.
+
+    Args:
+        by: what colours the points.
+        names: of the categories.
+        counts: points in each.
+    """
+    fixed = _FIXED.get(by)
+    if fixed is not None:
+        return tuple(fixed.index(name) if name in fixed else GREY for name in names)
+    found = [i for i in range(len(names)) if counts[i]]
+    largest = sorted(found, key=lambda i: (-counts[i], i))[: len(LINES)]
+    place = {code: slot for slot, code in enumerate(sorted(largest))}
+    return tuple(place.get(code, GREY) for code in range(len(names)))
 
 
 @dataclass(frozen=True)
@@ -44,25 +69,32 @@ class Paint:
     names: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
     unit: str = ""
+    slots: tuple[int, ...] = ()
+    """Per name its place in `LINES`, or `GREY`; empty before `grouped`."""
 
-    def grouped(self, limit: int = MOST_CATEGORIES) -> Paint:
-        """At most `limit` categories, largest first; the rest become one."""
+    def grouped(self) -> Paint:
+        """Only categories that occur, each with its colour; those without one become one."""
         if self.kind == "number":
             return self
-        counts = np.bincount(self.values.astype(np.int64), minlength=len(self.names))
-        order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i] > 0]
-        kept = order if len(order) <= limit else order[: limit - 1]
+        counts = np.bincount(self.values.astype(np.int64), minlength=len(self.names)).tolist()
+        slots = slots_of(self.by, self.names, counts)
+        some = [i for i, count in enumerate(counts) if count]
+        kept = sorted((i for i in some if slots[i] != GREY), key=lambda i: slots[i])
+        rest = [i for i in some if slots[i] == GREY]
         place = np.full(len(self.names), len(kept), dtype=np.int64)
         place[kept] = np.arange(len(kept))
         names = [self.names[i] for i in kept]
         sizes = [int(counts[i]) for i in kept]
-        if len(order) > len(kept):
-            names.append(f"{OTHERS} ({len(order) - len(kept)} kinds)")
-            sizes.append(int(counts.sum()) - sum(sizes))
+        colours = [slots[i] for i in kept]
+        if rest:
+            names.append(self.names[rest[0]] if len(rest) == 1 else f"{len(rest):,} others")
+            sizes.append(sum(counts[i] for i in rest))
+            colours.append(GREY)
         codes = place[self.values.astype(np.int64)]
         return Paint(
-            self.by, self.caption, "category", codes, tuple(names), tuple(sizes), self.unit
-        )
+            self.by, self.caption, "category", codes, tuple(names), tuple(sizes), self.unit,
+            tuple(colours),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,16 +144,21 @@ def provenance(map: Any) -> str:
     frame = "" if options.vocabulary == "alone" else f"frame {options.frame}, "
     projection = {
         "shared": "shared linear projection",
+        "selection": "PCA of the selected bases",
         "layer": "per-layer PCA with Procrustes",
         "umap": f"UMAP ({options.neighbours} neighbours, minimum distance {options.min_dist:g})",
         "axes": "concept axes",
     }[options.projection]
     versions = ", ".join(f"{name} {one}" for name, one in map.versions.items())
+    calibration = ""
+    if options.calibration is not None:
+        named = options.calibration
+        calibration = f"{options.side} calibration {named.label} ({named.fingerprint}), "
     return (
         f"Lexiscope {version()} · model {model.name}{revision} ({model.fingerprint}) on "
         f"{model.device} in {model.dtype} · layer {layer_of(map)}, {options.state} states, "
-        f"{options.preprocessing} · {frame}{projection}, {options.dims}-D, seed {options.seed} · "
-        f"{versions} · map {map.fingerprint}"
+        f"{calibration}{options.preprocessing} · {frame}{projection}, {options.dims}-D, seed "
+        f"{options.seed} · {versions} · map {map.fingerprint}"
     )
 
 
@@ -132,11 +169,10 @@ def layer_of(map: Any) -> int:
 
 
 def class_colours(paint: Paint, colours: Theme) -> tuple[str, ...]:
-    """One colour per category; the rest is grey, and orange is left to the prompt's tokens."""
-    free = [one for one in colours.lines if one != colours.lines[1]]
+    """One colour per category of a paint that was grouped; what has none of its own is grey."""
     return tuple(
-        colours.muted if name.startswith(OTHERS) else free[i % len(free)]
-        for i, name in enumerate(paint.names)
+        _EDGE[colours.surface == DARK.surface] if slot == GREY else colours.lines[LINES[slot]]
+        for slot in paint.slots
     )
 
 

@@ -14,6 +14,7 @@ What every template may use, besides the fields of its context dataclass:
 - ``explorer`` (``.state`` is ``loading``, ``ready`` or ``failed``; ``.progress`` and ``.failure``
   say more), ``model`` (the facts of the loaded model, or None), ``badge`` (the self-check's
   ``.level``, ``.text`` and ``.reason``), ``notice`` (a sentence for a banner on each page, or
+  None), ``jobs_mark`` (the ``.text`` and ``.level`` of what is under way or was interrupted, or
   None), ``version``, ``path`` (of this request, without the root path), ``is_fragment``.
 """
 
@@ -224,6 +225,7 @@ def _common(request: Request) -> dict[str, object]:
         "model": explorer.info,
         "badge": explorer.badge,
         "notice": explorer.notice,
+        "jobs_mark": request.app.state.jobs.mark,
         "version": version(),
         "path": request.url.path.removeprefix(str(request.scope.get("root_path", ""))),
     }

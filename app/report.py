@@ -15,7 +15,7 @@ from app import export
 from app.figures.theme import DARK, LIGHT, Theme, text_colours
 from app.report_drawings import KIND_LINES, accuracy_and_time, dots_with_intervals
 from engine.calibration.evaluation import Cell, Evaluation
-from engine.calibration.findings import Finding
+from engine.calibration.findings import Finding, counted, signed
 from engine.calibration.methods import METHODS
 from engine.calibration.metrics import Interval
 from engine.calibration.protocol import KINDS
@@ -50,7 +50,8 @@ def report_html(found: Evaluation) -> str:
         _section(
             "Accuracy and time",
             "Up is more accurate, left is quicker. Time is training and inference together, on a"
-            " logarithmic scale.",
+            " logarithmic scale. Named are calibration and the methods that no other beats in both;"
+            " the others are named in the table above and under the pointer.",
             accuracy_and_time(found),
         ),
     ]
@@ -102,11 +103,9 @@ def _facts(found: Evaluation) -> str:
         if same
         else "sizes below"
     )
-    count = len(found.tasks)
     return escape(
         f"{model['parameters']:,} parameters, d = {model['width']}, v = {model['vocabulary']:,} · "
-        f"{count} data set{'s' if count != 1 else ''} · {rows} · "
-        f"{len(found.seeds)} seed{'s' if len(found.seeds) != 1 else ''}"
+        f"{counted(len(found.tasks), 'data set')} · {rows} · {counted(len(found.seeds), 'seed')}"
     )
 
 
@@ -120,14 +119,14 @@ def _cards(found: Evaluation) -> str:
     cards = []
     if _HEADLINE in found.averages:
         mean = found.averages[_HEADLINE].accuracy
-        cards.append(("Calibration [sm]", f"{100 * mean.value:.1f} %", _range(mean, ""), ""))
+        cards.append(("calibration", f"{100 * mean.value:.1f} %", _range(mean, ""), ""))
     pairs = {(d.first, d.second): d.mean for d in found.differences}
-    for other, words in (("knn-prompting", "kNN prompting"), ("linear-probe", "the linear probe")):
+    for other, words in (("knn-prompting", "kNN prompting"), ("linear-probe", "linear probe")):
         gain = pairs.get((_HEADLINE, other))
         if gain is not None:
             tone = "good" if gain.low > 0 else "bad" if gain.high < 0 else "even"
-            value = f"{100 * gain.value:+.1f}"
-            cards.append((f"points against {words}", value, _range(gain, "+"), tone))
+            name = f"points, calibration minus {words}"
+            cards.append((name, signed(gain.value), _range(gain, "+"), tone))
     if {_HEADLINE, "knn-prompting"} <= found.averages.keys():
         ours, theirs = (found.averages[m].seconds for m in (_HEADLINE, "knn-prompting"))
         if theirs > 0:
@@ -148,7 +147,9 @@ def _cards(found: Evaluation) -> str:
 
 
 def _range(interval: Interval, sign: str) -> str:
-    return f"{100 * interval.low:{sign}.1f} to {100 * interval.high:{sign}.1f}"
+    if sign:
+        return f"{signed(interval.low)} to {signed(interval.high)}"
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
 
 
 def _table(found: Evaluation) -> str:
@@ -248,21 +249,15 @@ def _differences(found: Evaluation) -> str:
 
 def _gap(interval: Interval) -> str:
     tone = "good" if interval.low > 0 else "bad" if interval.high < 0 else ""
-    value = f"{100 * interval.value:+.1f}"
+    value = signed(interval.value)
     shown = f"<b>{value}</b>" if tone else value
     return f'<td class="n {tone}">{shown}<small>{_range(interval, "+")}</small></td>'
 
 
 def _findings(findings: Sequence[Finding]) -> str:
-    words = {"met": "goal met", "missed": "goal missed", "open": "open"}
-    rows = []
-    for one in findings:
-        badge = ""
-        if one.verdict in words:
-            badge = f'<span class="badge {one.verdict}">{words[one.verdict]}</span> '
-        goal = f"<small>Goal: {escape(one.goal)}.</small>" if one.goal else ""
-        rows.append(f"<li>{badge}{escape(one.text)}{goal}</li>")
-    return f'<ul class="findings">{"".join(rows)}</ul>'
+    # Verdicts belong to goals that were set for this project's own bench: a reader has others.
+    rows = "".join(f"<li>{escape(one.text)}</li>" for one in findings)
+    return f'<ul class="findings">{rows}</ul>'
 
 
 def _notes(found: Evaluation) -> str:
@@ -294,7 +289,8 @@ def _notes(found: Evaluation) -> str:
             f" {escape(reason)}</li>"
         )
     return (
-        f'<details><summary>{len(rows)} notes</summary><ul class="notes">{"".join(rows)}</ul>'
+        f"<details><summary>{counted(len(rows), 'note')}</summary>"
+        f'<ul class="notes">{"".join(rows)}</ul>'
         "</details>"
     )
 
@@ -378,9 +374,7 @@ svg .soft{fill:var(--muted);font-size:12px}svg .rule{stroke:var(--rule)}
 svg .chance{stroke:var(--mark);stroke-dasharray:4 4}svg .ring{stroke:var(--surface)}
 .findings,.notes{padding:0;margin:0;list-style:none}.findings li{padding:.7rem 0;
 border-top:1px solid var(--rule);max-width:85ch}.findings li:first-child{border-top:0}
-.badge{display:inline-block;font-size:.74rem;font-weight:650;padding:.05rem .5rem;
-border-radius:99px;border:1px solid currentColor;margin-right:.35rem}.badge.met{color:var(--good)}
-.badge.missed{color:var(--bad)}.badge.open{color:var(--muted)}.notes li{margin:.5rem 0;
+.notes li{margin:.5rem 0;
 font-size:.92rem}details summary{cursor:pointer;color:var(--l0)}footer{color:var(--muted);
 font-size:.85rem;max-width:90ch}
 @media print{body{background:#fff}section,.card{break-inside:avoid}}

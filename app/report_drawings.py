@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 from typing import Final
 
 from engine.calibration.evaluation import Average, Evaluation
+from engine.calibration.findings import OURS
 from engine.calibration.methods import METHODS
 from engine.calibration.protocol import KINDS, Kind
 
@@ -77,7 +79,10 @@ def dots_with_intervals(found: Evaluation) -> str:
 
 
 def accuracy_and_time(found: Evaluation) -> str:
-    """Seconds against mean accuracy, a dot per method."""
+    """Seconds against mean accuracy, a dot per method.
+
+    Named are calibration and the front: methods that none is at least as accurate as and quicker.
+    """
     own = [(m, found.averages[m]) for m in found.methods if m in found.averages]
     own = [(m, a) for m, a in own if a.seconds > 0]
     if not own:
@@ -120,25 +125,37 @@ def accuracy_and_time(found: Evaluation) -> str:
     taken = [(x(a.seconds) - 8, x(a.seconds) + 8, y(a.accuracy.value), 13.0) for _, a in own]
     for method, average in sorted(own, key=lambda pair: -pair[1].accuracy.value):
         px, py = x(average.seconds), y(average.accuracy.value)
+        line = KIND_LINES[METHODS[method].kind]
+        title = escape(METHODS[method].title)
+        dot = (
+            f"<title>{title}: {100 * average.accuracy.value:.1f} %, {average.seconds:,.2f} s"
+            f'</title><circle class="f{line} ring" cx="{px:.1f}" cy="{py:.1f}" r="7"'
+            ' stroke-width="1.5"/>'
+        )
+        if method != OURS and not _leads(average, [a for _, a in own]):
+            parts.append(f"<g>{dot}</g>")
+            continue
         begin, end, ty = px + 12, px + 14 + 6.6 * len(METHODS[method].title), py
         while any(begin < z and end > w and abs(ty - at) < gap for w, z, at, gap in taken):
             ty += 3.0
         taken.append((begin, end, ty, 14.0))
-        line = KIND_LINES[METHODS[method].kind]
-        title = escape(METHODS[method].title)
         joint = ""
         if abs(ty - py) > 5:
             joint = (
                 f'<line class="rule" x1="{px:.1f}" y1="{py:.1f}" x2="{px + 9:.1f}" y2="{ty:.1f}"/>'
             )
-        parts.append(
-            f"<g><title>{title}: {100 * average.accuracy.value:.1f} %,"
-            f" {average.seconds:,.2f} s</title>{joint}"
-            f'<circle class="f{line} ring" cx="{px:.1f}" cy="{py:.1f}" r="7" stroke-width="1.5"/>'
-            f'<text x="{px + 12:.1f}" y="{ty + 4:.1f}">{title}</text></g>'
-        )
+        parts.append(f'<g>{joint}{dot}<text x="{px + 12:.1f}" y="{ty + 4:.1f}">{title}</text></g>')
     height = max(height, round(max(at for _, _, at, _ in taken)) + 30)
     return _svg(height, "Mean accuracy against seconds", parts)
+
+
+def _leads(one: Average, others: Sequence[Average]) -> bool:
+    """Whether no other is as accurate and quicker, or as quick and more accurate."""
+    own = (one.accuracy.value, -one.seconds)
+    return not any(
+        all(b >= a for a, b in zip(own, theirs, strict=True)) and theirs != own
+        for theirs in ((a.accuracy.value, -a.seconds) for a in others)
+    )
 
 
 def _decades(least: float, most: float) -> list[tuple[float, str]]:

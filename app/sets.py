@@ -48,6 +48,10 @@ class SetView:
     problems: tuple[Mapping[str, Any], ...]
     """The first bad rows: ``line`` and ``reason``; they are left out of the set."""
     problem_count: int
+    notes: tuple[Mapping[str, Any], ...]
+    """The first lines that were read otherwise than they may be meant: ``line`` and ``text``."""
+    separator: str
+    """What separates its columns: comma, semicolon, tab or bar; empty where nothing does."""
     bytes: int
     """Of the file that was uploaded; 0 for an example."""
     sha256: str
@@ -64,6 +68,8 @@ class SetView:
             "columns": list(self.columns),
             "problems": [dict(one) for one in self.problems],
             "problem_count": self.problem_count,
+            "notes": [dict(one) for one in self.notes],
+            "separator": self.separator,
             "bytes": self.bytes,
             "sha256": self.sha256,
             "created": self.created,
@@ -223,6 +229,8 @@ class Sets:
                 return Upload(file.filename, given, path)
         except ClientDisconnect:
             raise ClientGone from None
+        except UnicodeError:  # the form names a character set that cannot read its own words
+            raise HTTPException(400, "The form cannot be read; send its fields in UTF-8.") from None
 
     def _spool(self, file: UploadFile) -> Path:
         path = self._incoming()
@@ -272,6 +280,8 @@ def _example_view(name: str, title: str, table: Table) -> SetView:
         columns=table.columns,
         problems=(),
         problem_count=0,
+        notes=(),
+        separator="",
         bytes=0,
         sha256="",
         created=None,
@@ -288,6 +298,8 @@ def _view(record: Record) -> SetView:
         columns=tuple(told["columns"]),
         problems=tuple(told["problems"][:SHOWN_PROBLEMS]),
         problem_count=int(told["problem_count"]),
+        notes=tuple(told.get("notes", ())),
+        separator=str(told.get("separator", "")),
         bytes=int(told["bytes"]),
         sha256=str(told["sha256"]),
         created=iso(record.created),

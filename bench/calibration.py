@@ -29,6 +29,7 @@ from engine.calibration.evaluation import (
     Evaluation,
     TaskSource,
     evaluate,
+    model_line,
     prepare,
     summarise,
 )
@@ -85,7 +86,7 @@ def table(given: argparse.Namespace) -> None:
         runs |= {key: list(cell.per_seed) for key, cell in found.cells.items()}
         left_out |= found.left_out
         whole = summarise(
-            space,
+            model_line(space),
             lines,
             [m.name for m in methods_named(given.methods)],
             seeds,
@@ -95,8 +96,13 @@ def table(given: argparse.Namespace) -> None:
         )
         kept = {
             "kind": "table",
-            "evaluation": whole.to_dict(),
-            "rows": whole.rows(),
+            "model": model_line(space),
+            "lines": lines,
+            "methods": whole.methods,
+            "seeds": seeds,
+            "runs": runs,
+            "left_out": left_out,
+            "settings": settings,
             "cpu": time.process_time() - cpu,
             "wall": time.perf_counter() - wall,
             "adapters": (given.adapter_rows, given.adapter_epochs),

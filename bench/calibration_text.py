@@ -12,6 +12,8 @@ from typing import Any
 
 from bench.measure import exponent
 from bench.report import hardware
+from engine.calibration.evaluation import summarise
+from engine.calibration.findings import counted, signed
 from engine.calibration.methods import METHODS
 
 RESULTS = Path(__file__).with_name("results")
@@ -34,9 +36,34 @@ def exponents(found: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, floa
     return out
 
 
+def _summed(part: dict[str, Any]) -> dict[str, Any]:
+    """A table with its intervals and sentences, which come from the rows' outcomes."""
+    if part["kind"] != "table":
+        return part
+    names = ("lines", "methods", "seeds", "runs", "left_out", "settings")
+    found = summarise(part["model"], *(part[name] for name in names))
+    return part | {"evaluation": found.to_dict(), "outcomes": _outcomes(part)}
+
+
+def _outcomes(part: dict[str, Any]) -> dict[str, Any]:
+    """Each test row's class and answers as digits, so that intervals can be computed anew.
+
+    `rows` numbers the rows of a task, seed by seed: equal numbers are the same row.
+    """
+    out: dict[str, Any] = {}
+    for (method, name), runs in part["runs"].items():
+        task = out.setdefault(name, {"rows": [], "truth": [], "predicted": {}})
+        distinct = dict.fromkeys(int(row) for run in runs for row in run.rows)
+        number = {row: i for i, row in enumerate(distinct)}
+        task["rows"] = [[number[int(row)] for row in run.rows] for run in runs]
+        task["truth"] = ["".join(map(str, run.truth)) for run in runs]
+        task["predicted"][method] = ["".join(map(str, run.predicted)) for run in runs]
+    return out
+
+
 def write(given: argparse.Namespace) -> None:
     """Parts → bench/results/calibration_*.md and .json."""
-    parts = [pickle.loads(path.read_bytes()) for path in given.parts]
+    parts = [_summed(pickle.loads(path.read_bytes())) for path in given.parts]
     words, slug = hardware()
     today = datetime.date.today().isoformat()
     tables = [p for p in parts if p["kind"] == "table"]
@@ -52,7 +79,8 @@ def write(given: argparse.Namespace) -> None:
             f"- rows of each set, drawn by the seed: {task['train']} to train, {task['valid']} to"
             f" choose settings and stop, {task['test']} to test; seeds draw the"
             " split, the demonstrations and first values",
-            "- intervals: 95 % bootstrap of two levels (seeds, test rows); differences paired",
+            "- intervals: 95 % bootstrap of two levels: seeds, and the distinct test rows of all"
+            " seeds together, for they draw from one test file and share rows; differences paired",
             "- seconds: processor time of one thread, which is what the clock shows on a machine"
             " with nothing else to do (this one was shared); the texts' reading is charged to"
             " every method as if it were alone; sums over the sets, means over the seeds",
@@ -73,7 +101,12 @@ def write(given: argparse.Namespace) -> None:
         "date": today,
         "tables": [
             p["evaluation"]
-            | {"title": p["title"], "remarks": p["remarks"], "cpu_seconds": p["cpu"]}
+            | {
+                "title": p["title"],
+                "remarks": p["remarks"],
+                "cpu_seconds": p["cpu"],
+                "outcomes": p["outcomes"],
+            }
             for p in tables
         ],
         "growth": [p | {"exponents": exponents(p["points"])} for p in grown],
@@ -93,7 +126,7 @@ def _table_text(part: dict[str, Any]) -> list[str]:
         f" d = {model['width']}, v = {model['vocabulary']:,})",
         "",
         f"{part['cpu'] / 60:.1f} min of processor time, {part['wall'] / 60:.1f} min on the clock;"
-        f" {len(found['seeds'])} seed(s); LoRA and IA3 on {part['adapters'][0]} rows,"
+        f" {counted(len(found['seeds']), 'seed')}; LoRA and IA3 on {part['adapters'][0]} rows,"
         f" {part['adapters'][1]} epochs; prompts of at most {part.get('context') or 512} tokens."
         " Chance (largest class): "
         + ", ".join(f"{t['name']} {100 * t['chance']:.1f}" for t in found["tasks"])
@@ -133,20 +166,17 @@ def _table_text(part: dict[str, Any]) -> list[str]:
     out += ["|---|---|---:|" + "---:|" * len(names)]
     for one in found["differences"]:
         cells = [_points(one["per_task"][n]) if n in one["per_task"] else "" for n in names]
-        out.append(
-            f"| {one['first']} | {one['second']} | **{_points(one['mean'])}** | "
-            + " | ".join(cells)
-            + " |"
-        )
+        pair = " | ".join(METHODS[one[side]].title for side in ("first", "second"))
+        out.append(f"| {pair} | **{_points(one['mean'])}** | {' | '.join(cells)} |")
     return out
 
 
 def _percent(one: dict[str, float]) -> str:
-    return f"{100 * one['value']:.1f} ({100 * one['low']:.1f}-{100 * one['high']:.1f})"
+    return f"{100 * one['value']:.1f} ({100 * one['low']:.1f}–{100 * one['high']:.1f})"
 
 
 def _points(one: dict[str, float]) -> str:
-    return f"{100 * one['value']:+.1f} ({100 * one['low']:+.1f} to {100 * one['high']:+.1f})"
+    return f"{signed(one['value'])} ({signed(one['low'])} to {signed(one['high'])})"
 
 
 def _growth_text(part: dict[str, Any]) -> list[str]:

@@ -30,8 +30,8 @@ PARTS = ("points", "texts", "border", "spokes", "lit", "halo", "path", "names")
 neighbours, what was found, the prompt's states (twice, for a light edge), and names."""
 ON_CANVAS = ("points", "texts", "lit")
 """What the page's script draws itself on a flat map."""
-PAD = 0.01
-"""Room around the points, as a share of their range."""
+PAD, PAD_OF_FEW, FEW = 0.01, 0.05, 160
+"""Room around the points as a share of their range; more where few points all have names."""
 
 
 def size_of(points: int) -> float:
@@ -141,8 +141,11 @@ def _trace(part: str, colours: Theme, flat: bool, count: int, own: int) -> Any:
                      textfont={**font, "size": 13}, marker=marker,
                      line={"width": 2 if flat else 4, "color": colours.mark},
                      meta={"part": part}, **common)  # fmt: skip
-    return drawn(mode="text", text=[], textposition="top center", textfont=font,
-                 meta={"part": part}, **common)  # fmt: skip
+    # Unseen dots as large as those on the canvas keep the names above them.
+    room = {"size": size_of(count) + 1, "opacity": 0, "color": colours.ink}
+    return drawn(mode="markers+text" if flat else "text", text=[], textposition="top center",
+                 textfont=font, marker=room if flat else None, meta={"part": part},
+                 **common)  # fmt: skip
 
 
 def _place(
@@ -175,15 +178,16 @@ def labels_of(meta: Mapping[str, Any], kind: str) -> list[str]:
     return [text for part in meta["labels"] if part["start"] in starts for text in part["labels"]]
 
 
-def padded(low: float, high: float) -> list[float]:
+def padded(low: float, high: float, pad: float = PAD) -> list[float]:
     """A range with some room around it; one point has room as well."""
-    room = (high - low) * PAD or max(abs(high), 1.0) * PAD
+    room = (high - low) * pad or max(abs(high), 1.0) * pad
     return [low - room, high + room]
 
 
 def _layout(meta: Mapping[str, Any], colours: Theme, flat: bool) -> dict[str, Any]:
     titles = [plot_text(str(title), 70) for title in meta["axes"]["titles"]]
-    ranges = [padded(*pair) for pair in meta["axes"]["ranges"]]
+    pad = PAD_OF_FEW if int(meta["n"]) <= FEW else PAD
+    ranges = [padded(low, high, pad) for low, high in meta["axes"]["ranges"]]
     common: dict[str, Any] = {
         "height": HEIGHT,
         "showlegend": False,

@@ -210,6 +210,7 @@ _FAULTS: dict[int, str] = {
     404: "No such model, or nothing at this address.",
     405: "This address does not take that method.",
     408: "The body took too long to arrive.",
+    409: "A UMAP that is not computed yet, or something saved that is damaged or another model's.",
     413: "The body is too large, or the answer would need more memory than allowed.",
     415: "The body is compressed, or not of the type that is needed.",
     422: "A value cannot be used; the sentence says which and why.",
@@ -220,14 +221,18 @@ _FAULTS: dict[int, str] = {
 }
 
 
-def described(model: type[BaseModel] | None = None, csv: bool = False) -> dict[int | str, Any]:
+def described(
+    model: type[BaseModel] | None = None, csv: bool = False, status: int = 200
+) -> dict[int | str, Any]:
     """What an address answers, faults included, for OpenAPI."""
     faults: dict[int | str, Any] = {
         status: {"model": FaultDocument, "description": text} for status, text in _FAULTS.items()
     }
     if csv:
         return {200: {"content": {"text/csv": {}}, "description": "A table."}, **faults}
-    return {200: {"model": model or Document}, **faults}
+    if status == 204:
+        return {status: {"description": "Done."}, **faults}
+    return {status: {"model": model or Document}, **faults}
 
 
 def json_answer(body: bytes) -> Response:

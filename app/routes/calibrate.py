@@ -22,7 +22,7 @@ from app.calibrations import SavedView
 from app.dependencies import CalibrationsDep, ExplorerDep, JobsDep, SetsDep
 from app.rendering import link, render
 from app.routes.asking import ask_params
-from app.routes.calibrate_preview import Preview, preview
+from app.routes.calibrate_preview import LeftOut, Preview, left_out, preview
 from app.routes.calibrate_setup import (
     CalibrateQuery,
     Columns,
@@ -33,7 +33,8 @@ from app.routes.calibrate_setup import (
     settings_form,
     spec_of,
 )
-from app.routes.calibrate_words import sentence, share, when
+from app.routes.calibrate_tables import changed_words
+from app.routes.calibrate_words import sentence, share, thin, when
 from app.routes.method import TERMS, Term
 from app.sets import SetView, aside
 from app.store import NotFound
@@ -47,6 +48,8 @@ SavedId = Annotated[str, Path(pattern=r"^[0-9a-f]{24}$")]
 
 _KINDS = ("calibration", "competitors", "ablation")
 """The kinds of jobs that this page is about."""
+_NOTES = 8
+"""Notes on a set that its view shows."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class SavedLine:
 
     name: str
     gain: str
+    settings: str
+    """What differs from the default ones."""
     text: str
     href: str
 
@@ -73,7 +78,12 @@ class CalibratePage:
     """What ``calibrate/page.html`` shows."""
 
     sets: tuple[SetCard, ...]
+    left_out: LeftOut | None
     shown: str
+    title: str
+    """What was typed as the calibration's name."""
+    usual_title: str
+    """What it is called where nothing was typed."""
     columns: Columns | None
     template: str
     preview: Preview | None
@@ -123,7 +133,9 @@ async def run(
         if mistake is not None:
             raise OptionError(mistake)
         spec = spec_of(query, await aside(partial(sets.table, query.set)))
-        job = await calibrations.start(request, query.set, spec, options_of(query))
+        job = await calibrations.start(
+            request, query.set, spec, options_of(query), name=query.title or ""
+        )
     except InputError as error:
         page = await _page(request, calibrations, sets, jobs, query, problem=str(error))
         return render(request, "calibrate/page.html", page, status=422)
@@ -172,10 +184,14 @@ async def _page(
     upload_open: bool = False,
 ) -> CalibratePage:
     views = await aside(sets.all)
-    columns, seen, template = None, None, query.template or ""
+    chosen = next((view for view in views if view.id == query.set), None)
+    columns, seen, template, bad = None, None, query.template or "", None
     try:
         table = await aside(partial(sets.table, query.set))
+        count = 0 if chosen is None else chosen.problem_count
+        bad = left_out(table, count, (), "")
         spec = spec_of(query, table)
+        bad = await aside(partial(left_out, table, count, spec.text_columns, spec.label_column))
         columns, template = columns_form(spec, table), spec.template
         options_of(query).validate()
         seen = preview(await calibrations.task(request, query.set, spec))
@@ -193,7 +209,10 @@ async def _page(
     saved = await calibrations.list()
     return CalibratePage(
         sets=tuple(_card(request, view, query.set) for view in views),
+        left_out=bad,
         shown=query.set,
+        title=query.title or "",
+        usual_title="" if chosen is None else chosen.name,
         columns=columns,
         template=template,
         preview=seen,
@@ -212,12 +231,18 @@ async def _page(
 
 
 def _card(request: Request, view: SetView, chosen: str) -> SetCard:
-    rows = f"{view.rows:,}".replace(",", "\u202f") + (" texts" if view.rows != 1 else " text")
+    rows = thin(view.rows) + (" texts" if view.rows != 1 else " text")
     what = "written for Lexiscope" if view.example else "uploaded"
+    if view.separator:
+        what += f", columns separated by {view.separator}s"
     if view.problem_count:
-        what += f", {view.problem_count} rows left out"
+        left = view.problem_count
+        what += f", {thin(left)} row{'s' if left != 1 else ''} left out"
     action = None if view.example else link(request, f"/calibrate/sets/{view.id}/delete")
-    return SetCard(view.id, view.name, f"{rows}, {what}", view.id == chosen, action)
+    notes = [str(one["text"]) for one in view.notes]
+    if len(notes) > _NOTES:
+        notes = [*notes[:_NOTES], "More lines have such a quote."]
+    return SetCard(view.id, view.name, f"{rows}, {what}", view.id == chosen, action, tuple(notes))
 
 
 def _saved_line(request: Request, view: SavedView) -> SavedLine:
@@ -228,6 +253,7 @@ def _saved_line(request: Request, view: SavedView) -> SavedLine:
     return SavedLine(
         view.name,
         gain,
+        view.method if view.changed is None else changed_words(view.changed),
         f"{when(view.created)}{model}",
         link(request, f"/calibrate/{view.id}"),
     )

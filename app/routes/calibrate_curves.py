@@ -107,9 +107,15 @@ def layers_sentence(comparison: Numbers) -> str:
         return ""
     best = max(range(len(curve["probe"])), key=lambda i: curve["probe"][i]["value"])
     read = max(range(len(curve["reading"])), key=lambda i: curve["reading"][i]["value"])
+    probe, bases = curve["layers"][best], curve["layers"][read]
+    reached = share(curve["reading"][read]["value"])
+    by_bases = (
+        f"and by the nearest label basis ({reached})"
+        if probe == bases
+        else f"and at layer {bases} by the nearest label basis ({reached})"
+    )
     return (
-        f"The labels can be read best at layer {curve['layers'][best]} by a linear probe"
-        f" ({share(curve['probe'][best]['value'])}) and at layer {curve['layers'][read]} by the"
-        f" nearest label basis ({share(curve['reading'][read]['value'])}); where the probe stands"
+        f"The labels can be read best at layer {probe} by a linear probe"
+        f" ({share(curve['probe'][best]['value'])}) {by_bases}; where the probe stands"
         " high and the bases low, the label is there but not in the direction of its word."
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from app.figures.calibrate import LINES
+from app.routes.calibrate_words import thin
+from engine.calibration.tables import Problem, Table
 from engine.calibration.tasks import SPLITS, Task
 
 PROMPTS = 4
@@ -16,8 +19,8 @@ PROMPT_EXCERPT = 700
 """Characters of a prompt that step 2 shows."""
 
 
-BAD_ROWS = 12
-"""Rows left out that step 2 lists by line."""
+BAD_ROWS = 50
+"""Rows left out that the page lists by line."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,17 @@ class DataCheck:
     level: Literal["ok", "note", "fail"]
     name: str
     reason: str
-    lines: tuple[tuple[str, str], ...] = ()
-    """(line, reason) of rows that were left out."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows of the chosen set that cannot be used."""
+
+    text: str
+    lines: tuple[tuple[str, str], ...]
+    """(line, reason) of the first."""
+    more: str
+    """A sentence about those that are not listed, or empty."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +120,48 @@ def preview(task: Task) -> Preview:
         tuple(prompts),
         _checks(task),
         tuple(
-            (name, f"{task.size(split):,}".replace(",", "\u202f"))
+            (name, thin(task.size(split)))
             for split, name in zip(SPLITS, ("to learn from", "to stop by", "to test"), strict=True)
         ),
-        f"{total:,}".replace(",", "\u202f"),
+        thin(total),
     )
+
+
+def left_out(
+    table: Table, bad: int, text_columns: Sequence[str], label_column: str
+) -> LeftOut | None:
+    """Rows that cannot be used, whatever else keeps the set from running; None where all can.
+
+    Args:
+        table: the set; columns that it does not have are passed over.
+        bad: how many rows of its file could not be read, also where the table lists fewer.
+        text_columns: where the texts stand.
+        label_column: where the label stands.
+    """
+    found = [*table.problems, *_empty(table, text_columns, label_column)]
+    count = max(bad, len(table.problems)) + len(found) - len(table.problems)
+    if not count:
+        return None
+    found.sort(key=lambda one: one.line)
+    lines = tuple((f"{one.line}", one.reason) for one in found[:BAD_ROWS])
+    one = count == 1
+    return LeftOut(
+        f"{thin(count)} row{'' if one else 's'} of this set cannot be used and"
+        f" {'is' if one else 'are'} left out",
+        lines,
+        f"These are the first {len(lines)} of {thin(count)}." if count > len(lines) else "",
+    )
+
+
+def _empty(table: Table, text_columns: Sequence[str], label_column: str) -> list[Problem]:
+    texts = [column for column in text_columns if column in table.columns]
+    found = []
+    for row in table.rows:
+        if texts and not any(row.values[column].strip() for column in texts):
+            found.append(Problem(row.line, "no text"))
+        elif label_column in table.columns and not row.values[label_column].strip():
+            found.append(Problem(row.line, "no label"))
+    return found
 
 
 def _checks(task: Task) -> tuple[DataCheck, ...]:
@@ -157,13 +206,16 @@ def _checks(task: Task) -> tuple[DataCheck, ...]:
         )
     )
     dropped = {key: count for key, count in report.dropped.items() if count}
-    lines = tuple((f"{p.line}", p.reason) for p in report.problems[:BAD_ROWS])
     left = len(report.problems)
     reasons = "; ".join(f"{count} {reason}" for reason, count in dropped.items())
     if left or dropped:
-        rows = f"{left} row{'s' if left != 1 else ''} could not be used. " if left else ""
+        rows = (
+            f"{left} row{'s' if left != 1 else ''} could not be used, listed under the set. "
+            if left
+            else ""
+        )
         other = f"Left out: {reasons}." if dropped else ""
-        checks.append(DataCheck("note", "Bad rows", f"{rows}{other}".strip(), lines))
+        checks.append(DataCheck("note", "Bad rows", f"{rows}{other}".strip()))
     else:
         checks.append(DataCheck("ok", "Bad rows", f"None; all {report.rows} rows can be used."))
     checks += [DataCheck("note", "Mind", str(warning)) for warning in report.warnings]

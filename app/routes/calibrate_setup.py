@@ -35,6 +35,10 @@ def _no_nul(value: str) -> str:
 Template = Annotated[str, Field(max_length=4_000), AfterValidator(_no_nul)]
 
 
+Title = Annotated[str, Field(max_length=80), AfterValidator(_no_nul)]
+"""As long as the JSON API allows."""
+
+
 Size = Annotated[float, Field(ge=0, le=200_000)]
 
 
@@ -44,6 +48,8 @@ class CalibrateQuery(Question):
     set: str = Field("topics", pattern=r"^[a-z0-9-]{1,40}$")
     shown: str = Field("", pattern=r"^[a-z0-9-]{0,40}$")
     """The set that the form was filled in for."""
+    title: Title | None = None
+    """What the calibration is called; left out: as the set is."""
     text: ShortText | None = None
     label: ShortText | None = None
     template: Template | None = None
@@ -76,7 +82,7 @@ class CalibrateQuery(Question):
             return values
         kept = {k: v for k, v in values.items() if k in ("name", "word") or v not in ("", [""])}
         if kept.get("shown") not in (None, kept.get("set", "topics")):
-            for field in ("text", "label", "template", "name", "word"):
+            for field in ("title", "text", "label", "template", "name", "word"):
                 kept.pop(field, None)
         return kept
 
@@ -161,6 +167,8 @@ class SetCard:
     chosen: bool
     delete_action: str | None
     """None for an example."""
+    notes: tuple[str, ...] = ()
+    """Sentences about lines that were read otherwise than they may be meant."""
 
 
 @dataclass(frozen=True)

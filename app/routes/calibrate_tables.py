@@ -209,6 +209,30 @@ def ablation(table: Numbers) -> AblationTable:
     )
 
 
+def changed_words(changed: Numbers) -> str:
+    """What differs from the default settings, in a line."""
+    words = {"inference": {"sm": "cosine", "mm": "product"}, "loss": LOSSES, "frame": FRAMES}
+    names = {
+        "target": "", "loss": "loss: ", "frame": "bases: ", "inference": "read by ",
+        "learning_rate": "learning rate ", "train": "texts to learn from at most ",
+        "batch": "texts per step ",
+    }  # fmt: skip
+
+    def said(key: str, value: Any) -> str:
+        if key == "target":
+            return TARGETS.get(str(value), str(value)).removeprefix("the ")
+        if key == "epochs":
+            return f"{value} epochs at most"
+        if key == "centroids":
+            return "all bases compete"
+        if key == "inference_over":
+            return "probabilities over the vocabulary"
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        return names.get(key, key.replace("_", " ") + " ") + words.get(key, {}).get(shown, shown)
+
+    return ", ".join(said(key, value) for key, value in changed.items()) or "default settings"
+
+
 def facts(
     settings: Numbers, task: Numbers, more: Sequence[tuple[str, str]]
 ) -> tuple[tuple[str, str], ...]:

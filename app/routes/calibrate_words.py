@@ -20,6 +20,11 @@ def share(value: float | None, digits: int = 0) -> str:
     return f"{100 * value:.{digits}f}\u202f%"
 
 
+def thin(count: int) -> str:
+    """A count as people read it: ``12 345``."""
+    return f"{count:,}".replace(",", "\u202f")
+
+
 def points(value: float | None) -> str:
     """A difference of two shares in percentage points, with its sign."""
     if value is None or not np.isfinite(value):

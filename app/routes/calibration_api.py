@@ -32,13 +32,22 @@ _UPLOAD = {
                     "type": "object",
                     "required": ["file"],
                     "properties": {
-                        "file": {"type": "string", "format": "binary"},
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "At most LEXISCOPE_UPLOAD_LIMIT bytes.",
+                        },
                         "name": {"type": "string", "maxLength": 400},
                     },
                 }
             }
         },
     }
+}
+_STARTED = described(JobDocument, status=202)
+_ZIP: dict[int | str, Any] = {
+    **described(),
+    200: {"content": {"application/zip": {}}, "description": "The files."},
 }
 
 
@@ -122,7 +131,9 @@ async def sets_list(sets: SetsDep) -> Response:
     return _json({"sets": [view.to_dict() for view in await aside(sets.all)]})
 
 
-@router.post("/sets", status_code=201, responses=described(SetDocument), openapi_extra=_UPLOAD)
+@router.post(
+    "/sets", status_code=201, responses=described(SetDocument, status=201), openapi_extra=_UPLOAD
+)
 async def sets_add(request: Request, sets: SetsDep) -> Response:
     """Upload a labelled file (CSV, TSV, JSON lines, Parquet), as multipart/form-data."""
     upload = await sets.receive(request)
@@ -142,7 +153,7 @@ async def sets_one(id: Id, sets: SetsDep) -> Response:
     return _json({**view.to_dict(), "sample": sample})
 
 
-@router.delete("/sets/{id}", status_code=204, responses=described())
+@router.delete("/sets/{id}", status_code=204, responses=described(status=204))
 async def sets_delete(id: Id, sets: SetsDep) -> Response:
     """Delete an uploaded set; calibrations that were made from it stay."""
     await aside(partial(sets.delete, id))
@@ -162,7 +173,7 @@ async def calibration_task(
     return _json(await aside(partial(task_document, task)))
 
 
-@router.post("/calibrations", status_code=202, responses=described(JobDocument))
+@router.post("/calibrations", status_code=202, responses=_STARTED)
 async def calibration_start(
     request: Request, query: CalibrationQuestion, calibrations: CalibrationsDep
 ) -> Response:
@@ -191,14 +202,14 @@ async def calibration_one(id: Id, calibrations: CalibrationsDep) -> Response:
     return _json(saved.to_dict())
 
 
-@router.delete("/calibrations/{id}", status_code=204, responses=described())
+@router.delete("/calibrations/{id}", status_code=204, responses=described(status=204))
 async def calibration_delete(id: Id, calibrations: CalibrationsDep) -> Response:
     """Delete it with its reports."""
     await calibrations.delete(id)
     return Response(status_code=204)
 
 
-@router.get("/calibrations/{id}/files", responses=described())
+@router.get("/calibrations/{id}/files", responses=_ZIP)
 async def calibration_files(id: Id, calibrations: CalibrationsDep) -> Response:
     """All its files in a ZIP: weights as safetensors, the rest as JSON, each with its SHA-256."""
     path = await calibrations.archive(id)
@@ -210,7 +221,7 @@ async def calibration_files(id: Id, calibrations: CalibrationsDep) -> Response:
     )
 
 
-@router.post("/calibrations/{id}/competitors", status_code=202, responses=described(JobDocument))
+@router.post("/calibrations/{id}/competitors", status_code=202, responses=_STARTED)
 async def calibration_competitors(
     request: Request, id: Id, query: CompetitorsQuestion, calibrations: CalibrationsDep
 ) -> Response:
@@ -219,7 +230,7 @@ async def calibration_competitors(
     return job_answer(request, view, 202)
 
 
-@router.post("/calibrations/{id}/ablation", status_code=202, responses=described(JobDocument))
+@router.post("/calibrations/{id}/ablation", status_code=202, responses=_STARTED)
 async def calibration_ablation(
     request: Request, id: Id, query: AblationQuestion, calibrations: CalibrationsDep
 ) -> Response:

@@ -80,7 +80,7 @@ async def job_cancel(request: Request, id: Id, jobs: JobsDep) -> Response:
     return job_answer(request, await aside(partial(jobs.cancel, id)))
 
 
-@router.post("/jobs/{id}/restart", status_code=202, responses=_ONE)
+@router.post("/jobs/{id}/restart", status_code=202, responses=described(JobDocument, status=202))
 async def job_restart(request: Request, id: Id, calibrations: CalibrationsDep) -> Response:
     """Start a job again that was interrupted, cancelled or failed, as a new one."""
     return job_answer(request, await calibrations.restart(request, id), 202)

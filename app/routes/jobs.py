@@ -23,11 +23,24 @@ REFRESH_S = 2
 
 
 @dataclass(frozen=True)
+class JobRow:
+    """A job in the list."""
+
+    panel: JobPanel
+    href: str
+    """Its page."""
+    restart_action: str | None
+    """Where a form starts it again; None where that cannot be."""
+    forget_action: str | None
+    """Where a form takes it off the list; None while it is under way."""
+
+
+@dataclass(frozen=True)
 class JobsPage:
     """What ``jobs/list.html`` shows."""
 
-    rows: tuple[tuple[JobPanel, str], ...]
-    """Each job with the address of its page, the newest first."""
+    rows: tuple[JobRow, ...]
+    """The newest first."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +64,18 @@ class JobPage:
 @router.get("/jobs", response_class=HTMLResponse)
 async def jobs_page(request: Request, jobs: JobsDep) -> HTMLResponse:
     """All jobs that are remembered."""
-    rows = tuple((job_panel(job), link(request, f"/jobs/{job.id}")) for job in jobs.list())
-    return render(request, "jobs/list.html", JobsPage(rows))
+    rows = []
+    for job in jobs.list():
+        place = link(request, f"/jobs/{job.id}")
+        rows.append(
+            JobRow(
+                panel=job_panel(job),
+                href=place,
+                restart_action=f"{place}/restart" if job.restartable else None,
+                forget_action=f"{place}/forget" if job.finished else None,
+            )
+        )
+    return render(request, "jobs/list.html", JobsPage(tuple(rows)))
 
 
 @router.get("/jobs/{id}", response_class=HTMLResponse)
@@ -87,6 +110,13 @@ async def job_restart(request: Request, id: Id, calibrations: CalibrationsDep) -
     """Start it again as a new job, by a form."""
     view = await calibrations.restart(request, id)
     return RedirectResponse(link(request, f"/jobs/{view.id}"), 303)
+
+
+@router.post("/jobs/{id}/forget")
+async def job_forget(request: Request, id: Id, jobs: JobsDep) -> Response:
+    """Take it off the list once it has ended, by a form; what it saved stays."""
+    await aside(partial(jobs.forget, id))
+    return RedirectResponse(link(request, "/jobs"), 303)
 
 
 def _inside(request: Request, href: str) -> str:

@@ -11,22 +11,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Form, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from starlette.responses import RedirectResponse, Response
 
 from app.dependencies import ExplorerDep, JobsDep
+from app.map_calibration import before_and_after, saved_choices
 from app.maps import MapService, start_umap
 from app.rendering import link, render
 from app.routes.asking import ask
-from app.routes.map_api import MapQuestion, download, link_path, options_of
+from app.routes.map_api import MapQuestion, download, options_of
 from app.routes.map_build import MapExport, changes_part, layers_part, linker, outline, parts
 from app.routes.map_form import (
+    WORDS,
     Bar,
     ExampleChip,
     MapForm,
     Waiting,
     examples_of,
+    first_view,
     form_of,
     waiting_of,
 )
@@ -39,10 +42,16 @@ from app.routes.map_panels import (
     badge_of,
     selected_panel,
 )
-from app.routes.map_query import MapQuery
+from app.routes.map_query import MapQuery, drawn_at_once
 from app.routes.map_tables import ChangesPanel, LayersPanel
 from app.routes.method import TERMS, Term
-from engine.errors import InputError, LexiscopeError, NonFiniteError, OptionError
+from engine.errors import (
+    ArtifactError,
+    InputError,
+    LexiscopeError,
+    NonFiniteError,
+    OptionError,
+)
 from engine.maps import MapNotReady
 
 router = APIRouter(include_in_schema=False)
@@ -76,21 +85,26 @@ class _Part:
     """What a fragment of the page shows."""
 
     terms: dict[str, Term]
-    badge: Badge | None = None
+    trust: Badge | None = None
+    """Not called badge: that is the mark of the self-check at the head of every page."""
     changes: ChangesPanel | None = None
     layers: LayersPanel | None = None
     selected: SelectedPanel | None = None
 
 
 @router.get("/map", response_class=HTMLResponse)
-async def map_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
+async def map_page(request: Request, explorer: ExplorerDep) -> Response:
     """The map; a mistake is a sentence in the picture's place."""
     facts = explorer.facts()
+    first = first_view(await MapService(explorer).everyday(request, WORDS))
+    if not request.query_params:
+        return RedirectResponse(link(request, "/map", **first), 303)
     query, mistake = ask(MapQuery, request)
-    examples = examples_of(request, query)
+    saved = await saved_choices(request)
+    examples = examples_of(request, query, first, saved)
     begun = partial(
         MapPage,
-        form=form_of(query, facts),
+        form=form_of(query, facts, saved),
         examples=examples,
         look=next((one.look for one in examples if one.current), ""),
         terms=dict(TERMS),
@@ -100,14 +114,22 @@ async def map_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
             raise OptionError(mistake)
         context = begun(**await parts(request, explorer, query))
     except MapNotReady as error:
-        own = query.question()
-        waits = own if own.projection == "umap" else query.beside() or own
-        instead = linker(request, query)(projection="shared", compare=None)
-        context = begun(waiting=waiting_of(request, waits, str(error), instead))
-    except (InputError, NonFiniteError) as error:
+        instead = linker(request, query)(**drawn_at_once(query))
+        action = linker(request, query, "/map/umap")(prompt=query.prompt or "")
+        context = begun(waiting=waiting_of(action, str(error), instead))
+    except (ArtifactError, InputError, NonFiniteError) as error:
         context = begun(problem=str(error))
     status = 200 if context.problem is None else 422
     return render(request, "map/page.html", context, fragment="map/_result.html", status=status)
+
+
+@router.get("/map/calibration/{id_}")
+async def calibration(
+    request: Request, id_: Annotated[str, Path(max_length=40)], explorer: ExplorerDep
+) -> Response:
+    """The map on which a saved calibration is best seen, before and after."""
+    explorer.facts()
+    return RedirectResponse(link(request, "/map", **await before_and_after(request, id_)), 303)
 
 
 # ---- the parts that are asked for by themselves ----
@@ -137,7 +159,7 @@ async def quality(
         badge = badge_of(found.to_dict(), empty)
     except LexiscopeError as error:
         badge = badge_problem(empty, str(error))
-    return render(request, "map/badge.html", _Part(dict(TERMS), badge=badge),
+    return render(request, "map/badge.html", _Part(dict(TERMS), trust=badge),
                   fragment="map/_badge.html")  # fmt: skip
 
 
@@ -219,9 +241,17 @@ async def selected_csv(
 
 @router.post("/map/umap")
 async def umap(
-    request: Request, query: Annotated[MapQuestion, Query()], explorer: ExplorerDep, jobs: JobsDep
+    request: Request, query: Annotated[MapQuery, Query()], explorer: ExplorerDep, jobs: JobsDep
 ) -> Response:
-    """Start the job of a UMAP picture and go to where it can be watched."""
-    href = link_path(query) + ("" if query.prompt else "&prompt=")
-    job = await start_umap(request, explorer, jobs, await options_of(request, query), href)
-    return RedirectResponse(link(request, f"/jobs/{job.id}") if job else href, 303)
+    """Start the job of the page's UMAP picture that is not there yet and go to where it can be
+    watched; with both pictures there, go back to the page, as it was set."""
+    query = _api(query, request)
+    here = linker(request, query)()
+    href = here.removeprefix(str(request.scope.get("root_path", "")))
+    own, beside = query.question(), query.beside()
+    slow = [one for one in (own, beside) if one is not None and one.projection == "umap"]
+    for one in slow or [own]:
+        job = await start_umap(request, explorer, jobs, await options_of(request, one), href)
+        if job is not None:
+            return RedirectResponse(link(request, f"/jobs/{job.id}"), 303)
+    return RedirectResponse(here, 303)

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from app import export
 from app.dependencies import ExplorerDep, JobsDep, PromptText, ShortText
+from app.map_calibration import calibration_name, reading_of
 from app.map_export import MEDIA, Format
 from app.map_inputs import concept_axes, text_set
 from app.map_picture import Look
@@ -32,7 +33,7 @@ from app.routes.api import (
     json_answer,
 )
 from app.service import Explorer
-from engine.maps import MapOptions, TextSet
+from engine.maps import CalibrationName, MapOptions, TextSet
 
 ColourName = Annotated[str, Field(max_length=40, pattern=r"^[a-z_ ]+$")]
 SEED_CEILING = 2**31 - 2
@@ -55,7 +56,8 @@ class MapQuestion(Question):
         "vocabulary: their fixed bases, each token's own state at the layer, or none.")  # fmt: skip
     frame: Frame = Field("output", description="The vectors that stand for the tokens.")
     select: LongText = Field("all", description="Which tokens: all, ids:1,2, words:cat,dog, "
-        "search:TEXT, regex:EXPRESSION, prompt, or near:K to the prompt's last state.")  # fmt: skip
+        "words:NAME=cat,dog;NAME=red,blue, search:TEXT, regex:EXPRESSION, prompt, or near:K to "
+        "the prompt's last state.")  # fmt: skip
     prompt: PromptText | None = Field(None, description="Its tokens' states are points.")
     bos: Literal["auto", "yes", "no"] = Field("auto", description="Whether the model's first "
         "token is put before the prompt.")  # fmt: skip
@@ -68,22 +70,33 @@ class MapQuestion(Question):
     preprocessing: Literal["raw", "centred", "unit", "standardised"] = Field(
         "unit", description="What is done to every point before anything is fitted or placed."
     )
-    projection: Literal["shared", "layer", "umap", "axes"] = Field("shared", description="One "
-        "linear frame for all layers; each layer's own, turned onto the bases; UMAP; or concept "
+    projection: Literal["shared", "selection", "layer", "umap", "axes"] = Field(
+        "shared", description="One linear frame for all layers, of all bases or of the bases on "
+        "the map; each layer's own, turned onto the bases; UMAP; or concept "
         "axes.")  # fmt: skip
     dims: int = Field(2, ge=2, le=3, description="2 or 3.")
     seed: int = Field(0, ge=0, le=SEED_CEILING, description="Of UMAP and of every sample.")
     neighbours: int = Field(15, ge=2, le=200, description="UMAP's n_neighbors.")
     min_dist: float = Field(0.1, ge=0, le=1, description="UMAP's min_dist.")
+    principal: int = Field(50, ge=2, le=4096, description="UMAP starts from so many principal "
+        "axes; at most as many as the model has dimensions.")  # fmt: skip
     axes: LongText | None = Field(None, description="Concept axes, a plus and a minus token for "
         "each dimension: king-queen,man-woman; \\- and \\, are those characters, #262 is an "
         "id.")  # fmt: skip
+    calibration: Annotated[str, Field(max_length=40, pattern=r"^[0-9a-f]{0,40}$")] | None = Field(
+        None, description="A saved calibration by its id: its states take the place of the "
+        "model's.")  # fmt: skip
+    side: Literal["before", "after"] = Field("after", description="With a calibration: after it, "
+        "or before it in the same window.")  # fmt: skip
 
-    def options(self, texts: TextSet | None) -> MapOptions:
+    def options(
+        self, texts: TextSet | None, calibration: CalibrationName | None = None
+    ) -> MapOptions:
         """The engine's options.
 
         Args:
             texts: the text set that `texts` names.
+            calibration: what `calibration` names.
         """
         return MapOptions(
             vocabulary=self.vocabulary,
@@ -101,7 +114,10 @@ class MapQuestion(Question):
             seed=self.seed,
             neighbours=self.neighbours,
             min_dist=self.min_dist,
+            principal=self.principal,
             axes=concept_axes(self.axes or ""),
+            calibration=calibration,
+            side=self.side,
         )
 
     def link_fields(self) -> dict[str, Any]:
@@ -142,7 +158,8 @@ class MapNeighboursQuestion(MapQuestion):
 class MapChangesQuestion(MapQuestion):
     """Which map, and the layer it is compared with."""
 
-    to: LayerNumber = Field(description="The other layer.")
+    to: LayerNumber | None = Field(None, description="The other layer; left out with a "
+        "calibration: from before it to after it.")  # fmt: skip
     limit: int = Field(20, ge=1, le=20, description="How many movers.")
     values: bool = Field(False, description="Every point's figures as well.")
 
@@ -205,7 +222,11 @@ _BYTES: dict[int | str, Any] = {
 
 async def options_of(request: Request, question: MapQuestion) -> MapOptions:
     """The engine's options for a question; `OptionError` where they cannot be."""
-    return question.options(await text_set(request, question.texts))
+    calibration = await calibration_name(request, question.calibration)
+    reading = None
+    if calibration is not None and question.texts:
+        reading = await reading_of(request, calibration.id)
+    return question.options(await text_set(request, question.texts, reading), calibration)
 
 
 def service(explorer: ExplorerDep) -> MapService:

@@ -51,14 +51,14 @@ class MapExport:
     command: str
 
 
-def linker(request: Request, query: MapQuery) -> LinkTo:
-    """Links to the page with some of its state changed."""
+def linker(request: Request, query: MapQuery, path: str = "/map") -> LinkTo:
+    """Links to the page, or to another address that takes its state, with some of it changed."""
     state = query.model_dump(exclude_defaults=True)
     if query.prompt in (None, ""):
         state["prompt"] = ""
 
     def to(**changes: Any) -> str:
-        return link(request, "/map", **{**state, **changes})
+        return link(request, path, **{**state, **changes})
 
     return to
 
@@ -141,8 +141,9 @@ async def _panel(
     }  # fmt: skip
     return Panel(
         key=key,
-        title=str(meta["title"]),
-        label=f"Map of {meta['n']:,} points: {meta['title']}",
+        title=str(meta["heading"]),
+        sentence=str(meta["title"]),
+        label=f"Map of {meta['n']:,} {'point' if meta['n'] == 1 else 'points'}: {meta['title']}",
         badge=badge,
         warnings=_warnings(question, meta),
         how_chosen=str(meta["how_chosen"]),
@@ -223,13 +224,17 @@ async def changes_part(
     request: Request, maps: MapService, query: MapQuery, options: MapOptions, to: LinkTo
 ) -> ChangesPanel | None:
     """What moved between the two layers, or where to ask for it."""
-    if query.compare is None or not query.compare.startswith("layer:"):
+    if query.compared_calibration is not None:
+        other = None
+        between = "between before and after the calibration"
+    elif query.compare is not None and query.compare.startswith("layer:"):
+        other = int(query.compare.partition(":")[2])
+        between = f"between this layer and layer {other}"
+    else:
         return None
-    other = int(query.compare.partition(":")[2])
-    between = f"between this layer and layer {other}"
     if query.panel != "changes":
-        fields = query.question().link_fields()
-        load = link(request, "/map/changes", **fields, compare=query.compare)
+        state = query.model_copy(update={"compare": None}).question().link_fields()
+        load = link(request, "/map/changes", **state, compare=query.compare)
         return ChangesPanel(between, load=load, href=to(panel="changes") + "#changes")
     try:
         found = await maps.changes(request, options, other, MOVERS)
@@ -260,8 +265,9 @@ def _export(request: Request, query: MapQuery, to: LinkTo) -> MapExport:
         Link(one.upper(), link(request, "/api/v1/map", **fields, format=one, colour=query.colour))
         for one in FILES
     )
+    shown = fields | ({"calibration": "FOLDER"} if question.calibration else {})
     flags = " ".join(f"--{name.replace('_', '-')} {_quoted(value)}" for name, value in
-                     fields.items())  # fmt: skip
+                     shown.items())  # fmt: skip
     return MapExport(files, to(), f"lexiscope map {flags} --out map.html".replace("  ", " "))
 
 

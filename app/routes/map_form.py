@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 
+from app.map_calibration import SavedChoice
 from app.rendering import link
-from app.routes.map_api import MapQuestion
 from app.routes.map_panels import LinkTo
+from app.routes.map_query import PROMPT
 from app.routes.trace_panels import FRAMES, Choice
 from app.service import ModelFacts
+from engine.calibration.tasks import example_sets
 
 if TYPE_CHECKING:
     from app.routes.map_query import MapQuery
@@ -25,6 +27,7 @@ VOCABULARIES = (
 PROJECTIONS = (
     ("shared", "shared", "PCA of the bases, once, for all layers: exact, and movement is "
      "movement."),
+    ("selection", "selection", "PCA of the selected bases alone: the best plane for a few words."),
     ("layer", "per layer", "PCA of each layer, turned onto the bases: its shape, no movement."),
     ("umap", "UMAP", "For finding groups; a job of about half a minute."),
     ("axes", "by axes", "Each axis is one token minus another."),
@@ -40,7 +43,7 @@ COLOURS = (
     ("norm", "length"),
     ("leverage", "leverage"),
     ("prediction", "nearest basis"),
-    ("label", "label of the text"),
+    ("label", "label"),
     ("distortion", "distortion of this picture"),
     ("kind", "kind of point"),
     ("token_id", "token id"),
@@ -49,6 +52,18 @@ TEXTS: tuple[tuple[str, str], ...] = (
     ("", "none"),
     ("topics", "topics"),
     ("sentiment", "sentiment"),
+)
+
+
+FIRST_LABEL = "Words of a kind"
+FIRST_LOOK = (
+    "Each dot is a word's basis: the vector that a state must point along for the model to say it."
+    " Nobody told the model which words are animals and which are months."
+)
+BEFORE_LABEL = "Before and after calibration"
+BEFORE_LOOK = (
+    "Left the texts as the model has them, right after the calibration, in one frame: the plane"
+    " through the bases of the labels."
 )
 
 
@@ -71,6 +86,9 @@ class MapForm:
     axes: str
     neighbours: int
     min_dist: float
+    principal: int
+    calibrations: tuple[Choice, ...]
+    """Empty where none is saved."""
     seed: int
     bos: tuple[Choice, ...]
     has_bos: bool
@@ -115,39 +133,69 @@ class Waiting:
     instead: str
 
 
+WORDS: tuple[tuple[str, str], ...] = (
+    ("animals", "dog cat horse bird fish cow sheep pig lion bear"),
+    ("numbers", "two three four five six seven eight nine ten"),
+    ("months", "January February March April June July August September October"),
+    ("family", "mother father sister brother daughter son wife husband uncle aunt cousin"),
+    ("places", "France Germany England Italy Spain Russia China Japan India America Africa Europe"),
+)
+"""Everyday words that a first visit draws, those of them that are single tokens of the model."""
+LEAST_WORDS, LEAST_GROUPS = 4, 3
+
+
+def first_view(words: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The state of the page at a first visit.
+
+    Args:
+        words: of each group those that the model's vocabulary holds.
+    """
+    groups = {name: some for name, some in words.items() if len(some) >= LEAST_WORDS}
+    if len(groups) < LEAST_GROUPS:
+        return {"prompt": PROMPT}
+    select = ";".join(f"{name}={','.join(some)}" for name, some in groups.items())
+    return {"prompt": "", "select": f"words:{select}", "projection": "selection", "colour": "label"}
+
+
 EXAMPLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-    ("A text through the vocabulary", "", {}),
     (
-        "How a text arrives, layer by layer",
+        "A text among all tokens",
+        "All tokens of the vocabulary, and a text as a line among them. Two axes show little of so"
+        " many directions: the sentence above the map says how little.",
+        {"prompt": PROMPT},
+    ),
+    (
+        "Layer by layer",
         "Press play under “Layer”: the states begin at the embedding and end where the head reads.",
-        {"layer": 0},
+        {"prompt": PROMPT, "layer": 0},
     ),
     (
-        "What is near the answer",
+        "Near the answer",
         "The 300 bases nearest to the state from which the next token is predicted.",
-        {"select": "near:300"},
+        {"prompt": PROMPT, "select": "near:300", "projection": "selection"},
     ),
     (
-        "Sentences by topic",
-        "Each diamond is a sentence, its state at the last token; colours are the labels, which the"
-        " model was never shown.",
+        f"{len(example_sets()['topics'].texts)} sentences by topic",
+        "Each diamond is a sentence, at the place where the model would name its topic; colours are"
+        " the true topics, which it was never shown. Where they mix, it does not tell them apart:"
+        " that is what a calibration changes.",
         {"vocabulary": "none", "prompt": "", "texts": "topics", "colour": "label",
          "projection": "layer"},
     ),
     (
-        "Two layers side by side",
+        "Two layers",
         "The same text at the last layer and in the middle; hovering one lights the other.",
-        {"compare": "layer:4"},
+        {"prompt": PROMPT, "compare": "layer:4"},
     ),
     (
         "Concept axes",
         "To the right: more “king” than “girl”. Upwards: more “red” than “old”.",
-        {"projection": "axes", "axes": " king- girl, red- old"},
+        {"prompt": PROMPT, "projection": "axes", "axes": " king- girl, red- old"},
     ),
     (
-        "Three dimensions",
+        "3-D",
         "Drag to turn it. Selecting with box and lasso works in two dimensions.",
-        {"dims": 3},
+        {"prompt": PROMPT, "dims": 3},
     ),
 )  # fmt: skip
 
@@ -159,10 +207,16 @@ def choices(table: Sequence[tuple[str, ...]], chosen: str) -> tuple[Choice, ...]
     )
 
 
-def form_of(query: MapQuery, facts: ModelFacts) -> MapForm:
-    """The form as the query leaves it."""
+def form_of(query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]) -> MapForm:
+    """The form as the query leaves it.
+
+    Args:
+        query: what was asked.
+        facts: of the model.
+        saved: the calibrations that can be switched on.
+    """
     more = ("select", "frame", "state", "axes", "compare_prompt", "neighbours",
-            "min_dist", "seed", "bos", "chat")  # fmt: skip
+            "min_dist", "principal", "calibration", "seed", "bos", "chat")  # fmt: skip
     fields = type(query).model_fields
     changed = sum(getattr(query, name) != fields[name].default for name in more)
     texts = TEXTS
@@ -175,7 +229,7 @@ def form_of(query: MapQuery, facts: ModelFacts) -> MapForm:
         projections=choices(PROJECTIONS, query.projection),
         dims=choices((("2", "2-D"), ("3", "3-D")), str(query.dims)),
         preprocessings=choices(PREPROCESSINGS, query.preprocessing),
-        compares=_compares(query, facts),
+        compares=_compares(query, facts, saved),
         compare_prompt=query.compare_prompt or "",
         select="" if query.select == "all" else query.select,
         texts=choices(texts, query.texts or ""),
@@ -184,6 +238,8 @@ def form_of(query: MapQuery, facts: ModelFacts) -> MapForm:
         axes=query.axes or "",
         neighbours=query.neighbours,
         min_dist=query.min_dist,
+        principal=query.principal,
+        calibrations=_calibrations(query, saved),
         seed=query.seed,
         bos=choices((("auto", "as the model does"), ("yes", "yes"), ("no", "no")), query.bos),
         has_bos=facts.has_bos,
@@ -193,13 +249,23 @@ def form_of(query: MapQuery, facts: ModelFacts) -> MapForm:
     )
 
 
-def _compares(query: MapQuery, facts: ModelFacts) -> tuple[Choice, ...]:
+def _calibrations(query: MapQuery, saved: Sequence[SavedChoice]) -> tuple[Choice, ...]:
+    table = [(one.id, one.name) for one in saved]
+    if query.calibration and query.calibration not in dict(table):
+        table.append((query.calibration, "not there"))
+    return choices([("", "none"), *table], query.calibration or "") if table else ()
+
+
+def _compares(
+    query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]
+) -> tuple[Choice, ...]:
     """What the second picture may be."""
     table = [("", "nothing")]
+    table += [(f"calibration:{one.id}", f"before / after calibration: {one.name}") for one in saved]
     table += [(f"layer:{layer}", f"layer {layer}") for layer in range(facts.layers)]
     table += [("prompt", "another text (under More settings)")]
     for name, label, options in (
-        ("projection", "picture", PROJECTIONS[:3]),
+        ("projection", "picture", PROJECTIONS[:4]),
         ("state", "state", (("normed", "final-normed"), ("raw", "raw"))),
         ("preprocessing", "preprocessing", PREPROCESSINGS),
         ("frame", "frame", FRAMES),
@@ -222,7 +288,8 @@ def bar_of(query: MapQuery, meta: Mapping[str, Any], facts: ModelFacts, to: Link
     table = [
         row
         for row in COLOURS
-        if (row[0] != "label" or "text" in kinds) and (row[0] != "kind" or len(kinds) > 1)
+        if (row[0] != "label" or "text" in kinds or "=" in query.select)
+        and (row[0] != "kind" or len(kinds) > 1)
     ]
     if query.colour not in dict(table):
         table.append((query.colour, query.colour))
@@ -244,28 +311,52 @@ def bar_of(query: MapQuery, meta: Mapping[str, Any], facts: ModelFacts, to: Link
     )
 
 
-def examples_of(request: Request, query: MapQuery) -> tuple[ExampleChip, ...]:
-    """The examples as links; the one that is shown is marked."""
-    now = query.model_dump(exclude_defaults=True)
-    return tuple(
-        ExampleChip(label, link(request, "/map", **state), look, _same(now, state))
-        for label, look, state in EXAMPLES
-    )
+def examples_of(
+    request: Request, query: MapQuery, first: Mapping[str, Any], saved: Sequence[SavedChoice]
+) -> tuple[ExampleChip, ...]:
+    """The examples as links; the one that is shown is marked.
+
+    Args:
+        request: for links.
+        query: what is shown.
+        first: of `first_view`.
+        saved: calibrations; the one that is shown, or the newest, is offered.
+    """
+    table = list(EXAMPLES)
+    if "select" in first:
+        table.insert(0, (FIRST_LABEL, FIRST_LOOK, first))
+    chips = [
+        ExampleChip(label, link(request, "/map", **state), look, _same(query, state))
+        for label, look, state in table
+    ]
+    if saved:
+        shown = query.compared_calibration
+        mine = shown in {one.id for one in saved}
+        place = f"/map/calibration/{shown if mine else saved[0].id}"
+        chips.insert(1, ExampleChip(BEFORE_LABEL, link(request, place), BEFORE_LOOK, mine))
+    return tuple(chips)
 
 
-def _same(now: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-    passing = ("point", "of", "find", "regex", "panel")
-    return {name: value for name, value in now.items() if name not in passing} == dict(state)
+def _same(query: MapQuery, state: Mapping[str, Any]) -> bool:
+    passing = {"point", "of", "find", "regex", "panel"}
+    now = query.model_dump(exclude=passing)
+    return now == type(query).model_validate(dict(state)).model_dump(exclude=passing)
 
 
-def waiting_of(request: Request, question: MapQuestion, sentence: str, instead: str) -> Waiting:
-    """What stands in place of a UMAP that has not been computed."""
+def waiting_of(action: str, sentence: str, instead: str) -> Waiting:
+    """What stands in place of a UMAP that has not been computed.
+
+    Args:
+        action: where a form starts it.
+        sentence: what is missing.
+        instead: a link to a picture that is drawn at once.
+    """
     return Waiting(
         title="This picture is not computed yet",
         sentence=sentence[:1].upper() + sentence[1:],
         warning="UMAP takes from a few seconds to a minute, beside everything else; the picture is"
         " kept, and comes back at once the next time. It is good for finding groups: gaps, sizes"
         " and distances between groups mean nothing on it.",
-        action=link(request, "/map/umap", **question.link_fields()),
+        action=action,
         instead=instead,
     )

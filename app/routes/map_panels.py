@@ -91,6 +91,9 @@ class Panel:
     key: str
     """``a`` or ``b``."""
     title: str
+    """Short."""
+    sentence: str
+    """The same in full."""
     label: str
     """For those who do not see the picture."""
     badge: Badge

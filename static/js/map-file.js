@@ -9,6 +9,7 @@
   const codes = sheet.colour?.codes ? bytes(sheet.colour.codes) : null;
   const values = sheet.colour?.values ? new Float32Array(bytes(sheet.colour.values).buffer) : null;
   const PROMPT = 2;
+  const grouped = (n) => n.toLocaleString("en-US");
   const flat = sheet.dims === 2;
   const element = document.getElementById("map");
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -52,11 +53,14 @@
     const cloud = where((i) => kinds[i] !== PROMPT && !outside[i]);
     const out = [];
     if (codes) {
-      sheet.colour.names.forEach((label, code) => {
+      // The rarest are drawn last, so that no crowd covers them; the legend keeps the order.
+      const rarest = sheet.colour.names.map((_, code) => code).sort((a, b) => sheet.colour.counts[b] - sheet.colour.counts[a]);
+      rarest.forEach((code) => {
+        const label = sheet.colour.names[code];
         const these = cloud.filter((i) => codes[i] === code);
         const color = sheet.colour[name][code];
         if (these.length) {
-          out.push(points(these, { name: escaped(label), marker: { size, opacity, color } }));
+          out.push(points(these, { name: escaped(label), legendrank: code + 1, marker: { size, opacity, color } }));
         }
       });
     } else if (values) {
@@ -75,7 +79,7 @@
     const far = where((i) => outside[i] && kinds[i] !== PROMPT);
     if (far.length) {
       out.push(points(far, {
-        name: `at the border (${far.length})`,
+        name: `at the border (${grouped(far.length)})`,
         hovertemplate: "%{text}<br>lies further out<extra></extra>",
         marker: { size: 8, symbol: "diamond-open", color: theme.muted },
       }));
@@ -163,7 +167,7 @@
     const trace = points(hits, {});
     const change = { x: [trace.x], y: [trace.y], text: [trace.text], visible: hits.length > 0 };
     if (!flat) change.z = [trace.z];
-    output.textContent = wanted ? `${hits.length} of ${sheet.n}` : "";
+    output.textContent = wanted ? `${grouped(hits.length)} of ${grouped(sheet.n)}` : "";
     return Plotly.restyle(element, change, [last]);
   }
 

@@ -13,7 +13,7 @@
   const escaped = (text) => text.replace(/[&<>]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[c]);
   const short = (text, limit) => (text.length > limit ? `${text.slice(0, limit - 1)}…` : text);
   const figures = (x) => (Math.abs(x) >= 1e4 || (x && Math.abs(x) < 1e-3) ? x.toExponential(2) : String(+x.toPrecision(4)));
-  const grouped = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+  const grouped = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, ",");
 
   // ---- what is fetched, each address once ----------------------------------------------------------
 
@@ -464,7 +464,7 @@
       this.places = next;
       this.show(-1);
       this.spokes_off();
-      const still = calm.matches || !same || meta.n > TWEEN_LIMIT || !["shared", "layer", "axes"].includes(this.source.projection);
+      const still = calm.matches || !same || meta.n > TWEEN_LIMIT || !["shared", "selection", "layer", "axes"].includes(this.source.projection);
       if (!still) await this.tween(from, next, asked);
       if (asked !== this.moving || !this.root.isConnected) return;
       this.fill(next);

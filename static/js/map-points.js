@@ -100,7 +100,25 @@
 
   // One name per patch of screen: among the words there, the one with the lowest token id, whole
   // words before pieces of words.
+  // Of a few points all are named whose name covers no other.
+  const FEW = 160;
+  function few(grid, view, count, label) {
+    const [px, py] = [view.width / (view.x1 - view.x0), view.height / (view.y1 - view.y0)];
+    const boxes = [];
+    const shown = [];
+    for (let i = 0; i < count; i++) {
+      const [x, y] = [(grid.x[i] - view.x0) * px, (grid.y[i] - view.y0) * py];
+      if (!(x >= 0 && x <= view.width && y >= 0 && y <= view.height)) continue;
+      const half = Math.min(label(i).length, 24) * 3.3 + 2;
+      if (boxes.some((b) => Math.abs(b.x - x) < b.half + half && Math.abs(b.y - y) < 12.5)) continue;
+      boxes.push({ x, y, half });
+      shown.push(i);
+    }
+    return shown;
+  }
+
   function names(grid, view, count, label, path, room = [104, 46]) {
+    if (count <= FEW && !path.count) return few(grid, view, count, label);
     const across = Math.max(Math.floor(view.width / room[0]), 1);
     const down = Math.max(Math.floor(view.height / room[1]), 1);
     const taken = new Int32Array(across * down).fill(-1);
@@ -131,6 +149,7 @@
   // ---- colours: each point gets a code, each code a colour ------------------------------------------
 
   // The page's line colours without the second: that is the mark's, and the mark is the text's own.
+  // The same order as LINES in app/map_sheet.py.
   const ORDER = [0, 5, 2, 3, 4, 6, 7];
   const STEPS = 48;
   const UNKNOWN = 255;
@@ -159,18 +178,18 @@
       return { type: "number", codes, values, low, high, unit: answer.unit ?? "", unknown };
     }
     const given = answer.dtype === "u2" ? new Uint16Array(decode(answer.codes)) : new Uint8Array(decode(answer.codes));
-    // The seven largest groups have a colour; what is left is one more, and says how many it is.
-    const order = answer.names.map((_, i) => i).filter((i) => answer.counts[i]).sort((a, b) => answer.counts[b] - answer.counts[a]);
-    const own = new Set(order.slice(0, ORDER.length).sort((a, b) => a - b));
+    // The server says which group has which colour; what has none is one more, and says how many.
+    const some = answer.names.map((_, i) => i).filter((i) => answer.counts[i]);
+    const own = some.filter((i) => answer.slots[i] >= 0).sort((a, b) => answer.slots[a] - answer.slots[b]);
     const place = new Uint8Array(Math.max(answer.names.length, 1)).fill(UNKNOWN);
     const kinds = [];
     for (const i of own) {
       place[i] = kinds.length;
-      kinds.push({ name: answer.names[i], count: answer.counts[i] });
+      kinds.push({ name: answer.names[i], count: answer.counts[i], slot: answer.slots[i] });
     }
-    const left = order.slice(ORDER.length);
+    const left = some.filter((i) => answer.slots[i] < 0);
     const rest = left.reduce((sum, i) => sum + answer.counts[i], 0);
-    if (rest) kinds.push({ name: left.length > 1 ? `${left.length} others` : answer.names[left[0]], count: rest, other: true });
+    if (rest) kinds.push({ name: left.length > 1 ? `${left.length.toLocaleString("en-US")} others` : answer.names[left[0]], count: rest, other: true });
     return { type: "category", codes: given.map((c) => place[c]), given, names: answer.names, kinds };
   }
 
@@ -186,7 +205,7 @@
       const stops = palette.sequential.slice(1);
       return [...Array.from({ length: STEPS }, (_, i) => mix(stops, i / (STEPS - 1))), palette.other];
     }
-    return [...coding.kinds.filter((k) => !k.other).map((_, i) => palette.lines[ORDER[i]]), palette.other];
+    return [...coding.kinds.filter((k) => !k.other).map((k) => palette.lines[ORDER[k.slot]]), palette.other];
   }
 
   window.lexiscope.points = { columns, Grid, names, coded, colours, flat, decode, mix, UNKNOWN };
