@@ -215,7 +215,8 @@ def badge_of(quality: Mapping[str, Any], badge: Badge) -> Badge:
         for key, name, help in MEASURES
     )
     if quality["exact"]:
-        caption = f"Exact, over all {number(quality['n'])} points. "
+        n = quality["n"]
+        caption = "Exact, of one point. " if n == 1 else f"Exact, over all {number(n)} points. "
     else:
         caption = (
             f"From {number(quality['queries'])} points drawn at random against all"
@@ -290,9 +291,8 @@ def point_panel(
     if found.get("to"):
         other = found["to"]
         change = ChangeOfPoint(
-            f"Of the {found['k']} nearest here, {number(_kept(other, found['k']))} are also among"
-            f" the {found['k']} nearest at layer {other['layer']}"
-            f" (Jaccard {number(other['jaccard'], 2)}).",
+            _common(_kept(other, found["k"]), found["k"], other["layer"])
+            + f" (Jaccard {number(other['jaccard'], 2)}).",
             tuple(name_of(one) for one in other["gained"][:12]),
             tuple(name_of(one) for one in other["lost"][:12]),
         )
@@ -314,6 +314,13 @@ def point_panel(
         links=tuple(links),
         lit=_lit([one["index"] for one in found["neighbours"]]),
     )
+
+
+def _common(kept: int, k: int, layer: int) -> str:
+    if k == 1:
+        return f"The nearest here is {'also' if kept else 'not'} the nearest at layer {layer}"
+    verb = "is" if kept == 1 else "are"
+    return f"Of the {k} nearest here, {kept} {verb} also among the {k} nearest at layer {layer}"
 
 
 def _kept(other: Mapping[str, Any], k: int) -> int:

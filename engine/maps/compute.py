@@ -210,7 +210,7 @@ def make_heading(drawn: Map) -> str:
         parts.insert(0, "before the final norm")
     if o.calibration is not None:
         moment = "after" if "after the calibration" in drawn.title else "before"
-        parts.insert(0, f"{moment} calibration “{o.calibration.label}”")
+        parts.insert(0, f"{moment} the calibration “{o.calibration.label}”")
     return " · ".join([f"Layer {drawn.layer} of {drawn.layers}", *parts])
 
 

@@ -139,8 +139,8 @@ class Landscape:
         if fit.residual > 0.5:
             what = "tokens" if reference is not None and alone else "bases"
             notes.append(
-                f"This layer's axes show the {what} elsewhere ({fit.residual:.1f} map radii away), so do"
-                " not compare places with other layers."
+                f"This layer's axes show the {what} elsewhere"
+                f" ({fit.residual:.1f} map radii away), so do not compare places with other layers."
             )
         return own.turned(fit.rotation, fit.offset), notes
 
