@@ -127,7 +127,7 @@ def story(comparison: Numbers, trace_link: Callable[[str], str | None]) -> Story
         flips=flip_lists(comparison["rows"], names, trace_link),
         layers=layer_curves(comparison),
         layers_sentence=layers_sentence(comparison),
-        test_rows=f"{len(comparison['rows']):,}".replace(",", "\u202f"),
+        test_rows=f"{len(comparison['rows']):,}",
     )
 
 

@@ -125,7 +125,7 @@ def _more_facts(saved: Saved) -> tuple[tuple[str, str], ...]:
         ("Model", f"{view.model_name}, fingerprint {view.model_fingerprint[:12]}"),
     ]  # fmt: skip
     if weights is not None:
-        lines.append(("Trained weights", f"{int(weights):,}".replace(",", "\u202f")))
+        lines.append(("Trained weights", f"{int(weights):,}"))
     lines.append(("On the disk", size(view.bytes)))
     return tuple(lines)
 

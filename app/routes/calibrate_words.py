@@ -22,7 +22,7 @@ def share(value: float | None, digits: int = 0) -> str:
 
 def thin(count: int) -> str:
     """A count as people read it: ``12 345``."""
-    return f"{count:,}".replace(",", "\u202f")
+    return f"{count:,}"
 
 
 def points(value: float | None) -> str:

@@ -354,9 +354,9 @@ class Drawer:
         if o.vocabulary != "none":
             parts.append(how_selected(o, len(scene.ids), self.space.model.vocabulary))
         if scene.points.prompt:
-            parts.append(f"{len(scene.points.prompt):,} tokens of the prompt: all")
+            parts.append(f"{_counted(len(scene.points.prompt), 'token')} of the prompt: all")
         if o.texts is not None:
-            words = f"{len(o.texts.texts):,} texts of {o.texts.name}: all"
+            words = f"{_counted(len(o.texts.texts), 'text')} of {o.texts.name}: all"
             if o.texts.prompts:
                 words += ", each at the last position of its prompt"
                 if o.texts.template:
@@ -490,3 +490,7 @@ def keep(kept: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:
     kept.move_to_end(key)
     while len(kept) > limit:
         kept.popitem(last=False)
+
+
+def _counted(number: int, one: str) -> str:
+    return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"

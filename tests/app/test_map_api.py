@@ -16,6 +16,7 @@ from asgi import HOSTILE, PROMPT, load_tiny
 from starlette.testclient import TestClient
 
 from app import export
+from app.errors import begun
 from app.map_inputs import concept_axes, text_set_of
 from engine import LatentSpace
 from engine.calibration.tables import Problem, Row, Table
@@ -416,6 +417,20 @@ def test_a_text_too_long_for_the_model_is_refused(
     answer = shared_client.get(MAP, params={"vocabulary": "none", "texts": "sentiment"})
     assert answer.status_code == 422
     assert re.search(r"64 tokens.* has \d+", answer.json()["error"]["sentence"])
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("a.csv is empty.", "a.csv is empty."),
+        ("'x' is no layer.", "'x' is no layer."),
+        ("layer must be a number.", "Layer must be a number."),
+        ("unknown.", "Unknown."),
+        ("", ""),
+    ],
+)
+def test_a_file_keeps_its_name_where_a_sentence_starts_with_it(given: str, shown: str) -> None:
+    assert begun(given) == shown
 
 
 def test_the_columns_of_a_table_are_found() -> None:

@@ -505,7 +505,7 @@ def test_everything_that_was_run_is_shown(client: TestClient) -> None:
     got = shown(client, saved())
     assert "LoRA" in got.one("section", id="competitors").text
     assert "random (control)" in got.one("section", id="ablation").text
-    assert "608\u202f256" in {e.text for e in got.all("dd")}
+    assert "608,256" in {e.text for e in got.all("dd")}
     assert len(got.all("table", class_="ablation")) == 1
     ids = [e.attrs["id"] for e in got.elements if "id" in e.attrs]
     assert len(ids) == len(set(ids))

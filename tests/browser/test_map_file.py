@@ -103,7 +103,7 @@ def test_a_search_lights_what_it_finds(
     expected = sum("th" in one.lower() for one in labels)
     page.fill("#find", "TH")
     page.wait_for_function("document.getElementById('found').textContent !== ''")
-    assert page.inner_text("#found") == f"{expected} of {len(labels)}"
+    assert page.inner_text("#found") == f"{expected:,} of {len(labels):,}"
     lit = page.evaluate("document.getElementById('map').data.at(-1).x.length")
     assert lit == expected
     assert real(trouble) == []
