@@ -67,7 +67,8 @@ def test_only_the_store_of_assets_opens_files_by_name() -> None:
     # What the operator names: folders in settings, files on the command line.
     named = {"settings.py", "cli_map.py", "cli_calibrate.py"}
     # Those of the routes name FastAPI's `Path` of a route, not a file's.
-    routes = {"api.py", "method.py", "jobs.py", "job_api.py", "calibrate.py", "calibrate_saved.py"}
+    routes = {"api.py", "method.py", "jobs.py", "job_api.py", "map.py"}
+    routes |= {"calibrate.py", "calibrate_saved.py"}
     assert found <= {"assets.py", *kept, *named, *routes}
 
 

@@ -205,7 +205,7 @@ def test_what_cannot_be_drawn_gets_one_sentence(
 def test_one_basis_and_states_that_are_nan(spaces: Spaces, studio: MapStudio) -> None:
     one = studio.map(MapOptions(select="ids:5"))
     assert one.n == 1
-    assert "1 points" in studio.quality(MapOptions(select="ids:5")).sentence
+    assert "1 point " in studio.quality(MapOptions(select="ids:5")).sentence
     broken = spaces["nan"].maps
     assert broken.map(MapOptions(prompt=PROMPT, layer=NAN_LAYER - 1)).n > 300
     with pytest.raises(NonFiniteError, match=f"layer {NAN_LAYER}"):
