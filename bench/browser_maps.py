@@ -89,7 +89,8 @@ class Crowd:
                      "vocabulary": "/vocabulary"},
         }  # fmt: skip
         panel = Panel(
-            key="a", title=self.meta["title"], label="bench", badge=Badge("a", "/", "/", "bench"),
+            key="a", title=self.meta["title"], sentence=self.meta["title"], label="bench",
+            badge=Badge("a", "/", "/", "bench"),
             warnings=(), how_chosen="all", variance="", blind_to="", noise="",
             border=self.meta["border"]["sentence"], border_rows=(), border_more="", still="/",
             source=source, follows=False, point=None,
@@ -109,7 +110,7 @@ class Crowd:
 
             body = {"by": "class", "type": "category", "dtype": "u1", "caption": "",
                     "codes": base64.b64encode(self.codes).decode(), "names": list("abcdef"),
-                    "counts": [self.n // 6] * 6}  # fmt: skip
+                    "counts": [self.n // 6] * 6, "slots": list(range(6))}  # fmt: skip
             return orjson.dumps(body), "application/json"
         return self.page(), "text/html; charset=utf-8"
 
