@@ -48,6 +48,15 @@ class Settings(BaseSettings):
         "unset: one less than the machine has cores.")  # fmt: skip
     trust_remote_code: bool = Field(False, description="Whether a model may run its own Python "
         "code. That is the author's code with your rights.")  # fmt: skip
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = Field(
+        None, description="How a model is spread over several GPUs, by the package accelerate; "
+        "unset: it lies on one device."
+    )  # fmt: skip
+    models: Annotated[tuple[str, ...], NoDecode] = Field((), description="Further models that the "
+        "page Model offers to open, separated by commas: NAME=FOLDER or NAME=HUB_ID@COMMIT."
+        )  # fmt: skip
+    one_model_at_a_time: bool = Field(False, description="Let go of the open model before another "
+        "is loaded: less memory, and nobody is served meanwhile.")  # fmt: skip
     offline: bool = Field(False, description="Never ask the hub; only what is on this machine.")
     cache_dir: Path | None = Field(None, description="Folder for semantic bases kept on disk; "
         "unset: the user's cache folder.")  # fmt: skip
@@ -78,10 +87,17 @@ class Settings(BaseSettings):
         "the next time they are asked for.")  # fmt: skip
     queue_places: int = Field(16, ge=1, le=1024, description="Requests that may wait for the "
         "model; one more is answered 503.")  # fmt: skip
-    client_places: int = Field(0, ge=0, le=1024, description="Requests that one address may have "
-        "waiting or running; 0: no limit of its own.")  # fmt: skip
+    client_places: int | None = Field(None, ge=0, le=1024, description="Requests that one address "
+        "may have waiting or running, 0: no limit of its own; unset: 4, and no limit for this "
+        "machine's own addresses.")  # fmt: skip
     deadline_s: float = Field(60.0, gt=0, le=3600, description="Seconds until a request is "
         "stopped and answered 504.")  # fmt: skip
+    connections: int = Field(1024, ge=8, le=65_535, description="Open connections; one more is "
+        "answered 503 and closed.")  # fmt: skip
+    head_deadline_s: float = Field(10.0, gt=0, le=600, description="Seconds in which a request's "
+        "head must have arrived on a new connection; later it is closed.")  # fmt: skip
+    send_deadline_s: float = Field(60.0, gt=0, le=3600, description="Seconds in which a client "
+        "must take something of an answer; later the connection is closed.")  # fmt: skip
     body_limit: int = Field(1_000_000, ge=1024, le=50_000_000, description="Bytes of a request's "
         "body; more is answered 413.")  # fmt: skip
     body_deadline_s: float = Field(10.0, gt=0, le=600, description="Seconds in which a request's "
@@ -98,10 +114,15 @@ class Settings(BaseSettings):
         "that runs; one more is answered 503.")  # fmt: skip
     disk_reserve_mib: int = Field(256, ge=0, le=1_048_576, description="MiB of the data folder's "
         "disk that stay free; below, nothing is saved (507).")  # fmt: skip
-    heartbeat_limit_s: float = Field(60.0, gt=0, le=3600, description="Seconds without a sign of "
+    checkpoint_s: float = Field(30.0, ge=0, le=3600, description="Seconds between two checkpoints "
+        "of a job that trains; after an interruption it goes on from the last.")  # fmt: skip
+    heartbeat_limit_s: float = Field(30.0, gt=0, le=3600, description="Seconds without a sign of "
         "life of the computing thread until /readyz says 503.")  # fmt: skip
+    hang_exit_s: float = Field(120.0, ge=0, le=86_400, description="Seconds without a sign of life "
+        "of the computing thread until the server ends itself with status 70, so that what "
+        "supervises it starts it anew; 0: never.")  # fmt: skip
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "models", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
