@@ -5,10 +5,12 @@ BIN    := $(VENV)/bin
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 MODEL  ?=
+PARTS  ?=
+MINUTES ?=
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 SOURCES := app engine training tests bench
 
-.PHONY: help setup setup-dev browser run test check fmt bench model-report clean
+.PHONY: help setup setup-dev browser run test check fmt bench soak audit model-report clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -27,6 +29,10 @@ $(VENV)/installed: $(VENV)/made pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch -e '.[dev]'
+	@touch $@
+
+$(VENV)/installed-soak: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch -e '.[dev,soak]'
 	@touch $@
 
 setup: $(VENV)/installed ## create .venv and install Lexiscope into it
@@ -59,6 +65,12 @@ fmt: setup-dev ## put the code into shape
 
 bench: setup-dev ## speed and memory as ratios within one run (peers in an environment of their own)
 	$(BIN)/python -m bench
+
+soak: $(VENV)/installed-soak ## long runs against real servers: load, memory, kills, fuzz (PARTS=, MINUTES= for each)
+	$(BIN)/python -m bench.soak $(PARTS) $(if $(MINUTES),--minutes $(MINUTES))
+
+audit: $(VENV)/installed-soak ## known holes in the packages (asks the network) and in our own code
+	$(BIN)/python -m bench.soak.audit
 
 model-report: setup-dev ## measure models/small and write the figures into its card (texts: ../shared/data)
 	$(BIN)/python -m training.report --card

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from app import export
 from engine.calibration.options import CalibrationOptions
 from engine.calibration.tasks import Task, TaskSpec
+from engine.checkpoints import NOTHING, Checkpoints
 from engine.progress import Progress, Steps, told
 
 if TYPE_CHECKING:
@@ -72,9 +73,17 @@ class Made:
 
 
 def calibration_steps(
-    space: LatentSpace, task: Task, options: CalibrationOptions, states: Path, compare: bool
+    space: LatentSpace,
+    task: Task,
+    options: CalibrationOptions,
+    states: Path,
+    compare: bool,
+    kept: Checkpoints = NOTHING,
 ) -> Steps[Made]:
-    """States, training, and the comparison where it is wanted and there are rows to test."""
+    """States, training, and the comparison where it is wanted and there are rows to test.
+
+    Each part goes on from what is kept of it, with the same numbers as without an interruption.
+    """
     from engine.calibration.features import task_states
     from engine.calibration.training import calibrate
 
@@ -82,13 +91,14 @@ def calibration_steps(
     found = yield from _part(
         1, parts, task_states(space, task, layers=(options.layer,), cache_dir=states), curve=False
     )
-    calibration = yield from _part(2, parts, calibrate(space, found, task, options))
+    training = calibrate(space, found, task, options, checkpoint=kept.of("training"))
+    calibration = yield from _part(2, parts, training)
     comparison = None
     if parts == 3:
         from engine.calibration.comparison import compare_before_after
 
         compared = compare_before_after(
-            space, task, found, calibration, seed=options.seed, cache_dir=states
+            space, task, found, calibration, seed=options.seed, cache_dir=states, kept=kept
         )
         # The controls are trained as well; theirs is not the curve that the page shows.
         controls = told(compared, _of_controls)
@@ -120,6 +130,7 @@ def competitor_steps(
     *,
     methods: tuple[str, ...],
     seeds: tuple[int, ...],
+    kept: Checkpoints = NOTHING,
 ) -> Steps[Mapping[str, Any]]:
     """The table of methods on the same rows."""
     from engine.calibration.evaluation import evaluate
@@ -127,7 +138,7 @@ def competitor_steps(
 
     found = yield from evaluate(
         space, [task], methods, seeds, settings=MethodSettings(calibration=options),
-        cache_dir=states,
+        cache_dir=states, kept=kept,
     )  # fmt: skip
     document: Mapping[str, Any] = found.to_dict()
     return document
@@ -140,6 +151,7 @@ def ablation_steps(
     states: Path,
     *,
     seeds: tuple[int, ...],
+    kept: Checkpoints = NOTHING,
 ) -> Steps[Mapping[str, Any]]:
     """Basis × similarity × loss × inference, on the same states."""
     from engine.calibration.ablation import ablate
@@ -147,7 +159,7 @@ def ablation_steps(
 
     found = yield from task_states(space, task, layers=(options.layer,), cache_dir=states)
     ablation = yield from ablate(
-        space, task, found, base=replace(options, target="module"), seeds=seeds
+        space, task, found, base=replace(options, target="module"), seeds=seeds, kept=kept
     )
     document: Mapping[str, Any] = ablation.to_dict()
     return document

@@ -6,6 +6,7 @@ calibration are reports of their own. The pages and the JSON API use the same me
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 import zipfile
@@ -29,13 +30,14 @@ from app.calibration_work import (
     competitor_steps,
     write_calibration,
 )
-from app.jobs import Jobs, JobView, iso
+from app.jobs import CHECKPOINTS, Jobs, JobView, iso
 from app.service import Explorer, client_of
 from app.sets import Sets, aside, text_of
 from app.store import NotFound, Record, Store
 from engine.calibration.options import CalibrationOptions
 from engine.calibration.tasks import Task, TaskSpec, make_task
-from engine.errors import ArtifactError, LayerError, OptionError
+from engine.checkpoints import Checkpoints
+from engine.errors import ArtifactError, LayerError, OptionError, shorten
 from engine.progress import Steps
 from engine.worker import Check
 
@@ -124,6 +126,7 @@ class Calibrations:
         self._sets = sets
         # On the device thread only: the artifacts that are switched on, as tensors.
         self._loaded: OrderedDict[str, Calibration] = OrderedDict()
+        explorer.models.on_letting_go.append(self._loaded.clear)
 
     # Before anything runs
 
@@ -154,6 +157,7 @@ class Calibrations:
         *,
         name: str = "",
         compare: bool = True,
+        words: Mapping[str, str] | None = None,
     ) -> JobView:
         """Queue a calibration; its result is a saved calibration.
 
@@ -164,6 +168,7 @@ class Calibrations:
             options: how it is trained.
             name: what the result is called; empty: as the set is.
             compare: whether before and after are compared, with the controls.
+            words: the label words that were asked for; each must be of a label that there is.
 
         Raises:
             InputError, NotFound: it cannot be run, found out before it is queued.
@@ -181,9 +186,18 @@ class Calibrations:
                 f"{options.target}."
             )
         task = await self.task(request, set_id, spec)
+        strange = sorted(set(words or {}) - set(task.label_names))
+        if strange:
+            raise OptionError(
+                f"a word was given for the label {shorten(strange[0])!r}, and the column"
+                f" {shorten(spec.label_column)!r} holds"
+                f" {shorten(', '.join(task.label_names), 80)}; leave it out or correct it."
+            )
         shown = await aside(partial(self._sets.get, set_id))
         order = Order(set_id, text_of(name) or shown.name, spec, options, compare)
         states = await aside(partial(store.scratch, "states"))
+        asked = self._of_this_model(order.to_dict())
+        kept = await aside(partial(self._checkpoints, "calibration", asked))
 
         def save(made: Made) -> str:
             write = partial(write_calibration, made, order, shown.name)
@@ -192,11 +206,12 @@ class Calibrations:
         return await self._jobs.start(
             "calibration",
             f"Calibration: {order.name}",
-            lambda: calibration_steps(self._space(), task, options, states, compare),
+            lambda: calibration_steps(self._space(), task, options, states, compare, kept),
             save,
             client=client_of(request),
             href="/calibrate/{result}",
-            spec=order.to_dict(),
+            spec=asked,
+            kept=kept,
         )
 
     async def start_comparison(
@@ -244,6 +259,8 @@ class Calibrations:
         task = await self.task(request, order.set, order.spec)
         store = self._sets.kept()
         states = await aside(partial(store.scratch, "states"))
+        asked = self._of_this_model(spec)
+        kept = await aside(partial(self._checkpoints, what, asked))
 
         def save(document: Mapping[str, Any]) -> str:
             def write(folder: Path) -> Mapping[str, Any]:
@@ -260,26 +277,47 @@ class Calibrations:
         return await self._jobs.start(
             what,
             f"{title} {saved.view.name}",
-            lambda: make(self._space(), task, order.options, states),
+            lambda: make(self._space(), task, order.options, states, kept=kept),
             save,
             client=client_of(request),
             href=f"/calibrate/{id_}#{what}",
-            spec=spec,
-            key=f"{what} {sorted(spec.items())}",
+            spec=asked,
+            key=f"{what} {sorted(asked.items())}",
+            kept=kept,
+        )
+
+    def _of_this_model(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """What is asked, with the model that it is asked of: under another it is other work."""
+        return {**spec, "model": self._explorer.facts().fingerprint}
+
+    def _checkpoints(self, kind: str, asked: Mapping[str, Any]) -> Checkpoints:
+        """Where a job keeps how far it is: the same place for the same question. On any thread."""
+        store, settings = self._sets.kept(), self._explorer.settings
+        plain = orjson.dumps([kind, asked], option=orjson.OPT_SORT_KEYS)
+        name = hashlib.blake2b(plain, digest_size=12).hexdigest()
+        return Checkpoints(
+            store.scratch(CHECKPOINTS) / name, every_s=settings.checkpoint_s, reserve=store.reserve
         )
 
     async def restart(self, request: Request, job_id: str) -> JobView:
-        """Start a job again that ended without a result; states that were kept are found again.
+        """Start a job again that ended without a result; it goes on from its checkpoints.
 
         Raises:
             NotFound: no such job.
             OptionError: it did not end so, or cannot be started from here.
+            ArtifactError: it was asked of another model than the one that is open.
         """
         view = self._jobs.get(job_id)
         kind, spec = self._jobs.spec(job_id)
         if not view.restartable or spec is None:
             raise OptionError(
                 "Only a job that ended without a result can be started again, and only once."
+            )
+        facts = self._explorer.facts()
+        if spec.get("model", facts.fingerprint) != facts.fingerprint:
+            raise ArtifactError(
+                f"This job was asked of another model (fingerprint {str(spec['model'])[:12]}) and"
+                f" {facts.name} ({facts.fingerprint[:12]}) is open; open that model to resume it."
             )
         again = await self._again(request, kind, spec)
         await aside(partial(self._jobs.settle, job_id))

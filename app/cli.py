@@ -8,28 +8,23 @@ is one sentence on stderr and exit status 2.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import shutil
-import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import uvicorn
 from pydantic import ValidationError
 
-from app import cli_calibrate, cli_map, export
+from app import cli_calibrate, cli_map, export, logs
 from app.main import create_app
 from app.service import load_space, token_reference
+from app.serving import serve
 from app.settings import K_CEILING, Settings
 from app.store import StorageBusy, open_store
 from engine import FRAMES, GEOMETRIES, STATES, LatentSpace, TraceOptions
 from engine.errors import LexiscopeError
-
-# A prompt of 32,000 characters of four bytes each, percent-encoded, and room for the rest.
-_LONGEST_ADDRESS = 512 * 1024
 
 
 class Mistake(Exception):
@@ -82,6 +77,14 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", parents=[shared], help="open the pages in a browser")
     serve.add_argument("--host", help="the address to listen on")
     serve.add_argument("--port", help="the port; 0 takes any free one")
+    serve.add_argument(
+        "--models", metavar="NAME=FOLDER,…",
+        help="further models to choose from: NAME=FOLDER or NAME=HUB_ID@COMMIT, with commas",
+    )  # fmt: skip
+    serve.add_argument(
+        "--one-model-at-a-time", action="store_true", default=None,
+        help="let go of the open model before another one is loaded",
+    )  # fmt: skip
     serve.add_argument(
         "--no-auth", action="store_true", default=None,
         help="serve other machines without asking for a token",
@@ -154,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(given: argparse.Namespace) -> int:
-    settings = _settings(given, "host", "port", "no_auth")
+    settings = _settings(given, "host", "port", "no_auth", "models", "one_model_at_a_time")
     listener = _listen(settings)
     try:
         store, _ = open_store(settings)
@@ -164,28 +167,15 @@ def _serve(given: argparse.Namespace) -> int:
     host, port = listener.getsockname()[:2]
     settings = settings.model_copy(update={"port": port})
     shown = f"[{host}]" if ":" in host else host
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("lexiscope").setLevel(logging.INFO)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(settings, store=store),
-            access_log=False,  # it would print prompts and tokens
-            server_header=False,
-            h11_max_incomplete_event_size=_LONGEST_ADDRESS,
-            http="h11",
-            ws="none",
-            timeout_keep_alive=15,
-            timeout_graceful_shutdown=4,
-            log_level="warning",
-        )
-    )
-    print(f"Lexiscope is on http://{shown}:{port}{settings.root_path}/", flush=True)
+    logs.begin()
+    app = create_app(settings, store=store)
+    home = f"http://{shown}:{port}{settings.root_path}/"
+    print(f"Lexiscope is on {home}", flush=True)
+    if settings.token is not None:
+        print(f"Log in once at {home}login?token=TOKEN, with your token for TOKEN.", flush=True)
     if settings.notice:
         print(settings.notice, file=sys.stderr)
-    # uvicorn finishes what is under way and then hands the signal back: that is a good end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    server.run(sockets=[listener])
-    return 0 if server.started else 1
+    return serve(app, settings, listener)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -17,11 +17,14 @@ from typing import Any
 import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.opened import Conflict
 from app.rendering import render_text, wants_fragment
 from app.service import ClientGone, NotReady
 from app.store import NotFound, StorageError
@@ -54,6 +57,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (Cancelled, 503),
     (BudgetExceeded, 413),
     (ArtifactError, 409),
+    (Conflict, 409),
     (NotReady, 503),
     (NotFound, 404),
     (StorageError, 507),
@@ -212,7 +216,25 @@ async def _on_http(request: Request, error: Exception) -> Response:
     sentence = (
         error.detail if ours and error.detail not in standard else _sentence(error.status_code)
     )
-    return answer(request, error.status_code, sentence, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return answer(request, error.status_code, sentence, headers=headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """What this address can be asked with; Starlette names only its first route's methods."""
+    root = str(request.scope.get("root_path", ""))
+    path = str(request.scope["path"]).removeprefix(root)
+    first: str | None = None
+    found: set[str] = set()
+    for context in iter_route_contexts(request.app.routes):
+        template = context.path or ""
+        # The first that fits is the one meant: /sets/new and not /sets/{id}.
+        if template == first or (first is None and compile_path(template)[0].match(path)):
+            first = template
+            found |= set(context.methods or ())
+    return found | {"HEAD"} if "GET" in found else found
 
 
 async def _on_client_gone(request: Request, error: Exception) -> Response:

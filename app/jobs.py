@@ -5,7 +5,8 @@ queue. On the lane ``device`` every step is one piece of background work of the 
 that whoever clicks meanwhile goes first; the lane ``process`` is for work that other processes do.
 
 A job is a row of the store from the moment it is taken. After a restart those that were under way
-are ``interrupted`` and say how far they had come; what they had not saved is gone.
+are ``interrupted`` and say how far they had come. What keeps checkpoints goes on from the newest
+when it is started again; these are deleted when the job ends well, is cancelled or is forgotten.
 """
 
 from __future__ import annotations
@@ -18,150 +19,38 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from anyio import to_thread
 
+from app.job_state import (
+    LANES,
+    POINTS,
+    Job,
+    JobsMark,
+    JobView,
+    LaneName,
+    State,
+    interrupted,
+    iso,
+)
 from app.store import JOB, NotFound, StorageError, Store, new_id, storage_error
+from engine.checkpoints import NOTHING, Checkpoints, sweep
 from engine.errors import Cancelled, LexiscopeError, QueueFull
 from engine.progress import Progress, Steps
 from engine.worker import DeviceThread
 
 T = TypeVar("T")
-State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
-LaneName = Literal["device", "process"]
-LANES: tuple[LaneName, ...] = ("device", "process")
-POINTS = 1000
-"""Of the curve that a job keeps; a longer one is thinned evenly."""
+CHECKPOINTS = "checkpoints"
+"""The folder of all jobs' checkpoints, in the store's scratch."""
+FORGOTTEN_S = 30 * 86_400
+"""Seconds after which the checkpoints of a job that nobody resumed are deleted."""
 
 _KEPT_EVERY_S = 5.0
 _LOOK_S = 0.1
 log = logging.getLogger("lexiscope")
-
-
-@dataclass(frozen=True)
-class JobView:
-    """A job as it stands at one moment."""
-
-    id: str
-    kind: str
-    title: str
-    lane: str
-    state: State
-    stopping: bool
-    """Whether it was asked to stop and has not stopped yet."""
-    note: str
-    """What it is doing, for people."""
-    done: int
-    total: int
-    share: float | None
-    """The part that is done, in [0, 1], of what the note names; None where it is not known."""
-    values: Mapping[str, float]
-    """The latest figures."""
-    history: tuple[Mapping[str, float], ...]
-    """Every report that had figures, with ``done``; thinned evenly to `POINTS`."""
-    seconds_left: float | None
-    """Of what the note names, at the pace so far."""
-    seconds_run: float | None
-    ahead: int | None
-    """Jobs that come before it, the running one included; None once it runs."""
-    problem: str | None
-    """One sentence: why it failed or was interrupted."""
-    result: str | None
-    """The id of what it saved."""
-    result_href: str | None
-    """The path of its result, without the root path."""
-    restartable: bool
-    """Whether it ended without a result and can be started again as it was."""
-    created: str
-    started: str | None
-    ended: str | None
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing more will happen to it."""
-        return self.state not in ("queued", "running")
-
-    def to_dict(self, *, curve: bool = True) -> dict[str, object]:
-        """As it stands in the JSON; in lists without the curve."""
-        plain: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
-        if not curve:
-            del plain["history"]
-        return {**plain, "finished": self.finished}
-
-
-@dataclass(frozen=True)
-class JobsMark:
-    """What stands of the jobs in the head of every page."""
-
-    text: str
-    """``1 running``."""
-    level: Literal["wait", "note"]
-
-
-@dataclass
-class _Job:
-    """A job as its lane changes it; read and written under the jobs' lock."""
-
-    id: str
-    kind: str
-    title: str
-    lane: str
-    created: float
-    href: str = ""
-    key: str = ""
-    client: str = ""
-    spec: Mapping[str, Any] | None = None
-    make_steps: Callable[[], Steps[Any]] | None = None
-    save: Callable[[Any], str | None] | None = None
-    state: State = "queued"
-    progress: Progress = field(default_factory=lambda: Progress(0, 0))
-    history: list[dict[str, float]] = field(default_factory=list)
-    stop: threading.Event = field(default_factory=threading.Event)
-    reports: int = 0
-    every: int = 1
-    phase: tuple[float, int] = (0.0, 0)
-    """When what is under way began, on the monotonic clock, and at which step."""
-    started: float | None = None
-    ended: float | None = None
-    problem: str | None = None
-    result: str | None = None
-
-    def row(self) -> dict[str, Any]:
-        """What the store keeps."""
-        return {
-            "id": self.id,
-            "kind": self.kind,
-            "title": self.title,
-            "lane": self.lane,
-            "created": self.created,
-            "href": self.href,
-            "spec": self.spec,
-            "state": self.state,
-            "done": self.progress.done,
-            "total": self.progress.total,
-            "note": self.progress.note,
-            "values": {name: float(x) for name, x in self.progress.values.items()},
-            "history": list(self.history),
-            "started": self.started,
-            "ended": self.ended,
-            "problem": self.problem,
-            "result": self.result,
-        }
-
-    @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> _Job:
-        """From what the store kept."""
-        names = ("id", "kind", "title", "lane", "created", "href", "spec", "state")
-        job = cls(**{name: row[name] for name in names})
-        job.progress = Progress(row["done"], row["total"], row["note"], row["values"])
-        job.history = [dict(one) for one in row["history"]]
-        for name in ("started", "ended", "problem", "result"):
-            setattr(job, name, row[name])
-        return job
 
 
 class _Lane:
@@ -169,8 +58,8 @@ class _Lane:
 
     def __init__(self, name: LaneName) -> None:
         self.name = name
-        self.queue: deque[_Job] = deque()
-        self.running: _Job | None = None
+        self.queue: deque[Job] = deque()
+        self.running: Job | None = None
         self.thread: threading.Thread | None = None
 
 
@@ -195,9 +84,13 @@ class Jobs:
         self.places = places
         self.kept = kept
         self.store: Store | None = None
+        self.admit: Callable[[], None] = lambda: None
+        """Asked under the lock before a job is taken; raises to refuse it."""
         self._device = device
+        # Views are read on the event loop, so nobody writes to the disk under this lock.
         self._turn = threading.Condition(threading.RLock())
-        self._jobs: dict[str, _Job] = {}
+        self._writing = threading.Lock()  # of rows, so that the last written is the latest
+        self._jobs: dict[str, Job] = {}
         self._lanes = {name: _Lane(name) for name in LANES}
         self._here = threading.local()
         self._closing = False
@@ -209,8 +102,11 @@ class Jobs:
             store: None: jobs are remembered until the server ends.
         """
         self.store = store
+        if store is not None:
+            with contextlib.suppress(OSError):
+                sweep(store.scratch(CHECKPOINTS), FORGOTTEN_S)
         for row in reversed(store.jobs() if store is not None else ()):
-            job = _Job.of_row(row)
+            job = Job.of_row(row)
             if job.state in ("queued", "running"):
                 self._interrupted(job)
             self._jobs[job.id] = job
@@ -232,7 +128,7 @@ class Jobs:
                     lane.running.stop.set()
             self._turn.notify_all()
         for job in waiting:
-            self._end(job, "interrupted", "The server was stopped before this ran; start it again.")
+            self._end(job, "interrupted", _unrun("The server was stopped", job))
         until = time.monotonic() + timeout_s
         for lane in self._lanes.values():
             if lane.thread is not None:
@@ -250,6 +146,7 @@ class Jobs:
         href: str = "",
         spec: Mapping[str, Any] | None = None,
         key: str = "",
+        kept: Checkpoints = NOTHING,
     ) -> JobView:
         """Queue a job; it writes a row, so call it beside the event loop (or use `start`).
 
@@ -265,16 +162,18 @@ class Jobs:
             href: the path of the result; ``{result}`` in it becomes the result's id.
             spec: plain values from which it can be started again after an interruption.
             key: a job under way with this key is returned instead of a second one; empty: none.
+            kept: the checkpoints that its steps keep, from which it goes on where there are some.
 
         Raises:
             QueueFull: the lane has no place left, or the server is shutting down.
             StorageError: the disk is full or cannot be written.
         """
         held = self._lanes[lane]
-        job = _Job(
+        job = Job(
             id=new_id(), kind=kind, title=title, lane=lane, created=time.time(), href=href,
             key=key, client=client, spec=spec, make_steps=make_steps,
-            save=cast("Callable[[Any], str | None]", save),
+            save=cast("Callable[[Any], str | None]", save), kept=kept, resumes=kept.place,
+            folder="" if kept.folder is None else kept.folder.name, accepted=False,
         )  # fmt: skip
         with self._turn:
             same = [held.running] if held.running is not None else []
@@ -284,19 +183,42 @@ class Jobs:
                     return self._view(other)
             if self._closing:
                 raise QueueFull("The server is shutting down; try again in a moment.")
+            self.admit()
             if len(held.queue) >= self.places:
                 raise QueueFull(
                     f"{len(held.queue)} jobs wait already and {self.places} may; wait for one of "
                     "them to end, or cancel one.",
                     retry_after=30,
                 )
-            if self.store is not None:
-                self.store.check_space()
-                self.store.put_job(job.row())
+            # From here on it is seen, and runs once its row is written.
             self._jobs[job.id] = job
             held.queue.append(job)
+        try:
+            if self.store is not None:
+                self.store.check_space()
+                with self._writing:
+                    self.store.put_job(job.row())
+        except BaseException:
+            with self._turn:
+                self._jobs.pop(job.id, None)
+                if job in held.queue:
+                    held.queue.remove(job)
+                self._turn.notify_all()
+            raise
+        with self._turn:
+            job.accepted = True
             self._turn.notify_all()
             return self._view(job)
+
+    def when_idle(self, act: Callable[[], None]) -> bool:
+        """Do this if no job waits or runs, so that none comes in meanwhile; whether it was done."""
+        with self._turn:
+            if any(job.state in ("queued", "running") for job in self._jobs.values()):
+                return False
+            if any(lane.running is not None for lane in self._lanes.values()):
+                return False
+            act()
+            return True
 
     async def start(
         self,
@@ -320,8 +242,7 @@ class Jobs:
     def mark(self) -> JobsMark | None:
         """What is under way, or was interrupted and can be run again; None where nothing is.
 
-        Every page asks, from the event loop: neither the lock, which is held while a row is
-        written, nor the disk is touched.
+        Every page asks, from the event loop: neither a lock nor the disk is touched.
         """
         jobs = list(self._jobs.values())
         states = [job.state for job in jobs]
@@ -353,17 +274,24 @@ class Jobs:
 
     def cancel(self, id_: str) -> JobView:
         """Ask a job to stop: at once where it waits, after its step where it runs; `NotFound`."""
+        waited = False
         with self._turn:
             job = self._known(id_)
             lane = self._lanes[cast(LaneName, job.lane)]
             if job.state == "running":
+                job.unwanted = True
                 job.stop.set()
-                return self._view(job)
-            if job.state != "queued":
-                return self._view(job)
-            lane.queue.remove(job)
-        self._end(job, "cancelled")
-        return self.get(id_)
+            elif job.state == "queued" and job in lane.queue:
+                lane.queue.remove(job)
+                waited = True
+            view = self._view(job)
+        if waited:
+            self._drop(job)
+            self._end(job, "cancelled")
+            return self.get(id_)
+        if job.unwanted:
+            job.kept.drop()  # before its steps are closed, which would keep where they are
+        return view
 
     def forget(self, id_: str) -> None:
         """Forget a finished job, never what it saved; `NotFound`; one under way stays."""
@@ -372,8 +300,16 @@ class Jobs:
             if job.state in ("queued", "running"):
                 return
             del self._jobs[id_]
+        self._drop(job)
         if self.store is not None:
             self.store.forget_jobs([id_])
+
+    @property
+    def under_way(self) -> dict[str, int]:
+        """How many jobs run and how many wait; never waits itself."""
+        lanes = self._lanes.values()
+        running = sum(lane.running is not None for lane in lanes)
+        return {"running": running, "queued": sum(len(lane.queue) for lane in lanes)}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -426,7 +362,7 @@ class Jobs:
     def _loop(self, lane: _Lane) -> None:
         while True:
             with self._turn:
-                while not lane.queue and not self._closing:
+                while not (lane.queue and lane.queue[0].accepted) and not self._closing:
                     self._turn.wait()
                 if self._closing:
                     return
@@ -443,7 +379,7 @@ class Jobs:
                 with self._turn:
                     lane.running = None
 
-    def _run(self, job: _Job) -> None:
+    def _run(self, job: Job) -> None:
         assert job.make_steps is not None
         assert job.save is not None
         make, save = job.make_steps, job.save
@@ -465,11 +401,14 @@ class Jobs:
                 self._stopped(job)
             else:
                 problem = self._problem(job, error)
+                job.resumes = job.kept.place
                 self._end(job, "failed", problem)
         else:
+            job.kept.drop()
+            job.resumes = None
             self._end(job, "done")
 
-    def _follow(self, job: _Job, steps: Steps[T]) -> T:
+    def _follow(self, job: Job, steps: Steps[T]) -> T:
         kept = time.monotonic()
         while True:
             if job.stop.is_set():
@@ -478,33 +417,21 @@ class Jobs:
             if isinstance(step, _End):
                 return cast(T, step.value)
             with self._turn:
-                self._report(job, step)
+                job.report(step)
             if time.monotonic() - kept > _KEPT_EVERY_S:
                 self._keep(job)
                 kept = time.monotonic()
 
-    def _report(self, job: _Job, step: Progress) -> None:
-        if step.total != job.progress.total or step.done < job.progress.done:
-            job.phase = (time.monotonic(), step.done)
-        job.progress = step
-        if not step.values:
-            return
-        if job.reports % job.every == 0:
-            job.history.append(
-                {"done": step.done, **{name: float(x) for name, x in step.values.items()}}
-            )
-            if len(job.history) > POINTS:
-                job.history = job.history[::2]
-                job.every *= 2
-        job.reports += 1
-
-    def _stopped(self, job: _Job) -> None:
-        if self._closing:
-            self._end(job, "interrupted", _where("The server was stopped", job))
+    def _stopped(self, job: Job) -> None:
+        if self._closing and not job.unwanted:
+            job.resumes = job.kept.place
+            self._end(job, "interrupted", interrupted("The server was stopped", job))
         else:
+            job.kept.drop()
+            job.resumes = None
             self._end(job, "cancelled")
 
-    def _interrupted(self, job: _Job) -> None:
+    def _interrupted(self, job: Job) -> None:
         """Say at the start what became of a job that was under way when the server ended."""
         assert self.store is not None
         job.result = self.store.result_of(job.id)
@@ -512,41 +439,50 @@ class Jobs:
             job.state = "done"
         else:
             waited = job.state == "queued"
+            if job.folder:
+                job.resumes = Checkpoints(self.store.scratch(CHECKPOINTS) / job.folder).place
             job.problem = (
-                "The server ended before this ran; start it again."
-                if waited
-                else _where("The server ended", job)
+                _unrun("The server ended", job) if waited else interrupted("The server ended", job)
             )
             job.state = "interrupted"
             _log_interrupted(job)
         job.ended = job.ended or time.time()
         self._keep(job)
 
-    def _end(self, job: _Job, state: State, problem: str | None = None) -> None:
+    def _end(self, job: Job, state: State, problem: str | None = None) -> None:
         with self._turn:
             job.problem = problem
             job.ended = time.time()
             job.make_steps = job.save = None
             job.state = state
-            row = job.row()
         if state == "interrupted":
             _log_interrupted(job)
-        self._keep(job, row)
+        self._keep(job)
         self._prune()
 
-    def _keep(self, job: _Job, row: dict[str, Any] | None = None) -> None:
+    def _keep(self, job: Job) -> None:
         """Write the row; a disk that is full must not end the job."""
         if self.store is None:
             return
-        if row is None:
-            with self._turn:
-                row = job.row()
         try:
-            self.store.put_job(row)
+            with self._writing:
+                with self._turn:
+                    row = job.row()
+                self.store.put_job(row)
         except StorageError as error:
             log.error("the row of job %s could not be written: %s", job.id, error)
         except Exception:  # a row must never end the lane, which others wait for
             log.exception("the row of job %s could not be written", job.id)
+
+    def _drop(self, job: Job) -> None:
+        """Delete the checkpoints of a job that is over, unless another one goes on with them."""
+        if not job.folder or self.store is None:
+            return
+        with self._turn:
+            others = [one for one in self._jobs.values() if one is not job]
+            if any(one.folder == job.folder and one.may_go_on for one in others):
+                return
+        Checkpoints(self.store.scratch(CHECKPOINTS) / job.folder).drop()
 
     def _prune(self) -> None:
         with self._turn:
@@ -558,13 +494,20 @@ class Jobs:
             with contextlib.suppress(StorageError):
                 self.store.forget_jobs(old)
 
-    def _known(self, id_: str) -> _Job:
+    def _known(self, id_: str) -> Job:
         job = self._jobs.get(id_)
         if job is None:
             raise NotFound("There is no job under this id; only the latest are remembered.")
         return job
 
-    def _problem(self, job: _Job, error: BaseException) -> str:
+    def _view(self, job: Job) -> JobView:
+        ahead: int | None = None
+        if job.state == "queued":
+            lane = self._lanes[cast(LaneName, job.lane)]
+            ahead = lane.queue.index(job) + (lane.running is not None) if job in lane.queue else 0
+        return job.view(ahead)
+
+    def _problem(self, job: Job, error: BaseException) -> str:
         if isinstance(error, LexiscopeError | StorageError):
             return str(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -573,48 +516,6 @@ class Jobs:
         if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
             return "There was not enough memory for this; ask for fewer rows or a smaller batch."
         return f"Something went wrong on the server; its log says what, under job {job.id}."
-
-    def _view(self, job: _Job) -> JobView:
-        step, state = job.progress, job.state
-        ahead: int | None = None
-        if state == "queued":
-            lane = self._lanes[cast(LaneName, job.lane)]
-            ahead = lane.queue.index(job) + (lane.running is not None) if job in lane.queue else 0
-        left = run = None
-        if job.started is not None:
-            run = (job.ended or time.time()) - job.started
-        since, first = job.phase
-        if state == "running" and step.total > 0 and step.done > first:
-            pace = (time.monotonic() - since) / (step.done - first)
-            left = pace * max(0, step.total - step.done)
-        href = None
-        if state == "done" and job.href:
-            href = job.href.replace("{result}", job.result or "")
-        ended_without = state in ("failed", "cancelled", "interrupted")
-        return JobView(
-            id=job.id,
-            kind=job.kind,
-            title=job.title,
-            lane=job.lane,
-            state=state,
-            stopping=state == "running" and job.stop.is_set(),
-            note=step.note,
-            done=step.done,
-            total=step.total,
-            share=1.0 if state == "done" else step.share,
-            values=dict(step.values),
-            history=tuple(job.history),
-            seconds_left=left,
-            seconds_run=run,
-            ahead=ahead,
-            problem=job.problem,
-            result=job.result,
-            result_href=href,
-            restartable=ended_without and job.spec is not None,
-            created=iso(job.created),
-            started=None if job.started is None else iso(job.started),
-            ended=None if job.ended is None else iso(job.ended),
-        )
 
 
 def _next(steps: Steps[T]) -> Progress | _End:
@@ -633,18 +534,16 @@ def _as_job(job: str | None, work: Callable[[], T]) -> T:
         JOB.reset(token)
 
 
-def _log_interrupted(job: _Job) -> None:
-    log.warning("%r (job %s) was interrupted: %s", job.title, job.id, job.problem)
+def _unrun(what: str, job: Job) -> str:
+    if job.resumes is not None:
+        return f"{what} before this ran; resumed, it goes on from {job.resumes}."
+    return f"{what} before this ran; start it again."
 
 
-def _where(what: str, job: _Job) -> str:
-    step = job.progress
-    note = f" ({step.note})" if step.note else ""
-    place = f" at {step.done} of {step.total}{note}" if step.total else note
-    place = place or " at its beginning"
-    return f"{what} while this ran,{place}; nothing of it was saved, so start it again."
+def _log_interrupted(job: Job) -> None:
+    # Titles and notes hold the names of what people uploaded, which are not for the log.
+    where = f"at {job.progress.done} of {job.progress.total}"
+    log.warning("%s %s was interrupted %s", job.kind, job.id, where)
 
 
-def iso(seconds: float) -> str:
-    """A time since 1970 as people and JSON read it, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+__all__ = ["CHECKPOINTS", "LANES", "POINTS", "JobView", "Jobs", "JobsMark", "iso"]

@@ -11,7 +11,9 @@ from starlette.types import ASGIApp
 
 from app import errors, version
 from app.calibrations import Calibrations
+from app.disk import FreeDisk
 from app.jobs import Jobs
+from app.one_model import OneModel
 from app.routes import (
     api,
     bases,
@@ -23,6 +25,8 @@ from app.routes import (
     map_api,
     method,
     model,
+    model_api,
+    models,
     static,
     trace,
 )
@@ -46,7 +50,8 @@ class Site(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """FastAPI's stack inside `SecureApp`."""
         inner = super().build_middleware_stack()
-        return SecureApp(inner, self.state.settings, errors.refuse, self.state.metrics)
+        one = OneModel(inner, self.state.explorer.models, errors.refuse)
+        return SecureApp(one, self.state.settings, errors.refuse, self.state.metrics)
 
 
 def create_app(
@@ -68,17 +73,21 @@ def create_app(
     settings = settings or Settings()  # type: ignore[call-arg]  # pydantic fills the defaults
     explorer = Explorer(settings, space)
     jobs = Jobs(explorer.device, places=settings.job_places)
+    jobs.admit, explorer.models.jobs_idle = explorer.models.admit, jobs.when_idle
     sets = Sets(settings)
+    disk = FreeDisk(settings.data_folder, settings.disk_reserve_mib * 2**20)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         held, sets.unavailable = (store, "") if store is not None else open_store(settings)
         sets.store = held
         jobs.begin(held)
+        disk.start()
         try:
             await explorer.start()
             yield
         finally:
+            disk.close()
             # The jobs first: their last step needs the device thread.
             await to_thread.run_sync(jobs.close)
             explorer.close()
@@ -99,6 +108,7 @@ def create_app(
     app.state.explorer = explorer
     app.state.jobs = jobs
     app.state.sets = sets
+    app.state.disk = disk
     app.state.calibrations = Calibrations(explorer, jobs, sets)
     app.state.metrics = explorer.metrics()
     app.state.metrics.watch(
@@ -107,11 +117,17 @@ def create_app(
         lambda: {state: float(n) for state, n in jobs.counts.items()},
         label="state",
     )
+    app.state.metrics.watch(
+        "lexiscope_disk_bytes",
+        "The data folder's disk: what is free, and what is to stay free.",
+        lambda: disk.figures,
+        label="what",
+    )
     app.add_middleware(errors.ErrorBoundary)
     errors.install(app)
     for page in (
         *(trace, bases, calibrate, calibrate_saved, model, method, api, health, static),
-        *(job_api, job_pages, calibration_api, map_page, map_api),
+        *(job_api, job_pages, calibration_api, map_page, map_api, models, model_api),
     ):
         app.include_router(page.router)
     return app

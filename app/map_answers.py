@@ -208,7 +208,9 @@ def near(drawn: Map, found: Neighbours) -> dict[str, Any]:
             "lost": [{**point(drawn, one["index"]), **one} for one in lost],
         }
     kept = sum(one["on_map"] for one in rows)
-    if len(rows) == 1:
+    if not np.isfinite(drawn.coordinates[found.index]).all():
+        sentence = "This state holds NaN or infinity, so it has no neighbours."
+    elif len(rows) == 1:
         sentence = f"This neighbour is {'' if kept else 'not '}the nearest on the map."
     else:
         sentence = (
@@ -227,6 +229,7 @@ def near(drawn: Map, found: Neighbours) -> dict[str, Any]:
 def _nearest_drawn(drawn: Map, index: int, k: int) -> frozenset[int]:
     """The k points that are nearest on the picture, the point itself left out."""
     away = ((drawn.coordinates - drawn.coordinates[index]) ** 2).sum(1)
+    away[np.isnan(away)] = np.inf
     away[index] = np.inf
     k = min(k, len(away) - 1)
     return frozenset(np.argpartition(away, k - 1)[:k].tolist()) if k > 0 else frozenset()

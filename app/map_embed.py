@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable
-from xml.sax.saxutils import escape, unescape
+from xml.sax.saxutils import escape, unescape  # nosec B406  # it parses nothing
 
 from app.map_sheet import Sheet
 

@@ -267,7 +267,7 @@ def _from_table(body: bytes) -> dict[str, Any] | None:
     kind, row = names.index("kind"), names.index("row")
     axes = [names.index(one) for one in "xyz" if one in names]
     rows = [line for line in lines if line]
-    coordinates = [[float(line[i]) for i in axes] for line in rows]
+    coordinates = [[float(line[i] or "nan") for i in axes] for line in rows]
     return {
         "meta": json.dumps(settings),
         "coordinates": np.array(coordinates, dtype=np.float32).reshape(len(rows), len(axes)),

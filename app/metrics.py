@@ -2,14 +2,12 @@
 
 Every label value comes from a fixed set (route templates, methods, statuses, outcomes), so nothing
 that a client makes up becomes a series. Gauges are read when they are asked for; nothing here
-waits for the model.
+waits for the model or touches a disk.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -80,8 +78,8 @@ class Metrics:
         """
         self._registry.register(_Watched(name, help, read, label, counter))
 
-    def watch_process(self, folder: Path) -> None:
-        """Add the process's memory, threads and open files, and the free disk of a folder."""
+    def watch_process(self) -> None:
+        """Add the process's memory, threads and open files."""
         process = psutil.Process()
 
         def read() -> Mapping[str, float]:
@@ -92,10 +90,6 @@ class Metrics:
                 }
             if hasattr(process, "num_fds"):
                 found["open_files"] = float(process.num_fds())
-            at = folder
-            while not at.exists() and at != at.parent:
-                at = at.parent
-            found["disk_free_bytes"] = float(shutil.disk_usage(at).free)
             return found
 
         self.watch("lexiscope_process", "The server's process.", read, label="what")

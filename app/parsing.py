@@ -10,6 +10,7 @@ child that may be killed. What is left of it is plain: one JSON array of cells p
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -32,7 +33,7 @@ _SMALL = 1_000_000
 _UNFOLDED = 2
 """Bytes of rows per byte that a file may have: compressed ones can unfold to gigabytes."""
 _LINE = orjson.OPT_APPEND_NEWLINE
-_REFUSED = 3
+_REFUSED, _DISK = 3, 4
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def parse(orders: Orders) -> dict[str, Any]:
     Raises:
         InputError: it is no labelled file, in one sentence.
         BudgetExceeded: it takes more memory or time than allowed.
+        OSError: what was read cannot be written.
+        MemoryError: there is not even the memory to begin.
     """
     source = Path(orders.source)
     with source.open("rb") as file:
@@ -67,7 +70,7 @@ def parse(orders: Orders) -> dict[str, Any]:
     if source.stat().st_size <= _SMALL and not binary:
         return _read(orders)
     try:
-        child = subprocess.run(
+        child = subprocess.run(  # nosec B603  # our own module, a list, no shell
             # -P: a folder named app where the server was started must not be taken for ours.
             [sys.executable, "-P", "-m", "app.parsing", json.dumps(asdict(orders))],
             env={**os.environ, "PYTHONPATH": _search_path()},
@@ -78,6 +81,11 @@ def parse(orders: Orders) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired:
         raise _too_much(orders) from None
+    except OSError as error:  # no memory or no place for one more process
+        raise MemoryError from error
+    if child.returncode == _DISK:
+        number = int(child.stdout or errno.EIO)
+        raise OSError(number, os.strerror(number))
     if child.returncode == _REFUSED:
         raise OptionError(child.stdout.decode("utf-8", "replace")[:600])
     if child.returncode != 0:
@@ -189,6 +197,9 @@ def _child(argument: str) -> int:
         _read(orders)
     except BudgetExceeded:
         return 1
+    except OSError as error:
+        sys.stdout.buffer.write(str(error.errno or errno.EIO).encode())
+        return _DISK
     except LexiscopeError as error:
         sys.stdout.buffer.write(str(error).encode("utf-8", "replace"))
         return _REFUSED

@@ -14,7 +14,7 @@ import logging
 import re
 import secrets
 import time
-from asyncio import timeout
+from asyncio import CancelledError, timeout
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -48,6 +48,14 @@ PUBLIC = frozenset({"/livez", "/health", "/readyz", "/ready", "/login"})
 """What answers without a token, besides everything under `PUBLIC_PREFIX`."""
 PUBLIC_PREFIX = "/static/"
 
+HEALTH = frozenset({"/livez", "/health", "/readyz", "/ready"})
+"""What is answered however many connections there are."""
+FULL = "full"
+"""The mark in the state of a connection that is one too many."""
+KNOWN = "known"
+"""The mark in a request's state: who asks has shown the token, or none is needed."""
+QUEUED_S = "queued_s"
+"""Where a request's state holds how long it waited for the model, seconds."""
 UPLOADS = frozenset({"/api/v1/sets", "/calibrate/sets"})
 """Where a file may be sent by POST; its limits are those of uploads."""
 
@@ -55,6 +63,8 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = frozenset({*_SAFE_METHODS, "POST", "PUT", "PATCH", "DELETE"})
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
 _TRIES, _TRIES_PER_S, _ADDRESSES = 10, 60.0, 1024
+_FULL = "Too many connections are open; close some pages or try again in a moment."
+_STOPPING = "The server is shutting down; ask again in a moment."
 access_log = logging.getLogger("lexiscope.access")
 
 
@@ -97,7 +107,8 @@ class SecureApp:
         started = time.perf_counter()
         name = secrets.token_hex(8)
         # Copied, and the app's state with it: nothing of one request reaches another.
-        scope = {**scope, "state": {**scope.get("state", {}), "request_id": name}}
+        own = {"request_id": name, KNOWN: self._gate is None}
+        scope = {**scope, "state": {**scope.get("state", {}), **own}}
         scope["root_path"] = self._settings.root_path or scope.get("root_path", "")
         # What can be got can be asked for without its body; no route need say so.
         bare = scope["method"] == "HEAD"
@@ -118,20 +129,28 @@ class SecureApp:
                 message = {**message, "body": b""}
             await send(message)
 
+        request = Request(scope, receive)
         try:
-            request = Request(scope, receive)
             refusal = self._refusal(request)
             if refusal is not None:
                 await refusal(scope, receive, finish)
             else:
                 body = Body(receive, *self._allowance(request))
                 await self._app(scope, body.receive, finish)
+        except CancelledError:
+            if status:
+                raise  # half an answer is out; only closing the connection says so
+            refusal = self._refuse(request, 503, _STOPPING, headers={"Retry-After": "10"})
+            await refusal(scope, receive, finish)
         finally:
             self._log(scope, name, status, time.perf_counter() - started)
 
     def _refusal(self, request: Request) -> Response | None:
         """The answer to a request that goes no further, or None."""
         headers, settings = request.headers, self._settings
+        if request.scope["state"].get(FULL) and _path(request) not in HEALTH:
+            wait = {"Retry-After": "2", "Connection": "close"}
+            return self._refuse(request, 503, _FULL, headers=wait)
         if not host_allowed(headers, settings.hosts):
             return self._refuse(
                 request, 400, "This server is not asked for under that name; use the address it "
@@ -179,6 +198,9 @@ class SecureApp:
             "status": status,
             "ms": round(seconds * 1000, 1),
         }
+        queued = scope["state"].get(QUEUED_S)
+        if queued is not None:
+            line["queue_ms"] = round(queued * 1000, 1)
         access_log.info("%s", orjson.dumps(line).decode())
 
 
@@ -235,13 +257,16 @@ class Gate:
         path = _path(request)
         if path == "/login":
             return self._login(request)
-        if path in PUBLIC or path.startswith(PUBLIC_PREFIX):
-            return None
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return self._try(request, given.strip())
-        cookie = request.cookies.get(self.cookie_name, "")
-        return None if hmac.compare_digest(cookie.encode(), self._cookie.encode()) else 401
+            refused = self._try(request, given.strip())
+        else:
+            cookie = request.cookies.get(self.cookie_name, "")
+            known = hmac.compare_digest(cookie.encode(), self._cookie.encode())
+            refused = None if known else 401
+        request.scope["state"][KNOWN] = refused is None
+        public = path in PUBLIC or path.startswith(PUBLIC_PREFIX)
+        return None if public else refused
 
     def _login(self, request: Request) -> Response | int:
         given = parse_qs(request.scope["query_string"].decode("latin-1")).get("token")

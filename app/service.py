@@ -1,4 +1,4 @@
-"""The explorer: the loaded model as the async handlers see it.
+"""The explorer: the open model as the async handlers see it.
 
 Every method takes the request first, does its work on the one device thread and answers with the
 engine's own value. In between stand a cache of results (limited in bytes), one computation for
@@ -10,26 +10,29 @@ layers. Computes nothing itself.
 from __future__ import annotations
 
 import asyncio
-import logging
+import ipaddress
 import os
 import re
-import sys
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePath
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 from starlette.requests import Request
 
 from app.metrics import Metrics
+from app.opened import ModelFacts, NotReady, Opened
+from app.result_cache import ResultCache, footprint, measured
+from app.security import QUEUED_S
 from app.settings import Settings
+from app.switching import Models, State
 from engine import LatentSpace, Limits, Trace, TraceOptions, load
 from engine.agreement import Agreement
 from engine.cell import Cell
 from engine.curves import Curves
-from engine.errors import DeadlineExceeded, LexiscopeError, TokenError
+from engine.errors import DeadlineExceeded, TokenError
 from engine.frames import no_check
 from engine.models import Tokens
 from engine.selfcheck import SelfCheck
@@ -39,63 +42,12 @@ from engine.worker import Check, DeviceThread, Job
 
 T = TypeVar("T")
 P = ParamSpec("P")
-State = Literal["loading", "ready", "failed"]
-log = logging.getLogger("lexiscope")
-
-
-class NotReady(Exception):
-    """The model is not loaded yet, or could not be; the message is a sentence.
-
-    Attributes:
-        retry_after: seconds after which trying again makes sense; None: it makes none.
-    """
-
-    def __init__(self, sentence: str, *, retry_after: int | None = 2) -> None:
-        super().__init__(sentence)
-        self.retry_after = retry_after
+PLACES_OF_A_CLIENT = 4
+"""Of the queue, where the setting ``client_places`` is not set."""
 
 
 class ClientGone(Exception):
     """The client closed the connection; nobody reads an answer."""
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What the pages say about the loaded model; read once, on the device thread."""
-
-    name: str
-    revision: str
-    """The hub's commit, or ``local``."""
-    fingerprint: str
-    architecture: str
-    kind: str
-    device: str
-    dtype: str
-    blocks: int
-    """Transformer blocks; the layers are numbered 0 (the embedding) to `blocks`."""
-    width: int
-    """d: what the head reads."""
-    vocabulary: int
-    """v: rows of the head."""
-    parameters: int
-    max_tokens: int
-    tied: bool
-    """Whether the head is the input embedding."""
-    has_chat_template: bool
-    has_bos: bool
-    anatomy: tuple[tuple[str, str], ...]
-    """Where the parts were found, as (part, place)."""
-
-    @property
-    def layers(self) -> int:
-        """How many layers can be read: the blocks and the embedding."""
-        return self.blocks + 1
-
-    def to_dict(self) -> dict[str, object]:
-        """As it stands in the JSON of ``/api/v1/model``."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "anatomy"}
-        plain["anatomy"] = dict(self.anatomy)
-        return plain
 
 
 @dataclass(frozen=True)
@@ -149,8 +101,20 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def load_space(settings: Settings, check: Check = no_check) -> LatentSpace:
-    """Load the model that the settings name; slow, and only for the thread that will own it."""
+def load_space(
+    settings: Settings,
+    check: Check = no_check,
+    tell: Callable[[str], None] = lambda words: None,
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> LatentSpace:
+    """Load the model that the settings name; slow.
+
+    Args:
+        settings: which model, and where and how it runs.
+        check: raises to stop.
+        tell: called with a few words at each phase.
+        alone: entered for the moments in which no other thread may compute.
+    """
     return load(
         settings.model,
         device=settings.device,
@@ -158,11 +122,19 @@ def load_space(settings: Settings, check: Check = no_check) -> LatentSpace:
         revision=settings.revision,
         trust_remote_code=settings.trust_remote_code,
         cache_dir=settings.cache_dir,
-        threads=settings.threads or max(1, _cores() - 1),
+        threads=threads_of(settings),
         limits=limits_of(settings),
         offline=settings.offline,
+        device_map=settings.device_map,
         check=check,
+        tell=tell,
+        alone=alone,
     )
+
+
+def threads_of(settings: Settings) -> int:
+    """The CPU threads of the computation: the setting, or one less than there are cores."""
+    return settings.threads or max(1, _cores() - 1)
 
 
 def _cores() -> int:
@@ -173,7 +145,7 @@ def _cores() -> int:
 
 
 class Explorer:
-    """The app's one model, its device thread and its results."""
+    """The app's open model, its device thread and its results."""
 
     def __init__(self, settings: Settings, space: LatentSpace | None = None) -> None:
         """Hold a loaded space, or none until `start` has loaded one.
@@ -184,47 +156,60 @@ class Explorer:
         """
         self.settings = settings
         self.device = DeviceThread(
-            places=settings.queue_places, per_client=settings.client_places or None
+            places=settings.queue_places, per_client=partial(places_of, settings)
         )
-        self.state: State = "loading"
-        self.progress = "The model has not been asked for yet."
-        """One sentence for people while `state` is ``loading``."""
-        self.failure: str | None = None
-        """One sentence: why `state` is ``failed``."""
-        self.info: ModelFacts | None = None
-        """The facts of the model; None until it is ready."""
-        self.self_check: SelfCheck | None = None
-        """What the self-check found; None until the model is ready."""
-        self._space = space
-        self._error: Exception | None = None
-        self._loaded = asyncio.Event()
+        self.models = Models(settings, self.device, _load, space, threads=threads_of(settings))
+        self.models.on_change = self._changed
         self._results = ResultCache(settings.result_cache_mib * 2**20)
         self._flights: dict[Hashable, _Flight] = {}
 
     async def start(self) -> None:
-        """Start the device thread and load the model on it; returns at once.
+        """Start the device thread and begin to load the model; returns at once.
 
         A space that was handed over ready is looked at before this returns.
         """
         self.device.start()
-        name = self.settings.model or "the model that ships with Lexiscope"
-        if name.startswith(("/", ".", "~")):
-            name = PurePath(name).name  # people see this; where the folder lies is not theirs
-        self.progress = f"Loading {name}."
-        job = self.device.submit(self._open, deadline_s=None, label="loading the model")
-        future = asyncio.wrap_future(job.future)
-        future.add_done_callback(self._opened)
-        if self._space is not None:
-            await self.loaded()
+        await self.models.start()
 
     async def loaded(self) -> None:
-        """Wait until the model is ready or has failed."""
-        await self._loaded.wait()
+        """Wait until the model that is being opened is ready or has failed."""
+        await self.models.settled()
+
+    @property
+    def state(self) -> State:
+        """``ready`` while a model is open, also while another one is being loaded."""
+        return self.models.state
+
+    @property
+    def progress(self) -> str:
+        """One sentence for people about what is being loaded."""
+        return self.models.progress
+
+    @property
+    def failure(self) -> str | None:
+        """One sentence: why `state` is ``failed``."""
+        return self.models.failure
+
+    @property
+    def info(self) -> ModelFacts | None:
+        """The facts of the model that this request is about; None until one is ready."""
+        seen = self.models.seen
+        return None if seen is None else seen.facts
+
+    @property
+    def self_check(self) -> SelfCheck | None:
+        """What that model's self-check found; None until one is ready."""
+        seen = self.models.seen
+        return None if seen is None else seen.self_check
+
+    @property
+    def _space(self) -> LatentSpace | None:
+        return self.models.space
 
     def metrics(self) -> Metrics:
         """The figures of this process, of the queue and of the kept results."""
         metrics = Metrics()
-        metrics.watch_process(self.settings.cache_dir or Path.home())
+        metrics.watch_process()
         metrics.watch(
             "lexiscope_work",
             "Pieces of work for the model, by how they ended.",
@@ -243,18 +228,19 @@ class Explorer:
                 "heartbeat_age_seconds": self.device.heartbeat_age_s,
                 "results": float(len(self._results)),
                 "results_bytes": float(self._results.size),
-                "forward_passes": float(self._space.forward_passes if self._space else 0),
+                "forward_passes": float(getattr(self._space, "forward_passes", 0)),
+                "switching": float(self.models.opening is not None),
+                "switches": float(self.models.switches),
             },
             label="what",
         )
         return metrics
 
     def close(self) -> None:
-        """Stop the work and the thread."""
+        """Stop the work and the threads."""
+        self.models.stop()
         self.device.close()
-        maps = vars(self._space).get("maps") if self._space is not None else None
-        if maps is not None:  # made when a map was first asked for
-            maps.close()
+        self.models.close()
 
     @property
     def notice(self) -> str | None:
@@ -264,13 +250,14 @@ class Explorer:
     @property
     def badge(self) -> Badge:
         """The mark at the head of each page."""
-        if self.state == "loading":
+        found = self.self_check
+        if found is None and self.state != "failed":
             return Badge("wait", "loading", self.progress)
-        if self.state == "failed" or self.self_check is None:
+        if found is None:
             return Badge("fail", "no model", self.failure or "The model could not be loaded.")
-        level: Literal["ok", "fail"] = "ok" if self.self_check.ok else "fail"
-        text = "self-check passed" if self.self_check.ok else "self-check failed"
-        return Badge(level, text, self.self_check.summary)
+        level: Literal["ok", "fail"] = "ok" if found.ok else "fail"
+        text = "self-check passed" if found.ok else "self-check failed"
+        return Badge(level, text, found.summary)
 
     def facts(self) -> ModelFacts:
         """The facts of the model, for an answer that cannot do without.
@@ -279,18 +266,11 @@ class Explorer:
             NotReady: the model is being loaded.
             ModelError: it could not be.
         """
-        if self.info is not None:
-            return self.info
-        if self._error is not None:
-            # Without the old traceback, which would grow with each request.
-            raise self._error.with_traceback(None)
-        raise NotReady(f"{self.progress} Try again in a moment.")
+        return self.models.required().facts
 
     def checked(self) -> SelfCheck:
         """The self-check, for an answer that cannot do without; raises as `facts` does."""
-        self.facts()
-        assert self.self_check is not None
-        return self.self_check
+        return self.models.required().self_check
 
     # What the pages and the API ask for.
 
@@ -363,18 +343,16 @@ class Explorer:
             method: the name of one of the methods above.
             arguments: what that method takes after the request, in its order.
         """
-        facts = self.facts()
+        opened = self.models.required()
         call = _CALLS[method]
-        held = self._results.get((facts.fingerprint, call, *arguments))
+        held = self._results.get((opened, call, *arguments))
 
         def work(check: Check) -> bytes:
-            value = call(self._owned(), check, *arguments) if held is None else held
+            value = call(self.owned(), check, *arguments) if held is None else held
             check()
             return writer(value)
 
-        return await self._compute(
-            request, (facts.fingerprint, call, writer, *arguments), method, work
-        )
+        return await self._compute(request, (call, writer, *arguments), method, work)
 
     async def ask(
         self,
@@ -397,16 +375,20 @@ class Explorer:
         self, request: Request, call: Callable[[LatentSpace, Check], T], label: str
     ) -> T:
         """How something stands at this moment: asked anew each time, and not kept."""
-        self.facts()
 
         def work(check: Check) -> T:
-            return call(self._owned(), check)
+            return call(self.owned(), check)
 
         return await self._compute(request, object(), label, work, keep=False)
 
     def owned(self) -> LatentSpace:
-        """The space itself, for work that runs on the device thread."""
-        return self._owned()
+        """The space itself, for work that runs on the device thread.
+
+        Raises:
+            ModelChanged: the request that this is done for was about another model.
+            NotReady: no model is open.
+        """
+        return self.models.owned()
 
     # How it is done.
 
@@ -417,12 +399,11 @@ class Explorer:
         *arguments: P.args,
         **keywords: P.kwargs,
     ) -> T:
-        facts = self.facts()
 
         def work(check: Check) -> T:
-            return call(self._owned(), check, *arguments, **keywords)
+            return call(self.owned(), check, *arguments, **keywords)
 
-        key = (facts.fingerprint, call, *arguments, *sorted(keywords.items()))
+        key = (call, *arguments, *sorted(keywords.items()))
         return await self._compute(request, key, call.__name__.strip("_"), work)
 
     async def _compute(
@@ -434,15 +415,21 @@ class Explorer:
         *,
         keep: bool = True,
     ) -> T:
-        """The result under this key: kept, under way already, or computed now."""
+        """The result under this key: kept, under way already, or computed now.
+
+        The work runs in the request's context: what it asks `owned` for is the request's model.
+        """
+        opened = self.models.required()
+        key = (opened, *key) if isinstance(key, tuple) else (opened, key)
         kept = self._results.get(key)
         if kept is not None:
             return cast(T, kept)
         deadline_s = self.settings.deadline_s
         flight = self._flights.get(key)
         if flight is None:
+            whole = partial(measured, partial(self._of, opened, work), key[1:])
             job = self.device.submit(
-                partial(_measured, work, key),
+                partial(copy_context().run, whole),
                 deadline_s=deadline_s,
                 client=client_of(request),
                 label=label,
@@ -457,6 +444,7 @@ class Explorer:
             value, _ = await _while_connected(request, flight.future, deadline_s)
             return cast(T, value)
         finally:
+            request.scope.setdefault("state", {})[QUEUED_S] = flight.job.waited_s
             flight.waiters -= 1
             if flight.waiters == 0 and not flight.future.done():
                 # Out of the table first: who asks now starts afresh instead of joining a dead job.
@@ -464,53 +452,66 @@ class Explorer:
                 flight.job.cancel()
 
     def _landed(
-        self, key: Hashable, flight: _Flight, keep: bool, future: asyncio.Future[Any]
+        self, key: tuple[Any, ...], flight: _Flight, keep: bool, future: asyncio.Future[Any]
     ) -> None:
         self._forget(key, flight)
         # Asking for the exception marks it as seen when no client is left to see it.
         if not future.cancelled() and future.exception() is None:
             value, size = future.result()
-            if keep:
+            if keep and key[0] is self.models.current:
                 self._results.put(key, value, size)
 
     def _forget(self, key: Hashable, flight: _Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
 
-    def _owned(self) -> LatentSpace:
-        assert self._space is not None
-        return self._space
+    def _of(self, opened: Opened, work: Callable[[Check], T], check: Check) -> T:
+        """Do the work if this model is still open; on the device thread."""
+        self.models.owned(opened)
+        return work(check)
 
-    def _open(self, check: Check) -> tuple[LatentSpace, ModelFacts, SelfCheck]:
-        space = self._space or load_space(self.settings, check)
-        _take_over(space)
-        return space, _facts(space), space.self_check
+    def _changed(self) -> None:
+        """Let go of what was computed with a model that is no longer open."""
+        self._results.clear()
 
-    def _opened(self, future: asyncio.Future[tuple[LatentSpace, ModelFacts, SelfCheck]]) -> None:
-        if future.cancelled():
-            return
-        error = future.exception()
-        if error is None:
-            self._space, self.info, self.self_check = future.result()
-            self.state = "ready"
-            self.progress = f"{self.info.name} is ready."
-            log.info("%s is ready on %s", self.info.name, self.info.device)
-        else:
-            self.state = "failed"
-            if isinstance(error, LexiscopeError):
-                self._error = error
-                self.failure = str(error)
-                log.error("the model could not be loaded: %s", error)
-            else:
-                self.failure = "The model could not be loaded; the server's log says why."
-                self._error = NotReady(self.failure, retry_after=None)
-                log.error("the model could not be loaded", exc_info=error)
-        self._loaded.set()
+
+def _load(
+    settings: Settings,
+    check: Check,
+    tell: Callable[[str], None],
+    alone: Callable[[], AbstractContextManager[None]],
+) -> LatentSpace:
+    return load_space(settings, check, tell, alone)
 
 
 def client_of(request: Request) -> str:
-    """Who asks, for the limit per client: the address."""
-    return request.client.host if request.client else ""
+    """Who asks, for the turns and the limit per client: the address.
+
+    Of an IPv6 address only the network (its first 64 bits), since one machine has all the rest.
+    """
+    host = request.client.host if request.client else ""
+    if ":" not in host:
+        return host
+    try:
+        address = ipaddress.IPv6Address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    if address.is_loopback:
+        return str(address)
+    return str(ipaddress.IPv6Network((address, 64), strict=False).network_address)
+
+
+def places_of(settings: Settings, client: str) -> int | None:
+    """How many requests a client may have waiting or running; None: no limit of its own."""
+    if settings.client_places is not None:
+        return settings.client_places or None
+    try:
+        is_here = ipaddress.ip_address(client).is_loopback
+    except ValueError:
+        is_here = not client
+    return None if is_here else PLACES_OF_A_CLIENT
 
 
 class _Flight:
@@ -551,100 +552,6 @@ async def _disconnected(request: Request) -> None:
     """Return when the client has closed the connection; what is left of the body is let go."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-class ResultCache:
-    """Results by key, limited in bytes; the least recently used go first. For one thread."""
-
-    def __init__(self, limit: int) -> None:
-        """Make it empty; `limit` in bytes, 0 keeps nothing."""
-        self.limit = limit
-        self.size = 0
-        self._held: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def get(self, key: Hashable) -> Any | None:
-        """The result under the key, or None."""
-        found = self._held.get(key)
-        if found is None:
-            return None
-        self._held.move_to_end(key)
-        return found[0]
-
-    def put(self, key: Hashable, value: Any, size: int) -> None:
-        """Keep a result of so many bytes; one that is larger than a quarter of all is not kept."""
-        if size > self.limit // 4:
-            return
-        old = self._held.pop(key, None)
-        self.size += size - (old[1] if old else 0)
-        self._held[key] = (value, size)
-        while self.size > self.limit:
-            _, (_, freed) = self._held.popitem(last=False)
-            self.size -= freed
-
-
-def _measured(work: Callable[[Check], T], key: Hashable, check: Check) -> tuple[T, int]:
-    """The result with its size in bytes and its key's, measured where the event loop does not wait.
-
-    A key holds what was asked: a prompt, or all texts of a set.
-    """
-    value = work(check)
-    return value, footprint((key, value))
-
-
-def footprint(value: object) -> int:
-    """Roughly how many bytes a result holds: arrays exactly, objects by their own size."""
-    seen: set[int] = set()
-    stack: list[object] = [value]
-    total = 0
-    while stack:
-        one = stack.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if hasattr(one, "nbytes"):
-            total += int(one.nbytes) + 128
-            continue
-        total += sys.getsizeof(one)
-        if isinstance(one, str | bytes | int | float | bool) or one is None:
-            continue
-        if is_dataclass(one) and not isinstance(one, type):
-            stack.extend(getattr(one, f.name) for f in fields(one))
-        elif isinstance(one, Mapping):
-            stack.extend(one.keys())
-            stack.extend(one.values())
-        elif isinstance(one, list | tuple | set | frozenset):
-            stack.extend(one)
-    return total
-
-
-def _take_over(space: LatentSpace) -> None:
-    """Make the calling thread the model's owner, for a space that was loaded elsewhere."""
-    space.model.adopt()
-
-
-def _facts(space: LatentSpace) -> ModelFacts:
-    model = space.model
-    return ModelFacts(
-        name=model.name,
-        revision=model.revision,
-        fingerprint=model.fingerprint,
-        architecture=model.architecture,
-        kind=model.anatomy.kind,
-        device=str(model.device),
-        dtype=str(model.dtype),
-        blocks=model.blocks,
-        width=model.width,
-        vocabulary=model.vocabulary,
-        parameters=model.parameters,
-        max_tokens=model.max_tokens,
-        tied=model.tied,
-        has_chat_template=model.has_chat_template,
-        has_bos=model.has_bos,
-        anatomy=tuple(model.anatomy.describe()),
-    )
 
 
 # The engine's calls, each with the arguments in the order of the explorer's method.
@@ -715,3 +622,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "tokenize": _tokenize,
     "predict_cost": _predict_cost,
 }
+
+__all__ = [
+    "Badge", "ClientGone", "CostEstimate", "Explorer", "ModelFacts", "NotReady", "ResultCache",
+    "State", "client_of", "footprint", "limits_of", "load_space", "token_reference",
+]  # fmt: skip

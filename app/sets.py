@@ -10,7 +10,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,7 +112,7 @@ class Sets:
         shipped = tuple(_example_view(name, title, table) for name, title, table in _examples())
         if self.store is None:
             return shipped
-        return (*shipped, *(_view(record) for record in self.store.records("sets")))
+        return (*shipped, *map(_view_or_damaged, self.store.records("sets")))
 
     def get(self, id_: str) -> SetView:
         """One set; `NotFound` where there is none."""
@@ -165,15 +165,7 @@ class Sets:
     def _add(self, filename: str, file: bytes | Path, name: str) -> SetView:
         store, settings = self.kept(), self.settings
         shown = text_of(name) or file_name(filename) or "unnamed"
-        try:
-            if isinstance(file, bytes):
-                source = self._incoming()
-                source.write_bytes(file)
-            else:
-                source = file
-            store.check_space()
-        except OSError as error:
-            raise storage_error(error) from error
+        source = self._incoming() if isinstance(file, bytes) else file
 
         def write(folder: Path) -> Mapping[str, Any]:
             head = parse(
@@ -192,9 +184,14 @@ class Sets:
             return {**head, "name": shown, "bytes": size, "sha256": digest(source)}
 
         try:
-            return _view(store.publish("sets", write))
-        finally:
             if isinstance(file, bytes):
+                source.write_bytes(file)
+            store.check_space()
+            return _view(store.publish("sets", write))
+        except OSError as error:
+            raise storage_error(error) from error
+        finally:
+            if isinstance(file, bytes):  # half of it may lie there, too, and fill the disk
                 source.unlink(missing_ok=True)
 
     def delete(self, id_: str) -> None:
@@ -221,6 +218,8 @@ class Sets:
         self.kept()
         try:
             async with request.form(max_files=1, max_fields=4, max_part_size=8192) as form:
+                if set(form) - {"file", "name"}:
+                    raise InputError("The form has the fields file and name only; take out others.")
                 file, name = form.get("file"), form.get("name")
                 if not isinstance(file, UploadFile) or not file.filename:
                     raise InputError("Choose a file first; it goes into the field named file.")
@@ -229,6 +228,8 @@ class Sets:
                 return Upload(file.filename, given, path)
         except ClientDisconnect:
             raise ClientGone from None
+        except OSError as error:  # a long upload is spooled to a file before it is read
+            raise storage_error(error) from error
         except UnicodeError:  # the form names a character set that cannot read its own words
             raise HTTPException(400, "The form cannot be read; send its fields in UTF-8.") from None
 
@@ -286,6 +287,16 @@ def _example_view(name: str, title: str, table: Table) -> SetView:
         sha256="",
         created=None,
     )
+
+
+def _view_or_damaged(record: Record) -> SetView:
+    """As it stands in a list; what cannot be read is listed all the same, so that it can go."""
+    try:
+        return _view(record)
+    except (KeyError, TypeError, ValueError):
+        return replace(
+            _example_view(record.id, "(damaged)", Table("damaged", (), (), ())), example=False
+        )
 
 
 def _view(record: Record) -> SetView:

@@ -177,7 +177,7 @@ class Settings(BaseSettings):
     def hosts(self) -> frozenset[str]:
         """The names that a Host header may carry, in lower case, IPv6 in brackets."""
         own = self.host.lower().strip("[]")
-        bound = {f"[{own}]" if ":" in own else own} - {"0.0.0.0", "[::]"}
+        bound = {f"[{own}]" if ":" in own else own} - {"0.0.0.0", "[::]"}  # nosec B104
         return frozenset({"localhost", "127.0.0.1", "[::1]", *bound, *self.allowed_hosts})
 
     @property

@@ -102,6 +102,8 @@ class Store:
         self.folder = folder
         self.reserve = reserve
         self._lock = threading.RLock()
+        self._gone: set[tuple[str, str]] = set()
+        """Deleted, but with a row that a full disk did not let go."""
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             for kind in KINDS:
@@ -109,8 +111,13 @@ class Store:
             self._rows = self._open(wait_s)
             self.notes: tuple[str, ...] = tuple(self._recover())
             """What was put right when the folder was opened, one sentence each."""
-        except (OSError, sqlite3.Error) as error:
-            raise storage_error(error) from error
+        except BaseException as error:
+            # What failed half way must not hold the folder against the next try.
+            if hasattr(self, "_rows"):
+                self._rows.close()
+            if isinstance(error, OSError | sqlite3.Error):
+                raise storage_error(error) from error
+            raise
         for note in self.notes:
             log.warning("%s", note)
 
@@ -164,7 +171,8 @@ class Store:
                 "SELECT kind, id, created, summary, job FROM saved WHERE kind = ? "
                 "ORDER BY created DESC, id", (kind,)
             ).fetchall()  # fmt: skip
-        return tuple(Record(k, i, c, json.loads(s), j) for k, i, c, s, j in found)
+        every = (_listed(*row) for row in found if row[:2] not in self._gone)
+        return tuple(record for record in every if record is not None)
 
     def record(self, kind: Kind, id_: str) -> Record:
         """One saved thing; `NotFound` where there is none."""
@@ -186,21 +194,36 @@ class Store:
         return place
 
     def delete(self, kind: Kind, id_: str) -> None:
-        """Delete a saved thing; `NotFound` where there is none."""
+        """Delete a saved thing, on a full disk as well.
+
+        Raises:
+            NotFound: there is none.
+            StorageError: it could not be moved out of sight; it is as it was.
+        """
         self.record(kind, id_)
-        # Out of sight first: a kill between the two leaves a row that the next start drops.
-        aside = self._aside(kind, new_id())
+        place, aside = self._place(kind, id_), self._aside(kind, new_id())
         try:
             with self._lock:
                 with contextlib.suppress(FileNotFoundError):
-                    os.rename(self._place(kind, id_), aside)  # noqa: PTH104
-                sync(aside.parent)
-                with self._rows:
-                    self._rows.execute("DELETE FROM saved WHERE kind = ? AND id = ?", (kind, id_))
-        except (OSError, sqlite3.Error) as error:
+                    os.rename(place, aside)  # noqa: PTH104
+                try:
+                    sync(aside.parent)
+                except BaseException:
+                    os.rename(aside, place)  # noqa: PTH104
+                    raise
+                self._gone.add((kind, id_))
+        except OSError as error:
             raise storage_error(error) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        # The files before the row: on a full disk only that makes the room which a row needs.
+        # A kill between the two leaves a row that the next start drops.
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            with self._lock, self._rows:
+                self._rows.execute("DELETE FROM saved WHERE kind = ? AND id = ?", (kind, id_))
+        except sqlite3.Error as error:
+            log.warning("the row of a deleted folder stays until the next start: %s", error)
+        else:
+            self._gone.discard((kind, id_))
 
     def check_space(self) -> None:
         """Raise `StorageError` where less of the disk is free than is to stay free."""
@@ -212,10 +235,17 @@ class Store:
             )
 
     def scratch(self, name: str) -> Path:
-        """A folder beside the saved ones, for what can be computed again."""
+        """A folder beside the saved ones, for what can be computed again.
+
+        Raises:
+            StorageError: it is not there and cannot be made.
+        """
         assert name.isidentifier()
         place = self.folder / name
-        place.mkdir(exist_ok=True, mode=0o700)
+        try:
+            place.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise storage_error(error) from error
         return place
 
     # Rows of jobs
@@ -240,7 +270,8 @@ class Store:
         """The rows of all jobs that are kept, the newest first."""
         with self._reading() as rows:
             found = rows.execute("SELECT row FROM jobs ORDER BY created DESC").fetchall()
-        return tuple(json.loads(one) for (one,) in found)
+        every = (_plain(text) for (text,) in found)
+        return tuple(row for row in every if row is not None)
 
     def forget_jobs(self, ids: Iterator[str] | list[str]) -> None:
         """Drop the rows of these jobs."""
@@ -344,6 +375,8 @@ def open_store(settings: Settings) -> tuple[Store | None, str]:
 
 def _connect(file: Path, wait_s: float) -> sqlite3.Connection:
     rows = sqlite3.connect(file, timeout=wait_s, check_same_thread=False)
+    # A text that a disk has changed must not end every query that meets it.
+    rows.text_factory = lambda text: text.decode("utf-8", "replace")
     try:
         # Exclusive and set before the first access: the lock is held until this process ends,
         # however it ends, and keeps a second server out.
@@ -434,6 +467,26 @@ def verify(folder: Path) -> dict[str, Any]:
                 "delete it and save it again."
             )
     return dict(document)
+
+
+def _listed(kind: str, id_: str, created: Any, summary: Any, job: str | None) -> Record | None:
+    """A row as it stands in a list; None where its text is damaged: the folder has it again."""
+    plain = _plain(summary)
+    if plain is None or not isinstance(created, int | float):
+        return None
+    return Record(kind, id_, float(created), plain, job)
+
+
+def _plain(text: Any) -> dict[str, Any] | None:
+    """A JSON object out of a row, or None where a disk has changed its text."""
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        found = None
+    if isinstance(found, dict):
+        return found
+    log.error("a row of the database is damaged and was left out")
+    return None
 
 
 def _record_of(document: Mapping[str, Any]) -> Record:

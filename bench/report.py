@@ -9,11 +9,13 @@ import re
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
-from bench.measure import Ratio, Timing
-from bench.setting import Setting
+if TYPE_CHECKING:  # both bring torch along, which a soak run does without
+    from bench.measure import Ratio, Timing
+    from bench.setting import Setting
 
 MIB = 2**20
 
@@ -38,11 +40,9 @@ class Goal:
         also = f" ({self.also})" if self.also else ""
         if self.met:
             return f"met: {_short(self.value)}{also}, goal {self._sign} {_short(self.limit)}"
-        off = self.limit / self.value if self.at_least else self.value / self.limit
-        return (
-            f"MISSED by ×{_short(off)}: {_short(self.value)}{also}, goal {self._sign}"
-            f" {_short(self.limit)}"
-        )
+        large, small = (self.limit, self.value) if self.at_least else (self.value, self.limit)
+        off = f" by ×{_short(large / small)}" if small else ""
+        return f"MISSED{off}: {_short(self.value)}{also}, goal {self._sign} {_short(self.limit)}"
 
     @property
     def _sign(self) -> str:

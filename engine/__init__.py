@@ -1,13 +1,33 @@
 """Lexiscope's engine: vocabulary-defined semantics of a language model's latent space.
 
 Usable from a notebook; knows no web. See :func:`engine.load`.
+
+The names here are fetched when they are first asked for: whoever wants only a part that needs no
+model, such as the reader of labelled files, does not wait for torch and holds no memory for it.
 """
 
-from engine.frames import FRAMES
-from engine.models import Limits
-from engine.similarity import GEOMETRIES
-from engine.space import LatentSpace, load
-from engine.trace import STATES, Trace, TraceOptions
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.frames import FRAMES
+    from engine.models import Limits
+    from engine.similarity import GEOMETRIES
+    from engine.space import LatentSpace, load
+    from engine.trace import STATES, Trace, TraceOptions
+
+_PLACES = {
+    "FRAMES": "engine.frames",
+    "GEOMETRIES": "engine.similarity",
+    "STATES": "engine.trace",
+    "LatentSpace": "engine.space",
+    "Limits": "engine.models",
+    "Trace": "engine.trace",
+    "TraceOptions": "engine.trace",
+    "load": "engine.space",
+}
 
 __all__ = [
     "FRAMES",
@@ -19,3 +39,11 @@ __all__ = [
     "TraceOptions",
     "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(_PLACES[name]), name)
+    globals()[name] = found
+    return found

@@ -17,7 +17,16 @@ from engine.errors import OptionError
 from engine.frames import FRAMES, Check, Frame, no_check
 from engine.models import LanguageModel, States
 from engine.similarity import GEOMETRIES, read, scores
-from engine.trace import Floats, Frames, ModelInfo, TraceOptions, model_info, number, prepare
+from engine.trace import (
+    Floats,
+    Frames,
+    ModelInfo,
+    TraceOptions,
+    model_info,
+    not_finite,
+    number,
+    prepare,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,8 @@ class Agreement:
     sampled_tokens: int
     """Tokens in the rank correlation, evenly spaced over the vocabulary."""
     rows: tuple[AgreementRow, ...]
+    warnings: tuple[str, ...] = ()
+    """Which layers are not finite, where there are any; they are left out of the means."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -72,6 +83,7 @@ class Agreement:
                 for r in self.rows
             ],
             "provenance": asdict(self.model),
+            "warnings": list(self.warnings),
         }
 
 
@@ -146,7 +158,10 @@ def compute_agreement(
     placed = flat if options.centred else output.place(flat)
     ids, ranks, some = _largest_shares(output, head, placed, targets, sample, k, budget, check)
     rows.append(row("share", "output", ids, ranks, some))
-    return Agreement(model_info(model), got.layers, got.positions, k, len(sample), tuple(rows))
+    said = tuple(not_finite(got.layers, got.finite.cpu().numpy()))
+    return Agreement(
+        model_info(model), got.layers, got.positions, k, len(sample), tuple(rows), said
+    )
 
 
 def _largest_shares(

@@ -13,7 +13,7 @@ Knows nothing about tokens' texts or semantic bases.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import UnsupportedModel, shorten
+from engine.placement import runs_on, with_values
 
 
 @dataclass(frozen=True)
@@ -48,25 +49,34 @@ class Anatomy:
     """Gemma 2: logits are c·tanh(z/c)."""
     residual_width: int
     """Width of the states between the blocks."""
+    fetched: Mapping[str, Tensor] = field(default_factory=dict)
+    """Values of ``weight``, ``bias`` and ``embedding`` that accelerate keeps apart from their
+    modules; fetched once, since each fetch may read the disk."""
 
     @property
     def weight(self) -> Tensor:
         """The head W, one row per token: v × d."""
-        weight = self.head.weight
+        weight = self.fetched.get("weight", self.head.weight)
         assert isinstance(weight, Tensor)
         return weight
 
     @property
     def bias(self) -> Tensor | None:
         """The head's bias, v, where there is one."""
-        bias = getattr(self.head, "bias", None)
+        bias = self.fetched.get("bias", getattr(self.head, "bias", None))
         return bias if isinstance(bias, Tensor) else None
+
+    @property
+    def embedding_rows(self) -> Tensor:
+        """The embedding table, one row per token, where it lies: not always beside the head."""
+        rows = self.fetched.get("embedding", self.embedding.weight)
+        assert isinstance(rows, Tensor)
+        return rows
 
     @property
     def tied(self) -> bool:
         """Whether head and embedding are one and the same tensor."""
-        rows = getattr(self.embedding, "weight", None)
-        return isinstance(rows, Tensor) and rows.data_ptr() == self.weight.data_ptr()
+        return self.embedding_rows.data_ptr() == self.weight.data_ptr()
 
     def read_out(self, states: Tensor) -> Tensor:
         """Take states of any layer to where the head reads: final norm and what follows.
@@ -75,13 +85,15 @@ class Anatomy:
             states: ... × residual width, in any floating dtype.
 
         Returns:
-            ... × d, float32.
+            ... × d, float32, where the head lies.
         """
         out = states
         for module in self.readout:
             parameter = next(module.parameters(), None)
-            out = module(out if parameter is None else out.to(parameter.dtype))
-        return out.float()
+            if parameter is not None:
+                out = out.to(runs_on(module), parameter.dtype)
+            out = module(out)
+        return out.to(self.weight.device, torch.float32)
 
     def finish(self, product: Tensor) -> Tensor:
         """The model's logits from the head's product W·r + b: scale, then soft cap."""
@@ -188,6 +200,8 @@ def _recording(model: nn.Module) -> Iterator[_Record]:
 def _same(a: Tensor | None, b: Tensor | None) -> bool:
     if a is None or b is None or a.shape != b.shape:
         return False
+    if a.device != b.device:  # a model over several devices moves its states between them
+        return bool(torch.equal(a.cpu(), b.cpu()))
     return a is b or a.data_ptr() == b.data_ptr() or bool(torch.equal(a, b))
 
 
@@ -225,7 +239,7 @@ def dissect(model: Any, *, kind: str = "causal") -> Anatomy:
         raise UnsupportedModel(f"{name} has no input embedding with a plain weight matrix.")
 
     count = min(int(embedding.weight.shape[0]), int(weight.shape[0]))
-    ids = torch.tensor([[i * (count - 1) // 7 for i in (1, 3, 2, 6, 4)]], device=weight.device)
+    ids = torch.tensor([[i * (count - 1) // 7 for i in (1, 3, 2, 6, 4)]], device=runs_on(embedding))
     takes = inspect.signature(model.forward).parameters
     extra: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
     with _recording(model) as record:
@@ -249,13 +263,16 @@ def dissect(model: Any, *, kind: str = "causal") -> Anatomy:
     assert first.given is not None
     assert last.gave is not None
     readout = _find_readout(record, blocks_path, last, head_call, name)
-    scale, softcap = _find_finish(model, head_call.gave, logits, name)
+    scale, softcap = _find_finish(model, head_call.gave, logits.to(head_call.gave.device), name)
+    fetched = _fetch(head, embedding)
     paths = {id(m): p for p, m in model.named_modules()}
     return Anatomy(
         kind=kind,
         embedding=embedding,
         embedding_path=paths.get(id(embedding), "?"),
-        embedding_scale=_find_embedding_scale(record, embedding, first.given, ids),
+        embedding_scale=_find_embedding_scale(
+            record, embedding, fetched.get("embedding", embedding.weight), first.given, ids
+        ),
         blocks=blocks,
         blocks_path=blocks_path,
         readout=tuple(c.module for c in readout),
@@ -265,7 +282,26 @@ def dissect(model: Any, *, kind: str = "causal") -> Anatomy:
         logit_scale=scale,
         softcap=softcap,
         residual_width=int(first.given.shape[-1]),
+        fetched=fetched,
     )
+
+
+def _fetch(head: nn.Module, embedding: nn.Module) -> dict[str, Tensor]:
+    """The matrices that accelerate keeps apart from their modules, with their values."""
+    found = {}
+    for name, module, attribute in (
+        ("weight", head, "weight"),
+        ("bias", head, "bias"),
+        ("embedding", embedding, "weight"),
+    ):
+        own = getattr(module, attribute, None)
+        values = with_values(module, attribute)
+        if isinstance(own, Tensor) and own.is_meta and values is not None:
+            found[name] = values
+    # Kept on the disk, a tied pair comes back as two tensors.
+    if {"weight", "embedding"} <= found.keys() and _same(found["weight"], found["embedding"]):
+        found["embedding"] = found["weight"]
+    return found
 
 
 def _find_blocks(model: nn.Module, record: _Record, name: str) -> tuple[str, tuple[nn.Module, ...]]:
@@ -336,11 +372,12 @@ def _find_finish(
     z, y = product.double().flatten(), logits.double().flatten()
     tolerance = 1e-5 if logits.dtype == torch.float32 else 2e-2
 
+    told = torch.isfinite(y)  # a token that is never said has a logit of −∞, a broken model NaN
+    largest = y[told].abs().max().clamp_min(1e-12) if told.any() else y.new_tensor(1e-12)
+
     def close(a: Tensor) -> bool:
-        error = (a - y).abs().max()
-        return bool(error <= tolerance * y.abs().max().clamp_min(1e-12)) or not bool(
-            torch.isfinite(y).all()
-        )
+        error = (a - y)[told].abs()
+        return bool((error <= tolerance * largest).all())
 
     if z.shape != y.shape:
         raise UnsupportedModel(f"{name} drops or adds logits after its head.")
@@ -353,7 +390,8 @@ def _find_finish(
             return 1.0, float(cap)
     if close(z):
         return 1.0, None
-    factor = float((z @ y) / (z @ z).clamp_min(1e-300))
+    both = told & torch.isfinite(z)
+    factor = float((z[both] @ y[both]) / (z[both] @ z[both]).clamp_min(1e-300))
     for named in (getattr(text, "logit_scale", None), getattr(text, "lm_head_multiplier", None)):
         if named and abs(float(named) - factor) < 1e-2 * abs(factor):
             factor = float(named)
@@ -369,18 +407,16 @@ def _find_finish(
 
 
 def _find_embedding_scale(
-    record: _Record, embedding: nn.Module, state: Tensor, ids: Tensor
+    record: _Record, embedding: nn.Module, weight: Tensor, state: Tensor, ids: Tensor
 ) -> float:
     """The factor between an embedding row and what enters layer 1, where it is one."""
-    weight = embedding.weight
-    assert isinstance(weight, Tensor)
-    rows = weight[ids].double()
+    rows = weight[ids.to(weight.device)].double()
     call = record.of(embedding)
     seen = [state] + ([call.gave] if call is not None and call.gave is not None else [])
     for tensor in seen:
         if tensor.shape != rows.shape:
             continue
-        t = tensor.double()
+        t = tensor.to(rows.device).double()
         factor = float((rows * t).sum() / (rows * rows).sum().clamp_min(1e-300))
         error = (rows * factor - t).abs().max() / t.abs().max().clamp_min(1e-12)
         if float(error) < (1e-4 if weight.dtype == torch.float32 else 2e-2):

@@ -128,7 +128,7 @@ def measured(device: torch.device) -> Iterator[Measured]:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     else:
-        _give_back()
+        give_memory_back()
         before = _reset_peak()
     begin = time.perf_counter()
     try:
@@ -141,9 +141,11 @@ def measured(device: torch.device) -> Iterator[Measured]:
         out.bytes = max(0, peak - before)
 
 
-def _give_back() -> None:
-    """Let the allocator return what it holds unused, so that reuse does not hide a run's need."""
+def give_memory_back() -> None:
+    """Let the allocator return to the system what it holds unused."""
     gc.collect(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     trim = getattr(_LIBC, "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -14,7 +14,7 @@ from engine.errors import LayerError
 from engine.frames import Check, no_check
 from engine.models import LanguageModel, States
 from engine.similarity import read
-from engine.trace import Floats, Frames, Ints, Trace, number, prepare
+from engine.trace import Floats, Frames, Ints, Trace, not_finite, number, prepare
 from engine.vocabulary import Token
 
 
@@ -34,6 +34,8 @@ class Curves:
     geometry: str
     frame: str
     temperature: float
+    warnings: tuple[str, ...] = ()
+    """Which layers are not finite, where there are any."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -52,6 +54,7 @@ class Curves:
                 }
                 for n, token in enumerate(self.tokens)
             ],
+            "warnings": list(self.warnings),
         }
 
 
@@ -102,4 +105,5 @@ def compute_curves(
         geometry=options.geometry,
         frame=options.frame,
         temperature=trace.temperature,
+        warnings=tuple(not_finite(trace.layers, finite[:, None])),
     )

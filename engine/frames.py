@@ -54,6 +54,8 @@ FRAMES: Final[tuple[FrameName, ...]] = ("output", "input", "head", "tight", "ran
 
 CHUNK: Final = 8192
 """Rows of the head that are taken at a time."""
+NEVER: Final = -1e30
+"""Stands for a logit of −∞: of probability 0 all the same, but 0 times it is 0 and not NaN."""
 _GRAM_ROWS: Final = 4096
 _GRAM_PARTS: Final = 4
 _RANDOM_BLOCK: Final = 2048
@@ -454,17 +456,23 @@ def build_frame(
         embedding: the embedding table, rows as wide as the head for the frame `input`.
         decomposition: of this head.
         embedding_scale: the factor that the model puts on embedding rows.
-        bias: the head's bias (v).
+        bias: the head's bias (v); −∞ for tokens that the model never says.
         finish: product → logits, for the frame `head`.
         seed: of the random frame.
 
     Raises:
         OptionError: an unknown name, or `input` where embedding and head differ in size.
+        NonFiniteError: a bias of NaN or plus infinity.
     """
     device = weight.device
     shift = None
+    if bias is not None and not bool((torch.isfinite(bias) | torch.isneginf(bias)).all()):
+        raise NonFiniteError(
+            "the bias of this model's head holds NaN or plus infinity, so its logits are no"
+            " numbers; load a sound checkpoint."
+        )
     if bias is not None and name in ("output", "tight"):
-        shift = decomposition.power(-1.0) @ _product_with_rows(weight, bias)
+        shift = decomposition.power(-1.0) @ _product_with_rows(weight, without_masks(bias))
     mean = decomposition.row_mean
     if name == "output":
         inverse = decomposition.power(-1.0)
@@ -476,7 +484,8 @@ def build_frame(
         return Frame("tight", weight, root, norms, mean @ root, shift=shift)
     if name == "head":
         norms = decomposition.row_norms.float().to(device)
-        return Frame("head", weight, None, norms, mean, bias=bias, finish=finish)
+        low = None if bias is None else bias.clamp_min(NEVER)
+        return Frame("head", weight, None, norms, mean, bias=low, finish=finish)
     if name == "input":
         if tuple(embedding.shape) != tuple(weight.shape):
             raise OptionError(
@@ -492,7 +501,9 @@ def build_frame(
             total += block.sum(0)
         norms = (square.sqrt() * abs(embedding_scale)).float().to(device)
         average = total / len(embedding) * embedding_scale
-        return Frame("input", embedding, None, norms, average, factor=embedding_scale)
+        # No copy on one device; where a model is spread, the table moves to the head once.
+        rows = embedding.detach().to(device)
+        return Frame("input", rows, None, norms, average, factor=embedding_scale)
     if name == "random":
         norms = decomposition.basis_norms.float().to(device)
         frame = Frame("random", None, None, norms, torch.zeros_like(mean), seed=seed)
@@ -502,6 +513,11 @@ def build_frame(
             total += rows.cpu().double().sum(0)
         return Frame("random", None, None, norms, total / frame.size, seed=seed)
     raise OptionError(f"frame must be one of {', '.join(FRAMES)}; got {name[:40]!r}.")
+
+
+def without_masks(bias: Tensor) -> Tensor:
+    """A head's bias with 0 for −∞: a token that is never said moves no state."""
+    return bias.masked_fill(torch.isneginf(bias), 0.0)
 
 
 def _product_with_rows(weight: Tensor, vector: Tensor) -> Tensor:

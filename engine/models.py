@@ -11,43 +11,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-import psutil
 import torch
 from torch import Tensor, nn
 
 from engine.anatomy import Anatomy, dissect, first_tensor, hidden_argument
 from engine.errors import (
     LayerError,
-    ModelError,
-    ModelNotFound,
-    ModelTooLarge,
     OptionError,
     PromptError,
-    UnsafeModel,
-    UnsupportedModel,
     WorkError,
     shorten,
 )
+from engine.placement import devices, is_spread, runs_on, values_of
 from engine.vocabulary import Token, Vocabulary
 
 Check = Callable[[], None]
-
-DEVICES: Final = ("auto", "cpu", "cuda", "mps")
-DTYPES: Final = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 BOS: Final = ("auto", "yes", "no")
-_PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5")
 
 
 @dataclass(frozen=True)
@@ -142,8 +126,20 @@ class LanguageModel:
 
     @property
     def device(self) -> str:
-        """Where the head lies: ``cpu``, ``cuda:0`` …"""
-        return str(self.anatomy.weight.device)
+        """Where the weights lie: ``cpu``, ``cuda:0`` …; several are separated by commas."""
+        if not self.spread:
+            return str(self.anatomy.weight.device)
+        return ", ".join("elsewhere" if d == "meta" else d for d in devices(self.module))
+
+    @property
+    def spread(self) -> bool:
+        """Whether the weights lie on more than one device, or some are fetched for each call."""
+        return is_spread(self.module)
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where token ids must lie."""
+        return runs_on(self.anatomy.embedding)
 
     @property
     def dtype(self) -> str:
@@ -294,7 +290,7 @@ class LanguageModel:
             check: called before each block, each readout module and the head; raises to stop.
         """
         self._mine()
-        given = torch.tensor([list(ids)], device=self._input_device())
+        given = torch.tensor([list(ids)], device=self.input_device)
         home = self.anatomy.weight.device
         kept: list[Tensor] = []
 
@@ -338,7 +334,7 @@ class LanguageModel:
         for row, ids in enumerate(batch):
             given[row, : len(ids)] = torch.tensor(list(ids))
             mask[row, : len(ids)] = 1
-        where, home = self._input_device(), self.anatomy.weight.device
+        where, home = self.input_device, self.anatomy.weight.device
         wanted = {layer: place for place, layer in enumerate(layers)}
         kept: list[Tensor | None] = [None] * len(wanted)
         seen = 0
@@ -361,12 +357,12 @@ class LanguageModel:
         return torch.stack(states, dim=1).clone()
 
     def logits(self, ids: Sequence[int], *, check: Check | None = None) -> Tensor:
-        """The model's own logits, untouched by us: token × v, float32."""
+        """The model's own logits, untouched by us: token × v, float32, where the head lies."""
         self._mine()
-        given = torch.tensor([list(ids)], device=self._input_device())
+        given = torch.tensor([list(ids)], device=self.input_device)
         with torch.inference_mode(), self._hooked(lambda _: None, check):
             out = self.module(input_ids=given, attention_mask=torch.ones_like(given))
-        logits: Tensor = out.logits[0].float()
+        logits: Tensor = out.logits[0].to(self.anatomy.weight.device).float()
         return logits.clone()
 
     @torch.no_grad()
@@ -383,11 +379,6 @@ class LanguageModel:
         if "logits_to_keep" in self._forward_takes:
             extra["logits_to_keep"] = 1
         return extra
-
-    def _input_device(self) -> torch.device:
-        weight = self.anatomy.embedding.weight
-        assert isinstance(weight, Tensor)
-        return weight.device
 
     @contextlib.contextmanager
     def _hooked(self, keep: Callable[[Tensor | None], None], check: Check | None) -> Iterator[None]:
@@ -415,9 +406,15 @@ class LanguageModel:
             for handle in handles:
                 handle.remove()
 
-    def adopt(self) -> None:
-        """Make the calling thread the owner of this model; no other may use it from now on."""
+    def adopt(self, threads: int | None = None) -> None:
+        """Make the calling thread the owner of this model; no other may use it from now on.
+
+        Args:
+            threads: of torch on the CPU, which go by the thread that computes; None: as they are.
+        """
         self._owner = threading.get_ident()
+        if threads is not None:
+            torch.set_num_threads(max(1, threads))
 
     def _mine(self) -> None:
         if threading.get_ident() != self._owner:
@@ -471,262 +468,7 @@ def _fingerprint(module: nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.detach().reshape(-1)
+        flat = values_of(module, name, tensor).detach().reshape(-1)
         some = flat[:: max(1, len(flat) // 4096)][:4096].cpu().contiguous()
         digest.update(some.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def choose_device(device: str) -> torch.device:
-    """``auto`` is CUDA, else Apple's MPS, else the CPU.
-
-    Raises:
-        OptionError: an unknown name, or a device that is not there.
-    """
-    if device not in DEVICES:
-        raise OptionError(
-            f"device must be one of {', '.join(DEVICES)}; got {shorten(str(device))!r}."
-        )
-    cuda = torch.cuda.is_available()
-    mps = torch.backends.mps.is_available()
-    if device == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    if device == "cuda" and not cuda:
-        raise OptionError("no CUDA device was found; choose device cpu or auto.")
-    if device == "mps" and not mps:
-        raise OptionError("no Apple MPS device was found; choose device cpu or auto.")
-    return torch.device(device)
-
-
-def load_model(
-    source: str | Path,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    offline: bool = False,
-    limits: Limits | None = None,
-    name: str | None = None,
-) -> LanguageModel:
-    """Open a causal or masked language model by hub id or local folder.
-
-    Args:
-        source: a folder with config.json and safetensors, or a hub id.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        dtype: ``auto`` is float32 on the CPU and the checkpoint's own elsewhere; or ``float32``,
-            ``bfloat16``, ``float16``.
-        revision: of a hub id: a commit, tag or branch.
-        trust_remote_code: allow code that comes with the model to run.
-        offline: use what is on the disk only.
-        limits: what one request may ask for.
-        name: shown instead of the source.
-
-    Raises:
-        ModelNotFound, UnsupportedModel, UnsafeModel, ModelTooLarge, OptionError: one sentence each.
-    """
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.utils import logging as hf_logging
-
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    where = choose_device(device)
-    if dtype != "auto" and dtype not in DTYPES:
-        raise OptionError(
-            f"dtype must be one of auto, {', '.join(DTYPES)}; got {shorten(str(dtype))!r}."
-        )
-    text = str(source)
-    try:
-        folder = Path(text).expanduser()
-        local = folder.is_dir()
-    except (OSError, RuntimeError):  # a name too long for any folder; a home that is nobody's
-        raise ModelNotFound(
-            f"{shorten(text, 80)!r} can be no folder; give a folder with config.json and"
-            " safetensors weights, or a hub id such as gpt2."
-        ) from None
-    shown = name or (folder.resolve().name if local else text)
-    if local:
-        _check_folder(folder, shown, trust_remote_code)
-    elif folder.exists():
-        raise ModelNotFound(f"{shorten(text, 80)!r} is a file; give the folder that holds it.")
-    elif text.startswith((".", "/", "~")) or text.count("/") > 1:
-        raise ModelNotFound(
-            f"there is no folder {shorten(text, 80)!r}; give a folder with config.json and"
-            " safetensors weights, or a hub id such as gpt2."
-        )
-    common: dict[str, Any] = {
-        "trust_remote_code": trust_remote_code,
-        "revision": revision,
-        "local_files_only": offline or local,
-    }
-    path = str(folder) if local else text
-    try:
-        config = AutoConfig.from_pretrained(path, **common)
-    except Exception as error:
-        raise _cannot_open(shown, local, offline, error) from error
-    kind = _kind_of(config, shown)
-    _check_size(config, folder if local else None, shown, where, dtype)
-    chosen = DTYPES[dtype] if dtype != "auto" else torch.float32 if where.type == "cpu" else "auto"
-    module = _open_weights(path, kind, chosen, common, shown, local, offline)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **common)
-    except Exception as error:
-        raise UnsupportedModel(
-            f"the tokenizer of {shown} cannot be opened ({_short(error)}); a model is read through"
-            " its vocabulary, so it needs one."
-        ) from error
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        # Where a folder has no tokenizer files, transformers makes up an empty one.
-        raise UnsupportedModel(
-            f"the tokenizer of {shown} has no tokens beside special ones, as if its files were not"
-            " there; a model is read through its vocabulary, so it needs one."
-        )
-    try:
-        module.to(where)
-    except RuntimeError as error:
-        raise ModelTooLarge(
-            f"{shown} does not fit on {where} ({_short(error)}); choose a smaller model, dtype"
-            " bfloat16 or another device."
-        ) from error
-    commit = getattr(config, "_commit_hash", None)
-    return LanguageModel(
-        module,
-        tokenizer,
-        name=shown,
-        revision="local" if local else str(commit or revision or "main"),
-        kind=kind,
-        limits=limits,
-    )
-
-
-def _open_weights(
-    path: str,
-    kind: str,
-    dtype: torch.dtype | str,
-    common: dict[str, Any],
-    shown: str,
-    local: bool,
-    offline: bool,
-) -> nn.Module:
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-
-    factory = AutoModelForCausalLM if kind == "causal" else AutoModelForMaskedLM
-    try:
-        module, info = factory.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
-        )
-    except Exception as error:
-        raise _cannot_open(shown, local, offline, error) from error
-    missing = sorted(info.get("missing_keys") or ())
-    if missing:
-        raise UnsupportedModel(
-            f"the weights of {shown} lack {missing[0]!r}"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + f" that {type(module).__name__} needs; they would be random, so the model is refused."
-        )
-    assert isinstance(module, nn.Module)
-    return module
-
-
-def _check_folder(folder: Path, shown: str, trust_remote_code: bool) -> None:
-    """Look at a folder's files before anything of it is interpreted."""
-    config = folder / "config.json"
-    if not config.is_file():
-        raise ModelNotFound(
-            f"the folder of {shown} has no config.json; give a folder that save_pretrained wrote."
-        )
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"config.json of {shown} cannot be read ({_short(error)}).") from error
-    if not isinstance(settings, dict):
-        raise ModelError(f"config.json of {shown} is not a JSON object.")
-    if not trust_remote_code and ("auto_map" in settings or settings.get("trust_remote_code")):
-        raise UnsafeModel(
-            f"{shown} brings code of its own (auto_map in config.json); it is not run unless"
-            " the setting trust_remote_code allows it."
-        )
-    names = [p.name for p in folder.iterdir()]
-    if not any(n.endswith(".safetensors") for n in names):
-        pickles = [n for n in names if n.endswith(_PICKLES)]
-        if pickles:
-            raise UnsafeModel(
-                f"{shown} has pickled weights only ({shorten(pickles[0])}), and opening a pickle"
-                " runs its code; convert it to safetensors."
-            )
-        raise ModelNotFound(f"the folder of {shown} has no .safetensors weights.")
-
-
-def _kind_of(config: Any, shown: str) -> str:
-    """``causal`` or ``masked``, from what the checkpoint says it is."""
-    names = [str(n) for n in (getattr(config, "architectures", None) or [])]
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModel(
-            f"{shown} is an encoder-decoder ({', '.join(names) or config.model_type}): its decoder"
-            " reads a second text, which a single prompt does not give; choose a causal model."
-        )
-    if any("MaskedLM" in n for n in names):
-        return "masked"
-    if not names or any("CausalLM" in n or "LMHead" in n for n in names):
-        return "causal"
-    raise UnsupportedModel(
-        f"{shown} is a {names[0]}, which has no output embedding (LM head) over a vocabulary;"
-        " choose a model ending in ForCausalLM, LMHeadModel or ForMaskedLM."
-    )
-
-
-def _check_size(
-    config: Any, folder: Path | None, shown: str, where: torch.device, dtype: str
-) -> None:
-    """Refuse before loading what cannot fit."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    v, d = getattr(text, "vocab_size", 0) or 0, getattr(text, "hidden_size", 0) or 0
-    layers = getattr(text, "num_hidden_layers", 0) or 0
-    size = 4 if (dtype == "float32" or (dtype == "auto" and where.type == "cpu")) else 2
-    try:
-        need = float(size) * (float(v) * float(d) + 8.0 * float(layers) * float(d) ** 2)
-    except (TypeError, ValueError, OverflowError):
-        raise ModelError(f"config.json of {shown} holds sizes that are not numbers.") from None
-    if folder is not None:
-        files = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
-        stored = torch.empty(0, dtype=_stored_dtype(config)).element_size()
-        need = max(float(size) * v * d, files * size / stored)
-    free = float(psutil.virtual_memory().available)
-    if where.type == "cuda":
-        free = float(torch.cuda.mem_get_info()[0])
-    if not math.isfinite(need) or need > free:
-        raise ModelTooLarge(
-            f"{shown} needs about {need / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are free on"
-            f" {where}; choose a smaller model, dtype bfloat16 or another device."
-        )
-
-
-def _stored_dtype(config: Any) -> torch.dtype:
-    """In what precision the checkpoint says that it was saved."""
-    found = getattr(config, "dtype", None)
-    return found if isinstance(found, torch.dtype) else torch.float32
-
-
-def _cannot_open(shown: str, local: bool, offline: bool, error: Exception) -> ModelError:
-    message = str(error)
-    if "safetensors" in message and not local:
-        return UnsafeModel(
-            f"{shorten(shown, 80)} has no safetensors weights, and pickled ones are not opened."
-        )
-    if "trust_remote_code" in message or "custom code" in message:
-        return UnsafeModel(
-            f"{shorten(shown, 80)} brings code of its own; it is not run unless the setting"
-            " trust_remote_code allows it."
-        )
-    if not local and isinstance(error, OSError):
-        how = "on this disk (the setting offline is on)" if offline else "on the hub or this disk"
-        return ModelNotFound(
-            f"no model {shorten(shown, 80)!r} was found {how}; give a folder or a hub id such as"
-            " gpt2."
-        )
-    return ModelError(f"{shorten(shown, 80)} cannot be opened: {_short(error)}.")
-
-
-def _short(error: Exception) -> str:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return shorten(first, 160).rstrip(".")

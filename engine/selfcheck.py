@@ -76,18 +76,21 @@ def self_check(
     own = model.logits(ids)
     states = model.states(ids)
     last = model.read_out(states.raw[-1])
-    finite = bool(torch.isfinite(states.raw).all() and torch.isfinite(own).all())
-    items.append(
-        _item(
-            "finite states",
-            "all finite" if finite else "NaN or infinity found",
-            "Every hidden state and logit of a short probe is a number."
-            if finite
-            else "The model's own numbers are not finite, so nothing read from them can be.",
-            ok=finite,
+    never = torch.isneginf(own).all(0)
+    never &= ~never.all()  # a model that says nothing at all is broken, not masked
+    finite = bool(torch.isfinite(states.raw).all() and torch.isfinite(own[:, ~never]).all())
+    items.append(_finite(model, states.raw, finite))
+    if bool(never.any()):
+        items.append(
+            _item(
+                "masked tokens",
+                f"{int(never.sum()):,} of {len(never):,}",
+                "The logits of these tokens are minus infinity for every prompt: the model never"
+                " says them.",
+                note=True,
+            )
         )
-    )
-    items += _parity(model, head, own, last)
+    items += _parity(model, head, own, last, said=~never)
     items.append(_norm(model, last, states.raw[-1]))
     items.append(_softcap(model, own))
     items.append(_sizes(model))
@@ -105,12 +108,37 @@ def self_check(
     return SelfCheck(not failed, tuple(items), summary)
 
 
+def _finite(model: LanguageModel, raw: torch.Tensor, finite: bool) -> CheckItem:
+    """Whether all numbers of the probe are finite, or from which layer on they are not."""
+    if finite:
+        reason = "Every hidden state and logit of a short probe is a number."
+        return _item("finite states", "all finite", reason)
+    read = torch.isfinite(model.read_out(raw)).all(-1) & torch.isfinite(raw).all(-1)
+    bad = (~read.all(1)).nonzero().flatten().tolist()
+    if not bad:
+        return _item(
+            "finite states",
+            "NaN or infinity in the logits",
+            "The states of every layer are finite and the model's own logits are not, so its"
+            " answers cannot be trusted.",
+            ok=False,
+        )
+    sound = f"layers 0 to {bad[0] - 1} are finite" if bad[0] else "no layer is finite"
+    return _item(
+        "finite states",
+        f"NaN or infinity from layer {bad[0]} on",
+        f"The model's own numbers are not finite from layer {bad[0]} on ({sound}); what is not"
+        " finite is shown without a ranking.",
+        ok=False,
+    )
+
+
 def _parity(
-    model: LanguageModel, head: Frame, own: torch.Tensor, last: torch.Tensor
+    model: LanguageModel, head: Frame, own: torch.Tensor, last: torch.Tensor, *, said: torch.Tensor
 ) -> list[CheckItem]:
     ours = scores(head, last, "matmul")
-    scale = float(own.abs().max().clamp_min(1e-6))
-    error = float((ours - own).abs().max()) / max(scale, 1.0)
+    scale = float(own[:, said].abs().max().clamp_min(1e-6))
+    error = float((ours - own)[:, said].abs().max()) / max(scale, 1.0)
     limit = TOLERANCE.get(model.dtype, 5e-2)
     ok = error <= limit
     first = float((ours.argmax(1) == own.argmax(1)).float().mean())
@@ -162,7 +190,7 @@ def _softcap(model: LanguageModel, own: torch.Tensor) -> CheckItem:
         scale = model.anatomy.logit_scale
         value = "none" if scale == 1.0 else f"none; logits × {scale:g}"
         return _item("soft cap", value, "Logits are the head's product, times the factor if any.")
-    ok = float(own.abs().max()) <= cap * (1 + 1e-3)
+    ok = bool((own[torch.isfinite(own)].abs() <= cap * (1 + 1e-3)).all())
     return _item(
         "soft cap",
         f"{cap:g}",

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,7 @@ from engine.frames import (
     build_frame,
     cached_decomposition,
     no_check,
+    without_masks,
 )
 from engine.isotropy import isotropy
 from engine.maps import MapStudio
@@ -52,9 +54,10 @@ from engine.models import (
     Limits,
     States,
     Tokens,
-    load_model,
     parse_range,
 )
+from engine.opening import Tell, load_model, silent
+from engine.placement import DeviceMap
 from engine.selfcheck import SelfCheck, self_check
 from engine.similarity import check_geometry, read
 from engine.trace import (
@@ -222,6 +225,8 @@ class LatentSpace:
         cache_dir: where decompositions of heads are kept; None keeps none.
         seed: of the random frame.
         states_bytes: limit of the kept hidden states.
+        check: raises to stop.
+        tell: called with a few words at each phase.
     """
 
     def __init__(
@@ -232,6 +237,7 @@ class LatentSpace:
         seed: int = 0,
         states_bytes: int = 256 * 2**20,
         check: Check = no_check,
+        tell: Tell = silent,
     ) -> None:
         self.model = model
         self.seed = seed
@@ -244,10 +250,13 @@ class LatentSpace:
         self._frames: dict[str, Frame] = {}
         self._reports: dict[tuple[str, bool], FrameReport] = {}
         self._costs = CostModel()
+        tell("taking the head apart")
         self.decomposition: HeadDecomposition = cached_decomposition(
             model.anatomy.weight, cache_dir, check=check
         )
+        tell("checking the readings against the model's own logits")
         self.self_check: SelfCheck = self.run_self_check()
+        tell("measuring this machine's speed")
         self._calibrate(check)
 
     @property
@@ -274,13 +283,11 @@ class LatentSpace:
         """
         if name not in self._frames:
             anatomy = self.model.anatomy
-            embedding = anatomy.embedding.weight
-            assert isinstance(embedding, Tensor)
             plain = anatomy.logit_scale == 1.0 and anatomy.softcap is None
             self._frames[name] = build_frame(
                 name,
                 weight=anatomy.weight,
-                embedding=embedding,
+                embedding=anatomy.embedding_rows,
                 decomposition=self.decomposition,
                 embedding_scale=anatomy.embedding_scale,
                 bias=anatomy.bias,
@@ -647,7 +654,7 @@ class LatentSpace:
         shift = self.frame("output").shift
         if bias is None or shift is None:
             return None
-        b = bias.detach().cpu().double()
+        b = without_masks(bias.detach()).cpu().double()
         weight = self.model.anatomy.weight.detach()
         square = 0.0
         for start in range(0, len(weight), CHUNK):
@@ -798,7 +805,10 @@ def load(
     limits: Limits | None = None,
     offline: bool = False,
     seed: int = 0,
+    device_map: DeviceMap | None = None,
     check: Check = no_check,
+    tell: Tell = silent,
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> LatentSpace:
     """Open a model and take its head apart.
 
@@ -813,7 +823,10 @@ def load(
         limits: what one request may ask for.
         offline: use what is on the disk only.
         seed: of the random frame.
+        device_map: how the model is spread over several GPUs, by :func:`engine.opening.load_model`.
         check: raises to stop.
+        tell: called with a few words at each phase: reading the configuration, the weights, …
+        alone: entered while no other thread may compute; see :func:`engine.opening.load_model`.
 
     Raises:
         ModelError, OptionError: one sentence each.
@@ -830,9 +843,12 @@ def load(
         offline=offline,
         limits=limits,
         name="lexiscope-small" if shipped else None,
+        device_map=device_map,
+        tell=tell,
+        alone=alone,
     )
     folder = default_cache() if cache_dir is None else cache_dir
-    return LatentSpace(opened, cache_dir=folder, seed=seed, check=check)
+    return LatentSpace(opened, cache_dir=folder, seed=seed, check=check, tell=tell)
 
 
 __all__ = ["FRAMES", "LatentSpace", "default_cache", "default_model", "load"]

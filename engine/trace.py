@@ -678,8 +678,7 @@ def transitions(
 
 def _input_vectors(model: LanguageModel, ids: Sequence[int]) -> Tensor | None:
     """Input bases of some tokens (n × d, float64), None where their width is not the head's."""
-    rows = model.anatomy.embedding.weight
-    assert isinstance(rows, Tensor)
+    rows = model.anatomy.embedding_rows
     if rows.shape[1] != model.width:
         return None
     picked: Tensor = rows[torch.tensor(list(ids), device=rows.device)]
@@ -746,15 +745,27 @@ def _layer_isotropy(
     return tuple(out)
 
 
+def not_finite(layers: Sequence[int], finite: Bools) -> list[str]:
+    """What is to be said of states that are not finite (layer × position); nothing where none is.
+
+    A state that is not finite makes what is computed from it so, and layers above mostly are.
+    """
+    bad = [layer for layer, row in zip(layers, finite, strict=True) if not row.all()]
+    if not bad:
+        return []
+    if bad == list(layers)[-len(bad) :]:
+        where = f"from layer {bad[0]} on"
+    else:
+        where = f"at layer{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad))}"
+    count = int((~finite).sum())
+    return [
+        f"Not finite {where}: {count} of {finite.size} states hold NaN or infinity and are shown"
+        " without a ranking."
+    ]
+
+
 def _warnings(model: LanguageModel, got: Prepared, output: Frame, finite: Bools) -> tuple[str, ...]:
-    out = []
-    if not finite.all():
-        layer = got.layers[int(np.argmax(~finite.all(1)))]
-        count = int((~finite).sum())
-        out.append(
-            f"Not finite from layer {layer} on: {count} of {finite.size} states hold NaN or"
-            " infinity and are shown without a ranking."
-        )
+    out = not_finite(got.layers, finite)
     if model.anatomy.kind == "masked":
         out.append(
             "This is a masked model: a position's answer is the token it puts at that very place,"

@@ -7,6 +7,12 @@ it between layers and vocabulary chunks; the check raises `Cancelled` when nobod
 One thread, not a pool: nothing else touches the model, so no lock is needed, memory is one
 forward's peak, and the same work gives the same numbers.
 
+Clients take turns: each has a line of its own, first in, first out, and every round serves one job
+of each line, whoever was served longest ago first. So a client with one request waits for at most
+one job of every other client, however many those hold. Where every place is taken, a client that
+holds fewer gets one from the end of the longest line (as in stochastic fairness queueing, McKenney
+1990).
+
 Long work comes in steps of at most a fraction of a second, each submitted as background work: it
 runs only when nobody waits for an answer, and takes no place in the queue.
 """
@@ -16,16 +22,20 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from engine.errors import Cancelled, DeadlineExceeded, QueueFull
 
 T = TypeVar("T")
+Kind = Literal["turn", "first", "background"]
 Check = Callable[[], None]
 """Called by the work in its small steps; raises `Cancelled` or `DeadlineExceeded` to stop it."""
+
+_REMEMBERED = 1024
+"""Clients whose last turn is known; one that was forgotten counts as new, which is no harm."""
 
 
 class _Watch:
@@ -61,13 +71,18 @@ class Job(Generic[T]):
         deadline_s: float | None,
         client: str,
         label: str,
-        background: bool = False,
+        kind: Kind = "turn",
+        patience_s: float | None = 0.0,
     ) -> None:
         self.future: Future[T] = Future()
         """Where the result or the exception arrives; it holds the only reference to either."""
         self.client = client
         self.label = label
-        self.background = background
+        self.kind = kind
+        self.patience_s = math.inf if patience_s is None else patience_s
+        self.waited_s: float | None = None
+        """Seconds from its submission until it ran; None while it has not run."""
+        self._submitted = time.monotonic()
         self._owner = owner
         self._work: Callable[[Check], T] | None = work
         self._watch = _Watch(owner._beat, deadline_s)
@@ -83,6 +98,14 @@ class Job(Generic[T]):
         self._watch.until = max(self._watch.until, until)
 
 
+class _Line:
+    """The jobs of one client that wait, and the round in which the first of them is served."""
+
+    def __init__(self, round_: int) -> None:
+        self.jobs: deque[Job[Any]] = deque()
+        self.round = round_
+
+
 class DeviceThread:
     """The thread that owns the device, its queue and its counters.
 
@@ -91,27 +114,38 @@ class DeviceThread:
     """
 
     def __init__(
-        self, *, places: int = 16, per_client: int | None = None, name: str = "lexiscope-device"
+        self,
+        *,
+        places: int = 16,
+        per_client: int | Callable[[str], int | None] | None = None,
+        name: str = "lexiscope-device",
     ) -> None:
         """Make the thread without starting it.
 
         Args:
             places: how many jobs may wait, besides the one that runs.
-            per_client: how many of them one client may hold, the running one included; None: all.
+            per_client: how many of them one client may hold, the running one included: a number
+                for everybody, or a function of the client's name; None: all.
             name: the thread's name.
         """
         self.places = places
-        self.per_client = per_client
+        self._per_client = per_client
         self.counters: dict[str, int] = dict.fromkeys(
             ("done", "refused", "dropped", "cancelled", "expired", "failed"), 0
         )
         """Jobs by how they ended. dropped: cancelled before they ran; cancelled: while they ran;
         expired: past their deadline, before or while they ran; failed: by any other exception.
-        Background work is not among them."""
+        Background work and what the owner does first are not among them."""
         self.steps = 0
         """Pieces of background work that ran, however they ended."""
         self._turn = threading.Condition()
-        self._queue: deque[Job[Any]] = deque()
+        self._lines: dict[str, _Line] = {}
+        self._waiting = 0
+        self._round = 0
+        """Of the latest job that took its turn; it never falls."""
+        self._served: OrderedDict[str, int] = OrderedDict()
+        self._turns = 0
+        self._first: deque[Job[Any]] = deque()
         self._background: deque[Job[Any]] = deque()
         self._running: Job[Any] | None = None
         self._closed = False
@@ -127,8 +161,11 @@ class DeviceThread:
         """Refuse new work, cancel what waits and what runs, and wait a while for the thread."""
         with self._turn:
             self._closed = True
-            waiting = [*self._queue, *self._background]
-            self._queue.clear()
+            lines = [job for line in self._lines.values() for job in line.jobs]
+            waiting = [*self._first, *lines, *self._background]
+            self._lines.clear()
+            self._waiting = 0
+            self._first.clear()
             self._background.clear()
             running = self._running
             self._turn.notify_all()
@@ -147,17 +184,23 @@ class DeviceThread:
         client: str = "",
         label: str = "",
         background: bool = False,
+        first: bool = False,
+        patience_s: float | None = 0.0,
     ) -> Job[T]:
         """Queue the work, or refuse at once.
 
         Args:
             work: called on the device thread with its check.
             deadline_s: seconds from now, waiting included, after which it is stopped.
-            client: who asks, for the limit per client.
+            client: who asks, for the turns and the limit per client.
             label: what it is, for `running`.
             background: let it run only when no other work waits; it takes no place and counts
                 for no client. Whoever submits it keeps it short, since work that comes meanwhile
                 waits for its end.
+            first: let it run before all that waits; it takes no place and counts for no client.
+                For what the owner of the thread does, such as changing the model.
+            patience_s: seconds that it may go without calling its check before
+                `heartbeat_age_s` begins to count; None: as long as it takes.
 
         Returns:
             The job, whose `future` brings the result or the exception.
@@ -165,24 +208,41 @@ class DeviceThread:
         Raises:
             QueueFull: every place is taken, or the client holds its share of them already.
         """
+        kind: Kind = "first" if first else "background" if background else "turn"
         job = Job(
-            self, work, deadline_s=deadline_s, client=client, label=label, background=background
-        )
+            self, work, deadline_s=deadline_s, client=client, label=label, kind=kind,
+            patience_s=patience_s,
+        )  # fmt: skip
+        given_up: Job[Any] | None = None
         with self._turn:
-            refusal = self._refusal(client, background)
+            refusal = self._refusal(client, kind)
+            if refusal is None and kind == "turn" and self._waiting >= self.places:
+                given_up = self._give_up_for(client)
+                if given_up is None:
+                    refusal = (
+                        f"The model is busy: {self._waiting} requests wait already and "
+                        f"{self.places} may; try again in a moment."
+                    )
             if refusal is not None:
                 self.counters["refused"] += 1
                 raise QueueFull(refusal, retry_after=self._retry_after())
             if self._idle:
                 self._beat()  # an idle thread has no heartbeat to go by
-            (self._background if background else self._queue).append(job)
+            self._put(job)
+            again = self._retry_after()
             self._turn.notify()
+        if given_up is not None:
+            sentence = (
+                "The model is busy, and this request gave its place up to a client that had none; "
+                "try again in a moment."
+            )
+            self._finish_unrun(given_up, QueueFull(sentence, retry_after=again), "refused")
         return job
 
     @property
     def waiting(self) -> int:
         """How many jobs wait, the running one and background work not counted."""
-        return len(self._queue)
+        return self._waiting
 
     @property
     def running(self) -> str | None:
@@ -197,61 +257,120 @@ class DeviceThread:
 
     @property
     def heartbeat_age_s(self) -> float:
-        """Seconds since the running work last called its check; 0 while nothing is to be done."""
-        return 0.0 if self._idle else time.monotonic() - self._beaten
+        """Seconds since the running work last called its check, beyond the patience it was given;
+        0 while nothing is to be done."""
+        if self._idle:
+            return 0.0
+        running = self._running
+        patience = 0.0 if running is None else running.patience_s
+        return max(0.0, time.monotonic() - self._beaten - patience)
+
+    def held_by(self, client: str) -> int:
+        """How many jobs of a client wait or run, background work not counted."""
+        line, running = self._lines.get(client), self._running
+        runs = running is not None and running.kind == "turn" and running.client == client
+        return (len(line.jobs) if line is not None else 0) + runs
 
     @property
     def _idle(self) -> bool:
-        return self._running is None and not self._queue and not self._background
+        waits = self._waiting or self._first or self._background
+        return self._running is None and not waits
 
-    def _refusal(self, client: str, background: bool) -> str | None:
+    def _refusal(self, client: str, kind: Kind) -> str | None:
         if self._closed:
             return "The server is shutting down; try again in a moment."
-        if background:
+        if kind != "turn":
             return None
-        if len(self._queue) >= self.places:
-            return (
-                f"The model is busy: {len(self._queue)} requests wait already and "
-                f"{self.places} may; try again in a moment."
-            )
-        if self.per_client is not None:
-            jobs = [*self._queue, *([self._running] if self._running else [])]
-            held = sum(job.client == client and not job.background for job in jobs)
-            if held >= self.per_client:
+        limit = self._per_client(client) if callable(self._per_client) else self._per_client
+        if limit is not None:
+            held = self.held_by(client)
+            if held >= limit:
                 return (
                     f"You have {held} requests under way already and may have "
-                    f"{self.per_client}; wait for one of them to finish."
+                    f"{limit}; wait for one of them to finish."
                 )
         return None
 
+    def _give_up_for(self, client: str) -> Job[Any] | None:
+        """The newest job of the longest line, taken out for a client whose line is shorter by two
+        at least; None where there is none, or the exchange would only turn things round."""
+        longest = max(self._lines.values(), key=lambda line: len(line.jobs), default=None)
+        own = self._lines.get(client)
+        held = len(own.jobs) if own is not None else 0
+        if longest is None or len(longest.jobs) < held + 2:
+            return None
+        self._waiting -= 1
+        return longest.jobs.pop()  # one is left at least
+
+    def _put(self, job: Job[Any]) -> None:
+        if job.kind != "turn":
+            (self._first if job.kind == "first" else self._background).append(job)
+            return
+        line = self._lines.get(job.client)
+        if line is None:
+            # The next round and not this one, or a stream of new clients would never let it end.
+            line = self._lines[job.client] = _Line(self._round + 1)
+        line.jobs.append(job)
+        self._waiting += 1
+
+    def _take(self) -> Job[Any]:
+        """The job whose turn it is."""
+        if self._first:
+            return self._first.popleft()
+        if not self._lines:
+            return self._background.popleft()
+        client, line = min(
+            self._lines.items(), key=lambda one: (one[1].round, self._served.get(one[0], 0))
+        )
+        job = line.jobs.popleft()
+        self._waiting -= 1
+        self._round = max(self._round, line.round)
+        line.round = self._round + 1
+        if not line.jobs:
+            del self._lines[client]
+        self._turns += 1
+        self._served[client] = self._turns
+        self._served.move_to_end(client)
+        if len(self._served) > _REMEMBERED:
+            self._served.popitem(last=False)
+        return job
+
     def _retry_after(self) -> int:
-        return max(1, min(60, math.ceil(self._typical_s * (len(self._queue) + 1) / 2)))
+        return max(1, min(60, math.ceil(self._typical_s * (self._waiting + 1) / 2)))
 
     def _beat(self) -> None:
         self._beaten = time.monotonic()
 
     def _drop(self, job: Job[Any]) -> None:
         with self._turn:
+            line = self._lines.get(job.client) if job.kind == "turn" else None
+            jobs = self._background if job.kind == "background" else self._first
+            if job.kind == "turn":
+                jobs = line.jobs if line is not None else deque()
             try:
-                (self._background if job.background else self._queue).remove(job)
+                jobs.remove(job)
             except ValueError:
                 return  # it runs, or ran: the flag is enough
+            if line is not None:
+                self._waiting -= 1
+                if not line.jobs:
+                    del self._lines[job.client]
         self._finish_unrun(job, Cancelled("The work was dropped: nobody waits for it."), "dropped")
 
     def _finish_unrun(self, job: Job[Any], error: Exception, counter: str) -> None:
         job._work = None
-        self._count(counter, job.background)
+        self._count(counter, job.kind)
         if job.future.set_running_or_notify_cancel():
             job.future.set_exception(error)
 
     def _loop(self) -> None:
         while True:
             with self._turn:
-                while not (self._queue or self._background or self._closed):
+                while not (self._waiting or self._first or self._background or self._closed):
                     self._turn.wait()
                 if self._closed:
                     return
-                self._running = (self._queue or self._background).popleft()
+                self._running = self._take()
                 self._beat()
             # In a function of its own, so that no local of this loop outlives the job.
             self._run_one()
@@ -262,6 +381,7 @@ class DeviceThread:
         assert job._work is not None
         work, job._work = job._work, None
         check, future, started = job._watch.check, job.future, time.monotonic()
+        job.waited_s = started - job._submitted
         if not future.set_running_or_notify_cancel():
             self._ended("dropped", 0.0)
             return
@@ -280,16 +400,16 @@ class DeviceThread:
 
     def _ended(self, outcome: str, seconds: float) -> None:
         """Free the thread before the news is out: who reads the result must see it idle."""
-        background = self._running is not None and self._running.background
-        self._count(outcome, background)
-        if background:
+        kind: Kind = "turn" if self._running is None else self._running.kind
+        self._count(outcome, kind)
+        if kind == "background":
             self.steps += 1
-        elif outcome == "done":
+        elif kind == "turn" and outcome == "done":
             self._typical_s += 0.2 * (seconds - self._typical_s)
         self._running = None
 
-    def _count(self, outcome: str, background: bool) -> None:
-        if background:
+    def _count(self, outcome: str, kind: Kind) -> None:
+        if kind != "turn":
             return
         with self._turn:
             self.counters[outcome] += 1

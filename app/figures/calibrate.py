@@ -20,6 +20,8 @@ Floats = npt.NDArray[np.float64]
 
 LINES = 8
 """Colours of lines and labels; the ninth begins again with the first."""
+LABEL_LINES = (0, 5, 2, 3, 4, 6, 7, 1)
+"""The line colours that labels take, in order; the Map page's, which leaves out the prompt's."""
 MAX_DRAWN = 400
 """Points that one map draws at most."""
 
@@ -119,6 +121,11 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
         found = [i * step for i in range(first, last + 1)]
         wanted += 1
     return found
+
+
+def label_colour(place: int) -> int:
+    """The line colour of the label at a place of its set: the same on every page."""
+    return LABEL_LINES[place % len(LABEL_LINES)]
 
 
 def plain(value: float, step: float = 0.0) -> str:
@@ -333,7 +340,7 @@ def movement(
     points = tuple(
         Point(
             row,
-            int(labels[row]) % LINES,
+            label_colour(int(labels[row])),
             *place(before[row]),
             *place(after[row]),
             bool(right_before[row]),
@@ -345,5 +352,5 @@ def movement(
     marks = []
     for i, name in enumerate(names):
         x, y = place(anchors[i])
-        marks.append(Anchor(i % LINES, name, x, y, float(y) < 50))
+        marks.append(Anchor(label_colour(i), name, x, y, float(y) < 50))
     return Movement(points, tuple(marks), count)

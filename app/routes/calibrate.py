@@ -132,9 +132,19 @@ async def run(
     try:
         if mistake is not None:
             raise OptionError(mistake)
+        if "set" not in query.model_fields_set:
+            raise OptionError(
+                "the form arrived without a set of labelled texts, so nothing was started; choose"
+                " one below and run it again."
+            )
         spec = spec_of(query, await aside(partial(sets.table, query.set)))
         job = await calibrations.start(
-            request, query.set, spec, options_of(query), name=query.title or ""
+            request,
+            query.set,
+            spec,
+            options_of(query),
+            name=query.title or "",
+            words=query.words,
         )
     except InputError as error:
         page = await _page(request, calibrations, sets, jobs, query, problem=str(error))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from app.figures.calibrate import LINES
+from app.figures.calibrate import label_colour
 from app.routes.calibrate_words import thin
 from engine.calibration.tables import Problem, Table
 from engine.calibration.tasks import SPLITS, Task
@@ -92,7 +92,7 @@ def preview(task: Task) -> Preview:
             label=token.label,
             word=token.word,
             default=token.label not in task.spec.label_words,
-            colour=i % LINES,
+            colour=label_colour(i),
             tokens=tuple(
                 (text, token.mean or id == token.id_used)
                 for id, text in zip(token.ids, token.texts, strict=True)
@@ -113,7 +113,7 @@ def preview(task: Task) -> Preview:
             half = PROMPT_EXCERPT // 2
             prompt = f"{prompt[:half]} … {prompt[-half:]}"
         at = token.ids.index(token.id_used)
-        prompts.append(PromptShown(token.label, i % LINES, prompt, token.texts[at]))
+        prompts.append(PromptShown(token.label, label_colour(i), prompt, token.texts[at]))
     total = sum(len(ids) for split in SPLITS for ids in task.ids[split])
     return Preview(
         labels,

@@ -131,7 +131,7 @@ def class_lines(comparison: Numbers, words: Sequence[str]) -> tuple[ClassLine, .
             ClassLine(
                 label=str(before["label"]),
                 word=word,
-                colour=i % figures.LINES,
+                colour=figures.label_colour(i),
                 support=str(before["support"]),
                 precision=pair("precision"),
                 recall=pair("recall"),

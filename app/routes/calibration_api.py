@@ -31,6 +31,7 @@ _UPLOAD = {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
+                    "additionalProperties": False,
                     "properties": {
                         "file": {
                             "type": "string",
@@ -185,6 +186,7 @@ async def calibration_start(
         query.options(),
         name=query.name,
         compare=query.compare,
+        words=query.label_words,
     )
     return job_answer(request, view, 202)
 

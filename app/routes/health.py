@@ -5,12 +5,15 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.dependencies import ExplorerDep
+from app.dependencies import ExplorerDep, JobsDep
+from app.disk import FreeDisk
 from app.export import dumps
 from app.metrics import CONTENT_TYPE, Metrics
+from app.security import KNOWN
 from app.service import Explorer
 
 router = APIRouter(include_in_schema=False)
+_STRANGER = "The server cannot answer questions at the moment."
 
 
 @router.get("/livez")
@@ -22,17 +25,29 @@ async def livez() -> Response:
 
 @router.get("/readyz")
 @router.get("/ready")
-async def readyz(explorer: ExplorerDep) -> Response:
-    """200 when a request would be taken and answered, else 503 with the reason."""
-    reason = not_ready(explorer)
-    body = {
-        "ready": reason is None,
-        "reason": reason,
-        "state": explorer.state,
-        "waiting": explorer.device.waiting,
-        "places": explorer.device.places,
-        "running": explorer.device.running,
-    }
+async def readyz(request: Request, explorer: ExplorerDep, jobs: JobsDep) -> Response:
+    """200 when a request would be taken and answered, else 503 with the reason.
+
+    Whoever has not shown the token of a server that has one learns only whether it is ready.
+    """
+    disk: FreeDisk = request.app.state.disk
+    reason = not_ready(explorer, disk)
+    body: dict[str, object] = {"ready": reason is None}
+    if request.scope["state"].get(KNOWN):
+        opening = explorer.models.opening
+        body |= {
+            "reason": reason,
+            "state": explorer.state,
+            "progress": explorer.progress,
+            "switching": None if opening is None else opening.name,
+            "running": explorer.device.running,
+            "waiting": explorer.device.waiting,
+            "places": explorer.device.places,
+            "jobs": jobs.under_way,
+            "free_disk_bytes": disk.free,
+        }
+    else:
+        body["reason"] = None if reason is None else _STRANGER
     headers = {} if reason is None else {"Retry-After": "2"}
     return Response(dumps(body), 200 if reason is None else 503, headers, "application/json")
 
@@ -44,7 +59,7 @@ async def metrics(request: Request) -> Response:
     return Response(figures.text(), media_type=CONTENT_TYPE)
 
 
-def not_ready(explorer: Explorer) -> str | None:
+def not_ready(explorer: Explorer, disk: FreeDisk) -> str | None:
     """Why a request would not be answered now, in one sentence, or None."""
     device = explorer.device
     if explorer.state == "loading":
@@ -57,4 +72,4 @@ def not_ready(explorer: Explorer) -> str | None:
         return "The computing thread gives no sign of life."
     if device.waiting >= device.places:
         return "Every place in the queue is taken."
-    return None
+    return disk.shortage

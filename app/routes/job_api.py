@@ -49,13 +49,22 @@ def job_answer(request: Request, view: JobView, status: int = 200) -> Response:
     headers = {}
     if status == 202:
         headers["Location"] = link(request, f"/api/v1/jobs/{view.id}")
-    return Response(export.dumps(view.to_dict()), status, headers, "application/json")
+    body = _document(request, view)
+    return Response(export.dumps(body), status, headers, "application/json")
+
+
+def _document(request: Request, view: JobView, *, curve: bool = True) -> dict[str, Any]:
+    """What stands in the JSON: the address of the result below the path of a proxy."""
+    body = view.to_dict(curve=curve)
+    if view.result_href is not None:
+        body["result_href"] = f"{request.scope.get('root_path', '')}{view.result_href}"
+    return body
 
 
 @router.get("/jobs", responses=described(JobsDocument))
-async def jobs_list(jobs: JobsDep) -> Response:
+async def jobs_list(request: Request, jobs: JobsDep) -> Response:
     """All jobs that are remembered, the newest first, without their curves."""
-    body = {"jobs": [view.to_dict(curve=False) for view in jobs.list()]}
+    body = {"jobs": [_document(request, view, curve=False) for view in jobs.list()]}
     return Response(export.dumps(body), media_type="application/json")
 
 

@@ -44,6 +44,8 @@ class JobPanel:
     steps: str
     left: str
     run: str
+    resumes: str
+    """Where it goes on or would go on, as a sentence; empty: it begins at its beginning."""
     active: bool
     """Whether something will still happen to it."""
     stopping: bool
@@ -72,6 +74,7 @@ def job_panel(job: JobView) -> JobPanel:
         steps=f"{job.done} of {job.total}" if job.total and job.state == "running" else "",
         left=_left(job),
         run=_run(job),
+        resumes=_resumes(job),
         active=not job.finished,
         stopping=job.stopping,
         loss=loss,
@@ -109,6 +112,14 @@ def _note(job: JobView) -> str:
         case "cancelled":
             return "It was cancelled and has left nothing behind."
     return _sentence(job.problem or "It ended before it was done.")
+
+
+def _resumes(job: JobView) -> str:
+    if job.resumes is None or job.state in ("done", "cancelled"):
+        return ""
+    if job.finished:
+        return f"Resumed, it goes on from {job.resumes} and ends with the same numbers."
+    return f"An interrupted job is gone on with here, from {job.resumes}."
 
 
 def _sentence(text: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
+from urllib.parse import parse_qsl, urlencode
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from starlette.responses import RedirectResponse, Response
 
@@ -18,6 +19,8 @@ from app.sets import aside
 
 router = APIRouter(include_in_schema=False)
 Id = Annotated[str, Path(max_length=64)]
+Back = Annotated[str, Query(max_length=8_000)]
+"""The query string of the Map page from which somebody came; each who waits has their own."""
 REFRESH_S = 2
 """Seconds after which a page without scripts asks again."""
 
@@ -79,17 +82,22 @@ async def jobs_page(request: Request, jobs: JobsDep) -> HTMLResponse:
 
 
 @router.get("/jobs/{id}", response_class=HTMLResponse)
-async def job_page(request: Request, id: Id, jobs: JobsDep) -> HTMLResponse:
+async def job_page(request: Request, id: Id, jobs: JobsDep, back: Back = "") -> HTMLResponse:
     """One job; where htmx asks for its part again and it is done, htmx is sent to the result."""
     view = jobs.get(id)
     place = f"/jobs/{view.id}"
     result = None if view.result_href is None else _inside(request, view.result_href)
+    own = {}
+    if view.kind == "umap" and back:
+        own = {"back": back}
+        if result is not None:
+            result = link(request, "/map") + "?" + urlencode(parse_qsl(back, True))
     active = not view.finished
     context = JobPage(
         job=view,
         panel=job_panel(view),
         refresh_s=REFRESH_S if active else None,
-        self_href=link(request, place),
+        self_href=link(request, place, **own),
         result_href=result,
         cancel_action=link(request, f"{place}/cancel") if active and not view.stopping else None,
         restart_action=link(request, f"{place}/restart") if view.restartable else None,

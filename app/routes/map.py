@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Form, Path, Query, Request
 from fastapi.responses import HTMLResponse
@@ -20,7 +21,7 @@ from app.map_calibration import before_and_after, saved_choices
 from app.maps import MapService, start_umap
 from app.rendering import link, render
 from app.routes.asking import ask
-from app.routes.map_api import MapQuestion, download, options_of
+from app.routes.map_api import MapQuestion, download, link_path, options_of
 from app.routes.map_build import MapExport, changes_part, layers_part, linker, outline, parts
 from app.routes.map_form import (
     WORDS,
@@ -247,11 +248,13 @@ async def umap(
     watched; with both pictures there, go back to the page, as it was set."""
     query = _api(query, request)
     here = linker(request, query)()
-    href = here.removeprefix(str(request.scope.get("root_path", "")))
     own, beside = query.question(), query.beside()
     slow = [one for one in (own, beside) if one is not None and one.projection == "umap"]
     for one in slow or [own]:
-        job = await start_umap(request, explorer, jobs, await options_of(request, one), href)
+        options = await options_of(request, one)
+        job = await start_umap(request, explorer, jobs, options, link_path(one))
         if job is not None:
-            return RedirectResponse(link(request, f"/jobs/{job.id}"), 303)
+            # Others may wait for the same picture on pages that are set otherwise.
+            back = urlsplit(here).query
+            return RedirectResponse(link(request, f"/jobs/{job.id}", back=back), 303)
     return RedirectResponse(here, 303)

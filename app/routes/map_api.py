@@ -218,6 +218,10 @@ _FILES: dict[str, Any] = {kind.partition(";")[0]: {} for kind in MEDIA.values()}
 _BYTES: dict[int | str, Any] = {
     200: {"content": {"application/octet-stream": {}}, "description": "float32, little-endian."}
 }
+_POINTS: dict[str, Any] = {
+    "content": {"application/json": {}, "text/csv": {}},
+    "description": "The points inside.",
+}
 
 
 async def options_of(request: Request, question: MapQuestion) -> MapOptions:
@@ -350,7 +354,7 @@ async def search(
     return json_answer(export.dumps(found))
 
 
-@router.post("/map/select", responses=_MAP)
+@router.post("/map/select", responses={**_MAP, 200: _POINTS})
 async def select(
     request: Request, query: Annotated[MapSelectQuestion, Query()], body: Outline, maps: Maps
 ) -> Response:

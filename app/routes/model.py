@@ -14,6 +14,7 @@ from app.dependencies import ExplorerDep
 from app.rendering import link, number, render, render_text
 from app.routes.api import Question
 from app.routes.method import TERMS, Term
+from app.routes.models import ModelList, model_list
 from app.service import Explorer, ModelFacts
 from engine.errors import OptionError
 from engine.frames import FRAMES
@@ -86,6 +87,8 @@ class ModelPage:
     items: tuple[CheckItem, ...]
     facts: tuple[tuple[str, str], ...]
     anatomy: tuple[tuple[str, str], ...]
+    choice: ModelList
+    """The models that may be opened."""
     frames: FrameTable | None
     frames_href: str
     frames_load: str
@@ -97,7 +100,14 @@ class ModelPage:
 async def model_page(
     request: Request, query: Annotated[ModelQuery, Query()], explorer: ExplorerDep
 ) -> HTMLResponse:
-    """The loaded model; the frames' figures at once where they are asked for."""
+    """The open model; the frames' figures at once where they are asked for.
+
+    Where none is open and there is a choice, the choice alone.
+    """
+    choice = model_list(request, explorer)
+    if explorer.info is None and len(choice.rows) > 1:
+        sentence = explorer.failure or explorer.progress
+        return render(request, "model/choice.html", {"choice": choice, "sentence": sentence})
     facts, check = explorer.facts(), explorer.checked()
     context = ModelPage(
         ok=check.ok,
@@ -105,6 +115,7 @@ async def model_page(
         items=check.items,
         facts=_facts(facts),
         anatomy=facts.anatomy,
+        choice=choice,
         frames=await frame_table(request, explorer) if query.figures else None,
         frames_href=link(request, "/model", figures=True) + "#frames",
         frames_load=link(request, "/model/frames"),

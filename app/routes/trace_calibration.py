@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 
 from app.calibrations import Calibrations
-from app.figures.calibrate import LINES
+from app.figures.calibrate import label_colour
 from app.rendering import link
 from app.routes.trace_panels import Choice
 from app.store import NotFound, StorageError
@@ -119,7 +119,7 @@ async def panel(
 
 
 def _made(found: Readings, name: str, href: str, off_href: str) -> CalibrationPanel:
-    colours = {label: i % LINES for i, label in enumerate(found.labels)}
+    colours = {label: label_colour(i) for i, label in enumerate(found.labels)}
     last = found.positions[-1]
 
     def spoken(side: Side) -> tuple[str, int]:

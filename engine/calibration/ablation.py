@@ -7,7 +7,7 @@ variant [sm][sm] on the semantic bases.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -22,8 +22,9 @@ from engine.calibration.metrics import Interval
 from engine.calibration.options import CalibrationOptions
 from engine.calibration.protocol import timed
 from engine.calibration.resampling import Bootstrap
-from engine.calibration.tasks import Task
+from engine.calibration.tasks import SPLITS, Task
 from engine.calibration.training import Calibration, calibrate, predict_from, untrained
+from engine.checkpoints import NOTHING, Checkpoints, tensor_digest
 from engine.errors import LexiscopeError, OptionError
 from engine.frames import FrameName
 from engine.progress import Progress, Steps, told
@@ -85,6 +86,8 @@ class Ablation:
     seeds: tuple[int, ...]
     test: int
     """Test rows."""
+    notes: tuple[str, ...] = ()
+    """Sentences on how it went."""
 
     @property
     def sentence(self) -> str:
@@ -100,6 +103,7 @@ class Ablation:
             "left_out": list(self.left_out),
             "seeds": list(self.seeds),
             "test": self.test,
+            "notes": list(self.notes),
         }
 
     def rows_for_csv(self) -> list[dict[str, Any]]:
@@ -129,6 +133,7 @@ def ablate(
     frames: Sequence[str] = ABLATION_FRAMES,
     losses: Sequence[str] = ABLATION_LOSSES,
     seeds: Sequence[int] = (0,),
+    kept: Checkpoints = NOTHING,
 ) -> Steps[Ablation]:
     """Train every combination on the same states.
 
@@ -140,6 +145,7 @@ def ablate(
         frames: bases.
         losses: clustering losses.
         seeds: of the training; each adds to the mean and the interval.
+        kept: where trainings are kept, so that none that has ended is done again.
 
     Raises:
         OptionError: nothing to compare, or an unknown loss.
@@ -155,32 +161,58 @@ def ablate(
     answers: dict[tuple[str, str, str], list[NDArray[np.int64]]] = {}
     spent: dict[tuple[str, str], list[float]] = {}
     left_out: list[str] = []
+    depends = {
+        "model": states.model,
+        "task": states.task,
+        "states": tensor_digest(*(states.at(base.layer)[split] for split in SPLITS)),
+    }
+    total, done, found = len(frames) * len(losses) * len(seeds), 0, 0
 
-    def note(frame: str, loss: str, calibration: Calibration) -> None:
+    def note(frame: str, loss: str, said: Mapping[str, NDArray[np.int64]]) -> None:
         for inference in READINGS:
-            key = (frame, loss, inference)
-            predicted = _predicted(calibration, states, base.layer, inference)
-            answers.setdefault(key, []).append(predicted)
+            answers.setdefault((frame, loss, inference), []).append(said[inference])
 
-    total, done = len(frames) * len(losses) * len(seeds), 0
     for frame in frames:
         try:
-            note(frame, UNTRAINED, untrained(space, task, replace(base, frame=frame)))
+            plain = untrained(space, task, replace(base, frame=frame))
         except LexiscopeError as error:
             left_out.append(f"{frame}: {error}")
             done += len(losses) * len(seeds)
             continue
+        note(frame, UNTRAINED, _answers(plain, states, base.layer))
         spent[frame, UNTRAINED] = [0.0]
         for loss in losses:
             for seed in seeds:
                 options = replace(base, frame=frame, loss=loss, seed=int(seed))
-                steps = calibrate(space, states, task, options)
-                trained, seconds = yield from timed(_as_one(steps, done, total, frame, loss))
-                note(frame, loss, trained)
+                name = f"bases {frame}, loss {loss}, seed {seed}"
+                cell = kept.of(name, **depends, options=options.to_dict())
+                held = cell.load()
+                if held is None:
+                    training = kept.of("training", **depends)
+                    steps = calibrate(space, states, task, options, checkpoint=training)
+                    trained, seconds = yield from timed(_as_one(steps, done, total, frame, loss))
+                    said = _answers(trained, states, base.layer)
+                    place = f"training {done + 1} of {total}"
+                    tensors = {key: torch.from_numpy(own) for key, own in said.items()}
+                    cell.save(tensors, {"seconds": seconds}, place=place)
+                    training.remove()
+                else:
+                    said = {key: held.tensors[key].numpy() for key in READINGS}
+                    seconds = held.values["seconds"]
+                    found += 1
+                note(frame, loss, said)
                 spent.setdefault((frame, loss), []).append(seconds)
                 done += 1
     rows = _rows(truth, answers, task.classes, spent)
-    return Ablation(task.name, rows, tuple(left_out), tuple(int(s) for s in seeds), len(truth))
+    notes: tuple[str, ...] = ()
+    if found:
+        notes = (
+            f"{counted(found, 'training')} of {total} ended before the work was interrupted;"
+            " their seconds were measured then.",
+        )
+    return Ablation(
+        task.name, rows, tuple(left_out), tuple(int(s) for s in seeds), len(truth), notes
+    )
 
 
 def _as_one(
@@ -189,6 +221,13 @@ def _as_one(
     """One training reported as one part of the whole."""
     note = f"bases {frame}, loss {loss}"
     return told(steps, lambda step: Progress(done, total, note, step.values))
+
+
+def _answers(
+    calibration: Calibration, states: TaskStates, layer: int
+) -> dict[str, NDArray[np.int64]]:
+    """The answers for the test rows, by each similarity."""
+    return {name: _predicted(calibration, states, layer, name) for name in READINGS}
 
 
 @torch.no_grad()

@@ -159,9 +159,11 @@ def load_calibration(folder: Path, space: LatentSpace) -> Calibration:
     except (
         OSError,
         SafetensorError,
-        KeyError,
+        LookupError,
         TypeError,
         ValueError,
+        AttributeError,  # a list or a text where an object was written
+        ArithmeticError,
         RuntimeError,
     ) as error:
         raise ArtifactError(f"the calibration {shown} is damaged; train it anew.") from error

@@ -41,7 +41,7 @@ from engine.calibration.plane import fit_plane
 from engine.calibration.probes import Probe, fit_probe
 from engine.calibration.prompting import label_logits
 from engine.calibration.resampling import accuracy_draws, difference_draws, f1_difference
-from engine.calibration.tasks import Task, shuffled_labels
+from engine.calibration.tasks import SPLITS, Task, shuffled_labels
 from engine.calibration.training import (
     Calibration,
     Prediction,
@@ -49,6 +49,7 @@ from engine.calibration.training import (
     predict_from,
     untrained,
 )
+from engine.checkpoints import NOTHING, Checkpoint, Checkpoints, Kept, tensor_digest
 from engine.errors import LexiscopeError
 from engine.progress import Progress, Steps
 from engine.space import LatentSpace
@@ -74,6 +75,7 @@ def compare_before_after(
     cache_dir: Path | None = None,
     controls: bool = True,
     layers: bool = True,
+    kept: Checkpoints = NOTHING,
 ) -> Steps[Comparison]:
     """Measure one calibration.
 
@@ -86,12 +88,13 @@ def compare_before_after(
         cache_dir: where states of further layers are kept.
         controls: train the controls; they take as long as the calibration did.
         layers: read all layers; texts that are not on the disk go through the model once more.
+        kept: where controls and layers are kept, so that none that was measured is measured again.
 
     Raises:
         ArtifactError: the calibration belongs to another model.
         LexiscopeError: the states belong to another task.
     """
-    begin = time.perf_counter()
+    cells = _Cells(kept)
     calibration.check_model(space)
     if states.task != task.fingerprint:
         raise LexiscopeError("these states are of another task; take them anew.")
@@ -124,14 +127,14 @@ def compare_before_after(
         lines.append(
             (
                 yield from _control(
-                    name, space, task, states, calibration, right["after"], chance, seed
+                    name, space, task, states, calibration, right["after"], chance, seed, cells
                 )
             )
         )
     curve = None
     if layers:
         here = (probe_report.accuracy, after.report.accuracy)
-        curve = yield from _curve(space, task, calibration, here, cache_dir, seed)
+        curve = yield from _curve(space, task, calibration, here, cache_dir, seed, cells)
     plane = fit_plane(raw["test"], moved["test"], plain.centroids.labels.cpu())
     return Comparison(
         task=task,
@@ -151,8 +154,31 @@ def compare_before_after(
         rows=_rows(task, said),
         chance=chance,
         options=calibration.options.to_dict(),
-        seconds=time.perf_counter() - begin,
+        seconds=cells.seconds,
     )
+
+
+class _Cells:
+    """What of a comparison was measured already, and the seconds that it took in all."""
+
+    def __init__(self, kept: Checkpoints) -> None:
+        self.kept = kept
+        self._begin = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._begin
+
+    def load(self, cell: Checkpoint) -> Kept | None:
+        held = cell.load()
+        if held is not None:  # what was spent before an interruption counts
+            self._begin -= max(0.0, held.values["seconds"] - self.seconds)
+        return held
+
+    def save(
+        self, cell: Checkpoint, tensors: Mapping[str, Tensor], values: Mapping[str, Any], place: str
+    ) -> None:
+        cell.save(tensors, {**values, "seconds": self.seconds}, place=place)
 
 
 def _reading(plain: Calibration, calibration: Calibration, states: Tensor) -> Prediction:
@@ -222,6 +248,7 @@ def _control(
     right: Numbers,
     chance: float,
     seed: int,
+    cells: _Cells,
 ) -> Steps[ControlLine]:
     """Train a control: to other bases, or several times on labels shuffled anew.
 
@@ -242,11 +269,25 @@ def _control(
     runs = []
     for place, one in enumerate(given):
         shared = replace(states, task=one.fingerprint)
-        trained = yield from calibrate(
-            space, shared, one, replace(options, seed=options.seed + place)
+        own = replace(options, seed=options.seed + place)
+        cell = cells.kept.of(
+            f"control {name} {place}",
+            model=states.model,
+            task=one.fingerprint,
+            options=own.to_dict(),
+            states=tensor_digest(*(states.at(options.layer)[split] for split in SPLITS)),
         )
-        said = yield from trained.predict(space, shared, one, "test")
-        runs.append(_array(said.predicted) == task.labels["test"])
+        held = cells.load(cell)
+        if held is None:
+            training = cells.kept.of("training of a control")
+            trained = yield from calibrate(space, shared, one, own, checkpoint=training)
+            said = yield from trained.predict(space, shared, one, "test")
+            answer = said.predicted.cpu()
+            cells.save(cell, {"answer": answer}, {}, f"control {place + 1} of {len(given)}")
+            training.remove()
+        else:
+            answer = held.tensors["answer"]
+        runs.append(_array(answer) == task.labels["test"])
     accuracy = accuracy_draws(runs, seed=seed).interval
     return ControlLine(
         name=name,
@@ -265,6 +306,7 @@ def _curve(
     here: tuple[Interval, Interval],
     cache_dir: Path | None,
     seed: int,
+    cells: _Cells,
 ) -> Steps[LayerCurve]:
     """Readability at every layer; the states of all layers are taken at once.
 
@@ -286,8 +328,7 @@ def _curve(
         if layer == calibrated:
             probes.append(here[0])
         else:
-            _, report, _ = yield from _probe(task, every, layer, seed)
-            probes.append(report.accuracy)
+            probes.append((yield from _layer_probe(task, every, layer, seed, cells)))
         yield Progress(layer + 1, len(numbers), "reading every layer")
     return LayerCurve(
         numbers,
@@ -296,6 +337,25 @@ def _curve(
         calibrated,
         here[1],
     )
+
+
+def _layer_probe(
+    task: Task, states: TaskStates, layer: int, seed: int, cells: _Cells
+) -> Steps[Interval]:
+    at = states.at(layer)
+    cell = cells.kept.of(
+        f"probe of layer {layer}",
+        task=task.fingerprint,
+        seed=seed,
+        states=tensor_digest(*(at[split] for split in SPLITS)),
+    )
+    held = cells.load(cell)
+    if held is not None:
+        return Interval(**held.values["accuracy"])
+    _, report, _ = yield from _probe(task, states, layer, seed)
+    found = report.accuracy
+    cells.save(cell, {}, {"accuracy": found.to_dict()}, f"layer {layer} of the comparison")
+    return found
 
 
 def _rows(task: Task, said: Mapping[str, Prediction]) -> tuple[TestRow, ...]:

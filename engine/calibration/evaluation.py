@@ -16,15 +16,17 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
+import torch
 
 from engine.calibration.evaluation_result import Average, Cell, Evaluation, Run, TaskLine
 from engine.calibration.features import TaskStates, task_states
 from engine.calibration.findings import Difference, draw_conclusions
 from engine.calibration.methods import METHODS, methods_named, run_method
 from engine.calibration.metrics import expected_calibration_error, macro_f1
-from engine.calibration.protocol import MethodContext, MethodSettings, Outcome, timed
+from engine.calibration.protocol import Method, MethodContext, MethodSettings, timed
 from engine.calibration.resampling import Bootstrap, Draws
 from engine.calibration.tasks import SPLITS, Task
+from engine.checkpoints import NOTHING, Checkpoint, Checkpoints, Kept
 from engine.errors import LexiscopeError, OptionError
 from engine.progress import Progress, Steps, told
 from engine.space import LatentSpace
@@ -44,6 +46,7 @@ COMPARED: Final = (
     ("calibration-sm-gt", "linear-probe"),
 )
 """Pairs whose difference is reported, first minus second."""
+BEFORE: Final = "Its times were measured before the work was interrupted."
 RATE_TEXTS: Final = 64
 """Texts that are read anew to know the model's speed where all states were on the disk."""
 
@@ -56,6 +59,7 @@ def evaluate(
     *,
     settings: MethodSettings | None = None,
     cache_dir: Path | None = None,
+    kept: Checkpoints = NOTHING,
 ) -> Steps[Evaluation]:
     """Run methods on tasks with seeds.
 
@@ -66,6 +70,7 @@ def evaluate(
         seeds: each draws split, demonstrations and first values.
         settings: of the methods.
         cache_dir: where states are kept; None keeps none.
+        kept: where runs are kept, so that none that has ended is done again.
 
     Raises:
         OptionError: no task, method or seed, or an unknown method.
@@ -85,25 +90,39 @@ def evaluate(
             if place == 1:
                 lines.append(_task_line(task, [line.name for line in lines]))
             where = f"{task.name}, seed {place} of {len(seeds)}"
-            context = yield from _noted(
-                prepare(space, task, seed=seed, settings=given, cache_dir=cache_dir),
-                (done, total),
-                f"{where}: reading the texts",
-            )
+            cells = {
+                method.name: kept.of(
+                    f"{method.name}, seed {seed}, task {task.fingerprint[:12]}",
+                    model=space.model.fingerprint,
+                    task=task.fingerprint,
+                    settings=given.to_dict(),
+                )
+                for method in chosen
+            }
+            held = {name: cell.load() for name, cell in cells.items()}
+            context: MethodContext | None = None
+            if any(held[m.name] is None and (m.name, task.name) not in left_out for m in chosen):
+                context = yield from _noted(
+                    prepare(space, task, seed=seed, settings=given, cache_dir=cache_dir),
+                    (done, total),
+                    f"{where}: reading the texts",
+                )
             done += 1
             for method in chosen:
                 key = (method.name, task.name)
                 if key not in left_out:
-                    try:
-                        outcome = yield from _noted(
-                            run_method(method, context),
-                            (done, total),
-                            f"{where}: {method.title}",
-                        )
-                        runs.setdefault(key, []).append(_run(outcome, task, seed))
-                    except LexiscopeError as error:
-                        left_out[key] = str(error)
+                    found = held[method.name]
+                    if found is None:
+                        assert context is not None
+                        steps = _run_of(method, context, cells[method.name], seed)
+                        found = yield from _noted(steps, (done, total), f"{where}: {method.title}")
+                    else:
+                        found = _measured_before(found)
+                    if "left_out" in found.values:
+                        left_out[key] = found.values["left_out"]
                         runs.pop(key, None)
+                    else:
+                        runs.setdefault(key, []).append(_run(found, task, seed))
                 done += 1
     return summarise(
         model_line(space), lines, [m.name for m in chosen], seeds, runs, left_out, given
@@ -187,26 +206,54 @@ def _task_line(task: Task, taken: Sequence[str]) -> TaskLine:
     )
 
 
-def _run(outcome: Outcome, task: Task, seed: int) -> Run:
-    truth, predicted = task.labels["test"], outcome.predicted
-    ece = None
-    if outcome.probabilities is not None:
-        ece = expected_calibration_error(outcome.probabilities, truth)
+def _run_of(method: Method, context: MethodContext, cell: Checkpoint, seed: int) -> Steps[Kept]:
+    """Run one method, and keep what it gave or why it could not be run."""
+    task = context.task
+    try:
+        outcome = yield from run_method(method, context)
+    except LexiscopeError as error:
+        found = Kept({}, {"left_out": str(error)})
+    else:
+        truth, ece = task.labels["test"], None
+        if outcome.probabilities is not None:
+            ece = expected_calibration_error(outcome.probabilities, truth)
+        found = Kept(
+            {"predicted": torch.from_numpy(outcome.predicted)},
+            {
+                "ece": ece,
+                "seconds_train": outcome.seconds_train,
+                "seconds_infer": outcome.seconds_infer,
+                "peak_bytes": outcome.peak_bytes,
+                "stored_bytes": outcome.stored_bytes,
+                "settings": dict(outcome.settings),
+                "notes": list(outcome.notes),
+            },
+        )
+    place = f"{method.title}, seed {seed}"
+    cell.save(found.tensors, found.values, place=place)
+    return found
+
+
+def _measured_before(found: Kept) -> Kept:
+    if "left_out" in found.values:
+        return found
+    notes = [*found.values["notes"], BEFORE]
+    return Kept(found.tensors, {**found.values, "notes": notes})
+
+
+def _run(found: Kept, task: Task, seed: int) -> Run:
+    truth, predicted = task.labels["test"], found.tensors["predicted"].numpy()
+    values = dict(found.values)
     return Run(
         seed=seed,
         accuracy=float(np.mean(predicted == truth)),
         macro_f1=macro_f1(truth, predicted, task.classes),
-        ece=ece,
-        seconds_train=outcome.seconds_train,
-        seconds_infer=outcome.seconds_infer,
-        peak_bytes=outcome.peak_bytes,
-        stored_bytes=outcome.stored_bytes,
-        settings=outcome.settings,
-        notes=outcome.notes,
+        notes=tuple(values.pop("notes")),
         truth=truth,
         predicted=predicted,
         rows=task.row_keys("test"),
         classes=task.classes,
+        **values,
     )
 
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.calibration.tasks import SPLITS, Task
+from engine.checkpoints import write_aside
 from engine.errors import BudgetExceeded, LayerError, NonFiniteError
 from engine.models import LanguageModel
 from engine.progress import Progress, Steps, told
@@ -116,8 +116,9 @@ def task_states(
 ) -> Steps[TaskStates]:
     """Run every prompt through the model once, or find its state on the disk.
 
-    One step is one batch of the model. The result does not depend on what was found where, but for
-    rounding: a state computed in another batch may differ in the last bits.
+    One step is one batch of the model. Work that was stopped gives the same bits when it goes on.
+    Otherwise the result depends on what lay on the disk by rounding only: a state that other work
+    had computed in another batch may differ in the last bits.
 
     Args:
         space: whose model; called on the thread that owns it.
@@ -142,31 +143,38 @@ def task_states(
             wanted.setdefault(_key(ids), ids)
     _check_memory(model, len(wanted), len(numbers))
     store = _Store(cache_dir, model.fingerprint, numbers)
+    # Chunks are made of all texts, whatever was found: work that was stopped goes on with the same
+    # batches. Those of like length are together, so little is padded.
+    order = sorted(wanted, key=lambda key: (len(wanted[key]), key))
     found = store.find(set(wanted))
-    missing = [key for key in wanted if key not in found]
-    missing.sort(key=lambda key: len(wanted[key]))  # chunks of like length are padded little
-    done = len(found)
+    missing = {key for key in wanted if any(key not in at for at in found.values())}
+    done = len(wanted) - len(missing)
     yield Progress(done, len(wanted), "reading the texts", {"cached": float(done)})
-    for start in range(0, len(missing), CHUNK_TEXTS):
-        keys = missing[start : start + CHUNK_TEXTS]
+    for start in range(0, len(order), CHUNK_TEXTS):
+        keys = [key for key in order[start : start + CHUNK_TEXTS] if key in missing]
+        if not keys:
+            continue
         steps = text_states(
             model, [wanted[k] for k in keys], layers=numbers, batch_tokens=batch_tokens
         )
         states = yield from told(steps, partial(_further, done, len(wanted)))
         by_layer = {layer: states.at(layer).cpu() for layer in numbers}
-        store.put(keys, by_layer)
-        for row, key in enumerate(keys):
-            found[key] = tuple(by_layer[layer][row] for layer in numbers)
+        # What lay on the disk for some of the layers stays: its bits never change.
+        for layer, at in found.items():
+            fresh = [row for row, key in enumerate(keys) if key not in at]
+            store.put(layer, [keys[row] for row in fresh], by_layer[layer][fresh])
+            for row in fresh:
+                at[keys[row]] = by_layer[layer][row]
         done += len(keys)
     if missing:
         store.trim()
     raw: dict[int, dict[str, Tensor]] = {}
     normed: dict[int, dict[str, Tensor]] = {}
     width = model.anatomy.residual_width
-    for place, layer in enumerate(numbers):
+    for layer in numbers:
         raw[layer], normed[layer] = {}, {}
         for split in SPLITS:
-            rows = [found[_key(ids)][place] for ids in task.ids[split]]
+            rows = [found[layer][_key(ids)] for ids in task.ids[split]]
             stacked = torch.stack(rows) if rows else torch.empty(0, width)
             raw[layer][split] = stacked
             normed[layer][split] = _read_out(model, stacked)
@@ -243,13 +251,11 @@ class _Store:
             else {x: folder / "states" / fingerprint / f"layer-{x}" for x in layers}
         )
 
-    def find(self, keys: set[bytes]) -> dict[bytes, tuple[Tensor, ...]]:
-        """Key → state per layer, of those that are there for every layer."""
+    def find(self, keys: set[bytes]) -> dict[int, dict[bytes, Tensor]]:
+        """Layer → key → state, of what is there."""
         if self._folders is None:
-            return {}
-        by_layer = [self._read(self._folders[layer], keys) for layer in self._layers]
-        whole = set.intersection(*(set(part) for part in by_layer))
-        return {key: tuple(part[key] for part in by_layer) for key in whole}
+            return {layer: {} for layer in self._layers}
+        return {layer: self._read(self._folders[layer], keys) for layer in self._layers}
 
     @staticmethod
     def _read(folder: Path, keys: set[bytes]) -> dict[bytes, Tensor]:
@@ -275,24 +281,18 @@ class _Store:
                     out[own[i]] = state
         return out
 
-    def put(self, keys: Sequence[bytes], states: Mapping[int, Tensor]) -> None:
-        """Keep one chunk. A folder that cannot be written is no error: it is only not kept."""
-        if self._folders is None:
+    def put(self, layer: int, keys: Sequence[bytes], states: Tensor) -> None:
+        """Keep a chunk of a layer. A folder that cannot be written is no error: it is not kept."""
+        if self._folders is None or not keys:
             return
         packed = b"".join(keys)
-        for layer, folder in self._folders.items():
-            rows = states[layer].contiguous()
-            name = hashlib.blake2b(packed, digest_size=12).hexdigest()
-            parts = {
-                "keys": torch.frombuffer(bytearray(packed), dtype=torch.uint8),
-                "states": rows,
-            }
-            meta = {"format": _FORMAT, "digest": _digest(packed, rows)}
-            with suppress(OSError, SafetensorError):
-                folder.mkdir(parents=True, exist_ok=True)
-                write_aside(
-                    folder / f"{name}.safetensors", partial(save_file, parts, metadata=meta)
-                )
+        folder, rows = self._folders[layer], states.contiguous()
+        name = hashlib.blake2b(packed, digest_size=12).hexdigest()
+        parts = {"keys": torch.frombuffer(bytearray(packed), dtype=torch.uint8), "states": rows}
+        meta = {"format": _FORMAT, "digest": _digest(packed, rows)}
+        with suppress(OSError, SafetensorError):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_aside(folder / f"{name}.safetensors", partial(save_file, parts, metadata=meta))
 
     def trim(self, limit: int = MAX_CACHE_BYTES) -> None:
         """Delete what was read longest ago until no more than `limit` bytes of states are kept."""
@@ -310,20 +310,6 @@ class _Store:
     @staticmethod
     def _files(root: Path) -> list[Path]:
         return list(root.glob("*/layer-*/*.safetensors"))
-
-
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file aside, flush it to the disk, rename it: whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.name)
-    os.close(handle)
-    aside = Path(name)
-    try:
-        write(aside)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _digest(packed: bytes, states: Tensor) -> str:

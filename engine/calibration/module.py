@@ -85,7 +85,8 @@ class CalibrationModule(nn.Module):
         if start not in STARTS:
             raise OptionError(f"start must be one of {', '.join(STARTS)}; got {start!r}.")
         self.width, self.pooling, self.dropout = width, pooling, dropout
-        self._draws = torch.Generator().manual_seed(seed)
+        self.draws = torch.Generator().manual_seed(seed)
+        """For the start and for dropout."""
         narrow = bottleneck_width(width)
         self.squeeze = nn.Linear(width, narrow)
         self.excite = nn.Linear(narrow, width)
@@ -107,7 +108,7 @@ class CalibrationModule(nn.Module):
         for layer in (self.squeeze, self.excite, self.expand, self.contract):
             bound = layer.in_features**-0.5  # PyTorch's own, from a generator of our own
             for tensor in (layer.weight, layer.bias):
-                tensor.copy_((2 * torch.rand(tensor.shape, generator=self._draws) - 1) * bound)
+                tensor.copy_((2 * torch.rand(tensor.shape, generator=self.draws) - 1) * bound)
         if start == "identity":
             eye = torch.eye(self.width)
             self.excite.weight.zero_()
@@ -130,7 +131,7 @@ class CalibrationModule(nn.Module):
         x = x * self.attention(x)
         hidden = torch.relu(self.expand(x))
         if self.training and self.dropout > 0:
-            kept = torch.rand(hidden.shape, generator=self._draws) >= self.dropout
+            kept = torch.rand(hidden.shape, generator=self.draws) >= self.dropout
             hidden = hidden * kept.to(hidden.device) / (1 - self.dropout)
         out: Tensor = self.norm(self.contract(hidden))
         return out

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -30,6 +30,7 @@ from engine.calibration.retrieval import stratified
 from engine.calibration.tasks import LabelToken
 from engine.errors import BudgetExceeded, NonFiniteError, UnsupportedModel
 from engine.models import LanguageModel
+from engine.placement import check_trainable
 from engine.progress import Progress, Steps
 
 AdapterName = Literal["lora", "ia3"]
@@ -38,6 +39,8 @@ RANK: Final = 8
 LEARNING_RATES: Final = {"lora": 2e-3, "ia3": 2e-2}
 """Of AdamW, falling linearly to zero. IA3 has few parameters that start at one."""
 _POOL: Final = 8
+PART_TOKENS: Final = 2048
+"""Tokens of one pass, padding included: whoever clicks waits for one pass at most."""
 MOST_NORM: Final = 1.0
 """Gradients are clipped to this length."""
 _ATTENTION_INPUTS: Final = frozenset(
@@ -82,11 +85,12 @@ def adapt(model: LanguageModel, kind: AdapterName, *, seed: int) -> Adapted:
         seed: of the adapters' first values.
 
     Raises:
-        UnsupportedModel: no attention projection was found.
+        UnsupportedModel: no attention projection was found, or the model lies on several devices.
         BudgetExceeded: a second copy of the weights does not fit the memory.
     """
     from peft import IA3Config, LoraConfig, inject_adapter_in_model
 
+    check_trainable(model.module)
     _check_room(model)
     attention, second = target_modules(model)
     base = copy.deepcopy(model.module)
@@ -225,7 +229,7 @@ def train_adapter(
     seed: int,
     watch: Stopwatch,
 ) -> Steps[list[float]]:
-    """Train the adapters; one step is one batch.
+    """Train the adapters; one step is a part of a batch of at most `PART_TOKENS` tokens.
 
     Returns:
         Validation accuracy after each epoch (empty without validation rows); the adapters are
@@ -244,21 +248,27 @@ def train_adapter(
     generator = np.random.default_rng([seed, 4])
     for epoch in range(epochs):
         for rows in _batches(ids, batch, generator):
-            with watch.training(), torch.enable_grad():
+            value = 0.0
+            optimizer.zero_grad(set_to_none=True)
+            for number, part in enumerate(token_parts(rows, ids)):
+                if number:
+                    yield Progress(done, total, "training adapters")
+                with watch.training(), torch.enable_grad():
+                    wanted = torch.from_numpy(labels[part])
+                    logits = reader.logits([ids[int(i)] for i in part])
+                    loss = nn.functional.cross_entropy(logits, wanted.to(logits.device))
+                    loss = loss * (len(part) / len(rows))
+                    torch.autograd.backward(loss)
+                    value += float(loss.detach())
+                if not np.isfinite(value):
+                    raise NonFiniteError(
+                        "the loss of the adapters left the numbers; take a lower learning rate."
+                    )
+            with watch.training():
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * (1 - done / total)
-                wanted = torch.from_numpy(labels[rows])
-                logits = reader.logits([ids[int(i)] for i in rows])
-                loss = nn.functional.cross_entropy(logits, wanted.to(logits.device))
-                optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss)
                 nn.utils.clip_grad_norm_(parameters, MOST_NORM)
                 optimizer.step()
-                value = float(loss.detach())
-            if not np.isfinite(value):
-                raise NonFiniteError(
-                    "the loss of the adapters left the numbers; take a lower learning rate."
-                )
             done += 1
             yield Progress(done, total, "training adapters", {"loss": value, "epoch": epoch + 1.0})
         if len(valid[0]):
@@ -287,6 +297,20 @@ def _batches(
     return [out[int(i)] for i in generator.permutation(len(out))]
 
 
+def token_parts(
+    rows: NDArray[np.int64], ids: Sequence[Sequence[int]]
+) -> Iterator[NDArray[np.int64]]:
+    """Rows in parts of at most `PART_TOKENS` tokens, padding included, or a single text."""
+    begin = longest = 0
+    for place, row in enumerate(rows):
+        longer = max(longest, len(ids[int(row)]))
+        if place > begin and longer * (place + 1 - begin) > PART_TOKENS:
+            yield rows[begin:place]
+            begin, longer = place, len(ids[int(row)])
+        longest = longer
+    yield rows[begin:]
+
+
 def read_all(
     reader: LabelReader,
     ids: Sequence[Sequence[int]],
@@ -294,15 +318,18 @@ def read_all(
     clock: Callable[[], AbstractContextManager[None]],
 ) -> Steps[NDArray[np.float64]]:
     """Class logits of many prompts, in batches of like length: n × C."""
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    order = np.asarray(sorted(range(len(ids)), key=lambda i: len(ids[i])), dtype=np.int64)
     parts: list[Tensor] = []
     batch *= 2  # no gradients are held
+    done = 0
     for start in range(0, len(order), batch):
-        with clock(), torch.inference_mode():
-            parts.append(reader.logits([ids[i] for i in order[start : start + batch]]).cpu())
-        yield Progress(min(start + batch, len(order)), len(order), "reading with adapters")
+        for part in token_parts(order[start : start + batch], ids):
+            with clock(), torch.inference_mode():
+                parts.append(reader.logits([ids[int(i)] for i in part]).cpu())
+            done += len(part)
+            yield Progress(done, len(order), "reading with adapters")
     out = np.empty(tuple(torch.cat(parts).shape))
-    out[np.asarray(order)] = torch.cat(parts).double().numpy()
+    out[order] = torch.cat(parts).double().numpy()
     return out
 
 

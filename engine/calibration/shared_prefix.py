@@ -170,6 +170,4 @@ class _Prefix:
         return self.model.module(**given, **extra)
 
     def _device(self) -> torch.device:
-        weight = self.model.anatomy.embedding.weight
-        assert isinstance(weight, Tensor)
-        return weight.device
+        return self.model.input_device

@@ -3,7 +3,7 @@
 The objective is one of the clustering losses (`engine.calibration.losses`): states of each label go
 to their label's fixed basis. AdamW; the learning rate falls to zero by a half cosine over the
 epochs; the state with the lowest validation loss is kept. The same seed on the same machine and
-thread count gives the same bits on a CPU.
+thread count gives the same bits on a CPU, also where it was interrupted (`resuming`).
 
 Nothing here changes the model: module and head rows are of our own, and layers are tuned on a copy.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -30,7 +31,9 @@ from engine.calibration.features import TaskStates
 from engine.calibration.losses import Centroids, clustering_loss
 from engine.calibration.module import CalibrationModule
 from engine.calibration.options import CalibrationOptions
+from engine.calibration.resuming import Keeper, Position, Resumable
 from engine.calibration.tasks import Task
+from engine.checkpoints import NOTHING, Checkpoint, tensor_digest
 from engine.errors import LexiscopeError, NonFiniteError, OptionError
 from engine.frames import Frame
 from engine.progress import Progress, Steps
@@ -47,6 +50,8 @@ def calibrate(
     states: TaskStates,
     task: Task,
     options: CalibrationOptions | None = None,
+    *,
+    checkpoint: Checkpoint | None = None,
 ) -> Steps[Calibration]:
     """Train a calibration. One step is one batch, or as many as fit 0.1 s.
 
@@ -58,6 +63,8 @@ def calibrate(
         states: of this task by this model, with the layer that is calibrated.
         task: labels and label tokens.
         options: settings.
+        checkpoint: where the training keeps its state, and from where it goes on; the result is
+            the same as without an interruption, on the CPU bit for bit. None keeps nothing.
 
     Raises:
         OptionError: settings that cannot be run.
@@ -69,10 +76,13 @@ def calibrate(
     options = options.for_width(space.model.width)
     if states.model != space.model.fingerprint or states.task != task.fingerprint:
         raise LexiscopeError("these states are of another task or model; take them anew.")
+    place = (checkpoint or NOTHING.of("training")).keyed(
+        model=states.model, task=states.task, options=options.to_dict()
+    )
     if options.kind in ("layers", "lora"):
         from engine.calibration.tuning import tune_model
 
-        return (yield from tune_model(space, task, options))
+        return (yield from tune_model(space, task, options, place))
     begin = time.perf_counter()
     result = untrained(space, task, options)
     device = result.centroids.labels.device
@@ -86,11 +96,12 @@ def calibrate(
         learner = _ModuleLearner(result, rows["train"][0])
     else:
         learner = _HeadLearner(result, space, task)
-    yield from _fit(learner, rows, result, begin)
+    place = place.keyed(rows=tensor_digest(*(t for pair in rows.values() for t in pair)))
+    keeper = yield from _fit(learner, rows, result, begin, place)
     learner.finish()
     valid, own = rows["valid"]
     fit_temperature(result, result.apply(valid), own)
-    result.seconds = time.perf_counter() - begin
+    result.seconds = keeper.seconds
     return result
 
 
@@ -125,6 +136,10 @@ class _ModuleLearner:
     def outputs(self, states: Tensor, *, training: bool) -> tuple[Tensor, Centroids]:
         self.module.train(training)
         return self.module(states), self.result.centroids
+
+    @property
+    def generators(self) -> dict[str, torch.Generator]:
+        return {"dropout": self.module.draws}
 
     def finish(self) -> None:
         self.module.eval()
@@ -162,6 +177,10 @@ class _HeadLearner:
     def parameters(self) -> list[nn.Parameter]:
         return [self.rows]
 
+    @property
+    def generators(self) -> dict[str, torch.Generator]:
+        return {}
+
     def outputs(self, states: Tensor, *, training: bool) -> tuple[Tensor, Centroids]:
         del training
         bases = self.rows if self.transform is None else self.rows @ self.transform
@@ -184,8 +203,12 @@ Rows = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def _fit(
-    learner: _ModuleLearner | _HeadLearner, rows: Rows, result: Calibration, begin: float
-) -> Iterator[Progress]:
+    learner: _ModuleLearner | _HeadLearner,
+    rows: Rows,
+    result: Calibration,
+    begin: float,
+    checkpoint: Checkpoint,
+) -> Steps[Keeper]:
     """AdamW over the cached states; the best state by validation loss is left in the learner."""
     options = result.options
     states, labels = rows["train"]
@@ -205,6 +228,9 @@ def _fit(
     total = options.used_epochs * per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, falling(total))
     order = torch.Generator().manual_seed(options.seed)
+    training = Resumable(
+        checkpoint, parameters, optimiser, schedule, {"order": order, **learner.generators}
+    )
 
     def loss_of(some: Tensor, own: Tensor, *, training: bool) -> Tensor:
         calibrated, centres = learner.outputs(some, training=training)
@@ -221,36 +247,51 @@ def _fit(
             right = centres.scores(calibrated, options.inference).argmax(1) == valid_labels
             return float(loss), float(right.float().mean())
 
-    with torch.no_grad():
-        first = float(loss_of(states, labels, training=False))
-    keeper = Keeper(parameters, options.patience, first, *judge(), begin)
+    found = training.load(options.patience)
+    if found is None:
+        with torch.no_grad():
+            first = float(loss_of(states, labels, training=False))
+        found = Keeper(parameters, options.patience, first, *judge(), begin), Position()
+    keeper, at = found
     last_yield = time.perf_counter()
-    done = 0
-    for epoch in range(1, options.used_epochs + 1):
-        shuffled = torch.randperm(n, generator=order).to(states.device)
-        total_loss = 0.0
-        for start in range(0, n, batch):
-            index = shuffled[start : start + batch]
-            loss = loss_of(states[index], labels[index], training=True)
-            value = float(loss.detach())
-            check_loss(value, epoch)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-            total_loss += value * len(index)
-            done += 1
-            if time.perf_counter() - last_yield > _STEP_SECONDS:
-                yield Progress(done, total, "training", keeper.values)
-                last_yield = time.perf_counter()
-        keeper.take(epoch, total_loss / n, *judge())
-        yield Progress(done, total, "training", keeper.values)
-        last_yield = time.perf_counter()
-        if keeper.stop:
-            break
-    keeper.restore()
+    with checkpoint.on_close(lambda: training.save(keeper, at, total)):
+        if at.done:
+            yield Progress(at.done, total, "training", keeper.values)
+        for epoch in range(at.epoch, options.used_epochs + 1):
+            if keeper.stop:
+                break
+            if at.order is None:
+                at = replace(at, order=torch.randperm(n, generator=order))
+            assert at.order is not None
+            shuffled = at.order.to(states.device)
+            for start in range(at.start, n, batch):
+                index = shuffled[start : start + batch]
+                loss = loss_of(states[index], labels[index], training=True)
+                value = float(loss.detach())
+                check_loss(value, epoch)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                schedule.step()
+                end = start + len(index)
+                summed = at.loss + value * len(index)
+                at = replace(at, start=end, done=at.done + 1, loss=summed)
+                if time.perf_counter() - last_yield > _STEP_SECONDS:
+                    if checkpoint.due:
+                        training.save(keeper, at, total)
+                    yield Progress(at.done, total, "training", keeper.values)
+                    last_yield = time.perf_counter()
+            keeper.take(epoch, at.loss / n, *judge())
+            at = Position(epoch + 1, done=at.done)
+            if checkpoint.due:
+                training.save(keeper, at, total)
+            yield Progress(at.done, total, "training", keeper.values)
+            last_yield = time.perf_counter()
+        training.save(keeper, at, total)
+        keeper.restore()
     result.history, result.best_epoch = tuple(keeper.history), keeper.best
     yield Progress(total, total, "training", keeper.values)
+    return keeper
 
 
 def falling(total: int) -> Callable[[int], float]:
@@ -269,63 +310,6 @@ def check_loss(value: float, epoch: int) -> None:
             f"the loss became {value} in epoch {epoch}; lower the learning rate or raise the"
             " temperature."
         )
-
-
-class Keeper:
-    """The history, the best parameters so far, and whether to go on.
-
-    Best is the lowest validation loss; without validation rows, the last epoch.
-    """
-
-    def __init__(
-        self,
-        parameters: list[nn.Parameter],
-        patience: int,
-        train_loss: float,
-        valid_loss: float,
-        valid_accuracy: float,
-        begin: float,
-    ) -> None:
-        self._parameters, self._patience, self._begin = parameters, patience, begin
-        self.history: list[Epoch] = []
-        self.best, self._lowest = 0, math.inf
-        self._kept: list[Tensor] = []
-        # A run without validation rows has no loss on them from the start; one that becomes NaN
-        # later has diverged, and is no better than what there was.
-        self._blind = math.isnan(valid_loss)
-        self.take(0, train_loss, valid_loss, valid_accuracy)
-
-    @torch.no_grad()
-    def take(self, epoch: int, train_loss: float, valid_loss: float, valid_accuracy: float) -> None:
-        """Note one epoch."""
-        seconds = time.perf_counter() - self._begin
-        self.history.append(Epoch(epoch, train_loss, valid_loss, valid_accuracy, seconds))
-        if self._blind or valid_loss < self._lowest:
-            self.best, self._lowest = epoch, valid_loss
-            self._kept = [p.detach().clone() for p in self._parameters]
-
-    @property
-    def stop(self) -> bool:
-        """Whether patience is at its end."""
-        waited = self.history[-1].number - self.best
-        return self._patience > 0 and waited >= self._patience
-
-    @property
-    def values(self) -> dict[str, float]:
-        """Figures of the last epoch, for the progress."""
-        last = self.history[-1]
-        return {
-            "epoch": float(last.number),
-            "train_loss": last.train_loss,
-            "valid_loss": last.valid_loss,
-            "valid_accuracy": last.valid_accuracy,
-        }
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the best parameters back."""
-        for parameter, kept in zip(self._parameters, self._kept, strict=True):
-            parameter.copy_(kept)
 
 
 def fit_temperature(result: Calibration, states: Tensor, labels: Tensor) -> None:
@@ -357,6 +341,7 @@ __all__ = [
     "Calibration",
     "CalibrationOptions",
     "Epoch",
+    "Keeper",
     "Prediction",
     "calibrate",
     "fit_temperature",

@@ -16,6 +16,7 @@ import inspect
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import psutil
@@ -26,15 +27,13 @@ from engine.anatomy import first_tensor
 from engine.calibration.calibrated import Calibration, untrained
 from engine.calibration.losses import clustering_loss
 from engine.calibration.options import CalibrationOptions
+from engine.calibration.resuming import Keeper, Position, Resumable
 from engine.calibration.tasks import Task
-from engine.calibration.training import (
-    Keeper,
-    check_loss,
-    falling,
-    fit_temperature,
-)
+from engine.calibration.training import check_loss, falling, fit_temperature
+from engine.checkpoints import Checkpoint
 from engine.errors import BudgetExceeded, OptionError
 from engine.models import LanguageModel
+from engine.placement import check_trainable
 from engine.progress import Progress, Steps
 from engine.space import LatentSpace
 from engine.texts import text_states
@@ -51,8 +50,16 @@ _CLIP: Final = 1.0
 """Largest norm of a step's gradient."""
 
 
-def tune_model(space: LatentSpace, task: Task, options: CalibrationOptions) -> Steps[Calibration]:
+def tune_model(
+    space: LatentSpace, task: Task, options: CalibrationOptions, checkpoint: Checkpoint
+) -> Steps[Calibration]:
     """Train blocks or LoRA on a copy of the model; :func:`engine.calibration.calibrate` calls it.
+
+    Args:
+        space: whose model.
+        task: labels and label tokens.
+        options: settings.
+        checkpoint: where the training is kept, keyed by the other three.
 
     Raises:
         OptionError: more blocks than there are, or `peft` is not installed.
@@ -88,7 +95,7 @@ def tune_model(space: LatentSpace, task: Task, options: CalibrationOptions) -> S
         """Loss and accuracy of a whole split."""
         if not len(labels[split]):
             return math.nan, math.nan
-        states = yield from _states(twin, task.ids[split], "validating", done, total)
+        states = yield from _states(twin, task.ids[split], "validating", at.done, total)
         with torch.no_grad():
             loss = clustering_loss(
                 options.loss, states, labels[split], result.centroids, options.used_temperature
@@ -96,40 +103,57 @@ def tune_model(space: LatentSpace, task: Task, options: CalibrationOptions) -> S
             answer = result.centroids.scores(states, options.inference).argmax(1)
         return float(loss), float((answer == labels[split]).float().mean())
 
-    done = 0
-    first, _ = yield from judge("train")
-    keeper = Keeper(parameters, options.patience, first, *(yield from judge("valid")), begin)
-    for epoch in range(1, options.used_epochs + 1):
-        shuffled = torch.randperm(n, generator=order).tolist()
-        sum_loss = 0.0
-        for start in range(0, n, batch):
-            chosen = shuffled[start : start + batch]
-            optimiser.zero_grad(set_to_none=True)
-            for part in _parts(chosen, task.ids["train"]):
-                states = last_states(twin, [task.ids["train"][i] for i in part])
-                own = labels["train"][torch.tensor(part, device=device)]
-                loss = clustering_loss(
-                    options.loss, states, own, result.centroids, options.used_temperature
-                )
-                check_loss(float(loss.detach()), epoch)
-                (loss * (len(part) / len(chosen))).backward()  # type: ignore[no-untyped-call]
-                sum_loss += float(loss.detach()) * len(part)
-                done += len(part)
-                yield Progress(done, total, "training", keeper.values)
-            nn.utils.clip_grad_norm_(parameters, _CLIP)
-            optimiser.step()
-            schedule.step()
-        keeper.take(epoch, sum_loss / n, *(yield from judge("valid")))
-        yield Progress(done, total, "training", keeper.values)
-        if keeper.stop:
-            break
-    keeper.restore()
+    training = Resumable(checkpoint, parameters, optimiser, schedule, {"order": order})
+    found = training.load(options.patience)
+    at = Position()
+    if found is None:
+        first, _ = yield from judge("train")
+        valid = yield from judge("valid")
+        found = Keeper(parameters, options.patience, first, *valid, begin), at
+    keeper, at = found
+    with checkpoint.on_close(lambda: training.save(keeper, at, total)):
+        if at.done:
+            yield Progress(at.done, total, "training", keeper.values)
+        for epoch in range(at.epoch, options.used_epochs + 1):
+            if keeper.stop:
+                break
+            if at.order is None:
+                at = replace(at, order=torch.randperm(n, generator=order))
+            assert at.order is not None
+            shuffled = at.order.tolist()
+            for start in range(at.start, n, batch):
+                chosen = shuffled[start : start + batch]
+                optimiser.zero_grad(set_to_none=True)
+                # Whoever is stopped between two parts begins this batch anew: `at` stays before it.
+                done, summed = at.done, at.loss
+                for part in _parts(chosen, task.ids["train"]):
+                    states = last_states(twin, [task.ids["train"][i] for i in part])
+                    own = labels["train"][torch.tensor(part, device=device)]
+                    loss = clustering_loss(
+                        options.loss, states, own, result.centroids, options.used_temperature
+                    )
+                    check_loss(float(loss.detach()), epoch)
+                    (loss * (len(part) / len(chosen))).backward()  # type: ignore[no-untyped-call]
+                    summed += float(loss.detach()) * len(part)
+                    done += len(part)
+                    yield Progress(done, total, "training", keeper.values)
+                nn.utils.clip_grad_norm_(parameters, _CLIP)
+                optimiser.step()
+                schedule.step()
+                at = replace(at, start=start + len(chosen), done=done, loss=summed)
+                if checkpoint.due:
+                    training.save(keeper, at, total)
+            keeper.take(epoch, at.loss / n, *(yield from judge("valid")))
+            at = Position(epoch + 1, done=at.done)
+            yield Progress(at.done, total, "training", keeper.values)
+        training.save(keeper, at, total)
+        keeper.restore()
     result.history, result.best_epoch = tuple(keeper.history), keeper.best
     result.tuned = {name: p.detach().cpu().clone() for name, p in trained.items()}
     if task.size("valid"):
         states = yield from _states(twin, task.ids["valid"], "validating", total, total)
         fit_temperature(result, states, labels["valid"])
-    result.seconds = time.perf_counter() - begin
+    result.seconds = keeper.seconds
     yield Progress(total, total, "training", keeper.values)
     return result
 
@@ -164,6 +188,7 @@ def prepare(model: LanguageModel, options: CalibrationOptions) -> LanguageModel:
             f" {4 * need / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free; calibrate behind"
             " the model (target module) instead."
         )
+    check_trainable(model.module)
     module = copy.deepcopy(model.module).float()
     for parameter in module.parameters():
         parameter.requires_grad_(False)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
 from engine.maps.border import Border
 from engine.maps.options import MapOptions
 from engine.maps.points import BASIS, KINDS, Floats, MapPoints
@@ -47,7 +49,8 @@ class Map:
     """Of the states, from 0."""
     points: MapPoints
     coordinates: Floats
-    """n × dims, far points where they are; in units of the preprocessed vectors (UMAP: none)."""
+    """n × dims, far points where they are; in units of the preprocessed vectors (UMAP: none). NaN
+    for a state that is not finite: it is not drawn, and a warning says so."""
     border: Border
     """The same as drawn: far points at the border."""
     variance_shown: float | None
@@ -121,7 +124,7 @@ class Map:
             "kind": KINDS[self.points.kind[i]],
             "id": self.points.id(i),
             "label": self.points.label(i),
-            "coordinates": [float(x) for x in self.coordinates[i]],
+            "coordinates": [number(x) for x in self.coordinates[i]],
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,9 +133,16 @@ class Map:
         out["kind"] = self.points.kind.tolist()
         out["row"] = self.points.row.tolist()
         out["label"] = self.points.labels()
-        out["coordinates"] = self.coordinates.tolist()
+        out["coordinates"] = self._places()
         out["is_outside"] = self.border.outside.tolist()
         return out
+
+    def _places(self) -> list[list[float | None]]:
+        """All coordinates for JSON; None for a state that is not finite."""
+        places: list[list[float | None]] = self.coordinates.tolist()
+        for i in np.flatnonzero(~np.isfinite(self.coordinates).all(axis=1)):
+            places[i] = [None] * self.dims
+        return places
 
     def row(self, i: int) -> dict[str, Any]:
         """One point as a row of a table."""
@@ -146,7 +156,7 @@ class Map:
             "group": self.points.group(i),
         }
         for name, value in zip(_AXIS, self.coordinates[i], strict=False):
-            out[name] = float(value)
+            out[name] = number(value)
         out["outside"] = bool(self.border.outside[i])
         return out
 

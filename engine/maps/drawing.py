@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engine.errors import LayerError, NonFiniteError, OptionError
-from engine.frames import Check
+from engine.frames import Check, no_check
 from engine.maps.border import Border, Window, draw_border, join, window
 from engine.maps.calibrated import Calibrator
 from engine.maps.compute import Map, make_axis_names, make_blind_to, make_title
@@ -29,9 +30,11 @@ from engine.maps.points import (
     MapPoints,
     Space,
     StateStore,
+    all_placed,
     basis_vectors,
     check_budget,
     gather_points,
+    has_place,
     prompts_of,
     state_vectors,
 )
@@ -162,6 +165,7 @@ class Drawer:
             states = state_vectors(
                 self.space, prompt_only, points, options.layer, self._store, check
             )
+            all_placed(states[-1:], options.layer, "choosing the tokens that are near the prompt")
             last = torch.from_numpy(states[-1])
         ids = select_tokens(self.space, options, tokens, last, check)
         points = gather_points(self.space, options, ids, tokens)
@@ -211,7 +215,7 @@ class Drawer:
         The second are those before a calibration; their preprocessing is that of both.
         """
         own = self.states(_before(scene), check)
-        treatment = self.landscape.states(own, scene.options.preprocessing)
+        treatment = self.landscape.states(own[has_place(own)], scene.options.preprocessing)
         fitted = treatment.apply(own)
         if not self.is_calibrated(scene):
             return fitted, fitted
@@ -320,9 +324,17 @@ class Drawer:
         given |= more
         axes = given["axes"]
         notes = notes + self._calibration_notes(scene)
-        if not np.isfinite(coordinates).all():
+        missing = scene.states - self._sound(scene)
+        if int((~has_place(coordinates)).sum()) > missing:
             raise OptionError(
                 "the coordinates of this map are not finite; choose another preprocessing or layer."
+            )
+        if missing:
+            notes.append(
+                f"{missing:,} of {_counted(scene.states, 'state')} of layer {o.layer}"
+                f" {'holds' if missing == 1 else 'hold'} NaN or infinity: no place is drawn for"
+                f" {'it' if missing == 1 else 'them'}, and nothing is fitted on"
+                f" {'it' if missing == 1 else 'them'}."
             )
         return Map(
             options=o,
@@ -381,13 +393,26 @@ class Drawer:
         """Coordinates of all points, the axes, warnings, and the states after preprocessing."""
         o = scene.options
         seen, fitted = self._seen(scene, check)
+        if scene.states == len(scene.points) and not has_place(seen).any():
+            raise NonFiniteError(
+                f"every state of this map holds NaN or infinity at layer {o.layer}, so none has a"
+                " place; choose a lower layer or other text."
+            )
         reference = None
+        sound = has_place(fitted)
+        alone = int((scene.points.kind == ALONE).sum())
         if o.projection == "layer" and o.vocabulary == "alone":
             reference = self._reference(scene, check)
+            both = sound[:alone] & has_place(reference)
+            reference, sound[:alone] = reference[both], both
         selected = self._selected(scene, check) if o.projection == "selection" else None
-        alone = int((scene.points.kind == ALONE).sum())
         axes, notes = self.landscape.axes(
-            o, fitted, alone=alone, reference=reference, selected=selected, check=check
+            o,
+            fitted[sound],
+            alone=int(sound[:alone].sum()),
+            reference=reference,
+            selected=selected,
+            check=check,
         )
         parts = []
         if len(scene.points) > scene.states:
@@ -413,6 +438,10 @@ class Drawer:
         coordinates = np.concatenate(parts) if len(parts) > 1 else parts[0]
         return np.ascontiguousarray(coordinates), axes, notes, seen
 
+    def _sound(self, scene: Scene) -> int:
+        """States that are finite; they were read already."""
+        return int(has_place(self.states(scene, no_check)).sum())
+
     def _selected(self, scene: Scene, check: Check) -> Floats:
         """The bases on the map after preprocessing."""
         o = scene.options
@@ -431,9 +460,13 @@ class Drawer:
         self, scene: Scene, seen: Floats, axes: Axes, check: Check
     ) -> tuple[float | None, str]:
         o = scene.options
+        if len(seen) and not has_place(seen).all():
+            seen = seen[has_place(seen)]
+            if len(seen) < 2:
+                return None, "the states that are finite"
         if scene.states >= 2:
             kind = "calibrated states" if self.is_calibrated(scene) else "states"
-            words = f"the {scene.states:,} {kind} of layer {o.layer}"
+            words = f"the {len(seen):,} {kind} of layer {o.layer}"
             return variance_shown(seen, axes), words
         count = len(scene.ids)
         if count == self.space.model.vocabulary:
@@ -450,7 +483,7 @@ class Drawer:
         whole = replace(o, side="after")
         key = (replace(whole, layer=0) if joined else whole, scene.ids.tobytes())
         if key not in self._windows:
-            found = [window(coordinates, scene.points.kind)]
+            found = [_window_of(coordinates, scene.points.kind)]
             # Bases stay where they are but in a frame of the layer's own.
             moving = 0 if o.projection == "layer" else len(scene.points) - scene.states
             for other in self._beside(scene, joined=joined):
@@ -459,7 +492,8 @@ class Drawer:
                     placed, _, _, _ = self._place(there, check)
                 except (OptionError, NonFiniteError):
                     continue  # a layer that has no map of its own has no window either
-                found.append(window(placed[moving:], scene.points.kind[moving:]))
+                if has_place(placed[moving:]).any():
+                    found.append(_window_of(placed[moving:], scene.points.kind[moving:]))
             keep(self._windows, key, join(found), KEPT)
         return self._windows[key], joined
 
@@ -482,6 +516,12 @@ def _before(scene: Scene) -> Scene:
     if scene.options.calibration is None:
         return scene
     return replace(scene, options=replace(scene.options, calibration=None))
+
+
+def _window_of(coordinates: Floats, kind: NDArray[np.uint8]) -> Window:
+    """The window of the points that have a place."""
+    placed = has_place(coordinates)
+    return window(coordinates[placed], kind[placed])
 
 
 def keep(kept: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:

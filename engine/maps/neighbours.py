@@ -199,14 +199,21 @@ def near_point(
         k: how many.
         metric: ``cosine`` or ``l2``.
         check: raises to stop.
+
+    Returns:
+        Nearest first; none where the point itself is not finite.
     """
     check_metric(metric)
     starts = np.cumsum([0, *(len(part) for part in parts)])
     own = _row(parts, starts, index)
+    if not np.isfinite(own).all():
+        return ()
     rough = np.concatenate([_scan(part, own, metric, check) for part in parts])
+    rough[np.isnan(rough)] = np.inf  # a state that is not finite is nobody's neighbour
     rough[index] = np.inf
-    k = min(k, len(rough) - 1)
-    wide = min(k + _SPARE, len(rough) - 1)
+    others = int(np.isfinite(rough).sum())
+    k = min(k, others)
+    wide = min(k + _SPARE, others)
     if k < 1:
         return ()
     best = np.argpartition(rough, wide - 1)[:wide]

@@ -297,6 +297,8 @@ def state_vectors(
 ) -> Floats:
     """Vectors of the points that are states, in their order (m × d), moved to the frame's origin.
 
+    A state that holds NaN or infinity anywhere is NaN as a whole: it has no place on a map.
+
     Args:
         space: whose states.
         options: which, and how they are read.
@@ -309,7 +311,6 @@ def state_vectors(
     Raises:
         OptionError: raw states of another width than the bases.
         PromptError: a text of the set is longer than the model reads; the message names it.
-        NonFiniteError: a state holds NaN or infinity.
     """
     model = store.model
     parts: list[torch.Tensor] = []
@@ -343,14 +344,34 @@ def state_vectors(
     else:
         vectors = raw.to(home)
     placed = space.frame(options.frame).place(vectors).float().cpu().numpy()
-    bad = ~np.isfinite(placed).all(axis=1)
-    if bad.any():
-        raise NonFiniteError(
-            f"{int(bad.sum()):,} of {len(placed):,} states hold NaN or infinity at layer {layer},"
-            " so they have no place on a map; choose a lower layer or other text."
-        )
-    out: Floats = np.ascontiguousarray(placed, dtype=np.float32)
+    out: Floats = np.array(placed, dtype=np.float32, order="C")
+    out[~has_place(out)] = np.nan
     return out
+
+
+def has_place(vectors: Floats) -> Bools:
+    """Which vectors are finite, so that they have a place on a map (n)."""
+    out: Bools = np.asarray(np.isfinite(vectors).all(axis=1))
+    return out
+
+
+def all_placed(vectors: Floats, layer: int, what: str) -> None:
+    """Refuse work that needs every point where some are NaN.
+
+    Args:
+        vectors: of the points (n × d).
+        layer: of the states.
+        what: the work, as the subject of the sentence.
+
+    Raises:
+        NonFiniteError: some are not finite.
+    """
+    missing = int((~has_place(vectors)).sum())
+    if missing:
+        raise NonFiniteError(
+            f"{what} needs every point, and {missing:,} of {len(vectors):,} hold NaN or infinity at"
+            f" layer {layer}; choose a lower layer or other text."
+        )
 
 
 def _text_ids(space: Space, options: MapOptions, texts: TextSet) -> list[tuple[int, ...]]:

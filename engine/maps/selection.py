@@ -101,7 +101,7 @@ def find_expression(
         texts = [t[:SEARCHED] for t in texts]
         given.write(json.dumps({"expression": expression, "texts": texts}).encode("ascii"))
         given.seek(0)
-        child = subprocess.Popen(
+        child = subprocess.Popen(  # nosec B603  # our own lines, a list, no shell
             [sys.executable, "-I", "-S", "-c", _CHILD, str(seconds)],
             stdin=given,
             stdout=answer,

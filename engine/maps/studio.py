@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from engine.errors import OptionError
+from engine.errors import NonFiniteError, OptionError
 from engine.frames import Check, no_check
 from engine.maps.calibrated import Calibrator
 from engine.maps.changes import Changes, measure_changes
@@ -39,7 +39,9 @@ from engine.maps.points import (
     Longs,
     MapPoints,
     Space,
+    all_placed,
     gather_points,
+    has_place,
 )
 from engine.maps.quality import Distortion, Quality, distortion, measure_quality
 from engine.maps.reduction import UmapCache, UmapResult, make_problem, reduce
@@ -168,6 +170,7 @@ class MapStudio:
             )
         scene = self._drawer.scene(options, check)
         vectors = self._drawer.treated(scene, check)
+        all_placed(vectors, options.layer, "UMAP")
         return make_problem(vectors, options, self._drawer.fingerprint(scene))
 
     def read_states(self, options: MapOptions) -> Steps[None]:
@@ -211,7 +214,10 @@ class MapStudio:
         if options not in self._qualities:
             drawn = self.map(options, check=check)
             vectors = self._drawer.treated(self._drawer.scene(options, check), check)
-            found = measure_quality(vectors, drawn.coordinates, seed=options.seed, check=check)
+            placed = has_place(vectors)
+            found = measure_quality(
+                vectors[placed], drawn.coordinates[placed], seed=options.seed, check=check
+            )
             keep(self._qualities, options, found, KEPT)
         return self._qualities[options]
 
@@ -221,6 +227,7 @@ class MapStudio:
         if options not in self._distortions:
             drawn = self.map(options, check=check)
             vectors = self._drawer.treated(self._drawer.scene(options, check), check)
+            all_placed(vectors, options.layer, "the error of each point")
             found = distortion(vectors, drawn.coordinates, seed=options.seed, check=check)
             keep(self._distortions, options, found, KEPT)
         return self._distortions[options]
@@ -314,6 +321,8 @@ class MapStudio:
                 there = self._drawer.scene(other, check)
             maps = self._drawer.draw(scene, check), self._drawer.draw(there, check)
             vectors = self._drawer.treated(scene, check), self._drawer.treated(there, check)
+            for one, drawn in zip(vectors, maps, strict=True):
+                all_placed(one, drawn.layer, "comparing two maps")
             floor = None
             if options.projection == "umap":
                 result = self.umap_cache.get(maps[0].fingerprint, maps[0].coordinates.shape)
@@ -375,6 +384,8 @@ class MapStudio:
     def _near_bases(
         self, scene: Scene, vector: Floats, index: int, k: int, metric: str, check: Check
     ) -> tuple[NearBasis, ...]:
+        if not np.isfinite(vector).all():
+            return ()
         frame = self.space.frame(scene.options.frame)
         itself = int(scene.points.row[index]) if scene.points.kind[index] == BASIS else None
         with torch.no_grad():
@@ -418,7 +429,17 @@ class MapStudio:
             self._drawer.states(replace(scene, options=replace(scene.options, layer=i)), check)
             for i in layers
         ]
+        placed = np.logical_and.reduce([has_place(x) for x in stacks])
+        if not placed.any():
+            raise NonFiniteError(
+                "no state of these is finite at every layer, so the layers cannot be compared;"
+                " choose other text."
+            )
+        if not placed.all():
+            stacks = [x[placed] for x in stacks]
+            left = int((~placed).sum())
+            note = f"{note} {left:,} that are not finite at every layer are left out.".strip()
         dropped = min(_CKA_DROPPED, stacks[0].shape[1] - 1)
         values = cka_matrix(stacks, check)
         without = cka_matrix([without_largest(x, dropped) for x in stacks], check)
-        return Cka(layers, values, without, dropped, scene.states, what, note)
+        return Cka(layers, values, without, dropped, len(stacks[0]), what, note)

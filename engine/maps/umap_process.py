@@ -150,7 +150,7 @@ class UmapProcess:
 
     def _start(self) -> None:
         self._lines = queue.Queue()
-        self._child = subprocess.Popen(
+        self._child = subprocess.Popen(  # nosec B603  # our own file, a list, no shell
             [sys.executable, "-P", str(Path(__file__).with_name("umap_child.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

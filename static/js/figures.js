@@ -3,6 +3,7 @@
 // these has a plain link or form beside it, so the pages work without this file.
 "use strict";
 (() => {
+  const { above, Problem } = window.lexiscope;
   const drawn = new Map(); // element -> its figure's data, layout and meta
   const still = { displayModeBar: false, responsive: false, scrollZoom: false, doubleClick: false };
   const $ = (selector, root = document) => root.querySelector(selector);
@@ -28,7 +29,12 @@
         delete document.getElementById;
         done(window.Plotly);
       };
-      script.onerror = () => failed(new Error("Plotly could not be loaded"));
+      script.onerror = () => {
+        delete document.getElementById;
+        script.remove();
+        loading = null; // so that it can be tried again
+        failed(new Problem("What draws the figures could not be fetched. The tables hold the same numbers."));
+      };
       document.head.append(script);
     });
     return loading;
@@ -177,12 +183,24 @@
     box.parentElement.append(labels);
   }
 
+  async function attempt(element) {
+    try {
+      await draw(element);
+    } catch (error) {
+      drawn.delete(element);
+      above(element.parentElement, error, (problem) => {
+        problem.remove();
+        attempt(element);
+      });
+    }
+  }
+
   const sight = new IntersectionObserver(
     (entries) => {
       for (const entry of entries) {
         if (!entry.isIntersecting) continue;
         sight.unobserve(entry.target);
-        draw(entry.target).catch((error) => say(error.message));
+        attempt(entry.target);
       }
     },
     { rootMargin: "400px" },
@@ -439,34 +457,14 @@
     });
     document.addEventListener("htmx:pushedIntoHistory", followAddress);
     document.addEventListener("htmx:beforeCleanupElement", (event) => purge(event.target));
-    const found = () => document.getElementById("lost")?.remove();
-    const lost = (event) => {
-      const target = event.detail.target ?? document.getElementById("result");
-      if (!target) return;
-      const box = document.createElement("section");
-      box.id = "lost";
-      box.className = "problem";
-      box.setAttribute("role", "alert");
-      const title = document.createElement("h2");
-      title.textContent = "No answer";
-      const sentence = document.createElement("p");
-      sentence.textContent =
-        "The server did not answer. Check that it is still running, then try again.";
-      box.append(title, sentence);
-      found();
-      target.prepend(box);
-    };
-    document.addEventListener("htmx:sendError", lost);
-    document.addEventListener("htmx:timeout", lost);
-    // Only this sentence: one of the server's stands until its own place is swapped.
+    // A forecast that comes late does not stand over what was measured.
     document.addEventListener("htmx:beforeSwap", (event) => {
-      found();
       if (event.target.id === "cost" && !typed) event.preventDefault();
-    });
+    }, true);
   }
 
   // What the map's scripts use as well.
-  window.lexiscope = { plotly, palette, say, here };
+  Object.assign(window.lexiscope, { plotly, palette, say, here });
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();

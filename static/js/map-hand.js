@@ -32,11 +32,20 @@
       });
       gd.addEventListener("pointerleave", () => this.hover(-1));
       // Plotly listens to the mouse and keeps the click to itself; where it went down and up tells.
+      // A line that comes back to where it began is no click, so the way between counts.
       let down = null;
-      gd.addEventListener("pointerdown", (event) => (down = [event.clientX, event.clientY]), true);
+      let far = 0;
+      const away = (event) => {
+        if (down) far = Math.max(far, Math.hypot(event.clientX - down[0], event.clientY - down[1]));
+      };
+      gd.addEventListener("pointerdown", (event) => {
+        down = [event.clientX, event.clientY];
+        far = 0;
+      }, true);
+      addEventListener("pointermove", away, { signal: this.gone.signal });
       addEventListener("pointerup", (event) => {
         if (!down) return;
-        const far = Math.hypot(event.clientX - down[0], event.clientY - down[1]);
+        away(event);
         down = null;
         if (far > 4) return;
         const i = this.under(event);

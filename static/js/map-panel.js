@@ -2,7 +2,7 @@
 // keys. What is written beside it comes from the server as HTML.
 "use strict";
 (() => {
-  const { plotly, palette, say, here, Cloud, points: P } = window.lexiscope;
+  const { ask, box, plotly, palette, say, here, Cloud, points: P } = window.lexiscope;
   const $ = (selector, root = document) => root.querySelector(selector);
   const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
   const panels = new Map(); // element -> Panel
@@ -11,7 +11,11 @@
   const TWEEN_LIMIT = 30_000; // points; above, a layer changes at once
   const CONFIG = { displayModeBar: false, responsive: false, scrollZoom: true, doubleClick: "reset" };
   const escaped = (text) => text.replace(/[&<>]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[c]);
-  const short = (text, limit) => (text.length > limit ? `${text.slice(0, limit - 1)}…` : text);
+  // By characters: half of one would be shown as none.
+  const short = (text, limit) => {
+    const all = text.length > limit ? [...text] : [];
+    return all.length > limit ? `${all.slice(0, limit - 1).join("")}…` : text;
+  };
   const figures = (x) => (Math.abs(x) >= 1e4 || (x && Math.abs(x) < 1e-3) ? x.toExponential(2) : String(+x.toPrecision(4)));
   const grouped = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, ",");
 
@@ -22,11 +26,7 @@
   async function get(url, read) {
     let answer = fetched.get(url);
     if (!answer) {
-      answer = fetch(url, { headers: { Accept: "*/*" } }).then(async (response) => {
-        if (response.ok) return read(response);
-        const problem = await response.json().catch(() => null);
-        throw new Error(problem?.error?.sentence ?? "The server did not answer.");
-      });
+      answer = ask(url, { headers: { Accept: "*/*" } }).then(read);
       fetched.set(url, answer);
       answer.catch(() => fetched.delete(url));
       if (fetched.size > KEPT) fetched.delete(fetched.keys().next().value);
@@ -261,8 +261,9 @@
       try {
         answer = await json(this.url(this.source.urls.colour, { layer: this.layer, by }));
       } catch (error) {
-        this.legend(null, error.message);
-        say(error.message);
+        if (asked !== this.asked || !this.root.isConnected) return;
+        this.legend(null);
+        this.failed(error, () => this.colour(by));
         return;
       }
       if (asked !== this.asked || !this.root.isConnected) return;
@@ -273,10 +274,21 @@
       this.legend(answer);
     }
 
-    legend(answer, problem = "") {
+    // A sentence above the picture's legend, with a way on.
+    failed(error, again) {
+      const place = $(".map-legend", this.root);
+      $(".lost", place.parentNode)?.remove();
+      place.before(box(error, () => {
+        $(".lost", place.parentNode)?.remove();
+        again();
+      }));
+    }
+
+    legend(answer) {
       const place = $(".map-legend", this.root);
       if (!place) return;
       place.replaceChildren();
+      if (answer) $(".lost", place.parentNode)?.remove();
       const add = (tag, text, name) => {
         const one = document.createElement(tag);
         if (text) one.textContent = text;
@@ -284,7 +296,6 @@
         place.append(one);
         return one;
       };
-      if (problem) add("span", problem, "muted");
       if (!answer) return;
       const colours = P.colours(this.coding, this.palette);
       if (this.coding.type === "number") {

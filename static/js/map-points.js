@@ -60,7 +60,8 @@
         for (let c = c0; c <= c1; c++) {
           for (let k = this.start[r * CELLS + c]; k < this.start[r * CELLS + c + 1]; k++) {
             const i = this.points[k];
-            if (this.x[i] < xa || this.x[i] > xb || this.y[i] < ya || this.y[i] > yb) continue;
+            // Written so that a state without a place (NaN) is in no box.
+            if (!(this.x[i] >= xa && this.x[i] <= xb && this.y[i] >= ya && this.y[i] <= yb)) continue;
             if (visit(i) === true) return;
           }
         }

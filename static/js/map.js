@@ -2,14 +2,13 @@
 // the page shows a still picture and the same tables.
 "use strict";
 (() => {
-  const { say, here, map } = window.lexiscope;
+  const { above, ask, say, here, map } = window.lexiscope;
   const { Panel, panels, calm } = map;
   const $ = (selector, root = document) => root.querySelector(selector);
   const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 
   // ---- layers: the slider, play and step --------------------------------------------------------------
 
-  
   async function layer(value) {
     const slider = $("[data-layers]");
     if (!slider) return;
@@ -37,9 +36,23 @@
   let later = 0;
   async function follow() {
     const asked = location.href;
-    const answer = await fetch(here({}), { headers: { "HX-Request": "true" } }).catch(() => null);
-    if (!answer?.ok || asked !== location.href) return;
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    let text = "";
+    try {
+      text = await (await ask(here({}), { headers: { "HX-Request": "true" } })).text();
+    } catch (error) {
+      // Or what is written would be that of another layer, and say nothing of it.
+      const place = $("#result");
+      if (place && asked === location.href) {
+        above(place, error, (box) => {
+          box.remove();
+          follow();
+        });
+      }
+      return;
+    }
+    if (asked !== location.href) return;
+    $("#result > .lost")?.remove();
+    const page = new DOMParser().parseFromString(text, "text/html");
     for (const old of $$("[data-about]")) {
       const now = page.getElementById(old.id);
       if (!now) continue;
@@ -151,17 +164,21 @@
     }
   }
 
+  async function fill(panel) {
+    try {
+      await panel.load();
+    } catch (error) {
+      panel.failed(error, () => fill(panel));
+    }
+  }
+
   async function scan(root) {
     const found = root.matches?.("[data-map]") ? [root] : $$("[data-map]", root);
     for (const element of found) {
       if (panels.has(element)) continue;
       const panel = new Panel(element);
       panels.set(element, panel);
-      await panel.load().catch((error) => {
-        const place = $(".map-legend", element);
-        if (place) place.textContent = error.message;
-        say(error.message);
-      });
+      await fill(panel);
     }
     lights(found.length ? document.body : root);
   }

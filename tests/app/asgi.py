@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from json import dumps, loads
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -108,6 +108,8 @@ class Call:
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
         client: str = "127.0.0.1",
+        json: object = None,
+        form: Mapping[str, str] | None = None,
     ) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -115,7 +117,14 @@ class Call:
         self._gone = asyncio.Event()
         self._asked = False
         self._slow = False
+        self._sent = b""
         sent = {"host": "localhost:8000", **(headers or {})}
+        if json is not None:
+            self._sent = dumps(json).encode()
+            sent["content-type"] = "application/json"
+        elif form is not None:
+            self._sent = urlencode(form).encode()
+            sent["content-type"] = "application/x-www-form-urlencoded"
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -138,7 +147,7 @@ class Call:
             self._asked = True
             if self._slow:
                 return {"type": "http.request", "body": b"{", "more_body": True}
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": self._sent, "more_body": False}
         await self._gone.wait()
         return {"type": "http.disconnect"}
 
@@ -164,7 +173,7 @@ class Call:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.body)
+        return loads(self.body)
 
 
 @asynccontextmanager

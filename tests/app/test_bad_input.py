@@ -232,6 +232,20 @@ def test_another_method(shared_client: TestClient, method: str, path: str) -> No
     sentence_of(answer, path.startswith("/api/"))
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("/", {"GET", "HEAD"}), ("/api/v1/calibrations", {"GET", "HEAD", "POST"}),
+     ("/api/v1/jobs/x", {"GET", "HEAD", "DELETE"}), ("/api/v1/map/select", {"POST"}),
+     ("/api/v1/calibrations/task", {"POST"}), ("/static/a", {"GET", "HEAD"})],
+)  # fmt: skip
+def test_what_an_address_takes_is_said_in_full(
+    shared_client: TestClient, path: str, methods: set[str]
+) -> None:
+    answer = shared_client.request("PUT", path)
+    assert answer.status_code == 405
+    assert set(answer.headers["allow"].split(", ")) == methods
+
+
 @pytest.mark.parametrize("length", ["-1", "abc", "1e3", "9" * 30, "0x10", "5, 5"])
 def test_a_content_length_that_is_no_number(shared_client: TestClient, length: str) -> None:
     headers = {"Content-Type": "application/json", "Content-Length": length}

@@ -11,7 +11,8 @@ from calibrate_fixture import ablation, comparison, competitors, history
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.figures.calibrate import Series, chart, dot, movement, ticks
+from app.figures.calibrate import LINES, Series, chart, dot, label_colour, movement, ticks
+from app.map_sheet import LINES as MAP_LINES
 from app.routes.calibrate_curves import curves, learning
 from app.routes.calibrate_result import story
 from app.routes.calibrate_tables import ablation as ablation_table
@@ -256,3 +257,10 @@ def test_the_ablation_table_holds_each_combination_where_it_belongs() -> None:
     best = max(row["accuracy"]["value"] for row in found["rows"])
     assert {cell.text for cell in flat if cell and cell.best} == {share(best)}
     assert [row.control for row in made.rows].count(True) == 1
+
+
+def test_a_label_has_the_colour_that_it_has_on_the_map() -> None:
+    """The pages that show labelled texts agree; the eighth label takes the one that is left."""
+    assert tuple(label_colour(i) for i in range(len(MAP_LINES))) == MAP_LINES
+    assert sorted(label_colour(i) for i in range(LINES)) == list(range(LINES))
+    assert label_colour(LINES) == label_colour(0)

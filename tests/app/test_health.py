@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from typing import Any
 
 import pytest
-from asgi import PROMPT, Blocked, Call, running, settings_with, until
+from asgi import BASE, PATIENCE, PROMPT, Blocked, Call, running, settings_with, until
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from app import service
 from app.main import create_app
 from app.routes import health
 from engine import LatentSpace
+from engine.errors import ModelError
 
 
 @pytest.mark.parametrize(("path", "alias"), [("/livez", "/health"), ("/readyz", "/ready")])
@@ -23,15 +26,141 @@ def test_the_aliases_say_the_same(shared_client: TestClient, path: str, alias: s
     assert first.content == second.content
 
 
-def test_ready_shows_the_queue(shared_client: TestClient) -> None:
-    assert shared_client.get("/readyz").json() == {
+def test_ready_shows_what_is_under_way(shared_client: TestClient) -> None:
+    body = shared_client.get("/readyz").json()
+    assert body.pop("free_disk_bytes") > 0
+    assert body.pop("progress").endswith("is ready.")
+    assert body == {
         "ready": True,
         "reason": None,
         "state": "ready",
+        "switching": None,
+        "running": None,
         "waiting": 0,
         "places": 16,
-        "running": None,
+        "jobs": {"running": 0, "queued": 0},
     }
+
+
+class Slow:
+    """An engine's `load` that tells where it is, and waits or fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.told = threading.Event()
+        self.release = threading.Event()
+
+    def __call__(self, settings: Any, *rest: Any, **more: Any) -> Any:
+        self.told.set()
+        assert self.release.wait(PATIENCE)
+        raise self.error or ModelError("The model ends here.")
+
+
+STATES = {
+    "ready": (200, None),
+    "loading": (503, "Loading"),
+    "failed": (503, "The model ends here"),
+    "queue full": (503, "place"),
+    "no sign of life": (503, "sign of life"),
+    "dead": (503, "restart"),
+    "disk short": (503, "MiB free"),
+    "disk unknown": (200, None),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_the_table_of_states(
+    state: str, space: LatentSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Live in every state; ready in those in which a question would be answered."""
+    load = Slow()
+    monkeypatch.setattr(service, "load_space", load)
+    blocked = Blocked(space, deaf=state == "no sign of life")
+    loads = state in ("loading", "failed")
+    values = {"queue_places": 1, "heartbeat_limit_s": 0.05 if state == "no sign of life" else 30}
+    app = create_app(settings_with(**values), None if loads else blocked)  # type: ignore[arg-type]
+    calls = []
+    async with running(app):
+        match state:
+            case "loading":
+                await until(load.told.is_set)
+            case "failed":
+                load.release.set()
+                await until(lambda: app.state.explorer.state == "failed")
+            case "queue full" | "no sign of life":
+                calls.append(Call(app, "/api/v1/trace", {"prompt": "one"}))
+                await until(blocked.entered.is_set)
+                if state == "queue full":
+                    calls.append(Call(app, "/api/v1/trace", {"prompt": "two"}))
+                    await until(lambda: app.state.explorer.device.waiting)
+                else:
+                    await asyncio.sleep(0.1)
+            case "dead":
+                app.state.explorer.device.close()
+            case "disk short":
+                app.state.disk.free = 2**20
+            case "disk unknown":
+                app.state.disk.free = None
+        ready, alive = Call(app, "/readyz"), Call(app, "/livez")
+        await ready.answer()
+        await alive.answer()
+        for one in (load, blocked):
+            one.release.set()
+        for call in calls:
+            await call.answer()
+    status, reason = STATES[state]
+    assert (ready.status, alive.status) == (status, 200)
+    assert ready.json["ready"] is (status == 200)
+    if reason is None:
+        assert ready.json["reason"] is None
+    else:
+        assert reason in ready.json["reason"]
+        assert int(ready.headers["retry-after"]) > 0
+
+
+async def test_a_stranger_learns_only_whether_it_is_ready(space: LatentSpace) -> None:
+    token = "t" * 30
+    app = create_app(settings_with(token=token), space)
+    bearer = {"authorization": f"Bearer {token}"}
+    async with running(app):
+        app.state.disk.free = 0
+        stranger = await Call(app, "/readyz").answer()
+        wrong = await Call(app, "/readyz", headers={"authorization": "Bearer x"}).answer()
+        friend = await Call(app, "/readyz", headers=bearer).answer()
+        alive = [
+            await Call(app, "/livez", headers={"authorization": "Bearer x"}).answer()
+            for _ in range(12)
+        ]
+    for answer in (stranger, wrong):
+        assert answer.status == 503
+        assert set(answer.json) == {"ready", "reason"}
+        assert "disk" not in answer.json["reason"]
+    assert "disk" in friend.json["reason"]
+    # Liveness is not behind the door that wrong tokens close.
+    assert {answer.status for answer in alive} == {200}
+
+
+def test_a_disk_that_hangs_stops_nobody(
+    space: LatentSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is looked at in a thread of its own; health and metrics read the last figure."""
+    hangs, release = threading.Event(), threading.Event()
+    threads = set()
+
+    def usage(at: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        hangs.set()
+        release.wait(PATIENCE)
+        raise OSError(5, "Input/output error")
+
+    app = create_app(settings_with(), space)
+    monkeypatch.setattr("app.disk.shutil.disk_usage", usage)
+    with TestClient(app, base_url=BASE) as client:
+        assert hangs.wait(PATIENCE)
+        assert client.get("/readyz").json()["free_disk_bytes"] is None
+        assert "lexiscope_disk_bytes" in client.get("/metrics").text
+        assert threads == {"lexiscope-disk"}
+        release.set()
 
 
 def test_no_health_check_runs_in_a_thread_pool() -> None:

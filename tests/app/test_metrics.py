@@ -61,7 +61,8 @@ def test_the_model_s_work_is_counted(client: TestClient) -> None:
     assert of(after, "lexiscope_model", what="ready") == 1
     assert of(after, "lexiscope_process", what="resident_bytes") > 1e6
     assert of(after, "lexiscope_process", what="threads") >= 2
-    assert of(after, "lexiscope_process", what="disk_free_bytes") > 0
+    assert of(after, "lexiscope_disk_bytes", what="free") > 0
+    assert of(after, "lexiscope_disk_bytes", what="reserve") == 256 * 2**20
 
 
 def test_made_up_addresses_add_no_series(client: TestClient) -> None:

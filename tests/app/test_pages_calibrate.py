@@ -329,7 +329,9 @@ def test_hostile_texts_and_labels_stay_text(client: TestClient) -> None:
     assert not [e for e in got.all("script") if "src" not in e.attrs]
     assert not got.all("img")
     assert not got.all("b")
-    assert {"<b>bold</b>", 'a "quote"'} == {e.attrs["value"] for e in got.all("input", name="name")}
+    assert {"<b>bold</b>", 'a "quote"'} == {
+        e.attrs["value"] for e in got.all("input", name="name", type="hidden")
+    }
     job, _ = run(client, id_, epochs="1")
     assert job.state == "done", job.problem
     result = page(client, f"/calibrate/{job.result}")
@@ -654,6 +656,40 @@ def test_an_interrupted_job_can_be_run_again_or_forgotten_from_the_list(
     assert client.get(f"/jobs/{view.id}").status_code == 404
     for result in (view.result, again.result):
         client.post(f"/calibrate/{result}/delete")
+
+
+@pytest.mark.parametrize("body", ["", "epochs=2", "{}", "set="])
+def test_a_form_without_a_set_is_a_sentence_and_starts_nothing(
+    client: TestClient, body: str
+) -> None:
+    before = client.get("/api/v1/jobs").json()
+    answer = client.post(
+        "/calibrate/run",
+        content=body,
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+        follow_redirects=False,
+    )
+    assert answer.status_code == 422
+    assert "arrived without a set of labelled texts" in answer.text
+    assert client.get("/api/v1/jobs").json() == before
+
+
+def test_a_word_for_a_label_that_is_not_there_is_a_sentence(
+    client: TestClient, weather: str
+) -> None:
+    before = client.get("/api/v1/jobs").json()
+    fields = {"set": weather, "shown": weather, "name": "no such <label>", "word": "king"}
+    answer = client.post("/calibrate/run", data=fields, follow_redirects=False)
+    assert answer.status_code == 422
+    assert "no such &lt;label&gt;" in answer.text
+    assert "leave it out or correct it" in answer.text
+    asked = {"set": weather, "label_words": {"nowhere": "king"}} | {
+        "text_columns": ["sentence"], "label_column": "kind", "template": "{sentence} is"
+    }  # fmt: skip
+    refused = client.post("/api/v1/calibrations", json=asked)
+    assert refused.status_code == 422
+    assert "'nowhere'" in refused.json()["error"]["sentence"]
+    assert client.get("/api/v1/jobs").json() == before
 
 
 def test_a_time_span_is_never_more_exact_than_it_can_be() -> None:

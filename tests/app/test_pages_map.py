@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import threading
+import time
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -29,6 +31,7 @@ from engine import LatentSpace
 from engine.calibration.tasks import example_sets
 from engine.errors import OptionError
 from engine.maps import MapOptions
+from engine.progress import Progress
 from engine.vocabulary import visible
 
 HERE = f"/map?prompt={quote(PROMPT)}"
@@ -306,7 +309,7 @@ def test_its_button_leads_to_a_job_that_can_be_watched(client: TestClient) -> No
     job = first.headers["location"]
     assert job.startswith("/jobs/")
     assert client.get(job).status_code == 200
-    stopped = client.post(f"/api/v1{job}/cancel")
+    stopped = client.post(f"/api/v1{job.partition('?')[0]}/cancel")
     assert stopped.status_code == 200
 
 
@@ -330,11 +333,47 @@ def test_the_job_of_a_picture_leads_back_to_the_page_as_it_was_set(client: TestC
     assert fields_of(form.attrs["action"]) == WAITING
     instead = next(e for e in got.all("a") if "linear picture" in e.text)
     assert fields_of(instead.attrs["href"]) == WAITING | {"projection": "shared"}
-    job = client.post(form.attrs["action"], follow_redirects=False).headers["location"]
-    kept = client.app.state.jobs._known(job.rpartition("/")[2])  # type: ignore[attr-defined]
-    assert urlsplit(kept.href).path == "/map"
-    assert fields_of(kept.href) == WAITING
+    jobs: Any = client.app.state.jobs  # type: ignore[attr-defined]
+    free = threading.Event()
+
+    def held() -> Any:
+        yield Progress(0, 1)
+        assert free.wait(60)
+
+    before = jobs.submit("hold", "In the way", held, lambda _: None, lane="process")
+    own = client.post(form.attrs["action"], follow_redirects=False).headers["location"]
+    # Somebody else waits for the same picture on a page that is set otherwise.
+    theirs = f"/map/umap?{urlencode({k: v for k, v in WAITING.items() if k != 'find'})}"
+    other = client.post(theirs, follow_redirects=False).headers["location"]
+    job = urlsplit(own).path
+    assert urlsplit(other).path == job
+    kept = jobs._known(job.rpartition("/")[2])
     client.post(f"/api/v1{job}/cancel")
+    free.set()
+    until_ended(client, job)
+    until_ended(client, f"/jobs/{before.id}")
+    kept.state = "done"
+    for place, wanted in ((own, WAITING), (other, {**WAITING, "find": None})):
+        got = page(client, place)
+        result = next(e for e in got.all("a") if "Open the result" in e.text)
+        assert urlsplit(result.attrs["href"]).path == "/map"
+        assert fields_of(result.attrs["href"]) == {k: v for k, v in wanted.items() if v is not None}
+    # Whoever comes from elsewhere sees the picture alone: nothing of anybody's page.
+    plain = next(e for e in page(client, job).all("a") if "Open the result" in e.text)
+    assert "find" not in fields_of(plain.attrs["href"])
+    assert fields_of(plain.attrs["href"])["projection"] == "umap"
+    for evil in ("https://example.org/", "//example.org", "\r\nX: y", "%0d%0aX: y", "a" * 7_000):
+        answer = client.get(job, params={"back": evil}, headers={"HX-Request": "true"})
+        assert answer.status_code == 200
+        assert answer.headers["hx-redirect"].startswith("/map?")
+    assert client.get(job, params={"back": "a" * 9_000}).status_code == 422
+
+
+def until_ended(client: TestClient, job: str) -> None:
+    end = time.monotonic() + 60
+    while not client.get(f"/api/v1{job}").json()["finished"]:
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.main import create_app
-from app.service import ResultCache, footprint, token_reference
+from app.result_cache import ResultCache, footprint
+from app.service import token_reference
 from engine import LatentSpace, TraceOptions
 from engine.errors import ModelNotFound, TokenError
 
@@ -243,7 +244,7 @@ async def test_while_the_model_loads_pages_live_and_readings_are_503(
 ) -> None:
     go = threading.Event()
 
-    def slowly(settings: object, check: object) -> LatentSpace:
+    def slowly(settings: object, *rest: object) -> LatentSpace:
         go.wait(20)
         return space
 
@@ -267,7 +268,7 @@ async def test_while_the_model_loads_pages_live_and_readings_are_503(
 async def test_a_model_that_is_not_there_is_said_in_every_answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def missing(settings: object, check: object) -> LatentSpace:
+    def missing(settings: object, *rest: object) -> LatentSpace:
         raise ModelNotFound("There is no model in that folder.")
 
     monkeypatch.setattr("app.service.load_space", missing)
@@ -288,7 +289,7 @@ async def test_a_model_that_is_not_there_is_said_in_every_answer(
 async def test_an_unforeseen_failure_while_loading_shows_no_secret(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(settings: object, check: object) -> LatentSpace:
+    def broken(settings: object, *rest: object) -> LatentSpace:
         raise RuntimeError("planted secret")
 
     monkeypatch.setattr("app.service.load_space", broken)
@@ -368,6 +369,7 @@ async def test_every_method_of_the_explorer_answers_the_engines_own_value(
 
         class Here:
             client = None
+            scope: ClassVar[dict[str, Any]] = {}
 
             async def receive(self) -> dict[str, str]:
                 await asyncio.Event().wait()

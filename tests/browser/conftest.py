@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 import uvicorn
-from driving import HOSTILE, PATIENCE_MS, Guard, Open, Site, Visit
+from driving import HOSTILE, PATIENCE_MS, Faults, Guard, Open, Site, Visit
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from tiny_models import SMALL, Folders
 from tokenizers import Tokenizer, pre_tokenizers
@@ -38,17 +38,20 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Names of other sites, and of this one seen from outside: all of them lead to this machine.
+    "--host-resolver-rules=MAP *.test 127.0.0.1",
 ]
 
 
-def _serve(settings: Settings, data: Path) -> Iterator[Site]:
+def serve(settings: Settings, data: Path) -> Iterator[Site]:
     settings = settings.model_copy(update={"data_dir": data})
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     app = create_app(settings)
+    faults = Faults(app)
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+        uvicorn.Config(faults, host="127.0.0.1", port=port, log_level="warning", access_log=False)
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -59,7 +62,7 @@ def _serve(settings: Settings, data: Path) -> Iterator[Site]:
         assert explorer.state != "failed", explorer.failure
         assert time.monotonic() < deadline, "the model was not ready in time"
         time.sleep(0.05)
-    yield Site(f"http://127.0.0.1:{port}", app, server)
+    yield Site(f"http://127.0.0.1:{port}", app, server, faults)
     server.should_exit = True
     thread.join(20)
 
@@ -70,7 +73,7 @@ def site(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     shipped = (SMALL / "config.json").is_file()
     folder = SMALL if shipped else folders["llama"]
     cache = tmp_path_factory.mktemp("cache")
-    yield from _serve(
+    yield from serve(
         Settings(model=str(folder), device="cpu", threads=1, offline=True, cache_dir=cache),
         tmp_path_factory.mktemp("data"),
     )
@@ -96,7 +99,7 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             torch.nn.init.normal_(parameter, std=0.4)
     model.save_pretrained(folder)
     cache = tmp_path_factory.mktemp("hostile-cache")
-    yield from _serve(
+    yield from serve(
         Settings(model=str(folder), device="cpu", threads=1, offline=True, cache_dir=cache),
         tmp_path_factory.mktemp("hostile-data"),
     )

@@ -8,9 +8,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
+from fastapi import FastAPI
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, expect
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from app import errors
 
 PATIENCE_MS = 20_000
+expect.set_options(timeout=PATIENCE_MS)
 HARMLESS = ("GPU stall", "GL Driver Message")
 
 HOSTILE = [
@@ -40,6 +47,54 @@ HOSTILE = [
 """Tokens that try to be something else. Each is one token of the hostile model's vocabulary."""
 
 
+class Faults:
+    """In front of the app: answers chosen requests with the app's own refusals, or with others."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._answer: Callable[[Request], Response | None] | None = None
+        self.answered = 0
+        """How many requests got an answer from here."""
+        self.writes: list[tuple[str, str, int]] = []
+        """Method, Host and status of what was not merely asked for."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._answer is not None:
+            answer = self._answer(Request({**scope, "app": self._app, "root_path": ""}, receive))
+            if answer is not None:
+                self.answered += 1
+                await answer(scope, receive, send)
+                return
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope["method"] != "GET":
+                host = dict(scope["headers"]).get(b"host", b"").decode()
+                self.writes.append((scope["method"], host, message["status"]))
+            await send(message)
+
+        await self._app(scope, receive, watched)
+
+    def refuse(self, path: str, status: int, sentence: str, *, method: str = "GET",
+        headers: dict[str, str] | None = None) -> None:  # fmt: skip
+        """From now on refuse what begins with `path`, as the app would."""
+
+        def answer(request: Request) -> Response | None:
+            if request.method != method or not request.url.path.startswith(path):
+                return None
+            wait = 2 if status == 503 else None
+            return errors.answer(request, status, sentence, retry_after=wait, headers=headers)
+
+        self._answer = answer
+
+    def say(self, path: str, response: Callable[[], Response]) -> None:
+        """From now on answer what begins with `path` with something that is not the app's."""
+        self._answer = lambda request: response() if request.url.path.startswith(path) else None
+
+    def stop(self) -> None:
+        """Everything goes to the app again."""
+        self._answer = None
+
+
 @dataclass
 class Site:
     """A running app."""
@@ -47,6 +102,7 @@ class Site:
     url: str
     app: Any
     server: uvicorn.Server
+    faults: Faults
 
     @property
     def forward_passes(self) -> int:

@@ -342,10 +342,10 @@ def test_no_answer_is_said_in_the_page(visit: Visit) -> None:
     page.wait_for_load_state("networkidle")
     page.context.set_offline(True)
     page.get_by_role("link", name="layer below").click()
-    expect(page.locator("#lost")).to_contain_text("did not answer")
+    expect(page.locator(".lost")).to_contain_text("did not answer")
     page.context.set_offline(False)
     page.get_by_role("link", name="layer below").click()
-    expect(page.locator("#lost")).to_have_count(0)
+    expect(page.locator(".lost")).to_have_count(0)
 
 
 def test_light_and_dark_are_remembered_and_the_figures_follow(visit: Visit) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import shutil
@@ -403,8 +402,8 @@ def test_code_that_comes_with_a_tokenizer_is_not_run(folders: Folders, tmp_path:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     planted = tmp_path / "ran"
     (folder / "odd.py").write_text(f"open({str(planted)!r}, 'w')\n")
-    with contextlib.suppress(LexiscopeError):
-        load(folder, device="cpu", offline=True, cache_dir=tmp_path / "cache")
+    text = refusal(UnsafeModel, folder)
+    assert "tokenizer_config.json" in text
     assert not planted.exists()
 
 

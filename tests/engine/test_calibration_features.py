@@ -83,6 +83,32 @@ def test_stopped_work_goes_on_where_it_was(
         assert torch.allclose(states.normed[split], fresh.normed[split], atol=CLOSE)
 
 
+def test_stopped_work_gives_the_bits_of_work_that_was_not_stopped(
+    spaces: Spaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where other work had left some of the states, and where all layers are read after."""
+    monkeypatch.setattr(features, "CHUNK_TEXTS", 16)
+    space = spaces["llama"]
+    task = planted_tasks.task(space, 60)
+    some = planted_tasks.task(space, 60, train=9)
+    for name in ("whole", "stopped"):
+        drain(task_states(space, some, cache_dir=tmp_path / name))
+    whole = drain(task_states(space, task, cache_dir=tmp_path / "whole", batch_tokens=64))
+    assert whole.cached > 0
+    for after in (2, 3, 1):
+        steps = task_states(space, task, cache_dir=tmp_path / "stopped", batch_tokens=64)
+        for _ in range(after):
+            next(steps)
+        steps.close()
+    drain(task_states(space, task, cache_dir=tmp_path / "stopped", batch_tokens=64))
+    every = tuple(range(space.model.blocks + 1))
+    drain(task_states(space, task, layers=every, cache_dir=tmp_path / "stopped", batch_tokens=64))
+    stopped = drain(task_states(space, task, cache_dir=tmp_path / "stopped", batch_tokens=64))
+    assert stopped.computed == 0
+    for split in SPLITS:
+        assert torch.equal(stopped.normed[split], whole.normed[split])
+
+
 def test_a_damaged_or_foreign_file_is_not_used(spaces: Spaces, tmp_path: Path) -> None:
     space = spaces["llama"]
     task = planted_tasks.task(space, 20)

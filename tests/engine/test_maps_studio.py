@@ -209,7 +209,7 @@ def test_one_basis_and_states_that_are_nan(spaces: Spaces, studio: MapStudio) ->
     broken = spaces["nan"].maps
     assert broken.map(MapOptions(prompt=PROMPT, layer=NAN_LAYER - 1)).n > 300
     with pytest.raises(NonFiniteError, match=f"layer {NAN_LAYER}"):
-        broken.map(MapOptions(prompt=PROMPT, layer=NAN_LAYER))
+        broken.map(MapOptions(vocabulary="none", prompt=PROMPT, layer=NAN_LAYER))
 
 
 def test_frame_b_of_bases_only_is_frame_a(studio: MapStudio) -> None:

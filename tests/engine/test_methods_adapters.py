@@ -10,6 +10,7 @@ import torch
 from method_tasks import small_context
 from tiny_models import Spaces
 
+from engine.calibration import peft_tuning
 from engine.calibration.methods import METHODS
 from engine.calibration.peft_tuning import (
     LabelReader,
@@ -202,3 +203,37 @@ def test_batches_hold_every_row_once() -> None:
     assert max(len(b) for b in batches) == 8
     spans = [max(len(ids[i]) for i in b) - min(len(ids[i]) for i in b) for b in batches]
     assert np.mean(spans) < 25
+
+
+def test_long_texts_are_trained_on_in_parts_with_the_same_gradient(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pass holds more tokens than allowed, and the step is that of the whole batch."""
+    context = small_context(spaces["llama"])
+    model, task = context.space.model, context.task
+    ids, labels = task.ids["train"][:24], task.labels["train"][:24]
+    ends: list[dict[str, torch.Tensor]] = []
+    for limit in (2048, 60):
+        monkeypatch.setattr(peft_tuning, "PART_TOKENS", limit)
+        adapted = adapt(model, "ia3", seed=0)
+        reader = LabelReader(adapted, model, task.label_tokens)
+        sizes: list[tuple[int, int]] = []
+        read = reader.logits
+
+        def counted(batch, read=read, sizes=sizes):  # type: ignore[no-untyped-def]
+            sizes.append((len(batch), max(len(one) for one in batch)))
+            return read(batch)
+
+        monkeypatch.setattr(reader, "logits", counted)
+        drain(
+            train_adapter(
+                adapted, reader, (ids, labels), (ids[:8], labels[:8]), learning_rate=1e-3,
+                epochs=2, batch=12, seed=0, watch=Stopwatch(),
+            )
+        )  # fmt: skip
+        assert all(count * longest <= limit or count == 1 for count, longest in sizes)
+        assert sum(count for count, _ in sizes) == 2 * (24 + 8)
+        ends.append({name: p.detach().clone() for name, p in adapted.parameters.items()})
+    assert len(sizes) > 8
+    for name, tensor in ends[0].items():
+        assert torch.allclose(tensor, ends[1][name], atol=1e-5)

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -379,3 +380,192 @@ def test_failed_work_is_freed_with_its_error(thread: DeviceThread) -> None:
         assert seen[0]() is None
     finally:
         gc.enable()
+
+
+def turns(thread: DeviceThread, arrivals: str) -> str:
+    """Who is served in which order when these clients, one letter each, have come in this order
+    while the thread was held."""
+    blocker, _ = hold(thread)
+    seen: list[str] = []
+    jobs = [
+        thread.submit(partial(lambda n, check: seen.append(n), who), deadline_s=None, client=who)
+        for who in arrivals
+    ]
+    blocker.release.set()
+    for job in jobs:
+        job.future.result(PATIENCE)
+    return "".join(seen)
+
+
+@pytest.fixture
+def roomy() -> Iterator[DeviceThread]:
+    device = DeviceThread(places=12)
+    device.start()
+    yield device
+    device.close()
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "served"),
+    [
+        ("ggggggp", "gpggggg"),
+        ("ggggpq", "gpqggg"),
+        ("ggppqq", "gpqgpq"),
+        ("pggggp", "pgpggg"),
+        ("abcabc", "abcabc"),
+    ],
+)
+def test_clients_take_turns_and_each_is_served_in_its_own_order(
+    roomy: DeviceThread, arrivals: str, served: str
+) -> None:
+    assert turns(roomy, arrivals) == served
+
+
+def test_whoever_was_served_longest_ago_goes_first_in_a_round(roomy: DeviceThread) -> None:
+    assert turns(roomy, "gp") == "gp"
+    assert turns(roomy, "pg") == "gp"  # p was served later than g
+
+
+def greedy_and_polite(thread: DeviceThread, work_s: float = 0.001) -> tuple[int, int]:
+    """A client with 32 requests at any moment and one with one; how many turns each gets while
+    the polite one has a request before the thread."""
+    served = {"greedy": 0, "polite": 0}
+    stop = threading.Event()
+
+    def work(check: Check) -> None:
+        time.sleep(work_s)
+
+    def ask(client: str) -> None:
+        while not stop.is_set():
+            try:
+                thread.submit(work, deadline_s=None, client=client).future.result(PATIENCE)
+            except QueueFull:
+                time.sleep(work_s)
+            else:
+                served[client] += 1
+
+    crowd = [threading.Thread(target=ask, args=("greedy",)) for _ in range(32)]
+    for one in crowd:
+        one.start()
+    while thread.waiting < min(thread.places, 2):
+        time.sleep(0.001)
+    before = served["greedy"]
+    for _ in range(200):
+        while True:
+            try:
+                thread.submit(work, deadline_s=None, client="polite").future.result(PATIENCE)
+                break
+            except QueueFull:
+                continue
+        served["polite"] += 1
+    greedy = served["greedy"] - before
+    stop.set()
+    for one in crowd:
+        one.join(PATIENCE)
+    return greedy, served["polite"]
+
+
+@pytest.mark.parametrize("per_client", [None, 4])
+def test_a_polite_client_beside_a_greedy_one_gets_a_third_of_the_turns_at_least(
+    per_client: int | None,
+) -> None:
+    device = DeviceThread(places=16, per_client=per_client)
+    device.start()
+    try:
+        greedy, polite = greedy_and_polite(device)
+    finally:
+        device.close()
+    assert polite >= (greedy + polite) / 3
+
+
+def test_a_client_without_a_place_gets_one_from_the_end_of_the_longest_line(
+    thread: DeviceThread,
+) -> None:
+    blocker, _ = hold(thread)
+    first, last = (thread.submit(lambda c: None, deadline_s=None, client="g") for _ in range(2))
+    polite = thread.submit(lambda c: "served", deadline_s=None, client="p")
+    with pytest.raises(QueueFull, match="gave its place up") as refusal:
+        last.future.result(PATIENCE)
+    assert refusal.value.retry_after >= 1
+    assert thread.waiting == 2
+    assert thread.counters["refused"] == 1
+    # Two clients with a place each: nobody gives up more.
+    for client in ("g", "p", "q"):
+        with pytest.raises(QueueFull, match="wait already"):
+            thread.submit(lambda c: None, deadline_s=None, client=client)
+    blocker.release.set()
+    first.future.result(PATIENCE)
+    assert polite.future.result(PATIENCE) == "served"
+
+
+def test_a_limit_may_go_by_the_client() -> None:
+    device = DeviceThread(places=8, per_client={"far": 1}.get)
+    device.start()
+    try:
+        blocker, _ = hold(device)
+        for _ in range(3):
+            device.submit(lambda c: None, deadline_s=None, client="near")
+        device.submit(lambda c: None, deadline_s=None, client="far")
+        with pytest.raises(QueueFull, match="You have 1 requests under way"):
+            device.submit(lambda c: None, deadline_s=None, client="far")
+        assert (device.held_by("near"), device.held_by("far"), device.waiting) == (3, 1, 4)
+        blocker.release.set()
+    finally:
+        device.close()
+
+
+def test_new_clients_without_end_do_not_keep_one_that_waits_from_its_turn(
+    roomy: DeviceThread,
+) -> None:
+    """Each newcomer is served once, and so is who has waited: a round ends."""
+    turns(roomy, "p")  # it was served just now, so it goes last in its round
+    blocker, _ = hold(roomy)
+    served: list[str] = []
+
+    def serve(who: str, check: Check) -> None:
+        served.append(who)
+        if len(served) < 30:
+            newcomer = f"new {len(served)}"
+            roomy.submit(partial(serve, newcomer), deadline_s=None, client=newcomer)
+
+    for who in ("new a", "p", "new b"):
+        roomy.submit(partial(serve, who), deadline_s=None, client=who)
+    blocker.release.set()
+    until = time.monotonic() + PATIENCE
+    while len(served) < 30 and time.monotonic() < until:
+        time.sleep(0.001)
+    assert "p" in served[:4]
+
+
+def test_what_the_owner_does_goes_before_all_that_waits_and_takes_no_place(
+    thread: DeviceThread,
+) -> None:
+    blocker, _ = hold(thread)
+    seen: list[str] = []
+    for name in ("one", "two"):
+        thread.submit(partial(lambda n, check: seen.append(n), name), deadline_s=None)
+    owner = thread.submit(lambda check: seen.append("owner"), deadline_s=None, first=True)
+    dropped = thread.submit(lambda check: seen.append("no"), deadline_s=None, first=True)
+    dropped.cancel()
+    step = thread.submit(lambda check: seen.append("step"), deadline_s=None, background=True)
+    assert thread.waiting == 2
+    blocker.release.set()
+    owner.future.result(PATIENCE)
+    step.future.result(PATIENCE)
+    assert seen == ["owner", "one", "two", "step"]
+    assert isinstance(dropped.future.exception(PATIENCE), Cancelled)
+    assert thread.counters["dropped"] == 0
+    assert thread.counters["done"] == 3
+
+
+@pytest.mark.parametrize(("patience_s", "looks_hung"), [(0.0, True), (60.0, False), (None, False)])
+def test_a_step_that_is_known_to_be_long_does_not_look_like_a_hang(
+    thread: DeviceThread, patience_s: float | None, looks_hung: bool
+) -> None:
+    blocker = Blocker(obedient=False)
+    job = thread.submit(blocker, deadline_s=None, patience_s=patience_s)
+    assert blocker.entered.wait(PATIENCE)
+    time.sleep(0.05)
+    assert (thread.heartbeat_age_s >= 0.04) == looks_hung
+    blocker.release.set()
+    job.future.result(PATIENCE)

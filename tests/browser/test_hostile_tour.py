@@ -1,0 +1,247 @@
+"""A model whose whole vocabulary is hostile, through every page: its own text, and only text.
+
+The guard of each tab fails the test when a dialog opens, the Content-Security-Policy is broken,
+or another host is asked for anything.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import Request, urlopen
+
+import pytest
+from conftest import serve
+from driving import PATIENCE_MS, Open, Site, Visit, settle
+from hostile_tokens import BYTES, hostile_model
+from playwright.sync_api import expect
+
+from app.figures.theme import plot_text
+from app.settings import Settings
+from engine.vocabulary import visible
+
+pytestmark = pytest.mark.browser
+expect.set_options(timeout=PATIENCE_MS)
+
+WIDE = {"width": 1600, "height": 1000}
+LONG_S = 120.0
+TEXT, LABEL = "<img src=x onerror=alert(1)>", '"><script>alert(2)</script>'
+FIRST, SECOND = "<b onmouseover=alert(3)>first</b>", '=HYPERLINK("http://evil.example","second")'
+TITLE = "</title><img src=x onerror=alert(5)>"
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """The server, and what its vocabulary says."""
+
+    site: Site
+    words: list[str]
+    saved: str
+    """The id of a calibration whose labels, columns, texts and title are hostile."""
+    set: str
+    job: str
+
+
+def call(site: Site, path: str, body: bytes, kind: str = "application/json") -> dict[str, str]:
+    with urlopen(Request(f"{site.url}{path}", body or None, {"Content-Type": kind})) as answer:
+        found: dict[str, str] = json.load(answer)
+        return found
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
+    folder = tmp_path_factory.mktemp("crowd")
+    words = hostile_model(folder)
+    settings = Settings(
+        model=str(folder), device="cpu", threads=1, offline=True,
+        cache_dir=tmp_path_factory.mktemp("crowd-cache"),
+    )  # fmt: skip
+    running = serve(settings, tmp_path_factory.mktemp("crowd-data"))
+    site = next(running)
+    out = io.StringIO()
+    rows = csv.writer(out)
+    rows.writerow([TEXT, LABEL])
+    for i in range(24):
+        rows.writerow([f"{words[i]} text {i}".replace("\0", "␀"), (FIRST, SECOND)[i % 2]])
+    edge = "a-line-between-parts"
+    body = (
+        f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="<svg onload=x>.csv"'
+        f"\r\nContent-Type: text/csv\r\n\r\n{out.getvalue()}\r\n--{edge}--\r\n"
+    )
+    kept = call(site, "/api/v1/sets", body.encode(), f"multipart/form-data; boundary={edge}")
+    question = {"set": kept["id"], "text_columns": [TEXT], "label_column": LABEL, "name": TITLE,
+        "epochs": 2}  # fmt: skip
+    job = call(site, "/api/v1/calibrations", json.dumps(question).encode())
+    until = time.monotonic() + LONG_S
+    while job["state"] in ("queued", "running"):
+        assert time.monotonic() < until, job
+        time.sleep(0.1)
+        job = call(site, f"/api/v1/jobs/{job['id']}", b"")
+    assert job["state"] == "done", job["problem"]
+    yield Crowd(site, words, job["result"], kept["id"], job["id"])
+    next(running, None)
+
+
+def nothing_acts(visit: Visit) -> None:
+    """No element, link or htmx attribute came out of a text, and nothing was asked for by one."""
+    page = visit.page
+    assert page.locator("script:not([src]), [onerror], [onload], [onmouseover]").count() == 0
+    assert page.locator("main b, iframe, base, style:not([id])").count() == 0
+    inside = "[data-plot], .map-plot, .map-tip, .map-legend, .tok, bdi"
+    for sign in (
+        "a[href]",
+        "img",
+        "form",
+        "[hx-get]",
+        "[hx-post]",
+        "[hx-trigger]",
+        "[data-hx-get]",
+    ):
+        within = ", ".join(f"{place} {sign}" for place in inside.split(", "))
+        assert page.locator(within).count() == 0, sign
+    assert page.locator(".tok:not([hx-disable], [hx-disable] *)").count() == 0
+    links = page.locator("a[href]").evaluate_all("all => all.map((a) => a.href)")
+    own = urlsplit(visit.site.url).netloc
+    for link in links:
+        parts = urlsplit(link)
+        assert parts.netloc == own or parts.netloc in (
+            "arxiv.org",
+            "aclanthology.org",
+            "doi.org",
+        ), link
+    for asked in visit.guard.requests:
+        assert urlsplit(asked).path not in ("/livez", "/api/v1/trace", "/x"), asked
+
+
+def test_every_token_is_named_on_the_map(visit_to: Open, crowd: Crowd) -> None:
+    """Under the pointer, as a name on the picture, among what was found: all of them."""
+    visit = visit_to(crowd.site, viewport=WIDE)
+    page = visit.go("/map?find=%3C")
+    expect(page.locator(".map-plot[data-ready=yes]")).to_be_visible()
+    named = page.evaluate(
+        """() => { const panel = lexiscope.map.all()[0];
+        return Array.from({ length: panel.n }, (_, i) => {
+          panel.words_of(i); const name = panel.tip.firstChild;
+          return [panel.label(i), name.textContent, name.childElementCount]; }); }"""
+    )
+    wanted = [visible(word) for word in crowd.words]
+    own = named[BYTES : BYTES + len(wanted)]
+    assert [label for label, _, _ in own] == wanted
+    assert [tip for _, tip, _ in own] == [
+        text if len(text) <= 40 else f"{text[:39]}…" for text in wanted
+    ]
+    assert {count for _, _, count in named} == {0}
+    found = page.locator("#found .tok").all_text_contents()
+    assert found
+    assert set(found) <= {label for label, _, _ in named}
+    assert all("<" in text for text in found)
+    drawn = page.locator(".map-plot .textpoint text").all_text_contents()
+    shown = {label.removeprefix("␣") for label, _, _ in named}
+    assert len(drawn) > 5
+    assert set(drawn) <= shown
+    nothing_acts(visit)
+
+
+def test_every_token_is_itself_in_a_figure(visit_to: Open, crowd: Crowd) -> None:
+    """As a text, on an axis and in a legend, through the escape that all figures use."""
+    visit = visit_to(crowd.site, viewport=WIDE)
+    page = visit.go("/bases")
+    settle(page)
+    wanted = [visible(word) for word in crowd.words]
+    texts = [plot_text(text) for text in wanted]
+    draw = """async ([texts, ticks, names]) => { const Plotly = await lexiscope.plotly();
+      const gd = document.createElement("div"); document.querySelector("main").append(gd);
+      const blank = names.map((name, i) => ({ x: [i], y: [0], name, mode: "markers" }));
+      const all_of_them = { x: texts.map((_, i) => i % 50), y: texts.map((_, i) => i), text: texts,
+        mode: "text", showlegend: false };
+      const xaxis = { tickvals: ticks.map((_, i) => i / 10), ticktext: ticks, range: [0, 50] };
+      await Plotly.newPlot(gd, [all_of_them, ...blank],
+        { width: 3000, height: 9000, xaxis, showlegend: true }, { displayModeBar: false });
+      const all = (s) => [...gd.querySelectorAll(s)].map((one) => one.textContent);
+      const found = [all(".textpoint text"), all(".xtick text"), all(".legendtext"),
+        gd.querySelectorAll("a, image, foreignObject").length]; Plotly.purge(gd); gd.remove();
+      return found; }"""
+    few = random.Random(5).sample(range(len(wanted)), 150)
+    some = [texts[i] for i in few]
+    as_text, as_tick, as_name, foreign = page.evaluate(draw, [texts, some, some])
+    assert as_text == wanted
+    assert as_tick == [wanted[i] for i in few]
+    assert as_name == [wanted[i] for i in few]
+    assert foreign == 0
+    nothing_acts(visit)
+
+
+def test_hostile_prompts_through_the_trace(visit_to: Open, crowd: Crowd) -> None:
+    """Column heads, cells, lists, curves, titles and the permalink; then a click into the grid."""
+    visit = visit_to(crowd.site, viewport=WIDE)
+    usable = [w for w in crowd.words if "\0" not in w and len(w) < 60]
+    labels = {visible(word) for word in crowd.words}
+    chosen = random.Random(0).sample(usable, 30)
+    prompt = "|".join(chosen)  # or two of them would be read as a third
+    page = visit.go(f"/?{urlencode({'prompt': prompt, 'k': 50, 'panel': 'agreement'})}")
+    settle(page)
+    heads = page.locator(".cells thead th").filter(has=page.locator(".tok"))
+    firsts = heads.evaluate_all("all => all.map((h) => h.querySelector('.tok').textContent)")
+    assert firsts[::2] == [visible(word) for word in chosen]
+    listed = page.locator("#cell .three .tok").all_text_contents()
+    assert len(listed) == 150
+    assert sum(text in labels for text in listed) > 100, "most of this vocabulary is hostile"
+    kept = prompt.replace("\r\n", "\n").replace("\r", "\n")
+    assert page.locator("#prompt").input_value() == kept
+    nothing_acts(visit)
+    page.locator("#cell .three a.tok-link").nth(3).click()
+    expect(page.locator("#curves .pins a")).to_have_count(1)
+    nothing_acts(visit)
+
+
+def test_hostile_labels_and_titles_on_every_other_page(visit_to: Open, crowd: Crowd) -> None:
+    visit = visit_to(crowd.site, viewport=WIDE)
+    setup = urlencode({"set": crowd.set, "text": TEXT, "label": LABEL})
+    told = {
+        f"/calibrate?{setup}": [FIRST, SECOND],
+        f"/calibrate/{crowd.saved}": [FIRST, SECOND, TITLE],
+        f"/jobs/{crowd.job}": [TITLE],
+        "/jobs": [TITLE],
+        f"/?prompt=plain&calibration={crowd.saved}": [FIRST, SECOND, TITLE],
+        f"/map?vocabulary=none&texts={crowd.set}&colour=label": [],
+        f"/bases?search={quote('<')}&k=50": [],
+        "/model": [],
+    }
+    for path, texts in told.items():
+        page = visit.go(path)
+        settle(page)
+        whole = page.locator("main").text_content() or ""
+        for text in texts:
+            assert text in whole, (path, text)
+        nothing_acts(visit)
+    assert page.locator("h1").count() == 1
+
+
+GADGET = """(place) => { const one = document.createElement("div");
+  one.innerHTML = '<div hx-get="/livez" hx-trigger="load"></div>';
+  place.append(one); htmx.process(place); }"""
+
+
+def test_htmx_is_off_wherever_a_texts_place_is(visit_to: Open, crowd: Crowd) -> None:
+    """Even an attribute that got through would fire nothing; outside of such a place it does."""
+    visit = visit_to(crowd.site, viewport=WIDE)
+    for path, places in {
+        "/": (".tok", "#grid", "#python"),
+        "/map?select=near%3A200": (".map-tip", ".map-plot", ".map-legend"),
+        f"/calibrate/{crowd.saved}": ("h1 [hx-disable]", ".pairs dd"),
+    }.items():
+        page = visit.go(path)
+        settle(page)
+        before = len(visit.guard.requests)
+        for place in places:
+            page.locator(place).first.evaluate(GADGET)
+        page.wait_for_timeout(400)
+        assert not [u for u in visit.guard.requests[before:] if u.endswith("/livez")], path
+    with page.expect_request("**/livez"):
+        page.locator("main").evaluate(GADGET)
