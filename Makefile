@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 MODEL  ?=
+# Test files run in so many processes; each works with one thread.
+WORKERS ?= 2
 PARTS  ?=
 MINUTES ?=
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
@@ -51,7 +53,7 @@ run: setup ## serve on http://127.0.0.1:8000 (MODEL=folder-or-id, HOST=, PORT=)
 	$(BIN)/lexiscope serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model $(MODEL))
 
 test: setup-dev browser check ## everything: style, types, import rules, unit, contracts, real browser
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile
 
 check: setup-dev ## ruff, mypy strict, import rules
 	$(BIN)/ruff check $(SOURCES)

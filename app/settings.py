@@ -92,8 +92,9 @@ class Settings(BaseSettings):
         "machine's own addresses.")  # fmt: skip
     deadline_s: float = Field(60.0, gt=0, le=3600, description="Seconds until a request is "
         "stopped and answered 504.")  # fmt: skip
-    connections: int = Field(1024, ge=8, le=65_535, description="Open connections; one more is "
-        "answered 503 and closed.")  # fmt: skip
+    connections: int = Field(1024, ge=8, le=65_535, description="Open connections; beyond it the "
+        "one that is idle for longest gives way, and where none is idle a new one is answered 503."
+        )  # fmt: skip
     head_deadline_s: float = Field(10.0, gt=0, le=600, description="Seconds in which a request's "
         "head must have arrived on a new connection; later it is closed.")  # fmt: skip
     send_deadline_s: float = Field(60.0, gt=0, le=3600, description="Seconds in which a client "

@@ -1,7 +1,7 @@
 """What locust runs: clients that trace prompts nobody asked before, and one that only watches.
 
-A client that is refused tries again after `AGAIN_S`, whatever the answer says about when to: ruder
-than a browser. Every request becomes a line of JSON in the file that ``SOAK_RECORD`` names.
+A client that is refused tries again when the answer says so; with ``SOAK_RUDE`` after `AGAIN_S`,
+whatever it says. Every request becomes a line of JSON in the file that ``SOAK_RECORD`` names.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from locust import FastHttpUser, constant, events, task
 from bench.soak.words import prompt
 
 AGAIN_S = 0.2
+RUDE = bool(os.environ.get("SOAK_RUDE"))
 WAITING = re.compile(r'^lexiscope_model\{what="(waiting|places)"\} (\S+)$', re.MULTILINE)
 _record = open(os.environ["SOAK_RECORD"], "a", encoding="utf-8")  # noqa: SIM115, PTH123
 
@@ -54,8 +55,9 @@ class Reader(FastHttpUser):
             status = int(answer.status_code or 0)
             note("trace", status, seconds, problem=problem(answer, status))
             answer.success()
+            told = str(answer.headers.get("Retry-After", "")) if status == 503 else ""
         if status != 200:
-            time.sleep(AGAIN_S)
+            time.sleep(AGAIN_S if RUDE or not told.isdigit() else int(told))
 
 
 class Watcher(FastHttpUser):
