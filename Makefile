@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 MODEL  ?=
-# Test files run in so many processes; each works with one thread.
+# Test files run in so many processes. The browser's are apart: their driver keeps an event loop
+# running in its process, beside which no asynchronous test can start one.
 WORKERS ?= 2
 PARTS  ?=
 MINUTES ?=
@@ -53,7 +54,8 @@ run: setup ## serve on http://127.0.0.1:8000 (MODEL=folder-or-id, HOST=, PORT=)
 	$(BIN)/lexiscope serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model $(MODEL))
 
 test: setup-dev browser check ## everything: style, types, import rules, unit, contracts, real browser
-	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --ignore=tests/browser
+	$(BIN)/python -m pytest tests/browser -n $(WORKERS) --dist loadfile
 
 check: setup-dev ## ruff, mypy strict, import rules
 	$(BIN)/ruff check $(SOURCES)

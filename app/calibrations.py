@@ -74,6 +74,8 @@ class SavedView:
     """What happened, in one plain sentence."""
     bytes: int
     """On the disk."""
+    damaged: bool = False
+    """Whether what was written down about it cannot be read; then it can only be deleted."""
 
     def to_dict(self) -> dict[str, object]:
         """As it stands in the JSON."""
@@ -347,7 +349,7 @@ class Calibrations:
         if self._sets.store is None:
             return ()
         records = await aside(partial(self._sets.store.records, "calibrations"))
-        return tuple(self._view(record) for record in records)
+        return tuple(map(self._view_or_damaged, records))
 
     async def get(self, id_: str) -> Saved:
         """One of them with everything; `NotFound`, or `ArtifactError` where it is damaged."""
@@ -356,6 +358,7 @@ class Calibrations:
     def _get(self, id_: str) -> Saved:
         store = self._sets.kept()
         record = store.record("calibrations", id_)
+        view = self._view(record)
         folder = store.folder_of("calibrations", id_)
         run = _json(folder / "run.json")
         compared = folder / "comparison.json"
@@ -365,7 +368,7 @@ class Calibrations:
             if report.summary.get("of") == id_ and what not in reports:
                 reports[what] = _json(store.folder_of("reports", report.id) / f"{what}.json")
         return Saved(
-            view=self._view(record),
+            view=view,
             order=Order.from_dict(run["order"]),
             settings=run["settings"],
             task=run["task"],
@@ -467,8 +470,42 @@ class Calibrations:
     def _space(self) -> LatentSpace:
         return self._explorer.owned()
 
+    def _view_or_damaged(self, record: Record) -> SavedView:
+        """As it stands in a list; what cannot be read is listed all the same, so that it can go."""
+        try:
+            return self._view(record)
+        except ArtifactError as error:
+            return SavedView(
+                id=record.id,
+                name="(damaged)",
+                created=iso(record.created),
+                set_id="",
+                set_name="",
+                model_name="",
+                model_fingerprint="",
+                usable=False,
+                method="",
+                changed=None,
+                accuracy_before=None,
+                accuracy_after=None,
+                sentence=str(error),
+                bytes=0,
+                damaged=True,
+            )
+
     def _view(self, record: Record) -> SavedView:
+        try:
+            return self._read_view(record)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ArtifactError(
+                "What was written down about this calibration is damaged; delete it and run it"
+                " again."
+            ) from None
+
+    def _read_view(self, record: Record) -> SavedView:
         told, info = record.summary, self._explorer.info
+        before, after = told.get("accuracy_before"), told.get("accuracy_after")
+        changed = told.get("changed")
         return SavedView(
             id=record.id,
             name=str(told["name"]),
@@ -479,9 +516,9 @@ class Calibrations:
             model_fingerprint=str(told["model_fingerprint"]),
             usable=info is not None and info.fingerprint == told["model_fingerprint"],
             method=str(told["method"]),
-            changed=told.get("changed"),
-            accuracy_before=told.get("accuracy_before"),
-            accuracy_after=told.get("accuracy_after"),
+            changed=None if changed is None else dict(changed),
+            accuracy_before=None if before is None else float(before),
+            accuracy_after=None if after is None else float(after),
             sentence=str(told["sentence"]),
             bytes=int(told["bytes"]),
         )

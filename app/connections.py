@@ -15,6 +15,7 @@ one of them is gone.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -163,7 +164,7 @@ class GuardedProtocol(H11Protocol):
 
     def look(self, now: float) -> None:
         """Close the connection if its client has let it wait too long."""
-        unsent = self.transport.get_write_buffer_size()
+        unsent = self._unsent_bytes()
         if unsent == 0 or unsent < self._unsent:
             self._taken = now
         self._unsent = unsent
@@ -179,6 +180,15 @@ class GuardedProtocol(H11Protocol):
                 self._refuse(408, _LATE)
             else:
                 self.transport.close()
+
+    def _unsent_bytes(self) -> int:
+        """Of what was written, what the client has not taken; 0 once all is with the kernel.
+
+        The kernel takes megabytes at a time where there is room, so a slow client that reads on
+        shows in what the kernel holds, long before it shows in what waits here.
+        """
+        waiting = self.transport.get_write_buffer_size()
+        return waiting + _in_kernel(self.transport) if waiting else 0
 
     def _settle(self) -> None:
         """Note whether a request is being answered."""
@@ -198,14 +208,28 @@ class GuardedProtocol(H11Protocol):
                 ("Cache-Control", "no-store"),
                 ("Connection", "close"),
             ]
-            events: list[Any] = [
-                h11.Response(status_code=status, headers=headers),
-                h11.Data(data=body),
-                h11.EndOfMessage(),
-            ]
+            events: list[Any] = [h11.Response(status_code=status, headers=headers)]
+            bare = self.conn.our_state is h11.SEND_RESPONSE and self.scope["method"] == "HEAD"
+            if not bare:
+                events.append(h11.Data(data=body))
+            events.append(h11.EndOfMessage())
             for event in events:
                 self.transport.write(self.conn.send(event) or b"")
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True  # what is still being computed has no reader
             self.cycle.message_event.set()
         self.transport.close()
+
+
+def _in_kernel(transport: asyncio.Transport) -> int:
+    """Bytes that the kernel holds and the client has not confirmed; 0 where it cannot say."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    import fcntl
+    import termios
+
+    try:
+        held = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except (AttributeError, OSError, ValueError):  # no socket, or one that is closed
+        return 0
+    return int.from_bytes(held, sys.byteorder)

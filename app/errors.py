@@ -76,6 +76,24 @@ _SENTENCES = {
     500: "Something went wrong on the server; the log under this id says what.",
     507: "The server's disk is full.",
 }
+_TITLES = {
+    400: "This request could not be read",
+    401: "A token is needed",
+    403: "This request was refused",
+    404: "Not found",
+    405: "This cannot be done here",
+    408: "The request came too slowly",
+    409: "This does not fit how things stand",
+    413: "This is too large",
+    415: "This kind of body is not read",
+    422: "This cannot be answered as it was asked",
+    429: "Too many tries",
+    500: "Something went wrong on the server",
+    503: "The server cannot answer now",
+    504: "This took too long",
+    507: "This could not be saved",
+}
+"""In plain words; the phrases of HTTP tell a reader nothing."""
 
 
 @dataclass(frozen=True)
@@ -315,10 +333,7 @@ def _sentence(status: int) -> str:
 
 
 def _title(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Error"
+    return _TITLES.get(status) or _TITLES[500 if status >= 500 else 400]
 
 
 def _wants_json(request: Request) -> bool:

@@ -15,6 +15,7 @@ import io
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -130,7 +131,7 @@ def table(note: str, rows: Iterable[Mapping[str, object]]) -> bytes:
     for row in rows:
         if columns is None:
             columns = list(row)
-            writer.writerow(columns)
+            writer.writerow(map(text_cell, columns))
         writer.writerow([cell(row[name]) for name in columns])
     return out.getvalue().encode()
 
@@ -140,35 +141,53 @@ def trace_table(trace: Trace) -> bytes:
     return table(_trace_note(trace), trace.rows())
 
 
+def model_words(name: str, revision: str, fingerprint: str) -> str:
+    """Which model it was, for a note: name, the hub's commit where it has one, fingerprint."""
+    return f"model {name}{'' if revision == 'local' else f' at {revision}'} ({fingerprint})"
+
+
+def version_words(found: Mapping[str, object] | None = None) -> str:
+    """The versions that decided the numbers, for a note; without an argument today's."""
+    every = versions() if found is None else found
+    return "Versions: " + ", ".join(f"{name} {one}" for name, one in every.items()) + "."
+
+
 def _trace_note(trace: Trace) -> str:
     model = trace.model
-    revision = "" if model.revision == "local" else f" at {model.revision}"
     return (
-        f"Lexiscope {version()}, trace, model {model.name}{revision} "
-        f"({model.fingerprint}) on {model.device} in {model.dtype}, geometry {trace.geometry}, "
+        f"Lexiscope {version()}, trace, "
+        f"{model_words(model.name, model.revision, model.fingerprint)} on "
+        f"{model.device} in {model.dtype}, geometry {trace.geometry}, "
         f"frame {trace.frame}, state {trace.options.state}, temperature {trace.temperature:g}. "
-        "Entropy is in nats."
+        f"Entropy is in nats. {version_words()}"
     )
 
 
-def bases_table(basis: TokenBasis) -> bytes:
-    """A token's nearest tokens as CSV."""
-    note = (
-        f"Lexiscope {version()}, nearest tokens of token {basis.id}, "
-        f"frame {basis.frame}, geometry {basis.geometry}."
-    )
-    rows = (
-        {
-            "token_id": basis.id,
-            "token_text": basis.text,
-            "rank": rank,
-            "id": neighbour.token.id,
-            "text": neighbour.token.text,
-            "score": float(neighbour.score),
-        }
-        for rank, neighbour in enumerate(basis.neighbours, start=1)
-    )
-    return table(note, rows)
+@dataclass(frozen=True)
+class BasesTable:
+    """Writes a token's nearest tokens as CSV; two of the same model are equal, as a writer must."""
+
+    model: str
+    """The words of `model_words`."""
+
+    def __call__(self, basis: TokenBasis) -> bytes:
+        """The table."""
+        note = (
+            f"Lexiscope {version()}, {self.model}, nearest tokens of token {basis.id}, "
+            f"frame {basis.frame}, geometry {basis.geometry}. {version_words()}"
+        )
+        rows = (
+            {
+                "token_id": basis.id,
+                "token_text": basis.text,
+                "rank": rank,
+                "id": neighbour.token.id,
+                "text": neighbour.token.text,
+                "score": float(neighbour.score),
+            }
+            for rank, neighbour in enumerate(basis.neighbours, start=1)
+        )
+        return table(note, rows)
 
 
 def _plain(value: object) -> object:

@@ -47,6 +47,9 @@ CHECKPOINTS = "checkpoints"
 """The folder of all jobs' checkpoints, in the store's scratch."""
 FORGOTTEN_S = 30 * 86_400
 """Seconds after which the checkpoints of a job that nobody resumed are deleted."""
+STEP_S = 600.0
+"""Seconds that one step may take before the computing thread counts as hanging: a step has nothing
+to call on the way, and a large model on a slow machine takes minutes for some."""
 
 _KEPT_EVERY_S = 5.0
 _LOOK_S = 0.1
@@ -342,7 +345,11 @@ class Jobs:
         job = JOB.get()
         try:
             asked = self._device.submit(
-                lambda check: _as_job(job, work), deadline_s=None, label="a job", background=True
+                lambda check: _as_job(job, work),
+                deadline_s=None,
+                label="a job",
+                background=True,
+                patience_s=STEP_S,
             )
         except QueueFull:  # the server is shutting down
             if stop is None:

@@ -34,6 +34,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from app import assets, version
+from app.security import KNOWN
 
 _root_path: ContextVar[str] = ContextVar("root_path", default="")
 
@@ -220,12 +221,15 @@ def _fields(context: object) -> dict[str, object]:
 
 def _common(request: Request) -> dict[str, object]:
     explorer: ExplorerView = request.app.state.explorer
+    # Whoever has not shown the token learns nothing of the model, not even from a refusal.
+    known = bool(request.scope.get("state", {}).get(KNOWN, True))
     return {
         "explorer": explorer,
-        "model": explorer.info,
+        "known": known,
+        "model": explorer.info if known else None,
         "badge": explorer.badge,
         "notice": explorer.notice,
-        "jobs_mark": request.app.state.jobs.mark,
+        "jobs_mark": request.app.state.jobs.mark if known else None,
         "version": version(),
         "path": request.url.path.removeprefix(str(request.scope.get("root_path", ""))),
     }

@@ -339,7 +339,7 @@ class Explorer:
 
         Args:
             request: the request that is answered.
-            writer: a plain module-level function, result to bytes.
+            writer: result to bytes; a module-level function or a frozen value that can be called.
             method: the name of one of the methods above.
             arguments: what that method takes after the request, in its order.
         """

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import logging
+import math
 import os
 import signal
 import socket
@@ -30,6 +31,8 @@ from app.settings import Settings
 
 HANGING = 70
 """The exit status of a process that was ended because something in it hung (EX_SOFTWARE)."""
+INTERRUPTED = 130
+"""The exit status after Ctrl+C, as shells know it."""
 LAST_S = 9.0
 """Seconds after a signal in which the server comes to its end, whatever hangs."""
 GRACE_S = 2
@@ -104,6 +107,7 @@ class Watchdog:
         self.every_s = min(1.0, limit_s / 4 or 1.0)
         self._strikes = 0
         self._looked = clock()
+        self._thawed = -math.inf
         self._told: float | None = None
         self._done = threading.Event()
 
@@ -125,9 +129,12 @@ class Watchdog:
                 self._leave(0, f"the server did not come to its end within {LAST_S:g} seconds")
             return
         reason = self._hangs()
-        # A process that was stopped or frozen itself gets time to show that it lives.
-        frozen = gap > self.every_s + 2.0
-        self._strikes = self._strikes + 1 if reason and not frozen else 0
+        # A process that was stopped or frozen itself gets its whole time again to show that it
+        # lives: the work that was under way knows nothing of the pause.
+        if gap > self.every_s + max(2.0, self._limit_s / 4):
+            self._thawed = now
+        spared = now - self._thawed <= self._limit_s
+        self._strikes = self._strikes + 1 if reason and not spared else 0
         if reason and self._strikes >= _LOOKS:
             self._leave(HANGING, reason)
 
@@ -209,6 +216,8 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
         status = 0 if server.started or server.should_exit else 1
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:  # Ctrl+C, handed back in the same way
+        status = INTERRUPTED
     finally:
         watchdog.close()
     _leave_threads(status)

@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     upload_deadline_s: float = Field(60.0, gt=0, le=3600, description="Seconds in which an upload "
         "must have arrived, and in which it must be read.")  # fmt: skip
     upload_rows: int = Field(200_000, ge=1, le=1_000_000, description="Rows of an uploaded label "
-        "set; more is answered 422.")  # fmt: skip
+        "set; the rest is left out, and the page says so.")  # fmt: skip
     upload_memory_mib: int = Field(2048, ge=128, le=65_536, description="MiB that reading an "
         "uploaded label set may take, in a process of its own.")  # fmt: skip
     job_places: int = Field(8, ge=1, le=100, description="Jobs that may wait, besides the one "

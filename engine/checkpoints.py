@@ -275,7 +275,7 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
     aside = Path(name)
     try:
         write(aside)
-        with aside.open("rb") as file:
+        with aside.open("r+b") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
         aside.replace(path)
     finally:

@@ -327,7 +327,9 @@ async def bases_csv(
 ) -> Response:
     """A token's nearest tokens as a table."""
     asked = (token_reference(query.token), query.frame, query.geometry, query.k)
-    body = await explorer.document(request, export.bases_table, "bases", *asked)
+    facts = explorer.facts()
+    write = export.BasesTable(export.model_words(facts.name, facts.revision, facts.fingerprint))
+    body = await explorer.document(request, write, "bases", *asked)
     return _csv(body, export.file_stem("bases", *asked))
 
 

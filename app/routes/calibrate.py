@@ -71,6 +71,8 @@ class SavedLine:
     """What differs from the default ones."""
     text: str
     href: str
+    delete_action: str | None = None
+    """Where a damaged one is deleted; it has no page of its own."""
 
 
 @dataclass(frozen=True)
@@ -259,6 +261,9 @@ def _saved_line(request: Request, view: SavedView) -> SavedLine:
     gain = "not compared"
     if view.accuracy_before is not None and view.accuracy_after is not None:
         gain = f"{share(view.accuracy_before)} → {share(view.accuracy_after)}"
+    if view.damaged:
+        there = link(request, f"/calibrate/{view.id}")
+        return SavedLine(view.name, "", view.sentence, when(view.created), there, f"{there}/delete")
     model = "" if view.usable else f", {view.model_name}"
     return SavedLine(
         view.name,

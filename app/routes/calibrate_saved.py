@@ -136,7 +136,7 @@ async def rows_csv(calibrations: CalibrationsDep, id: SavedId) -> Response:
     saved = await calibrations.get(id)
     if not saved.comparison:
         raise NotFound("This calibration was saved without a comparison.")
-    note = f"Lexiscope, test texts of calibration {saved.view.name}, {saved.view.model_name}."
+    note = _note("test texts", saved)
     return _csv(export.table(note, saved.comparison["rows"]), export.file_stem("rows", id))
 
 
@@ -146,9 +146,21 @@ async def ablation_csv(calibrations: CalibrationsDep, id: SavedId) -> Response:
     saved = await calibrations.get(id)
     if not saved.ablation:
         raise NotFound("This calibration has no ablation yet; run it on its page.")
-    note = f"Lexiscope, ablation of calibration {saved.view.name}, {saved.view.model_name}."
+    note = _note("ablation", saved)
     rows = [_flat(row) for row in saved.ablation["rows"]]
     return _csv(export.table(note, rows), export.file_stem("ablation", id))
+
+
+def _note(what: str, saved: Saved) -> str:
+    """Where the numbers come from: calibration, model, label set, time, versions."""
+    view = saved.view
+    versions = saved.facts.get("versions")
+    return (
+        f"Lexiscope, {what} of calibration {view.name} ({view.id}), made {view.created}, model "
+        f"{view.model_name} ({view.model_fingerprint}), label set {view.set_name} "
+        f"({view.set_id}), task {saved.task.get('fingerprint', '')}. "
+        f"{export.version_words(versions if isinstance(versions, Mapping) else {})}"
+    )
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, object]:

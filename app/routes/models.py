@@ -89,12 +89,18 @@ def model_list(request: Request, explorer: Explorer) -> ModelList:
     return ModelList(
         rows=rows_of(explorer),
         progress=explorer.models.progress if opening is not None else "",
-        problem=f"{failed.name} could not be opened: {failed.sentence}" if failed else "",
+        problem=_told(failed.name, failed.sentence) if failed else "",
         watch_href=link(request, "/model/opening"),
         open_action=link(request, "/model/open"),
         refresh_s=REFRESH_S if opening is not None else 0,
         changed=explorer.models.seen is not explorer.models.current,
     )
+
+
+def _told(name: str, sentence: str) -> str:
+    """Why a model was not opened; its name once."""
+    cause = sentence.removeprefix(f"{name} cannot be opened: ")
+    return f"{name} could not be opened: {cause}"
 
 
 def rows_of(explorer: Explorer) -> tuple[ModelRow, ...]:

@@ -2,14 +2,19 @@
 
 The honest control of any trained module on frozen states: what a linear map of the same rows
 reaches without bases or clustering (Alain and Bengio 2017). scikit-learn's logistic regression,
-states standardised by the training rows, C chosen on the validation rows.
+states standardised by the training rows, C chosen on the validation rows. It runs in a thread of
+its own, which touches no model, so that the device thread is free between two looks at it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +26,12 @@ from engine.progress import Progress, Steps
 STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """C (inverse strength of the penalty) that is chosen from."""
 ITERATIONS: Final = 500
+LOOK_S: Final = 0.02
+"""Seconds of a step: how long one waits for the solver before others get their turn."""
+
+NOTE: Final = "fitting a linear probe"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,13 @@ def fit_probe(
     tried = strengths if len(valid) else (strengths[len(strengths) // 2],)
     best: tuple[tuple[float, float], Probe] | None = None
     for done, strength in enumerate(tried, start=1):
-        weight, bias, converged = _fit(rows, labels, strength, classes)
+        fitting = _Beside(partial(_fit, rows, labels, strength, classes))
+        try:
+            while not fitting.wait(LOOK_S):
+                yield Progress(done - 1, len(tried), NOTE)
+        finally:
+            fitting.stop()
+        weight, bias, converged = fitting.result()
         probe = Probe(mean, scale, weight, bias, strength, converged)
         quality = (0.0, 0.0)
         if len(valid):
@@ -92,7 +109,7 @@ def fit_probe(
             quality = (float(np.mean(logits.argmax(1) == valid_labels)), sure)
         if best is None or quality > best[0]:
             best = (quality, probe)
-        yield Progress(done, len(tried), "fitting a linear probe")
+        yield Progress(done, len(tried), NOTE)
     assert best is not None
     return best[1]
 
@@ -104,10 +121,11 @@ def _fit(
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=strength, max_iter=ITERATIONS)
-    with warnings.catch_warnings(record=True) as raised:
-        warnings.simplefilter("always")
-        model.fit(rows, labels)
-    converged = not any(issubclass(w.category, ConvergenceWarning) for w in raised)
+    # `catch_warnings` is not for threads: two that overlap leave the filters of one behind. The
+    # count of iterations says what the warning would.
+    warnings.filterwarnings("ignore", message="lbfgs failed", category=ConvergenceWarning)
+    model.fit(rows, labels)
+    converged = int(np.max(model.n_iter_)) < ITERATIONS
     weight = np.zeros((classes, rows.shape[1]))
     bias = np.full(classes, -1e9)
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
@@ -117,6 +135,53 @@ def _fit(
         weight[model.classes_] = model.coef_
         bias[model.classes_] = model.intercept_
     return weight, bias, converged
+
+
+class _Stopped(BaseException):
+    """Raised in the thread of a fit that nobody waits for any more."""
+
+
+class _Beside(Generic[T]):
+    """Work in a thread of its own that can be told to stop."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        """Begin at once."""
+        self._work = work
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="lexiscope-probe", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ended within so many seconds."""
+        return self._ended.wait(seconds)
+
+    def result(self) -> T:
+        """What came out, once it ended; or what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result  # type: ignore[return-value]
+
+    def stop(self) -> None:
+        """Let it end at its next line of Python, which a solver reaches in each iteration."""
+        with self._lock:
+            if not self._ended.is_set() and self._thread.ident is not None:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(self._thread.ident), ctypes.py_object(_Stopped)
+                )
+
+    def _run(self) -> None:
+        try:
+            try:
+                self._result = self._work()
+            except Exception as error:
+                self._error = error
+            with self._lock:
+                self._ended.set()
+        except _Stopped:
+            self._ended.set()
 
 
 def linear_probe(context: MethodContext) -> Steps[Outcome]:

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -389,3 +390,36 @@ def test_what_we_lean_on_in_uvicorn_is_still_there() -> None:
         assert f"self.{name} = " in cycle, name
     assert inspect.iscoroutinefunction(uvicorn.Server.on_tick)
     assert "await asyncio.sleep(0.1)" in inspect.getsource(uvicorn.Server.main_loop)
+
+
+def test_a_malformed_body_of_a_head_request_is_refused_without_a_body(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(app, book_with()) as server, closing(raw_connection(address(server))) as one:
+        one.sendall(
+            b"HEAD /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n"
+        )
+        answer = b""
+        while part := one.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b"\r\n\r\n")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says what it holds")
+def test_who_reads_slowly_is_not_who_does_not_read(app: FastAPI) -> None:
+    """The kernel takes a whole lot at once, and then for a long time nothing."""
+    book = book_with(send_deadline_s=2.0, head_deadline_s=30.0)
+    question = b"GET /static/plotly.min.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with (
+        served(app, book) as server,
+        closing(raw_connection(address(server), small=True)) as one,
+    ):
+        one.sendall(question * 2)
+        end = time.monotonic() + 8
+        while time.monotonic() < end:
+            assert one.recv(2000)
+            time.sleep(0.05)
+        assert book.closed["not_taken"] == 0
+        until(lambda: book.closed["not_taken"] == 1)  # once it reads no more

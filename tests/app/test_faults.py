@@ -444,6 +444,36 @@ def test_a_list_with_a_damaged_row_is_still_a_list(space: LatentSpace) -> None:
         assert client.delete(f"/api/v1/sets/{bad}").status_code in (200, 204)
 
 
+DAMAGED = ("{}", '{"name": 1, "set_id": []}', '{"name": "x", "bytes": "many"}')
+
+
+@pytest.mark.parametrize("summary", DAMAGED)
+def test_a_calibration_with_a_damaged_row_is_listed_and_can_be_deleted(
+    space: LatentSpace, summary: str
+) -> None:
+    app = create_app(settings_with(), space)
+    with TestClient(app, base_url=BASE) as client:
+        store = app.state.sets.store
+        bad, other = (store.publish("calibrations", a_folder).id for _ in range(2))
+        with store._rows:
+            store._rows.execute("UPDATE saved SET summary = ? WHERE id = ?", (summary, bad))
+        listed = {o["id"]: o for o in client.get("/api/v1/calibrations").json()["calibrations"]}
+        assert set(listed) == {bad, other}
+        assert listed[bad]["damaged"]
+        assert listed[bad]["name"] == "(damaged)"
+        page = client.get("/calibrate")
+        assert page.status_code == 200
+        assert f'action="/calibrate/{bad}/delete"' in page.text
+        assert client.get("/", params={"prompt": PROMPT, "calibration": bad}).status_code == 200
+        for path in (f"/calibrate/{bad}", f"/api/v1/calibrations/{bad}"):
+            answer = client.get(path)
+            assert answer.status_code == 409, answer.text
+            assert "damaged" in answer.text
+        assert client.post(f"/calibrate/{bad}/delete").status_code in (200, 303)
+        assert client.delete(f"/api/v1/calibrations/{other}").status_code in (200, 204)
+        assert client.get("/api/v1/calibrations").json()["calibrations"] == []
+
+
 def head(seed: int = 1) -> torch.Tensor:
     return torch.randn(300, 12, generator=torch.Generator().manual_seed(seed))
 

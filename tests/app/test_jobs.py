@@ -119,6 +119,29 @@ def test_every_step_and_the_clean_up_run_on_the_device_thread(
     assert device.counters["done"] == 0
 
 
+def test_a_long_step_of_a_job_is_no_hang(
+    jobs: Jobs, device: DeviceThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step calls no check on its way; a watchdog must not end the server in the middle of it."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def steps() -> Steps[str]:
+        inside.set()
+        leave.wait(60)
+        yield Progress(1, 1)
+        return "x"
+
+    jobs.submit("probe", "long", steps, lambda result: result)
+    assert inside.wait(60)
+    now = time.monotonic()
+    monkeypatch.setattr("engine.worker.time.monotonic", lambda: now + 500)
+    assert device.heartbeat_age_s == 0.0
+    monkeypatch.setattr("engine.worker.time.monotonic", lambda: now + 800)
+    assert device.heartbeat_age_s > 150
+    monkeypatch.undo()
+    leave.set()
+
+
 def test_the_other_lane_keeps_off_the_device_thread(jobs: Jobs, device: DeviceThread) -> None:
     inner, work = Work(total=2), Work(total=2)
 

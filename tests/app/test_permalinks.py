@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from asgi import HOSTILE, PROMPT
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
@@ -114,6 +114,10 @@ def links(draw: Any) -> str:
 
 @settings(max_examples=LINKS, deadline=None, derandomize=True, database=None)
 @given(address=links(), part=st.booleans())
+@example(address="/bases?token=%2399999", part=False)  # ids that no vocabulary has
+@example(address=f"/api/v1/bases?token=%23{'9' * 30}", part=False)
+@example(address="/map?select=ids%3A99999999999", part=True)
+@example(address="/?prompt=a&cell=99,99&pin=99999", part=True)
 def test_a_mutated_permalink_is_answered_with_a_page_that_says_so(
     shared_client: TestClient, address: str, part: bool
 ) -> None:

@@ -232,6 +232,22 @@ def test_with_a_token_every_route_but_the_public_ones_asks_for_it(gated: TestCli
     assert gated.get("/no/such/page").status_code == 401
 
 
+def test_a_refusal_says_nothing_of_the_model_before_the_token_was_shown(
+    gated: TestClient,
+) -> None:
+    app: Any = gated.app
+    facts = app.state.explorer.info
+    known = {"Authorization": f"Bearer {TOKEN}"}
+    page = {"Accept": "text/html"}
+    assert facts.name in gated.get("/no/such/page", headers=page | known).text
+    for headers in ({}, {"Host": "evil.example"}, {"Authorization": "Bearer wrong"}):
+        answer = gated.get("/", headers=page | headers)
+        assert answer.status_code in (400, 401)
+        assert facts.name not in answer.text
+        assert facts.fingerprint not in answer.text
+        assert "self-check" not in answer.text
+
+
 def test_the_token_opens_as_header_and_as_cookie(gated: TestClient) -> None:
     right = {"Authorization": f"Bearer {TOKEN}"}
     assert gated.get("/api/v1/model", headers=right).status_code == 200

@@ -20,7 +20,7 @@ import httpx2
 import pytest
 from processes import PATIENCE, ServerProcess, raw_connection, serve, server_process
 
-from app.serving import HANGING, LAST_S, Watchdog
+from app.serving import HANGING, INTERRUPTED, LAST_S, Watchdog
 
 SIGNALS = int(os.environ.get("LEXISCOPE_TEST_SIGNALS", "5"))
 """How often the server is told to end at some moment of its life; `make soak` sets more."""
@@ -86,6 +86,17 @@ def test_a_process_that_was_frozen_gets_time_to_show_its_life() -> None:
     world.device.heartbeat_age_s, world.server.turned = 0.0, world.now
     world.pass_(300)
     assert world.ended == []
+
+
+def test_long_work_that_was_frozen_is_given_its_time_again() -> None:
+    """It was in the middle of a step, which knows nothing of the pause; what hangs still ends."""
+    world = World()
+    world.now += 10_000
+    world.device.heartbeat_age_s = 10_000.0
+    world.pass_(60)
+    assert world.ended == []
+    world.pass_(90)
+    assert world.ended == [HANGING]
 
 
 def test_nothing_ends_what_has_not_begun_or_is_not_to_be_ended() -> None:
@@ -222,6 +233,25 @@ def test_sigterm_at_any_moment_is_a_good_end(
                 rows.close()
     record_property("signals", SIGNALS)
     record_property("longest end, seconds", round(longest, 1))
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_it_computes_is_a_quiet_end(model_folder: Path, tmp_path: Path) -> None:
+    """No thread of ours still runs while Python takes itself apart."""
+    script = HANGS.replace("time.sleep(3600)", "time.sleep(60)").replace(
+        "sys.exit(serve(app, settings, listener))",
+        "status = serve(app, settings, listener)\nprint('came back', status, flush=True)",
+    )
+    with server_process(tmp_path, ["-c", script, str(model_folder)]) as server:
+        server.ready()
+        with asked(server):
+            while json.loads(server.get("/readyz")[2])["running"] is None:
+                time.sleep(0.02)
+            server.process.send_signal(signal.SIGINT)
+            assert server.end() == INTERRUPTED, server.log
+        assert server.process.stdout is not None
+        assert "came back" not in server.process.stdout.read()
+        assert "Traceback" not in server.log
 
 
 @pytest.mark.slow

@@ -219,7 +219,12 @@ def test_a_page_of_another_model_is_told_so_and_keeps_its_question(
     expect(page.locator(GRID)).to_be_visible()
     page.wait_for_load_state("networkidle")
     sent: list[str | None] = []
-    page.on("request", lambda r: sent.append(r.headers.get("x-lexiscope-expect")))
+    page.on(
+        "request",
+        lambda r: (
+            r.resource_type in ("xhr", "fetch") and sent.append(r.headers.get("x-lexiscope-expect"))
+        ),
+    )
     name = "X-Lexiscope-Expect"
     page.evaluate("v => document.body.setAttribute('hx-headers', v)", json.dumps({name: "old1"}))
     faults.refuse("/", 409, "The open model is now B; load the page again.",

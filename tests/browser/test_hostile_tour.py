@@ -20,7 +20,7 @@ import pytest
 from conftest import serve
 from driving import PATIENCE_MS, Open, Site, Visit, settle
 from hostile_tokens import BYTES, hostile_model
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from app.figures.theme import plot_text
 from app.settings import Settings
@@ -177,6 +177,36 @@ def test_every_token_is_itself_in_a_figure(visit_to: Open, crowd: Crowd) -> None
     nothing_acts(visit)
 
 
+def cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def in_the_grid(page: Page, heads: list[str]) -> None:
+    """The figure shows the table's own texts: in its cells, over its columns, under the pointer."""
+    rows = page.locator(".cells tbody tr").evaluate_all(
+        "all => all.map((row) => [...row.querySelectorAll('.tok')].map((t) => t.textContent))"
+    )[::-1]  # the lowest layer is the lowest row of both, and comes first in the figure
+    drawn = page.locator("#grid .scatterlayer .textpoint text").all_text_contents()
+    assert drawn == [cut(text, 11) for row in rows for text in row]
+    ticks = page.locator("#grid .xaxislayer-above .xtick text tspan").all_text_contents()
+    assert ticks[::4] == [cut(text, 11) for text in heads]  # a bar and two positions in between
+    hostile = [(y, x) for y, row in enumerate(rows) for x, text in enumerate(row) if "<" in text]
+    assert len(hostile) > 10
+    for y, x in random.Random(1).sample(hostile, 5):
+        place = page.locator("#grid").evaluate(
+            """(gd, [y, x]) => { const { xaxis, yaxis } = gd._fullLayout;
+            const box = gd.parentElement; gd.scrollIntoView({ block: "center" });
+            box.scrollLeft = xaxis._offset + xaxis.c2p(x) - box.clientWidth / 2;
+            const { left, top } = gd.getBoundingClientRect();
+            return [left + xaxis._offset + xaxis.c2p(x), top + yaxis._offset + yaxis.c2p(y)]; }""",
+            [y, x],
+        )
+        page.mouse.move(*place)
+        hover = page.locator("#grid .hoverlayer .hovertext")
+        expect(hover).to_contain_text(f"layer {y}, position {x}")
+        assert (hover.text_content() or "").startswith(cut(rows[y][x], 40))
+
+
 def test_hostile_prompts_through_the_trace(visit_to: Open, crowd: Crowd) -> None:
     """Column heads, cells, lists, curves, titles and the permalink; then a click into the grid."""
     visit = visit_to(crowd.site, viewport=WIDE)
@@ -195,9 +225,31 @@ def test_hostile_prompts_through_the_trace(visit_to: Open, crowd: Crowd) -> None
     kept = prompt.replace("\r\n", "\n").replace("\r", "\n")
     assert page.locator("#prompt").input_value() == kept
     nothing_acts(visit)
-    page.locator("#cell .three a.tok-link").nth(3).click()
+    in_the_grid(page, [visible(word) for word in chosen])
+    pinned = page.locator("#cell .three a.tok-link").filter(has_text="<").first
+    name = pinned.locator(".tok").text_content() or ""
+    pinned.click()
     expect(page.locator("#curves .pins a")).to_have_count(1)
+    expect(page.locator("#curves-plot[data-ready=yes]")).to_be_attached()
+    names = page.locator("#curves-plot").evaluate("gd => gd.data.map((one) => one.name)")
+    assert plot_text(name, 18) in names
     nothing_acts(visit)
+
+
+def under_the_pointer(page: Page) -> None:
+    """Each dot of the result's maps says its text and its labels, as text."""
+    texts = json.loads(page.locator("#map-texts").evaluate("t => t.content.textContent"))
+    assert any("<" in one["text"] for one in texts)
+    said = {str(one["row"]): one for one in texts}
+    dots = page.locator("#map-before circle[data-row]")
+    for row in dots.evaluate_all("all => all.map((dot) => dot.dataset.row)"):
+        # By its row: a dot that is lit is drawn last, so that the order changes.
+        page.locator(f'#map-before circle[data-row="{row}"]').dispatch_event("pointerover")
+        one = said[row]
+        tip = page.locator("#map-tip")
+        assert tip.locator(".tip-text").evaluate("e => e.textContent") == one["text"]
+        assert f"truly {one['label']}" in (tip.text_content() or "")
+        assert tip.locator("*").count() == 1
 
 
 def test_hostile_labels_and_titles_on_every_other_page(visit_to: Open, crowd: Crowd) -> None:
@@ -219,6 +271,8 @@ def test_hostile_labels_and_titles_on_every_other_page(visit_to: Open, crowd: Cr
         whole = page.locator("main").text_content() or ""
         for text in texts:
             assert text in whole, (path, text)
+        if path == f"/calibrate/{crowd.saved}":
+            under_the_pointer(page)
         nothing_acts(visit)
     assert page.locator("h1").count() == 1
 

@@ -59,6 +59,43 @@ def test_every_page_is_readable_wide_and_light_narrow_and_dark(
         assert not serious, "\n".join(serious)
 
 
+REFUSALS = {
+    401: "A token is needed",
+    403: "This request was refused",
+    409: "This does not fit how things stand",
+    413: "This is too large",
+    503: "The server cannot answer now",
+    504: "This took too long",
+    507: "This could not be saved",
+}
+
+
+def test_a_whole_page_that_is_refused_says_so_in_plain_words(visit_to: Open, site: Site) -> None:
+    """A title, a sentence and a way on, for every status; readable, and no wider than the page."""
+    visit = visit_to(site, viewport=NARROW, color_scheme="dark")
+    visit.guard.allow = ("the server responded with a status of",)
+    try:
+        for status, title in REFUSALS.items():
+            site.faults.refuse("/bases", status, f"The trial says {status}.")
+            page = visit.go("/bases")
+            problem = page.locator("#problem")
+            expect(problem.locator("h2")).to_have_text(title)
+            expect(problem).to_contain_text(f"The trial says {status}.")
+            wide, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+            assert wide <= room, status
+            if status == 503:
+                again = page.get_by_role("link", name="Try again")
+                found = Axe().run(page).response["violations"]
+                assert not [v["id"] for v in found if v["impact"] in ("serious", "critical")]
+                site.faults.stop()
+                again.click()
+                expect(page.locator(".token-title")).to_be_visible()
+            else:
+                page.get_by_role("link", name="Go to the first example").wait_for()
+    finally:
+        site.faults.stop()
+
+
 def test_a_search_leads_to_a_token_and_its_neighbours(visit: Visit) -> None:
     page = visit.go("/bases")
     page.get_by_label("Find a token").fill("e")

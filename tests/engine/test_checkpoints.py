@@ -115,6 +115,20 @@ def test_a_full_disk_costs_the_checkpoint_and_nothing_else(
     assert place.save({}, {"n": 4})
 
 
+def test_what_is_flushed_may_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows flushes no file that was opened for reading."""
+    fsync, flushed = os.fsync, []
+
+    def strict(handle: int) -> None:
+        os.write(handle, b"")
+        flushed.append(handle)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", strict)
+    assert Checkpoints(tmp_path / "kept").of("part").save({}, {"step": 1})
+    assert flushed
+
+
 def test_dropped_work_leaves_nothing_and_keeps_nothing(tmp_path: Path) -> None:
     owner = Checkpoints(tmp_path / "work")
     assert owner.place is None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from method_tasks import small_context
@@ -10,10 +13,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tiny_models import Spaces
 
+from engine.calibration import probes
 from engine.calibration.methods import METHODS
-from engine.calibration.probes import ITERATIONS, fit_probe
+from engine.calibration.probes import ITERATIONS, Probe, fit_probe
 from engine.errors import OptionError
-from engine.progress import drain
+from engine.progress import Steps, drain
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -34,6 +38,78 @@ def test_probe_equals_sklearns_pipeline(classes: int) -> None:
         shifted / shifted.sum(1, keepdims=True), hand.predict_proba(test), atol=1e-6
     )
     assert probe.converged
+
+
+def slow_to_fit(rows: int = 600, width: int = 300) -> Steps[Probe]:
+    """Labels that nothing tells, and hardly a penalty: the solver takes many iterations."""
+    draw = np.random.default_rng(5)
+    labels = draw.integers(0, 4, rows)
+    states = draw.normal(size=(rows, width))
+    return fit_probe(states, labels, states[:0], labels[:0], 4, strengths=(1e6,))
+
+
+def probe_threads() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == "lexiscope-probe"]
+
+
+def test_a_fit_in_steps_is_one_plain_fit_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has the device in between, the solver never stops: the same weights exactly."""
+    monkeypatch.setattr(probes, "LOOK_S", 0.001)
+    draw = np.random.default_rng(5)
+    labels = draw.integers(0, 4, 600)
+    states = draw.normal(size=(600, 300))
+    steps, turns = slow_to_fit(), 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            probe = end.value
+            break
+        turns += 1
+    assert turns > 3
+    hand = LogisticRegression(C=1e6, max_iter=ITERATIONS).fit(
+        (states - states.mean(0)) / states.std(0), labels
+    )
+    np.testing.assert_array_equal(probe.weight, hand.coef_)
+    np.testing.assert_array_equal(probe.bias, hand.intercept_)
+
+
+def test_a_fit_that_is_given_up_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled in the middle: its thread is gone long before the fit would have ended."""
+    monkeypatch.setattr(probes, "ITERATIONS", 10**9)
+    monkeypatch.setattr(probes, "LOOK_S", 0.001)
+    plain = LogisticRegression.fit
+
+    def forever(self: LogisticRegression, *args: object) -> LogisticRegression:
+        while True:
+            plain(self, *args)
+
+    monkeypatch.setattr(LogisticRegression, "fit", forever)
+    steps = slow_to_fit(60, 5)
+    next(steps)
+    assert len(probe_threads()) == 1
+    steps.close()
+    end = time.monotonic() + 60
+    while probe_threads():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_fit_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the solver raises in its thread is raised where the answer is waited for."""
+
+    def fails(self: LogisticRegression, *args: object) -> None:
+        raise ValueError("no such solver")
+
+    monkeypatch.setattr(LogisticRegression, "fit", fails)
+    with pytest.raises(ValueError, match="no such solver"):
+        drain(slow_to_fit(60, 5))
+
+
+def test_too_few_iterations_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit that stops at the limit says that it did not converge, and warns nobody else."""
+    monkeypatch.setattr(probes, "ITERATIONS", 2)
+    assert not drain(slow_to_fit(60, 5)).converged
 
 
 def test_c_is_the_best_on_the_validation_rows() -> None:
