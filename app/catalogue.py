@@ -114,6 +114,16 @@ def catalogue_of(settings: Settings, ready_name: str | None = None) -> Catalogue
     return Catalogue(MappingProxyType({start.name: start, **entries, start.name: start}), start)
 
 
+def absent(settings: Settings) -> list[str]:
+    """A sentence for each folder of the list that is not there now; it may come later."""
+    return [
+        f"The folder of the model {entry.name} in LEXISCOPE_MODELS is not there: {entry.source}."
+        for entry in map(_entry, settings.models)
+        if entry.source and _is_folder(entry.source)
+        and not Path(entry.source).expanduser().is_dir()
+    ]  # fmt: skip
+
+
 def _start(settings: Settings, entries: Mapping[str, Entry], ready_name: str | None) -> Entry:
     source, revision = settings.model, settings.revision
     for entry in entries.values() if ready_name is None else ():

@@ -13,11 +13,13 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 
 from app import cli_calibrate, cli_map, export, logs
+from app.catalogue import absent
 from app.main import create_app
 from app.service import load_space, token_reference
 from app.serving import serve
@@ -173,9 +175,22 @@ def _serve(given: argparse.Namespace) -> int:
     print(f"Lexiscope is on {home}", flush=True)
     if settings.token is not None:
         print(f"Log in once at {home}login?token=TOKEN, with your token for TOKEN.", flush=True)
+    for word in (*_ignored(), *absent(settings)):
+        print(word, file=sys.stderr)
     if settings.notice:
         print(settings.notice, file=sys.stderr)
     return serve(app, settings, listener)
+
+
+def _ignored() -> list[str]:
+    """A sentence for each variable that is no setting, with the one that may be meant."""
+    sentences = []
+    known = [f"LEXISCOPE_{name.upper()}" for name in Settings.model_fields]
+    for name in Settings.unknown():
+        near = get_close_matches(name.upper(), known, 1)
+        meant = f"; is {near[0]} meant?" if near else "."
+        sentences.append(f"{name[:80]} is no setting and is ignored{meant}")
+    return sentences
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -282,7 +297,10 @@ def _settings(given: argparse.Namespace, *further: str) -> Settings:
         first = error.errors(include_input=False, include_url=False)[0]
         name = "_".join(str(part) for part in first["loc"])
         reason = str(first["msg"]).removeprefix("Value error, ")
-        place = f"--{name.replace('_', '-')} (LEXISCOPE_{name.upper()}): " if name else ""
+        reason = reason.replace("Input should be", "it must be").partition(", unable to")[0]
+        place = f"LEXISCOPE_{name.upper()}: " if name else ""
+        if hasattr(given, name):  # not every setting is an option, too
+            place = f"--{name.replace('_', '-')} (LEXISCOPE_{name.upper()}): "
         raise Mistake(f"{place}{reason}.") from None
 
 

@@ -29,6 +29,7 @@ class FreeDisk:
         self.free: int | None = None
         """Bytes, as of the last look; None before the first, and where it could not be told."""
         self._folder = folder
+        self._told = False
         self._every_s = every_s
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -66,9 +67,21 @@ class FreeDisk:
             while not at.exists() and at != at.parent:
                 at = at.parent
             self.free = shutil.disk_usage(at).free
+            self._tell(self.shortage)
         except OSError as error:
             self.free = None
             log.warning("the free disk space cannot be told: %s", error.strerror)
+
+    def _tell(self, shortage: str | None) -> None:
+        """Write a change to the log, once."""
+        short = shortage is not None
+        if short == self._told:
+            return
+        self._told = short
+        if shortage is not None:
+            log.warning("%s", shortage)
+        else:
+            log.warning("The disk has room again; what is asked for is saved.")
 
     def _loop(self) -> None:
         while True:

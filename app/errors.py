@@ -64,7 +64,8 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 _SENTENCES = {
     400: "The request could not be understood.",
-    401: "This server asks for a token: open /login?token=… once, or send Authorization: Bearer.",
+    401: "This server asks for a token: open its page login?token=… once, or send "
+    "Authorization: Bearer.",
     403: "The request came from another site and was refused.",
     404: "There is nothing at this address.",
     405: "This address does not take that method.",
@@ -72,7 +73,7 @@ _SENTENCES = {
     413: "The request is larger than this server takes.",
     415: "The body must be JSON, sent as application/json and not compressed.",
     422: "The request holds a value that cannot be used.",
-    429: "Too many tries; wait a minute.",
+    429: "Too many wrong tokens came from this address; wait a minute.",
     500: "Something went wrong on the server; the log under this id says what.",
     507: "The server's disk is full.",
 }

@@ -223,9 +223,10 @@ def interrupted(what: str, job: Job) -> str:
     step = job.progress
     note = f" ({step.note})" if step.note else ""
     place = f" at {step.done} of {step.total}{note}" if step.total else note
+    if job.resumes is not None:  # it may be known from where it goes on, and not where it was
+        place = f",{place}" if place else ""
+        return f"{what} while this ran{place}; resumed, it goes on from {job.resumes}."
     place = place or " at its beginning"
-    if job.resumes is not None:
-        return f"{what} while this ran,{place}; resumed, it goes on from {job.resumes}."
     return f"{what} while this ran,{place}; nothing of it was saved, so start it again."
 
 

@@ -125,6 +125,7 @@ def load_space(
         threads=threads_of(settings),
         limits=limits_of(settings),
         offline=settings.offline,
+        states_bytes=settings.state_cache_mib * 2**20,
         device_map=settings.device_map,
         check=check,
         tell=tell,

@@ -83,6 +83,8 @@ class Settings(BaseSettings):
     max_k: int = Field(K_CEILING, ge=1, le=K_CEILING, description="Nearest tokens per cell.")
     memory_budget_mib: int = Field(512, ge=16, le=1_048_576, description="MiB for the states "
         "of one prompt; half of it for the temporaries of one reading.")  # fmt: skip
+    state_cache_mib: int = Field(256, ge=0, le=1_048_576, description="MiB of hidden states kept "
+        "of earlier prompts: another reading of one needs no run of the model.")  # fmt: skip
     result_cache_mib: int = Field(128, ge=0, le=1_048_576, description="MiB of results kept for "
         "the next time they are asked for.")  # fmt: skip
     queue_places: int = Field(16, ge=1, le=1024, description="Requests that may wait for the "
@@ -163,6 +165,19 @@ class Settings(BaseSettings):
                 "of at least 22 characters, or write --no-auth to let everyone in"
             )
         return self
+
+    @classmethod
+    def unknown(cls) -> tuple[str, ...]:
+        """Variables of the environment that look like settings and are none, such as typing errors.
+
+        Those of the tests, ``LEXISCOPE_TEST_…``, are left out.
+        """
+        known = {f"LEXISCOPE_{name.upper()}" for name in cls.model_fields}
+        given = (name for name in os.environ if name.upper().startswith("LEXISCOPE_"))
+        return tuple(
+            name for name in sorted(given)
+            if name.upper() not in known and not name.upper().startswith("LEXISCOPE_TEST_")
+        )  # fmt: skip
 
     @property
     def is_local(self) -> bool:

@@ -302,6 +302,11 @@ def _cannot_open(shown: str, local: bool, offline: bool, error: Exception) -> Mo
             f"no model {shorten(shown, 80)!r} was found {how}; give a folder or a hub id such as"
             " gpt2."
         )
+    if "deserializing header" in message:  # how safetensors begins what it says of such a file
+        return ModelError(
+            f"the weights of {shorten(shown, 80)} are damaged or incomplete ({_short(error)}); copy"
+            " or download them again."
+        )
     return ModelError(f"{shorten(shown, 80)} cannot be opened: {_short(error)}.")
 
 

@@ -805,6 +805,7 @@ def load(
     limits: Limits | None = None,
     offline: bool = False,
     seed: int = 0,
+    states_bytes: int = 256 * 2**20,
     device_map: DeviceMap | None = None,
     check: Check = no_check,
     tell: Tell = silent,
@@ -823,6 +824,7 @@ def load(
         limits: what one request may ask for.
         offline: use what is on the disk only.
         seed: of the random frame.
+        states_bytes: of the hidden states of earlier prompts that are kept.
         device_map: how the model is spread over several GPUs, by :func:`engine.opening.load_model`.
         check: raises to stop.
         tell: called with a few words at each phase: reading the configuration, the weights, …
@@ -848,7 +850,9 @@ def load(
         alone=alone,
     )
     folder = default_cache() if cache_dir is None else cache_dir
-    return LatentSpace(opened, cache_dir=folder, seed=seed, check=check, tell=tell)
+    return LatentSpace(
+        opened, cache_dir=folder, seed=seed, states_bytes=states_bytes, check=check, tell=tell
+    )
 
 
 __all__ = ["FRAMES", "LatentSpace", "default_cache", "default_model", "load"]

@@ -39,7 +39,8 @@ async def readyz(request: Request, explorer: ExplorerDep, jobs: JobsDep) -> Resp
             "reason": reason,
             "state": explorer.state,
             "progress": explorer.progress,
-            "switching": None if opening is None else opening.name,
+            # The first load is no change of models.
+            "switching": None if opening is None or explorer.info is None else opening.name,
             "running": explorer.device.running,
             "waiting": explorer.device.waiting,
             "places": explorer.device.places,

@@ -26,12 +26,12 @@ def memory(minutes: float | None) -> Section:
     section = Section(
         f"memory: {requests:,} requests",
         f"{len(KINDS)} kinds of requests, good and bad, in random order by {CLIENTS} clients, after"
-        f" {WARM} to warm up. The cache of results is set to {CACHE_MIB} MiB: it fills while"
-        " warming, so that what is kept on purpose does not hide what is lost.",
+        f" {WARM} to warm up. The caches of results and of states are set to {CACHE_MIB} MiB: they"
+        " fill while warming, so that what is kept on purpose does not hide what is lost.",
         ("after", "RSS MiB", "descriptors", "threads"),
     )
     tally = Tally()
-    with Server(result_cache_mib=CACHE_MIB) as server:
+    with Server(result_cache_mib=CACHE_MIB, state_cache_mib=CACHE_MIB) as server:
         asyncio.run(ask(server.address, WARM, 0))
         before = settled(server)
         section.add(f"{WARM} (warm)", *cells(before))

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -92,11 +93,16 @@ def server_process(
     own = {"data_dir": folder / "data", "offline": "true", **(environment or {})}
     values |= {f"LEXISCOPE_{name.upper()}": str(value) for name, value in own.items()}
     log = folder / "log"
+    # A shell starts what runs in the background with Ctrl+C ignored, and so would we pass it on.
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, *command],
             stdout=subprocess.PIPE, stderr=errors, env=values, cwd=ROOT, text=True,
         )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
     try:
         yield ServerProcess(process, log)
     finally:

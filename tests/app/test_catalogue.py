@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from asgi import settings_with
 
-from app.catalogue import SHIPPED, Catalogue, CatalogueError, Entry, as_name, catalogue_of
+from app.catalogue import (
+    SHIPPED,
+    Catalogue,
+    CatalogueError,
+    Entry,
+    absent,
+    as_name,
+    catalogue_of,
+)
 from app.main import create_app
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -94,3 +102,13 @@ def test_a_model_that_was_handed_over_is_listed_by_its_own_name() -> None:
 )
 def test_a_name_is_made_of_what_a_model_is_called(text: str, name: str) -> None:
     assert as_name(text) == name
+
+
+def test_a_folder_that_is_not_there_is_said_at_the_start_and_no_reason_to_stop(
+    tmp_path: Path,
+) -> None:
+    settings = settings_with(models=f"here={tmp_path},gone={tmp_path / 'gone'},hub=gpt2@{COMMIT}")
+    (sentence,) = absent(settings)
+    assert "gone" in sentence
+    assert str(tmp_path / "gone") in sentence
+    assert set(catalogue_of(settings, None).entries) >= {"here", "gone", "hub"}

@@ -138,6 +138,26 @@ def test_a_mistake_is_one_sentence_and_status_2(
     assert len(err) < 700
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("MAX_TOKENS", "-5", "LEXISCOPE_MAX_TOKENS: it must be greater than or equal to 1."),
+        ("QUEUE_PLACES", "many", "LEXISCOPE_QUEUE_PLACES: it must be a valid integer."),
+        (
+            "DEVICE",
+            "gpu",
+            "--device (LEXISCOPE_DEVICE): it must be 'auto', 'cpu', 'cuda' or 'mps'.",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_named_as_it_can_be_set(
+    monkeypatch: pytest.MonkeyPatch, capfd: Any, name: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(f"LEXISCOPE_{name}", value)
+    assert cli.main(["serve"]) == 2
+    assert capfd.readouterr().err == f"lexiscope: {sentence}\n"
+
+
 @pytest.mark.parametrize("model", ["no/such/folder/at/all", "/dev/null", "../../etc"])
 def test_a_model_that_is_not_there_is_a_sentence(capfd: Any, model: str) -> None:
     assert cli.main(["check", "--model", model, "--offline"]) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from app import service
+from app.disk import FreeDisk
 from app.main import create_app
 from app.routes import health
 from engine import LatentSpace
@@ -193,3 +195,17 @@ async def test_a_stopped_worker_is_not_ready(app: FastAPI) -> None:
     assert ready.status == 503
     assert "restart" in ready.json["reason"]
     assert reading.status == 503
+
+
+def test_a_shortage_of_disk_is_logged_once_and_so_is_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = FreeDisk(tmp_path, 2**80)
+    for _ in range(3):
+        disk.look()
+    assert [record.message for record in caplog.records] == [disk.shortage]
+    disk.reserve = 0
+    for _ in range(3):
+        disk.look()
+    assert len(caplog.records) == 2
+    assert "room again" in caplog.records[1].message

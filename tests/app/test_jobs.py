@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from asgi import PATIENCE
 
+from app.job_state import interrupted
 from app.jobs import POINTS, Jobs, JobView
 from app.store import NotFound, StorageError, Store
 from engine.errors import OptionError, QueueFull
@@ -407,3 +409,12 @@ def test_jobs_run_without_a_data_folder(device: DeviceThread) -> None:
     jobs.begin(None)
     assert ended(jobs, begin(jobs, Work())).state == "done"
     jobs.close()
+
+
+def test_an_interrupted_job_is_not_said_to_stand_in_two_places() -> None:
+    lost: Any = SimpleNamespace(progress=SimpleNamespace(note="", done=0, total=None))
+    lost.resumes = "step 78 of 200"
+    sentence = interrupted("The server ended", lost)
+    assert sentence == ("The server ended while this ran; resumed, it goes on from step 78 of 200.")
+    lost.resumes = None
+    assert ", at its beginning; nothing" in interrupted("The server ended", lost)

@@ -8,6 +8,7 @@ import pytest
 from asgi import settings_with
 from pydantic import ValidationError
 
+from app.cli import _ignored
 from app.settings import Settings
 
 TOKEN = "a-token-of-more-than-22-characters"
@@ -89,3 +90,17 @@ def test_the_token_is_not_shown() -> None:
     settings = settings_with(token=TOKEN)
     assert TOKEN not in repr(settings)
     assert TOKEN not in str(settings)
+
+
+def test_a_variable_that_is_no_setting_is_named_with_the_one_that_may_be_meant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LEXISCOPE_ALLOWED_HOST", "a.example")
+    monkeypatch.setenv("LEXISCOPE_PORT", "9000")
+    monkeypatch.setenv("LEXISCOPE_TEST_KILLS", "1")
+    assert "LEXISCOPE_ALLOWED_HOST" in Settings.unknown()
+    assert not {"LEXISCOPE_PORT", "LEXISCOPE_TEST_KILLS"} & set(Settings.unknown())
+    told = [one for one in _ignored() if one.startswith("LEXISCOPE_ALLOWED_HOST ")]
+    assert told == [
+        "LEXISCOPE_ALLOWED_HOST is no setting and is ignored; is LEXISCOPE_ALLOWED_HOSTS meant?"
+    ]

@@ -377,6 +377,15 @@ def test_pickled_weights_are_never_opened(folders: Folders, tmp_path: Path) -> N
     assert not planted.exists()
 
 
+def test_weights_that_were_cut_off_are_called_damaged(folders: Folders, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["gpt2"], tmp_path / "cut"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    text = refusal(ModelError, folder)
+    assert "damaged or incomplete" in text
+    assert "cannot be opened" not in text
+
+
 def test_code_of_the_models_author_is_not_run(folders: Folders, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders["gpt2"], tmp_path / "remote"))
     settings = json.loads((folder / "config.json").read_text())
