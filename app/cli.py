@@ -185,10 +185,10 @@ def _serve(given: argparse.Namespace) -> int:
 def _ignored() -> list[str]:
     """A sentence for each variable that is no setting, with the one that may be meant."""
     sentences = []
-    known = [f"LEXISCOPE_{name.upper()}" for name in Settings.model_fields]
+    known = list(Settings.model_fields)
     for name in Settings.unknown():
-        near = get_close_matches(name.upper(), known, 1)
-        meant = f"; is {near[0]} meant?" if near else "."
+        near = get_close_matches(name.lower().removeprefix("lexiscope_"), known, 1, 0.7)
+        meant = f"; is LEXISCOPE_{near[0].upper()} meant?" if near else "."
         sentences.append(f"{name[:80]} is no setting and is ignored{meant}")
     return sentences
 

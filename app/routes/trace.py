@@ -58,6 +58,9 @@ class Example:
     look: str
 
 
+LOOKED_AT = "0c4042f99ce7b55f03d29c465a50046d"
+"""The fingerprint of the model whose traces the examples' sentences were read from: of any other
+model they need not be true, so its pages show the prompts alone."""
 EXAMPLES: tuple[Example, ...] = (
     Example(
         "She opened the door and",
@@ -390,6 +393,7 @@ def _page(
     cost: CostLine | None = None,
     problem: str | None = None,
 ) -> TracePage:
+    known = facts.fingerprint == LOOKED_AT
     examples = tuple(
         ExampleChip(
             e.prompt,
@@ -397,12 +401,12 @@ def _page(
                 request, query, prompt=e.prompt, cell=None, pin=(),
                 start=None, positions=None,
             ),
-            e.look,
+            e.look if known else "",
             e.prompt == query.prompt,
         )
         for e in EXAMPLES
     )  # fmt: skip
-    look = next((e.look for e in EXAMPLES if e.prompt == query.prompt), None)
+    look = next((e.look for e in EXAMPLES if known and e.prompt == query.prompt), None)
     form = _form(query, facts, explorer, calibrations)
     return TracePage(examples, look, form, cost, None, result, problem, dict(TERMS))
 

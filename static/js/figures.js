@@ -298,7 +298,7 @@
       if (chip.textContent !== prompt) continue;
       chip.setAttribute("aria-current", "true");
       look.textContent = chip.title;
-      look.hidden = false;
+      look.hidden = chip.title === "";
     }
   }
 

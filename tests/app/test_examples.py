@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
-from app.routes.trace import EXAMPLES
+from app.routes.trace import EXAMPLES, LOOKED_AT
 from engine import LatentSpace, Trace, load
 from engine.errors import ModelNotFound
 
@@ -63,3 +65,12 @@ def test_the_model_does_not_count(shipped: LatentSpace) -> None:
     found = answers(shipped.trace(EXAMPLES[4].prompt))
     numbers = ["two", "three", "four", "five", "six", "seven"]
     assert not any(a == n for a, n in zip(found, numbers, strict=True))
+
+
+def test_the_sentences_are_of_the_model_that_ships_and_no_other_s_page_holds_them(
+    shipped: LatentSpace, shared_client: TestClient
+) -> None:
+    assert shipped.model.fingerprint == LOOKED_AT
+    other = shared_client.get("/").text  # a tiny random model
+    assert EXAMPLES[0].prompt in other
+    assert not any(escape(one.look) in other or one.look in other for one in EXAMPLES)
