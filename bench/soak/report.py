@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from bench.report import Goal, Section, hardware
@@ -52,7 +52,7 @@ def write(parts: tuple[str, ...]) -> Path:
         f"# Soak: long runs against real servers, {today}",
         "",
         f"- machine: {words}; Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in names),
+        + ", ".join(f"{name} {at}" for name in names if (at := _version(name))),
         f"- model: {MODEL.relative_to(ROOT)}, default settings but where a part says otherwise;"
         " clients and server on the same machine",
         f"- parts: {', '.join(found)}; not run: "
@@ -70,6 +70,14 @@ def write(parts: tuple[str, ...]) -> Path:
     body = "\n".join(lines) + "\n" + "\n".join(section.text() for section in found.values())
     path.write_text(body, encoding="utf-8")
     return path
+
+
+def _version(name: str) -> str | None:
+    """Of an installed package, or None: a part that needs it says so itself."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def load_now() -> float:
