@@ -171,11 +171,15 @@ Open = Callable[..., Visit]
 
 def settle(page: Page) -> None:
     """Scroll to the end so that all lazy parts arrive, then wait until everything is drawn."""
-    page.wait_for_load_state("networkidle")
-    height = page.evaluate("document.documentElement.scrollHeight")
-    for y in range(0, height + 800, 500):
-        page.evaluate("y => scrollTo(0, y)", y)
-        page.wait_for_timeout(60)
-    page.wait_for_load_state("networkidle")
-    expect(page.locator("[data-plot]:not([data-ready])")).to_have_count(0)
+    undrawn = page.locator("[data-plot]:not([data-ready])")
+    for _ in range(5):  # what arrives makes the page longer
+        page.wait_for_load_state("networkidle")
+        height = page.evaluate("document.documentElement.scrollHeight")
+        for y in range(0, height + 800, 500):
+            page.evaluate("y => scrollTo(0, y)", y)
+            page.wait_for_timeout(60)
+        page.wait_for_load_state("networkidle")
+        if undrawn.count() == 0:
+            break
+    expect(undrawn).to_have_count(0)
     page.evaluate("scrollTo(0, 0)")
