@@ -168,24 +168,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=main.__doc__)
     parser.add_argument("--model", type=Path, default=Path("models/small"))
     parser.add_argument("--text", type=source, action="append", default=[], metavar="NAME=PATH")
-    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--window", type=int, help="tokens read at a time; all the model declares")
     parser.add_argument("--tokens", type=int, default=40, help="length of a continuation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/training/evaluation.json"))
     options = parser.parse_args(arguments)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
+    window = options.window or int(model.config.max_position_embeddings)
     scores = {}
     for name, place in options.text:
         train, valid = split_files(place)
         texts = (text for file in valid or train for text in documents(file))
-        scores[name] = asdict(score(model, tokenizer, texts, options.window))
+        scores[name] = asdict(score(model, tokenizer, texts, window))
         print(name, scores[name], flush=True)
     written = continuations(model, tokenizer, options.tokens, options.seed)
     report = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights": weights_digest(options.model),
-        "window_tokens": options.window,
+        "window_tokens": window,
         "texts": scores,
         "continuation_tokens": options.tokens,
         "sampling": {"temperature": 0.8, "top_k": 40, "seed": options.seed},

@@ -44,7 +44,7 @@ def measure(
     folder: Path,
     shared: Path,
     *,
-    window: int = 256,
+    window: int | None = None,
     tokens: int = 40,
     ngram_bytes: int = 40_000_000,
     seed: int = 0,
@@ -56,7 +56,7 @@ def measure(
     Args:
         folder: the model.
         shared: the folder with texts, data sets and the other model; may be absent.
-        window: tokens the model reads at a time.
+        window: tokens the model reads at a time; `None` is all it declares.
         tokens: length of a continuation.
         ngram_bytes: training text of the n-grams.
         seed: of sampling, rows and intervals.
@@ -69,6 +69,7 @@ def measure(
     clock = _Clock()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    window = window or int(model.config.max_position_embeddings)
     report: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights": weights_digest(folder),
@@ -202,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.report", description=main.__doc__)
     parser.add_argument("--model", type=Path, default=Path("models/small"))
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--window", type=int, help="tokens read at a time; all the model declares")
     parser.add_argument("--tokens", type=int, default=40, help="length of a continuation")
     parser.add_argument("--ngram-bytes", type=int, default=40_000_000)
     parser.add_argument("--config", choices=sorted(CONFIGS), default="small")

@@ -149,7 +149,8 @@ def train(
     begun = clock() - run.seconds
     compute: Callable[[Tensor], Tensor] = lambda rows: loss(run.model, rows)  # noqa: E731
     if compiled:
-        compute = torch.compile(compute)
+        # One program for each length of rows, and none that is slower because it serves them all.
+        compute = torch.compile(compute, dynamic=False)
 
     def spent() -> float:
         timed = run.seconds / (60 * minutes) if minutes else 0.0
@@ -158,7 +159,7 @@ def train(
     run.model.train()
     while spent() < 1.0:
         fraction = rate(run.step, spent(), config.warmup_steps)
-        rows = mixture.batch(run.step, config.rows).to(device)
+        rows = batch(config, mixture, run.step).to(device)
         mean = _step(run, rows, fraction, compute)
         run.step, run.seconds = run.step + 1, clock() - begun
         ended = spent() >= 1.0
@@ -174,6 +175,17 @@ def train(
         if ended or run.step % config.save_every_steps == 0:
             run.save(folder / CHECKPOINT)
         yield record
+
+
+def batch(config: Config, mixture: Mixture, step: int) -> Tensor:
+    """The rows of a step: `config.rows` of `config.context` tokens, or more and shorter ones.
+
+    Each has a token more than it is long, the last target.
+    """
+    if config.short_context is None or step >= config.short_steps:
+        return mixture.batch(step, config.rows)
+    times = config.context // config.short_context
+    return replace(mixture, context=config.short_context).batch(step, times * config.rows)
 
 
 @torch.no_grad()
@@ -197,7 +209,8 @@ def validate(
 def _step(run: Run, rows: Tensor, fraction: float, compute: Callable[[Tensor], Tensor]) -> float:
     """One optimizer step; returns the mean loss of its rows."""
     mean = torch.zeros((), device=rows.device)
-    for part in torch.split(rows, run.config.rows_at_once):
+    at_once = run.config.rows_at_once * len(rows) // run.config.rows
+    for part in torch.split(rows, at_once):
         with _autocast(rows.device):
             value = compute(part) * (len(part) / len(rows))
         value.backward()  # type: ignore[no-untyped-call]
@@ -223,13 +236,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", choices=sorted(CONFIGS), default="small")
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     parser.add_argument("--minutes", type=float, help="limit on the run, interruptions not counted")
+    parser.add_argument("--steps", type=int, help="length of the run, in steps")
     parser.add_argument("--threads", type=int, help="CPU threads; all when not given")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    config, device = CONFIGS[options.config], torch.device(options.device)
+    device = torch.device(options.device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     folder = options.work / options.config
@@ -242,7 +256,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if checkpoint.exists():
         run = Run.resume(checkpoint, device)
     else:
-        run = Run.start(config, end_of_text, device)
+        run = Run.start(CONFIGS[options.config], end_of_text, device)
+    if options.steps:
+        run.config = replace(run.config, steps=options.steps)
+    # A run that resumes keeps the configuration it began with.
+    config = run.config
     pairs = {name: open_streams(options.work / "packed", name) for name in config.weights}
     streams = {name: pair[0] for name, pair in pairs.items()}
     held_out = {name: pair[1] for name, pair in pairs.items()}

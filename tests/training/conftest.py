@@ -47,6 +47,8 @@ def toy_config() -> Config:
         heads=2,
         hidden=64,
         context=32,
+        short_context=16,
+        short_steps=15,
         positions=64,
         weights={"toy": 1.0},
         rows=8,

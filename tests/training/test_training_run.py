@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count, islice
@@ -9,10 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
-from training.config import Config
-from training.data import Mixture, open_streams
-from training.train import CHECKPOINT, Record, Run, rate, train
+from tests.training.conftest import toy_text
+from training.config import CONFIGS, LARGE, Config
+from training.data import Mixture, open_streams, pack_source
+from training.export import SHARD_BYTES
+from training.model import build
+from training.train import CHECKPOINT, Record, Run, batch, main, rate, train
 
 CPU = torch.device("cpu")
 
@@ -49,6 +54,59 @@ def test_a_resumed_run_is_the_uninterrupted_run(
     assert [record.loss for record in _records(resumed, toy_work, other)] == expected[20:]
     for before, after in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(before, after)
+
+
+def test_the_first_steps_have_short_rows(toy_work: Path, toy_config: Config) -> None:
+    """As many tokens a step as the others: twice the rows of half the length, up to the border."""
+    stream, _ = open_streams(toy_work / "packed", "toy")
+    mixture = Mixture({"toy": stream}, toy_config.weights, toy_config.context, toy_config.seed)
+    assert [tuple(batch(toy_config, mixture, step).shape) for step in (0, 14, 15, 39)] == [
+        (16, 17), (16, 17), (8, 33), (8, 33),
+    ]  # fmt: skip
+    whole = replace(toy_config, short_context=None)
+    assert torch.equal(batch(whole, mixture, 0), mixture.batch(0, toy_config.rows))
+
+
+def test_rows_that_do_not_fit_are_refused(toy_config: Config) -> None:
+    """Short rows that do not divide the long ones, and rows longer than the model can read."""
+    with pytest.raises(ValueError, match="divide the context of 32 tokens; got 12"):
+        replace(toy_config, short_context=12)
+    with pytest.raises(ValueError, match=r"at most 64 tokens.*got 128"):
+        replace(toy_config, context=128)
+
+
+def test_the_command_can_make_a_run_longer(
+    toy_work: Path,
+    toy_tokenizer: Tokenizer,
+    toy_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`--steps` sets the length of a run that resumes, and the checkpoint remembers it."""
+    work, text = tmp_path / "work", tmp_path / "text"
+    text.mkdir()
+    for seed, split in enumerate(("train", "valid")):
+        (text / f"{split}.txt").write_text(toy_text(seed))
+    shutil.copytree(toy_work / "tokenizer", work / "tokenizer")
+    pack_source("toy", text, toy_tokenizer, work / "packed")
+    monkeypatch.setitem(CONFIGS, "toy", toy_config)
+    command = ["--config", "toy", "--work", str(work), "--device", "cpu", "--no-compile"]
+    main([*command, "--steps", "4"])
+    assert Run.resume(work / "toy" / CHECKPOINT, CPU).config.steps == 4
+    main([*command, "--steps", "7"])
+    longer = Run.resume(work / "toy" / CHECKPOINT, CPU)
+    assert (longer.step, longer.config) == (7, replace(toy_config, steps=7))
+
+
+def test_the_large_model_has_the_size_that_may_be_shipped() -> None:
+    """20 to 30 million parameters; bfloat16 in four shards at most, under 60 MB."""
+    with torch.device("meta"):
+        model = build(LARGE, 0)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert 20e6 <= parameters <= 30e6
+    assert 2 * parameters <= 60e6
+    assert 2 * max(parameter.numel() for parameter in model.parameters()) <= SHARD_BYTES
+    assert LARGE.steps * LARGE.rows * LARGE.context >= 300e6
 
 
 def test_the_seed_decides_the_weights(toy_config: Config) -> None:
