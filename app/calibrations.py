@@ -38,8 +38,7 @@ from engine.calibration.options import CalibrationOptions
 from engine.calibration.tasks import Task, TaskSpec, make_task
 from engine.checkpoints import Checkpoints
 from engine.errors import ArtifactError, LayerError, OptionError, shorten
-from engine.progress import Steps
-from engine.worker import Check
+from engine.progress import Check, Steps
 
 if TYPE_CHECKING:
     from engine import LatentSpace

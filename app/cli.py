@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from app import cli_calibrate, cli_map, export, logs
 from app.catalogue import absent
 from app.main import create_app
+from app.opened import facts_of
 from app.service import load_space, token_reference
 from app.serving import serve
 from app.settings import K_CEILING, Settings
@@ -169,7 +170,7 @@ def _serve(given: argparse.Namespace) -> int:
     host, port = listener.getsockname()[:2]
     settings = settings.model_copy(update={"port": port})
     shown = f"[{host}]" if ":" in host else host
-    logs.begin()
+    logs.begin(messages=settings.log_messages)
     app = create_app(settings, store=store)
     home = f"http://{shown}:{port}{settings.root_path}/"
     print(f"Lexiscope is on {home}", flush=True)
@@ -233,41 +234,51 @@ def _options(given: argparse.Namespace) -> TraceOptions:
 
 def _trace(given: argparse.Namespace) -> int:
     options = _options(given)
-    trace = _space(given).trace(given.prompt, options)
+    space = _space(given)
+    trace = space.trace(given.prompt, options)
+    source = export.Source.of(facts_of(space), given.prompt)
     if given.json:
-        return _write(export.document(trace))
+        return _write(export.Document(source)(trace))
     if given.csv:
-        return _write(export.trace_table(trace))
+        return _write(export.TraceTable(source)(trace))
     width = shutil.get_terminal_size((100, 24)).columns
     return _write(export.trace_text(trace, width).encode())
 
 
 def _cell(given: argparse.Namespace) -> int:
     options = _options(given)
-    found = _space(given).cell(given.prompt, given.layer, given.position, options)
-    return _write(export.document(found))
+    space = _space(given)
+    found = space.cell(given.prompt, given.layer, given.position, options)
+    return _write(_written(space, found, given.prompt))
 
 
 def _curves(given: argparse.Namespace) -> int:
     options = _options(given)
-    found = _space(given).curves(given.prompt, given.ids, options, position=given.position)
-    return _write(export.document(found))
+    space = _space(given)
+    found = space.curves(given.prompt, given.ids, options, position=given.position)
+    return _write(_written(space, found, given.prompt))
 
 
 def _agreement(given: argparse.Namespace) -> int:
     options = _options(given)
-    return _write(export.document(_space(given).agreement(given.prompt, options)))
+    space = _space(given)
+    return _write(_written(space, space.agreement(given.prompt, options), given.prompt))
 
 
 def _bases(given: argparse.Namespace) -> int:
+    space = _space(given)
     if given.token is None:
-        report = _space(given).frame_report(given.frame)
-        return _write(
-            export.document(report) if given.json else export.report_text(report).encode()
-        )
+        report = space.frame_report(given.frame)
+        text = export.report_text(report).encode()
+        return _write(_written(space, report) if given.json else text)
     token = token_reference(given.token)
-    basis = _space(given).bases(token, frame=given.frame, geometry=given.geometry, k=given.k)
-    return _write(export.document(basis) if given.json else export.basis_text(basis).encode())
+    basis = space.bases(token, frame=given.frame, geometry=given.geometry, k=given.k)
+    return _write(_written(space, basis) if given.json else export.basis_text(basis).encode())
+
+
+def _written(space: LatentSpace, found: Any, prompt: str | None = None) -> bytes:
+    """The JSON of the web API."""
+    return export.Document(export.Source.of(facts_of(space), prompt))(found)
 
 
 def _check(given: argparse.Namespace) -> int:

@@ -23,10 +23,9 @@ from app.maps import drawing_of
 from engine import FRAMES, STATES, LatentSpace
 from engine.calibration.tables import read_table
 from engine.errors import ArtifactError, OptionError
-from engine.frames import no_check
 from engine.maps import COLOURS, MapOptions, TextSet
 from engine.maps.options import PREPROCESSINGS, PROJECTIONS, SIDES, VOCABULARIES
-from engine.progress import Progress, Steps
+from engine.progress import Progress, Steps, no_check
 
 Space = Callable[[argparse.Namespace], LatentSpace]
 _SAVED = "what lexiscope calibrate --save wrote"

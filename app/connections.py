@@ -8,13 +8,14 @@ nobody takes stay open for ever. `GuardedProtocol` notes since when a connection
 
 Of uvicorn's `H11Protocol` this leans on the callbacks ``connection_made``, ``connection_lost``,
 ``data_received``, ``on_response_complete``, ``send_400_response`` and ``shutdown``, and on the
-attributes ``app_state``, ``conn``, ``connections``, ``cycle`` and ``transport``; tests fail when
-one of them is gone.
+attributes ``app_state``, ``conn``, ``connections``, ``cycle``, ``logger`` and ``transport``; tests
+fail when one of them is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -28,9 +29,14 @@ from app.settings import Settings
 
 MARGIN = 128
 """Connections beyond the limit that still get a sentence; further ones are closed unanswered."""
+WHY = ("full", "idle", "late_head", "malformed", "not_taken")
 _SETTLED_S = 1.0
 _LATE = "The head of the request took too long to arrive."
 _MALFORMED = "The request is not HTTP/1.1 as this server reads it."
+# What a stranger sends is answered and counted, and is no news for the operator: uvicorn warns of
+# each request that is malformed or asks for a WebSocket, and so anybody could fill the log.
+_log = logging.getLogger("lexiscope.connections")
+_log.setLevel(logging.ERROR)
 
 
 class Connections:
@@ -62,10 +68,11 @@ class Connections:
         self.send_deadline_s = send_deadline_s
         self.clock = clock
         self.open = 0
-        self.closed: dict[str, int] = dict.fromkeys(("full", "idle", "late_head", "not_taken"), 0)
+        self.closed: dict[str, int] = dict.fromkeys(WHY, 0)
         """Connections that this server gave up, by why. full: answered 503 or closed because there
         were too many; idle: made room for another; late_head: a head or the rest of a body did not
-        come in time; not_taken: the client took nothing of an answer in time."""
+        come in time; malformed: what came is not HTTP; not_taken: the client took nothing of an
+        answer in time."""
 
     @classmethod
     def of(cls, settings: Settings) -> Connections:
@@ -118,6 +125,7 @@ class GuardedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
+        self.logger = _log
         super().connection_made(transport)
         now = self.book.clock()
         self._waits_since: float | None = now
@@ -154,6 +162,7 @@ class GuardedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, in the same manner as everything else is answered."""
+        self.book.closed["malformed"] += 1
         self._refuse(400, _MALFORMED)
 
     def idle_s(self, now: float) -> float:

@@ -24,6 +24,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.advice import less
 from app.opened import Conflict
 from app.rendering import render_text, wants_fragment
 from app.service import ClientGone, NotReady
@@ -159,7 +160,7 @@ def unforeseen(request: Request, error: Exception) -> Response:
     """The answer to what nobody foresaw: logged with its traceback, shown with an id."""
     if _out_of_memory(error):
         log.error("out of memory", exc_info=error, extra={"request_id": request_id(request)})
-        sentence = "There was not enough memory for this; ask for fewer layers or a shorter prompt."
+        sentence = f"There was not enough memory for this; {less(_path(request))}."
         return answer(request, 503, sentence, retry_after=5)
     log.error(
         "unforeseen error %s", request_id(request), exc_info=error,
@@ -338,9 +339,14 @@ def _title(status: int) -> str:
 
 
 def _wants_json(request: Request) -> bool:
+    return _path(request).startswith("/api/")
+
+
+def _path(request: Request) -> str:
+    """The path without the root path."""
     path = str(request.scope.get("path", ""))
     root = str(request.scope.get("root_path", ""))
-    return path.removeprefix(root).startswith("/api/")
+    return path.removeprefix(root)
 
 
 def _text_only(value: Any) -> Any:

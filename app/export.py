@@ -1,28 +1,33 @@
 """How results leave the app as text: JSON and CSV, the same bytes on the page and the command line.
 
-The same request gives the same bytes, so measured seconds are left out of documents; pages show
-them. JSON is lossless. CSV is for spreadsheets: a text cell that a spreadsheet would take for a
-formula gets a leading apostrophe, controls and bidirectional marks are written ``<U+202E>``, and
-the first line says so, next to where the numbers come from.
+The same request gives the same bytes, so measured seconds, and when it was asked, are left out of
+documents; pages show the seconds. Each says which model, which text (by its hash) and which
+versions its numbers are of. JSON is lossless. CSV is for spreadsheets: a text cell that a
+spreadsheet would take for a formula gets a leading apostrophe, controls and bidirectional marks are
+written ``<U+202E>``, and the first line says so, next to where the numbers come from.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import importlib.metadata
 import io
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import orjson
 
 from app import version
+from app.opened import ModelFacts
 from engine import Trace
-from engine.space import FrameReport, TokenBasis, TokenHit
+from engine.frame_report import FrameReport
+from engine.lookup import TokenHit
+from engine.token_basis import TokenBasis
 
 _MEASURED = frozenset({"seconds", "predicted_seconds"})
 _FORMULA = frozenset("=+-@\t\r＝＋－＠")
@@ -42,6 +47,53 @@ def dumps(value: object) -> bytes:
 def document(value: Any) -> bytes:
     """A result of the engine as JSON: its contract, without what depends on the clock."""
     return dumps(without_clock(value.to_dict()))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where numbers come from; two that are equal are of the same model and the same text."""
+
+    name: str
+    revision: str
+    fingerprint: str
+    device: str
+    dtype: str
+    prompt_sha256: str | None
+    """Of the prompt in UTF-8; None where none was asked about."""
+
+    @classmethod
+    def of(cls, facts: ModelFacts, prompt: str | None = None) -> Source:
+        """Of this model, asked about this prompt."""
+        digest = None
+        if prompt is not None:
+            digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
+        where = facts.device, facts.dtype
+        return cls(facts.name, facts.revision, facts.fingerprint, *where, digest)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in JSON, with the versions that decided the numbers."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**plain, "versions": versions()}
+
+    @property
+    def words(self) -> str:
+        """The same for the first line of a table, but for the versions."""
+        of = "" if self.prompt_sha256 is None else f", prompt with SHA-256 {self.prompt_sha256}"
+        revision = "" if self.revision == "local" else f" at {self.revision}"
+        return (
+            f"model {self.name}{revision} ({self.fingerprint}) on {self.device} in {self.dtype}{of}"
+        )
+
+
+@dataclass(frozen=True)
+class Document:
+    """Writes a result of the engine as JSON that says where it comes from."""
+
+    source: Source
+
+    def __call__(self, value: Any) -> bytes:
+        """The JSON."""
+        return dumps(without_clock({**value.to_dict(), "provenance": self.source.to_dict()}))
 
 
 def hits(found: Iterable[TokenHit]) -> bytes:
@@ -79,6 +131,11 @@ def without_clock(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """The versions that decide the numbers."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {"lexiscope": version()}
     for name in ("torch", "transformers", "tokenizers", "numpy"):
         try:
@@ -136,14 +193,20 @@ def table(note: str, rows: Iterable[Mapping[str, object]]) -> bytes:
     return out.getvalue().encode()
 
 
-def trace_table(trace: Trace) -> bytes:
-    """A trace as CSV: one row per layer, position and rank."""
-    return table(_trace_note(trace), trace.rows())
+@dataclass(frozen=True)
+class TraceTable:
+    """Writes a trace as CSV: one row per layer, position and rank."""
 
+    source: Source
 
-def model_words(name: str, revision: str, fingerprint: str) -> str:
-    """Which model it was, for a note: name, the hub's commit where it has one, fingerprint."""
-    return f"model {name}{'' if revision == 'local' else f' at {revision}'} ({fingerprint})"
+    def __call__(self, trace: Trace) -> bytes:
+        """The table."""
+        note = (
+            f"Lexiscope {version()}, trace, {self.source.words}, geometry {trace.geometry}, "
+            f"frame {trace.frame}, state {trace.options.state}, temperature "
+            f"{trace.temperature:g}. Entropy is in nats. {version_words()}"
+        )
+        return table(note, trace.rows())
 
 
 def version_words(found: Mapping[str, object] | None = None) -> str:
@@ -152,28 +215,16 @@ def version_words(found: Mapping[str, object] | None = None) -> str:
     return "Versions: " + ", ".join(f"{name} {one}" for name, one in every.items()) + "."
 
 
-def _trace_note(trace: Trace) -> str:
-    model = trace.model
-    return (
-        f"Lexiscope {version()}, trace, "
-        f"{model_words(model.name, model.revision, model.fingerprint)} on "
-        f"{model.device} in {model.dtype}, geometry {trace.geometry}, "
-        f"frame {trace.frame}, state {trace.options.state}, temperature {trace.temperature:g}. "
-        f"Entropy is in nats. {version_words()}"
-    )
-
-
 @dataclass(frozen=True)
 class BasesTable:
-    """Writes a token's nearest tokens as CSV; two of the same model are equal, as a writer must."""
+    """Writes a token's nearest tokens as CSV."""
 
-    model: str
-    """The words of `model_words`."""
+    source: Source
 
     def __call__(self, basis: TokenBasis) -> bytes:
         """The table."""
         note = (
-            f"Lexiscope {version()}, {self.model}, nearest tokens of token {basis.id}, "
+            f"Lexiscope {version()}, {self.source.words}, nearest tokens of token {basis.id}, "
             f"frame {basis.frame}, geometry {basis.geometry}. {version_words()}"
         )
         rows = (

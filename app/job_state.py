@@ -43,6 +43,7 @@ class JobView:
     seconds_left: float | None
     """Of what the note names, at the pace so far."""
     seconds_run: float | None
+    """That it worked; of an interrupted one what was written down, at most a few seconds less."""
     ahead: int | None
     """Jobs that come before it, the running one included; None once it runs."""
     problem: str | None
@@ -116,8 +117,17 @@ class Job:
     """When what is under way began, on the monotonic clock, and at which step."""
     started: float | None = None
     ended: float | None = None
+    ran_s: float | None = None
+    """Seconds that it has run, as far as that was written down; None: it runs, or never did."""
     problem: str | None = None
     result: str | None = None
+
+    @property
+    def run_s(self) -> float | None:
+        """Seconds that it has run so far: never those in which no server was there to run it."""
+        if self.state == "running" and self.started is not None:
+            return time.time() - self.started
+        return self.ran_s
 
     def row(self) -> dict[str, Any]:
         """What the store keeps."""
@@ -137,6 +147,7 @@ class Job:
             "history": list(self.history),
             "started": self.started,
             "ended": self.ended,
+            "ran_s": self.run_s,
             "problem": self.problem,
             "result": self.result,
             "folder": self.folder,
@@ -153,6 +164,10 @@ class Job:
         for name in ("started", "ended", "problem", "result"):
             setattr(job, name, row[name])
         job.folder, job.resumes = row.get("folder", ""), row.get("resumes")
+        job.ran_s = row.get("ran_s")
+        whole = job.state in ("done", "failed", "cancelled")
+        if "ran_s" not in row and whole and job.started is not None and job.ended is not None:
+            job.ran_s = job.ended - job.started  # an older version wrote down no more
         return job
 
     @property
@@ -180,9 +195,7 @@ class Job:
     def view(self, ahead: int | None) -> JobView:
         """As it stands now; `ahead`: jobs that come before it."""
         step, state = self.progress, self.state
-        left = run = None
-        if self.started is not None:
-            run = (self.ended or time.time()) - self.started
+        left = None
         since, first = self.phase
         if state == "running" and step.total > 0 and step.done > first:
             pace = (time.monotonic() - since) / (step.done - first)
@@ -205,7 +218,7 @@ class Job:
             values=dict(step.values),
             history=tuple(self.history),
             seconds_left=left,
-            seconds_run=run,
+            seconds_run=self.run_s,
             ahead=ahead,
             problem=self.problem,
             result=self.result,

@@ -48,8 +48,9 @@ CHECKPOINTS = "checkpoints"
 FORGOTTEN_S = 30 * 86_400
 """Seconds after which the checkpoints of a job that nobody resumed are deleted."""
 STEP_S = 600.0
-"""Seconds that one step may take before the computing thread counts as hanging: a step has nothing
-to call on the way, and a large model on a slow machine takes minutes for some."""
+"""Seconds that one step may take before the computing thread counts as hanging, where nothing else
+is set: a step has nothing to call on the way, and a large model on a slow machine takes minutes for
+some."""
 
 _KEPT_EVERY_S = 5.0
 _LOOK_S = 0.1
@@ -76,14 +77,18 @@ class _End:
 class Jobs:
     """All jobs of this server. Everything here may be called from any thread."""
 
-    def __init__(self, device: DeviceThread, *, places: int = 8, kept: int = 200) -> None:
+    def __init__(
+        self, device: DeviceThread, *, places: int = 8, kept: int = 200, step_s: float = STEP_S
+    ) -> None:
         """Make it empty; `begin` brings the store.
 
         Args:
             device: the thread that owns the model.
             places: how many jobs may wait in a lane, besides the one that runs.
             kept: how many finished jobs are remembered.
+            step_s: seconds that one step may take before the device thread counts as hanging.
         """
+        self._step_s = step_s
         self.places = places
         self.kept = kept
         self.store: Store | None = None
@@ -349,7 +354,7 @@ class Jobs:
                 deadline_s=None,
                 label="a job",
                 background=True,
-                patience_s=STEP_S,
+                patience_s=self._step_s,
             )
         except QueueFull:  # the server is shutting down
             if stop is None:
@@ -459,6 +464,7 @@ class Jobs:
     def _end(self, job: Job, state: State, problem: str | None = None) -> None:
         with self._turn:
             job.problem = problem
+            job.ran_s = job.run_s
             job.ended = time.time()
             job.make_steps = job.save = None
             job.state = state

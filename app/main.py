@@ -72,7 +72,7 @@ def create_app(
     """
     settings = settings or Settings()  # type: ignore[call-arg]  # pydantic fills the defaults
     explorer = Explorer(settings, space)
-    jobs = Jobs(explorer.device, places=settings.job_places)
+    jobs = Jobs(explorer.device, places=settings.job_places, step_s=settings.step_patience_s)
     jobs.admit, explorer.models.jobs_idle = explorer.models.admit, jobs.when_idle
     sets = Sets(settings)
     disk = FreeDisk(settings.data_folder, settings.disk_reserve_mib * 2**20)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from app.map_sheet import KINDS, Paint, packed, slots_of
 from engine.maps import Changes, Cka, Colour, Map, Neighbours
-from engine.trace import number
+from engine.plain import number
 
 LABELS = 5_000
 """Labels of prompts and texts that the description of a map holds."""

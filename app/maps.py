@@ -34,8 +34,7 @@ from engine.maps import (
     UmapResult,
 )
 from engine.maps.selection import word_groups
-from engine.progress import Progress, Steps
-from engine.worker import Check
+from engine.progress import Check, Progress, Steps
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -1,7 +1,8 @@
 """The ASGI wrapper that keeps each request to one model, and says in each answer which.
 
-Inside `SecureApp`, so nobody learns here what the token protects. An answer about the model carries
-``X-Lexiscope-Model: name revision fingerprint``. A client that says in ``X-Lexiscope-Expect`` which
+Inside `SecureApp`, so nobody learns here what the token protects. An answer carries
+``X-Lexiscope-Model: name revision fingerprint`` of the model that was open when the request came,
+and no such header where none was. A client that says in ``X-Lexiscope-Expect`` which
 fingerprint it goes by is answered 409 where another model is open: a page that was loaded before a
 switch shows a sentence then, and not the numbers of two models side by side.
 """

@@ -22,6 +22,7 @@ from typing import Any
 
 import orjson
 
+from app.advice import seconds
 from engine.calibration.tables import Note, Problem, Row, Table, read_table
 from engine.errors import BudgetExceeded, InputError, LexiscopeError, OptionError
 
@@ -165,8 +166,8 @@ def _read(orders: Orders) -> dict[str, Any]:
 
 def _too_much(orders: Orders) -> BudgetExceeded:
     return BudgetExceeded(
-        f"Reading this file took more than {orders.memory // 2**20} MiB or {orders.seconds:g} "
-        "seconds and was stopped; upload a part of it, or save it as CSV."
+        f"Reading this file took more than {orders.memory // 2**20} MiB or "
+        f"{seconds(orders.seconds)} and was stopped; upload a part of it, or save it as CSV."
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
-from engine.worker import Check
+from engine.progress import Check
 
 T = TypeVar("T")
 

@@ -135,7 +135,7 @@ class SecureApp:
             if refusal is not None:
                 await refusal(scope, receive, finish)
             else:
-                body = Body(receive, *self._allowance(request))
+                body = Body(receive, *self._allowance(request), is_upload=_is_upload(request))
                 await self._app(scope, body.receive, finish)
         except CancelledError:
             if status:
@@ -174,13 +174,13 @@ class SecureApp:
             return self._refuse(request, 400)
         limit, _ = self._allowance(request)
         if int(declared) > limit:
-            return self._refuse(request, 413, _too_large(limit))
+            return self._refuse(request, 413, _too_large(limit, _is_upload(request)))
         return None
 
     def _allowance(self, request: Request) -> tuple[int, float]:
         """How many bytes the body may have and in how many seconds it must be here."""
         settings = self._settings
-        if request.method == "POST" and _path(request) in UPLOADS:
+        if _is_upload(request):
             return settings.upload_limit, settings.upload_deadline_s
         return settings.body_limit, settings.body_deadline_s
 
@@ -207,8 +207,9 @@ class SecureApp:
 class Body:
     """A request's body under one limit of size and one of time, declared or chunked."""
 
-    def __init__(self, receive: Receive, limit: int, deadline_s: float) -> None:
+    def __init__(self, receive: Receive, limit: int, deadline_s: float, *, is_upload: bool) -> None:
         self._receive = receive
+        self._is_upload = is_upload
         self._limit = limit
         self._deadline_s = deadline_s
         self._until: float | None = None
@@ -234,7 +235,8 @@ class Body:
             return message
         self._size += len(message.get("body", b""))
         if self._size > self._limit:
-            raise HTTPException(413, _too_large(self._limit), headers={"Connection": "close"})
+            sentence = _too_large(self._limit, self._is_upload)
+            raise HTTPException(413, sentence, headers={"Connection": "close"})
         self._complete = not message.get("more_body", False)
         return message
 
@@ -346,5 +348,11 @@ def _is_text(query: bytes) -> bool:
     return b"\0" not in raw
 
 
-def _too_large(limit: int) -> str:
-    return f"The body may have at most {limit} bytes."
+def _is_upload(request: Request) -> bool:
+    return request.method == "POST" and _path(request) in UPLOADS
+
+
+def _too_large(limit: int, is_upload: bool) -> str:
+    if is_upload:
+        return f"A file may have at most {limit:,} bytes here; upload a part of its rows."
+    return f"The body of a request may have at most {limit:,} bytes; send less."

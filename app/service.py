@@ -22,6 +22,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 from starlette.requests import Request
 
+from app.advice import less, seconds
 from app.metrics import Metrics
 from app.opened import ModelFacts, NotReady, Opened
 from app.result_cache import ResultCache, footprint, measured
@@ -33,12 +34,14 @@ from engine.agreement import Agreement
 from engine.cell import Cell
 from engine.curves import Curves
 from engine.errors import DeadlineExceeded, TokenError
-from engine.frames import no_check
-from engine.models import Tokens
+from engine.frame_report import FrameReport
+from engine.lookup import TokenHit
+from engine.progress import Check, no_check
+from engine.prompts import Tokens
 from engine.selfcheck import SelfCheck
-from engine.space import FrameReport, TokenBasis, TokenHit
-from engine.trace import Cost
-from engine.worker import Check, DeviceThread, Job
+from engine.token_basis import TokenBasis
+from engine.trace_result import Cost
+from engine.worker import DeviceThread, Job
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -444,6 +447,13 @@ class Explorer:
         try:
             value, _ = await _while_connected(request, flight.future, deadline_s)
             return cast(T, value)
+        except DeadlineExceeded:  # here, or on the device thread, which knows no more of it
+            path = str(request.scope.get("path", ""))
+            root = str(request.scope.get("root_path", ""))
+            raise DeadlineExceeded(
+                f"The answer took longer than {seconds(deadline_s)} and was stopped; "
+                f"{less(path.removeprefix(root))}."
+            ) from None
         finally:
             request.scope.setdefault("state", {})[QUEUED_S] = flight.job.waited_s
             flight.waiters -= 1
@@ -540,10 +550,7 @@ async def _while_connected(request: Request, future: asyncio.Future[T], deadline
         if left.done():
             left.result()  # a body that came too slowly or too large raises here
             raise ClientGone
-        raise DeadlineExceeded(
-            f"The answer took longer than {deadline_s:g} seconds and was stopped; "
-            "ask for fewer layers or a shorter prompt."
-        )
+        raise DeadlineExceeded("The answer took longer than allowed.")
     finally:
         if not left.done():
             left.cancel()

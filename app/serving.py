@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Protocol
 
 import uvicorn
@@ -41,6 +42,7 @@ GRACE_S = 2
 _LONGEST_ADDRESS = 512 * 1024
 _OTHER_FILES = 256
 _LOOKS = 3
+_AT_ONCE = b"The server was told twice to end and ends at once; jobs are listed as interrupted.\n"
 log = logging.getLogger("lexiscope")
 
 
@@ -76,6 +78,12 @@ class Server(uvicorn.Server):
         if counter % self._every == 0:
             self._book.sweep(self.server_state.connections)
         return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End in good order at the first signal, and at once at a second Ctrl+C."""
+        if sig == signal.SIGINT and self.should_exit:
+            end_now()
+        super().handle_exit(sig, frame)
 
 
 class Watchdog:
@@ -164,6 +172,14 @@ class Watchdog:
             self.look()
 
 
+def end_now(*_: object) -> None:
+    """End the process in one sentence: whoever presses Ctrl+C twice does not want to wait."""
+    # Not through the logging: the signal may have come while it writes.
+    with contextlib.suppress(OSError):
+        os.write(2, _AT_ONCE)
+    os._exit(INTERRUPTED)
+
+
 def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
     """Serve the app until a signal comes.
 
@@ -219,6 +235,7 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
     except KeyboardInterrupt:  # Ctrl+C, handed back in the same way
         status = INTERRUPTED
     finally:
+        signal.signal(signal.SIGINT, end_now)
         watchdog.close()
     _leave_threads(status)
     return status

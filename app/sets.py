@@ -26,7 +26,14 @@ from app.service import ClientGone
 from app.settings import PROMPT_CEILING, Settings
 from app.store import NotFound, Record, StorageError, Store, digest, new_id, storage_error
 from engine.calibration.tables import Table
-from engine.errors import InputError, OptionError, QueueFull
+from engine.errors import (
+    BudgetExceeded,
+    InputError,
+    LexiscopeError,
+    OptionError,
+    QueueFull,
+    shorten,
+)
 
 T = TypeVar("T")
 _TABLES = 2
@@ -190,6 +197,8 @@ class Sets:
             return _view(store.publish("sets", write))
         except OSError as error:
             raise storage_error(error) from error
+        except (InputError, BudgetExceeded) as error:
+            raise _of_file(error, file_name(filename)) from error
         finally:
             if isinstance(file, bytes):  # half of it may lie there, too, and fill the disk
                 source.unlink(missing_ok=True)
@@ -259,6 +268,15 @@ def text_of(text: str) -> str:
 def file_name(text: str) -> str:
     """The last part of what a browser calls a file, as people see it; never part of a path."""
     return text_of(text.replace("\\", "/").rsplit("/", 1)[-1][-_NAME:])
+
+
+def _of_file(error: LexiscopeError, name: str) -> LexiscopeError:
+    """The same; a sentence that begins with the file's name says so, since a sentence gets a
+    capital at its start and a file's name must not."""
+    sentence = str(error)
+    if name and sentence.startswith(shorten(name)):
+        error.args = (f"The file {sentence}", *error.args[1:])
+    return error
 
 
 async def aside(work: Callable[[], T]) -> T:

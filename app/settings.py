@@ -124,6 +124,12 @@ class Settings(BaseSettings):
     hang_exit_s: float = Field(120.0, ge=0, le=86_400, description="Seconds without a sign of life "
         "of the computing thread until the server ends itself with status 70, so that what "
         "supervises it starts it anew; 0: never.")  # fmt: skip
+    step_patience_s: float = Field(600.0, ge=0, le=86_400, description="Seconds that one step of a "
+        "job may take before it counts as without a sign of life: within a step there is none. A "
+        "step of a small model takes less than one; a large one on a slow machine takes minutes."
+        )  # fmt: skip
+    log_messages: bool = Field(False, description="Write the messages of unforeseen errors to the "
+        "log as well; they may repeat what people typed.")  # fmt: skip
 
     @field_validator("allowed_hosts", "models", mode="before")
     @classmethod

@@ -14,57 +14,36 @@ import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from anyio import to_thread
 
 from app.catalogue import Catalogue, Entry, as_name, catalogue_of
+from app.model_loading import (
+    WAIT_S,
+    FailedOpening,
+    Load,
+    Opening,
+    await_turn,
+    for_people,
+    log_failed,
+    no_thread,
+    on_device,
+)
 from app.opened import Conflict, ModelChanged, NotReady, Opened, facts_of, is_pinned, pin_of
 from app.settings import Settings
 from app.store import NotFound
 from engine import LatentSpace
 from engine.cost import give_memory_back
-from engine.errors import Cancelled, LexiscopeError, QueueFull
-from engine.worker import Check, DeviceThread
+from engine.errors import Cancelled, QueueFull
+from engine.progress import Check
+from engine.worker import DeviceThread
 
 T = TypeVar("T")
 State = Literal["loading", "ready", "failed"]
 log = logging.getLogger("lexiscope")
-
-_WAIT_S = 0.05
-
-
-class Load(Protocol):
-    """How a model is loaded; `app.service.load_space`."""
-
-    def __call__(
-        self,
-        settings: Settings,
-        check: Check,
-        tell: Callable[[str], None],
-        alone: Callable[[], AbstractContextManager[None]],
-    ) -> LatentSpace:
-        """The space of the model that the settings name."""
-
-
-@dataclass(frozen=True)
-class Opening:
-    """A model that is being opened."""
-
-    name: str
-    progress: str
-    """One sentence for people: what is being done."""
-
-
-@dataclass(frozen=True)
-class FailedOpening:
-    """The latest opening that failed; forgotten with the next one."""
-
-    name: str
-    sentence: str
 
 
 class Models:
@@ -216,7 +195,8 @@ class Models:
         """Load the model of the start; returns at once. A ready space is taken before it does."""
         self._loop = asyncio.get_running_loop()
         ready, self._space = self._space, None
-        self._begin(self.catalogue.start, ready)
+        with suppress(NotReady):  # said in each answer, as after a loading that failed
+            self._begin(self.catalogue.start, ready)
         if ready is not None:
             await self.settled()
 
@@ -297,10 +277,25 @@ class Models:
         self._settled = asyncio.Event()
         self._say(entry.name, "")
         self.failed = self.failure = self.error = None
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._run, args=(entry, ready), name="lexiscope-loader", daemon=True
         )
-        self._thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system gives this process no more threads
+            raise self._not_begun(entry, error) from None
+        self._thread = thread
+
+    def _not_begun(self, entry: Entry, error: RuntimeError) -> NotReady:
+        """What is said where not even the loading could begin; as after one that failed."""
+        failure = no_thread(entry)
+        log_failed(entry, error)
+        self.failed = FailedOpening(entry.name, str(failure))
+        if self._opened is None:
+            self.error, self.failure = failure, str(failure)
+        self.opening = None
+        self._tell_loop()
+        return failure
 
     def _say(self, name: str, words: str) -> None:
         self.opening = Opening(name, f"Loading {name}{f': {words}' if words else ''}.")
@@ -315,7 +310,7 @@ class Models:
             self._open(entry, box)
         except Exception as error:
             box.clear()
-            failure = _bare(error)
+            failure = self._logged(entry, error)
             del error
             self._failed(entry, failure)
             if self._opened is None and before is not None and before is not entry:
@@ -350,21 +345,24 @@ class Models:
             space.model.name = entry.name
         return space
 
+    def _logged(self, entry: Entry, error: Exception) -> Exception:
+        """The error without what its traceback holds: half a model, as a rule."""
+        if not self._is_end(error):
+            log_failed(entry, error)
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
+
+    def _is_end(self, error: Exception) -> bool:
+        """Whether it says no more than that the server ends."""
+        return self._closing and isinstance(error, Cancelled | QueueFull)
+
     def _failed(self, entry: Entry, error: Exception) -> None:
-        if isinstance(error, Cancelled | QueueFull) and self._closing:
+        if self._is_end(error):
             return
-        if isinstance(error, LexiscopeError):
-            log.error("the model %s could not be loaded: %s", entry.name, error)
-            sentence = entry.without_place(str(error))
-            error.args = (sentence, *error.args[1:])
-        else:
-            sentence = "The model could not be loaded; the server's log says why."
-            if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
-                sentence = f"There is not enough memory to load {entry.name}; choose a smaller one."
-            error = NotReady(sentence, retry_after=None)
-        self.failed = FailedOpening(entry.name, sentence)
+        error = for_people(entry, error)
+        self.failed = FailedOpening(entry.name, str(error))
         if self._opened is None:
-            self.error, self.failure = error, sentence
+            self.error, self.failure = error, str(error)
 
     def _back(self, before: Entry) -> None:
         """Load the model again that was let go for one that failed."""
@@ -374,7 +372,7 @@ class Models:
         try:
             self._open(before, [])
         except Exception as error:
-            self._failed(before, _bare(error))
+            self._failed(before, self._logged(before, error))
         else:
             self.failed = failed
 
@@ -388,28 +386,25 @@ class Models:
         if self._opened is None:
             yield
             return
-        entered, leave = threading.Event(), threading.Event()
+        leave = threading.Event()
 
         def hold(check: Check) -> None:
-            entered.set()
-            while not leave.wait(_WAIT_S):
+            while not leave.wait(WAIT_S):
                 check()
 
         job = self._device.submit(
             hold, deadline_s=None, label="waiting for a model's weights", first=True
         )
         try:
-            while not entered.wait(_WAIT_S):
-                self._check()
+            await_turn(job, self._settings.deadline_s, self._check)
             yield
         finally:
             leave.set()
             job.cancel()
 
     def _on_device(self, work: Callable[[Check], T], label: str) -> T:
-        """Do this on the device thread before all that waits, however long what runs takes."""
-        job = self._device.submit(work, deadline_s=None, label=label, first=True, patience_s=None)
-        return job.future.result()
+        """Do this on the device thread before all that waits."""
+        return on_device(self._device, work, label, self._settings.deadline_s, self._check)
 
     def _tell_loop(self) -> None:
         assert self._loop is not None
@@ -455,14 +450,6 @@ def _end_processes(space: LatentSpace | None) -> None:
     maps = vars(space).get("maps") if space is not None else None
     if maps is not None:  # made when a map was first asked for
         maps.close()
-
-
-def _bare(error: Exception) -> Exception:
-    """The error without what its traceback holds: half a model, as a rule."""
-    if not isinstance(error, LexiscopeError):
-        log.error("the model could not be loaded", exc_info=error)
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
 
 
 def _at_once(act: Callable[[], None]) -> bool:

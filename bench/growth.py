@@ -12,7 +12,7 @@ from bench.report import Section, ms
 from bench.setting import BUDGET, Bench, K, make_module, make_tokenizer
 from engine.frames import Frame
 from engine.models import LanguageModel
-from engine.similarity import read
+from engine.reading import read
 
 TOKENS = (16, 32, 64, 128)
 LAYERS = (3, 6, 12)

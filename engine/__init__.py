@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.frames import FRAMES
+    from engine.loading import load
     from engine.models import Limits
     from engine.similarity import GEOMETRIES
-    from engine.space import LatentSpace, load
-    from engine.trace import STATES, Trace, TraceOptions
+    from engine.space import LatentSpace
+    from engine.trace_options import STATES, TraceOptions
+    from engine.trace_result import Trace
 
 _PLACES = {
     "FRAMES": "engine.frames",
     "GEOMETRIES": "engine.similarity",
-    "STATES": "engine.trace",
+    "STATES": "engine.trace_options",
     "LatentSpace": "engine.space",
     "Limits": "engine.models",
-    "Trace": "engine.trace",
-    "TraceOptions": "engine.trace",
-    "load": "engine.space",
+    "Trace": "engine.trace_result",
+    "TraceOptions": "engine.trace_options",
+    "load": "engine.loading",
 }
 
 __all__ = [

@@ -14,19 +14,16 @@ import torch
 from torch import Tensor
 
 from engine.errors import OptionError
-from engine.frames import FRAMES, Check, Frame, no_check
+from engine.frames import FRAMES, Frame
 from engine.models import LanguageModel, States
-from engine.similarity import GEOMETRIES, read, scores
-from engine.trace import (
-    Floats,
-    Frames,
-    ModelInfo,
-    TraceOptions,
-    model_info,
-    not_finite,
-    number,
-    prepare,
-)
+from engine.plain import number
+from engine.progress import Check, no_check
+from engine.reading import read
+from engine.similarity import GEOMETRIES, scores
+from engine.trace import Frames, model_info, not_finite
+from engine.trace_options import TraceOptions
+from engine.trace_result import Floats, ModelInfo
+from engine.trace_states import prepare
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def compute_agreement(
     The model's own prediction is the last layer read by its own head. Frames of another size than
     the head (an embedding table of its own width) are left out.
     """
-    budget = model.limits.memory_budget_mib * 2**20 // 2
+    budget = model.limits.reading_bytes
     got = prepare(model, states, options, check=check)
     n_layers, n_positions, d = got.states.shape
     k = min(options.k, model.vocabulary)

@@ -11,11 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from engine.errors import LayerError
-from engine.frames import Check, Frame, no_check
+from engine.frames import Frame
 from engine.models import LanguageModel, States
+from engine.plain import number
+from engine.progress import Check, no_check
 from engine.resolution import resolve
 from engine.similarity import GEOMETRIES
-from engine.trace import NOBODY, Frames, Trace, number, prepare
+from engine.trace import NOBODY, Frames
+from engine.trace_result import Trace
+from engine.trace_states import prepare
 from engine.vocabulary import Token
 
 

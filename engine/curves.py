@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from engine.errors import LayerError
-from engine.frames import Check, no_check
 from engine.models import LanguageModel, States
-from engine.similarity import read
-from engine.trace import Floats, Frames, Ints, Trace, not_finite, number, prepare
+from engine.plain import number
+from engine.progress import Check, no_check
+from engine.reading import read
+from engine.trace import Frames, not_finite
+from engine.trace_result import Floats, Ints, Trace
+from engine.trace_states import prepare
 from engine.vocabulary import Token
 
 
@@ -87,7 +90,7 @@ def compute_curves(
         temperatures=options.temperatures,
         targets=targets,
         centred=options.centred,
-        budget_bytes=model.limits.memory_budget_mib * 2**19,
+        budget_bytes=model.limits.reading_bytes,
         check=check,
     )[options.geometry]
 

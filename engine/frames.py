@@ -18,9 +18,7 @@ tight   t_i = G^(-1/2)w_i          between the two: Σ t_i t_iᵀ = I (Parseval)
 random  seeded normal directions   the control; the norms are those of `output`
 ======  =========================  ==================================================
 
-G is accumulated in float64 whatever the weights' dtype and taken apart by `eigh`; directions whose
-eigenvalue is below d·ε₆₄·λ_max are cut off, which gives the true Moore–Penrose pseudo-inverse of a
-rank-deficient head (derived in docs/method.md, checked against `torch.linalg.pinv` in the tests).
+How the head is taken apart for that is :mod:`engine.decomposition`.
 
 **Head bias.** With z = W·r + b the least-squares preimage of the one-hot e_i is
 W⁺(e_i − b) = s_i − c with c = W⁺b: every basis moves by the same −c. We keep the bases and move the
@@ -32,282 +30,22 @@ Knows nothing about token texts or prompts.
 from __future__ import annotations
 
 import hashlib
-import math
-import os
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from pathlib import Path
 from typing import Final, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from engine.decomposition import CHUNK, HeadDecomposition
 from engine.errors import NonFiniteError, OptionError
 
 FrameName = Literal["output", "input", "head", "tight", "random"]
 FRAMES: Final[tuple[FrameName, ...]] = ("output", "input", "head", "tight", "random")
 
-CHUNK: Final = 8192
-"""Rows of the head that are taken at a time."""
 NEVER: Final = -1e30
 """Stands for a logit of −∞: of probability 0 all the same, but 0 times it is 0 and not NaN."""
-_GRAM_ROWS: Final = 4096
-_GRAM_PARTS: Final = 4
 _RANDOM_BLOCK: Final = 2048
-_FORMAT: Final = "2"
-
-Check = Callable[[], None]
-
-
-def no_check() -> None:
-    """The check of work that nobody can cancel."""
-
-
-@dataclass(frozen=True)
-class HeadDecomposition:
-    """The frame operator G = WᵀW of a head, taken apart. All float64, on the CPU.
-
-    Memory d² + 3v numbers.
-    """
-
-    eigenvalues: Tensor
-    """λ, largest first (d)."""
-    eigenvectors: Tensor
-    """U, a column per eigenvalue (d × d)."""
-    rank: int
-    leverage: Tensor
-    """h_ii = w_i·s_i in [0, 1], summing to the rank; also s_i's own logit and ‖t_i‖² (v)."""
-    basis_norms: Tensor
-    """‖s_i‖ (v)."""
-    row_norms: Tensor
-    """‖w_i‖ (v)."""
-    row_mean: Tensor
-    """The mean row of the head (d)."""
-    seconds: float
-    """What it took to compute; from the disk, what it took then."""
-    from_cache: bool = False
-
-    @property
-    def kept(self) -> Tensor:
-        """The eigenvalues above the cut-off."""
-        return self.eigenvalues[: self.rank]
-
-    def power(self, exponent: float) -> Tensor:
-        """G to a (negative) power on its range, zero off it: d × d, float64, symmetric."""
-        basis = self.eigenvectors[:, : self.rank]
-        return (basis * self.kept**exponent) @ basis.T
-
-    @property
-    def condition_number(self) -> float:
-        """σ_max / σ_min of W on its range: the square root of the ratio of the frame bounds."""
-        return float((self.kept[0] / self.kept[-1]).sqrt()) if self.rank else math.inf
-
-    def residuals(self) -> dict[str, float]:
-        """Relative errors of the four Moore–Penrose equations for A = W, A⁺ = G⁺Wᵀ.
-
-        Each Frobenius norm over v × d or v × v is written as a trace over d × d:
-        ‖W·D‖² = tr(Dᵀ·G·D), with G put together again from its parts.
-        """
-        g = (self.eigenvectors * self.eigenvalues.clamp_min(0)) @ self.eigenvectors.T
-        inverse = self.power(-1.0)
-        p = inverse @ g
-        eye = torch.eye(len(p), dtype=p.dtype)
-
-        def norm(d: Tensor) -> float:  # ‖W·D‖_F
-            return math.sqrt(max(float(((d.T @ g) * d.T).sum()), 0.0))
-
-        def ratio(a: float, b: float) -> float:
-            return a / b if b > 0 else 0.0
-
-        skew = inverse - inverse.T
-        return {
-            "A A⁺ A = A": ratio(norm(p - eye), norm(eye)),
-            "A⁺ A A⁺ = A⁺": ratio(norm((p @ inverse - inverse).T), norm(inverse.T)),
-            "(A A⁺)ᵀ = A A⁺": ratio(float((g @ skew).norm()), float(p.norm())),
-            "(A⁺ A)ᵀ = A⁺ A": ratio(float((p - p.T).norm()), float(p.norm())),
-        }
-
-
-def gram(weight: Tensor, *, check: Check = no_check) -> Tensor:
-    """G = WᵀW in float64: d × d, on the CPU.
-
-    On the CPU each block of rows goes through BLAS `dsyrk`, which fills one triangle and so does
-    half the work of a general product; so do blocks from Apple's MPS, which has no float64. On CUDA
-    it is a float64 product.
-    """
-    v, d = weight.shape
-    if weight.device.type == "cuda":
-        total = torch.zeros(d, d, dtype=torch.float64, device=weight.device)
-        for start in range(0, v, CHUNK):
-            check()
-            block = weight[start : start + CHUNK].detach().double()
-            total += block.T @ block
-        return total.cpu()
-    out = torch.zeros(d, d, dtype=torch.float64)
-    room = torch.empty(min(v, _GRAM_ROWS), d, dtype=torch.float64)
-    cuts = [d * i // _GRAM_PARTS for i in range(_GRAM_PARTS + 1)]
-    for start in range(0, v, _GRAM_ROWS):
-        check()
-        rows = weight[start : start + _GRAM_ROWS].detach()
-        block = room[: len(rows)].copy_(rows)
-        for first, last in pairwise(cuts):  # of each band of rows of G, the part from the diagonal
-            out[first:last, first:].addmm_(block[:, first:last].T, block[:, first:])
-    return torch.triu(out) + torch.triu(out, 1).T
-
-
-@torch.no_grad()
-def decompose(weight: Tensor, *, check: Check = no_check) -> HeadDecomposition:
-    """Take the frame operator of a head apart.
-
-    Args:
-        weight: W, v × d, any floating dtype and device.
-        check: called between blocks of rows; raises to stop.
-
-    Raises:
-        NonFiniteError: the head holds NaN or infinity.
-    """
-    begin = time.perf_counter()
-    v, d = weight.shape
-    operator = gram(weight, check=check)
-    if not bool(torch.isfinite(operator).all()):
-        raise NonFiniteError(
-            "the head of this model holds NaN or infinite weights, so it has no semantic bases;"
-            " load a sound checkpoint."
-        )
-    check()
-    eigenvalues, eigenvectors = torch.linalg.eigh(operator)
-    eigenvalues, eigenvectors = eigenvalues.flip(0), eigenvectors.flip(1)
-    floor = d * torch.finfo(torch.float64).eps * float(eigenvalues[0].clamp_min(0))
-    rank = int((eigenvalues > floor).sum())
-    kept = eigenvalues[:rank]
-    weights = torch.stack([1 / kept, 1 / kept**2], dim=1)  # (rank, 2)
-    squares = torch.empty(v, 2, dtype=torch.float64)
-    rows = torch.empty(v, dtype=torch.float64)
-    mean = torch.zeros(d, dtype=torch.float64)
-    basis = eigenvectors[:, :rank].contiguous()
-    if weight.device.type == "cuda":
-        basis, weights = basis.to(weight.device), weights.to(weight.device)
-    step = _GRAM_ROWS if basis.device.type == "cpu" else CHUNK
-    room = torch.empty(2, min(v, step), d, dtype=torch.float64, device=basis.device)
-    for start in range(0, v, step):
-        check()
-        source = weight[start : start + step].detach()
-        block = room[0, : len(source)].copy_(source)
-        rows[start : start + len(block)] = torch.linalg.vecdot(block, block).cpu()
-        mean += block.sum(0).cpu()
-        parts = room[1].view(-1)[: len(block) * rank].view(len(block), rank)
-        torch.mm(block, basis, out=parts)
-        squares[start : start + len(block)] = (parts.square_() @ weights).cpu()
-    return HeadDecomposition(
-        eigenvalues=eigenvalues.contiguous(),
-        eigenvectors=eigenvectors.contiguous(),
-        rank=rank,
-        leverage=squares[:, 0].contiguous(),
-        basis_norms=squares[:, 1].sqrt(),
-        row_norms=rows.sqrt(),
-        row_mean=mean / v,
-        seconds=time.perf_counter() - begin,
-    )
-
-
-def fingerprint(weight: Tensor) -> str:
-    """A name for the exact content of a matrix: its shape, dtype and every byte (BLAKE2b)."""
-    digest = hashlib.blake2b(f"{tuple(weight.shape)} {weight.dtype}".encode(), digest_size=16)
-    for start in range(0, weight.shape[0], CHUNK):
-        block = weight[start : start + CHUNK].detach().contiguous().cpu()
-        digest.update(block.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def cached_decomposition(
-    weight: Tensor, folder: Path | None, *, check: Check = no_check
-) -> HeadDecomposition:
-    """The decomposition from the disk if this very head was taken apart before, else computed.
-
-    A file that is damaged, of another format or of another head is computed anew and replaced.
-    A folder that cannot be written is no error: the result is only not kept.
-    """
-    if folder is None:
-        return decompose(weight, check=check)
-    key = fingerprint(weight)
-    path = folder / f"head-{key}.safetensors"
-    found = _load(path, key, tuple(weight.shape))
-    if found is not None:
-        return found
-    result = decompose(weight, check=check)
-    _save(result, path, key)
-    return result
-
-
-_STORED = ("eigenvalues", "eigenvectors", "leverage", "basis_norms", "row_norms", "row_mean")
-
-
-def _load(path: Path, key: str, shape: tuple[int, ...]) -> HeadDecomposition | None:
-    v, d = shape
-    expected = {
-        "eigenvalues": (d,),
-        "eigenvectors": (d, d),
-        "leverage": (v,),
-        "basis_norms": (v,),
-        "row_norms": (v,),
-        "row_mean": (d,),
-    }
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = file.metadata() or {}
-            if meta.get("format") != _FORMAT or meta.get("head") != key:
-                return None
-            parts = {name: file.get_tensor(name) for name in _STORED}
-            rank, seconds = int(meta["rank"]), float(meta["seconds"])
-            if meta["digest"] != _digest(parts, rank):
-                return None
-    except (OSError, SafetensorError, KeyError, ValueError):
-        return None
-    sound = all(
-        tuple(parts[n].shape) == expected[n] and bool(torch.isfinite(parts[n]).all())
-        for n in _STORED
-    )
-    if not sound or not 0 <= rank <= d:
-        return None
-    return HeadDecomposition(**parts, rank=rank, seconds=seconds, from_cache=True)
-
-
-def _digest(parts: dict[str, Tensor], rank: int) -> str:
-    """Of every stored byte: a flipped bit would leave a finite number that is wrong."""
-    digest = hashlib.blake2b(str(rank).encode(), digest_size=16)
-    for name in _STORED:
-        digest.update(parts[name].contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def _save(result: HeadDecomposition, path: Path, key: str) -> None:
-    """Write aside, flush to the disk, rename: a reader sees a whole file or none."""
-    parts = {n: getattr(result, n).contiguous() for n in _STORED}
-    meta = {
-        "format": _FORMAT,
-        "head": key,
-        "rank": str(result.rank),
-        "seconds": repr(result.seconds),
-        "digest": _digest(parts, result.rank),
-    }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.name)
-        os.close(handle)
-        try:
-            save_file(parts, aside, metadata=meta)
-            with Path(aside).open("rb") as file:
-                os.fsync(file.fileno())
-            Path(aside).replace(path)
-        finally:
-            Path(aside).unlink(missing_ok=True)
-    except (OSError, SafetensorError):
-        return
 
 
 @dataclass(frozen=True)

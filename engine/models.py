@@ -14,24 +14,18 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engine.anatomy import Anatomy, dissect, first_tensor, hidden_argument
-from engine.errors import (
-    LayerError,
-    OptionError,
-    PromptError,
-    WorkError,
-    shorten,
-)
+from engine.errors import WorkError
 from engine.placement import devices, is_spread, runs_on, values_of
-from engine.vocabulary import Token, Vocabulary
-
-Check = Callable[[], None]
-BOS: Final = ("auto", "yes", "no")
+from engine.progress import Check
+from engine.prompts import Tokens, has_chat_template, tokenize
+from engine.ranges import parse_range
+from engine.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -49,16 +43,10 @@ class Limits:
     max_search: int = 200
     """Hits of a search in the vocabulary."""
 
-
-@dataclass(frozen=True)
-class Tokens:
-    """A prompt as the model gets it."""
-
-    prompt: str
-    ids: tuple[int, ...]
-    items: tuple[Token, ...]
-    added_bos: bool
-    """Whether a begin-of-text token stands in front that the prompt does not hold."""
+    @property
+    def reading_bytes(self) -> int:
+        """Of the memory budget, what the temporaries of one reading may take: half."""
+        return self.memory_budget_mib * 2**19
 
 
 @dataclass(frozen=True)
@@ -174,7 +162,7 @@ class LanguageModel:
     @property
     def has_chat_template(self) -> bool:
         """Whether the tokenizer knows how to write a chat."""
-        return bool(getattr(self.tokenizer, "chat_template", None))
+        return has_chat_template(self.tokenizer)
 
     @property
     def has_bos(self) -> bool:
@@ -205,72 +193,16 @@ class LanguageModel:
         Raises:
             PromptError: empty, not text, too long, or no chat template.
         """
-        if bos not in BOS:
-            raise OptionError(f"bos must be one of {', '.join(BOS)}; got {shorten(str(bos))!r}.")
-        limit = self.limits.max_characters
-        if len(prompt) > limit:
-            raise PromptError(
-                f"a prompt may have at most {limit:,} characters, this one has {len(prompt):,};"
-                " shorten it."
-            )
-        if not prompt.strip("\x00"):
-            raise PromptError("the prompt is empty; type at least one character.")
-        try:
-            prompt.encode("utf-8")
-        except UnicodeEncodeError:
-            raise PromptError(
-                "the prompt holds half of a surrogate pair, which is no text; remove it."
-            ) from None
-        if chat:
-            ids, added = self._chat_ids(prompt), False
-        else:
-            ids, added = self._plain_ids(prompt, bos)
-        if not ids:
-            raise PromptError("the prompt has no token for this model; type some text.")
-        if len(ids) > self.max_tokens:
-            raise PromptError(
-                f"a prompt may have at most {self.max_tokens:,} tokens for this model, this one has"
-                f" {len(ids):,}; shorten it."
-            )
-        if max(ids) >= self.vocabulary:
-            raise PromptError(
-                f"token {max(ids)} of this prompt has no row in the model's head"
-                f" ({self.vocabulary:,} rows); remove that character."
-            )
-        return Tokens(prompt, tuple(ids), self.vocabulary_texts.prompt_tokens(ids), added)
-
-    def _chat_ids(self, prompt: str) -> list[int]:
-        if not self.has_chat_template:
-            raise PromptError(
-                "this model has no chat template; switch 'chat' off to give it the prompt as it is."
-            )
-        encoded = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
+        return tokenize(
+            prompt,
+            bos=bos,
+            chat=chat,
+            tokenizer=self.tokenizer,
+            texts=self.vocabulary_texts,
+            rows=self.vocabulary,
+            max_characters=self.limits.max_characters,
+            max_tokens=self.max_tokens,
         )
-        return [int(i) for i in encoded["input_ids"]]
-
-    def _plain_ids(self, prompt: str, bos: str) -> tuple[list[int], bool]:
-        special = bos != "no"
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is not None:
-            # encode_batch lets other threads run meanwhile; encode holds the interpreter's lock.
-            ids = list(backend.encode_batch([prompt], add_special_tokens=special)[0].ids)
-        else:
-            ids = [int(i) for i in self.tokenizer.encode(prompt, add_special_tokens=special)]
-        begin = self.tokenizer.bos_token_id
-        if bos == "yes":
-            if begin is None:
-                raise PromptError("this model has no begin-of-text token; set 'bos' to auto or no.")
-            if not ids or ids[0] != begin:
-                ids.insert(0, int(begin))
-        if not special or begin is None or not ids or ids[0] != begin:
-            return ids, False
-        # The prompt may hold that token itself, in front.
-        held = prompt.lstrip().startswith(str(self.tokenizer.bos_token))
-        return ids, not held or ids[1:2] == [begin]
 
     def layer_numbers(self, text: str | None) -> tuple[int, ...]:
         """Layers from ``0:6``, ``0:12:2``, ``3``, ``-1`` or None for all.
@@ -421,40 +353,6 @@ class LanguageModel:
             raise WorkError(
                 "this model belongs to the thread that loaded it; submit the work to that thread."
             )
-
-
-def parse_range(text: str | None, size: int, what: str, whose: str) -> tuple[int, ...]:
-    """Numbers from Python's slice notation: ``a:b``, ``a:b:step``, ``n``, or None for all.
-
-    Raises:
-        LayerError: not of that form, out of range, or empty.
-    """
-    if text is None or not text.strip():
-        return tuple(range(size))
-    words = text.strip().split(":")
-    try:
-        if len(words) > 3 or len(text) > 40:
-            raise ValueError
-        numbers = [int(w) if w.strip() else None for w in words]
-    except ValueError:
-        raise LayerError(
-            f"{what} must be a number or a range such as 0:6 or 0:12:2; got {shorten(text)!r}."
-        ) from None
-    for n in numbers[:2]:
-        top = size if len(words) > 1 else size - 1
-        if n is not None and not -size <= n <= top:
-            raise LayerError(f"{what} must be in [0, {size - 1}] for {whose}; got {n}.")
-    if len(numbers) == 1:
-        assert numbers[0] is not None
-        return (numbers[0] % size,)
-    if len(numbers) == 3 and numbers[2] is not None and numbers[2] < 1:
-        raise LayerError(f"the step of a {what} range must be at least 1; got {numbers[2]}.")
-    chosen = tuple(range(size))[slice(*numbers)]
-    if not chosen:
-        raise LayerError(
-            f"the {what} range {shorten(text)!r} is empty; {whose} has 0 to {size - 1}."
-        )
-    return chosen
 
 
 def _parameters(module: nn.Module) -> frozenset[str]:

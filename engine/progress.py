@@ -13,6 +13,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+Check = Callable[[], None]
+"""What long work calls in its small steps; it raises to stop the work."""
+
+
+def no_check() -> None:
+    """The check of work that nobody can cancel."""
+
 
 @dataclass(frozen=True)
 class Progress:

@@ -11,16 +11,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from engine.frames import Check, Frame, no_check
-from engine.similarity import (
-    Reading,
-    check_geometry,
-    columns,
-    gather_rows,
-    prepare_rows,
-    products,
-    tiling,
-)
+from engine.frames import Frame
+from engine.progress import Check, no_check
+from engine.reading import Reading, tiling
+from engine.similarity import check_geometry, columns, gather_rows, prepare_rows, products
 
 
 def borders(

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import torch
 
-from engine.frames import Frame, HeadDecomposition
+from engine.decomposition import HeadDecomposition
+from engine.frames import Frame
 from engine.models import LanguageModel
 from engine.resolution import resolve
 from engine.similarity import scores

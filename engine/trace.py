@@ -16,451 +16,41 @@ without formulas; those here are **our reconstruction** and say so:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.errors import OptionError, shorten
-from engine.frames import FRAMES, Check, Frame, no_check
+from engine.divergence import divergence
+from engine.frames import Frame
 from engine.isotropy import isotropy, spread, spread_about_mean
-from engine.models import BOS, LanguageModel, States, Tokens, parse_range
+from engine.models import LanguageModel, States
+from engine.progress import Check, no_check
+from engine.prompts import Tokens
+from engine.reading import Reading, read
 from engine.regions import borders
-from engine.similarity import DEFAULT_TEMPERATURE, GEOMETRIES, Reading, divergence, read
+from engine.trace_options import TraceOptions
+from engine.trace_result import (
+    Bools,
+    Cost,
+    Crossing,
+    Floats,
+    GeometryReading,
+    Ints,
+    LayerIsotropy,
+    ModelInfo,
+    Trace,
+)
+from engine.trace_states import Prepared, final_answers, prepare
 from engine.vocabulary import Token
 
-STATES: Final = ("normed", "raw")
 NOBODY: Final = Token(-1, "", "—")
 """Stands where there is no token: the answer or region of a state that is not finite."""
 NEAR: Final = 32
 """Nearest tokens that are looked at first for the border of a region."""
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Frames = Callable[[str], Frame]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TraceOptions:
-    """What to read, and how.
-
-    Raises:
-        OptionError: a value outside its range; the message names it and what is allowed.
-    """
-
-    geometry: str = "cosine"
-    """``cosine``, ``l2`` or ``matmul``."""
-    frame: str = "output"
-    """``output`` (semantic bases), ``input``, ``head``, ``tight`` or ``random``."""
-    state: str = "normed"
-    """``normed``: past the final norm, as the head reads; ``raw``: as it leaves the block."""
-    centred: bool = False
-    """Each state minus the layer's mean over the prompt, each basis minus the mean basis."""
-    temperature: float | None = None
-    """Of the chosen geometry's probabilities; None is the default of that geometry."""
-    k: int = 10
-    """Tokens listed per cell, 1 to 50."""
-    layers: str | None = None
-    """``0:6``, ``0:12:2``, ``3``, ``-1``; None is all."""
-    positions: str | None = None
-    """The same for tokens of the prompt."""
-    bos: str = "auto"
-    """Begin-of-text token: ``auto`` as the tokenizer does, ``yes``, ``no``."""
-    chat: bool = False
-    """Write the prompt as a user's turn by the model's chat template."""
-    words_only: bool = False
-    """List words only; probabilities stay those of the whole vocabulary."""
-
-    def __post_init__(self) -> None:
-        _one_of("geometry", self.geometry, GEOMETRIES)
-        _one_of("frame", self.frame, FRAMES)
-        _one_of("state", self.state, STATES)
-        _one_of("bos", self.bos, BOS)
-        for name in ("layers", "positions"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise OptionError(f"{name} must be text such as '0:6' or '3'; got {value!r:.40}.")
-        if not isinstance(self.k, int) or not 1 <= self.k <= 50:
-            raise OptionError(f"k must be a whole number from 1 to 50; got {self.k!r:.20}.")
-        t = self.temperature
-        if t is not None and not (math.isfinite(t) and 1e-3 <= t <= 1e4):
-            raise OptionError(f"temperature must be from 0.001 to 10000; got {t}.")
-
-    @property
-    def temperatures(self) -> dict[str, float]:
-        """T per geometry: the chosen one's may be set, the others keep their default."""
-        out = dict(DEFAULT_TEMPERATURE)
-        if self.temperature is not None:
-            out[self.geometry] = self.temperature
-        return out
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it stands in the JSON contract."""
-        return asdict(self)
-
-
-def _one_of(what: str, value: object, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise OptionError(
-            f"{what} must be one of {', '.join(allowed)}; got {shorten(str(value))!r}."
-        )
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """Which model an answer is about."""
-
-    name: str
-    revision: str
-    fingerprint: str
-    device: str
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run needs: seconds and bytes of peak memory, foretold and measured."""
-
-    predicted_seconds: float
-    predicted_bytes: int
-    seconds: float | None = None
-    bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class GeometryReading:
-    """All cells read by one geometry on one frame."""
-
-    top_ids: Ints
-    """layer × position × k, nearest first; −1 where the state is not finite."""
-    top_scores: Floats
-    """layer × position × k; larger is nearer."""
-    top_probabilities: Floats
-    """layer × position × k, softmax(score/T) over the whole vocabulary."""
-    entropy: Floats
-    """layer × position, nats."""
-    final_rank: Ints
-    """layer × position: rank of the model's final answer, from 1; 0 where not finite."""
-    final_score: Floats
-    """layer × position."""
-    final_probability: Floats
-    """layer × position."""
-
-
-@dataclass(frozen=True)
-class Crossing:
-    """The semantic region of a position changed between two layers that were read."""
-
-    position: int
-    layer: int
-    """The layer where the new region is entered."""
-    from_id: int
-    to_id: int
-
-
-@dataclass(frozen=True)
-class LayerIsotropy:
-    """Isotropy of one layer's states over the prompt, and near bases (engine/isotropy.py)."""
-
-    layer: int
-    raw: float
-    centred: float
-    spectral: float
-    near_raw: float
-    """Mean over positions: isotropy of the k nearest bases, raw."""
-    near_centred: float
-    """The same, centred on their own mean."""
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A prompt through the layers. Arrays are layer × position, in the order of those fields."""
-
-    model: ModelInfo
-    options: TraceOptions
-    tokens: tuple[Token, ...]
-    """All of the prompt's."""
-    layers: tuple[int, ...]
-    positions: tuple[int, ...]
-    temperature: float
-    readings: dict[str, GeometryReading]
-    """By geometry, on the chosen frame."""
-    final_ids: Ints
-    """The model's own next token (position); −1 where its last layer is not finite."""
-    final_probabilities: Floats
-    """Its probability by the model itself (position)."""
-    divergence: Floats
-    """KL(the model's final distribution ‖ this layer read by the model's own head), nats."""
-    border: Floats
-    """Distance to the border of the semantic region: radians for cosine, else a length."""
-    border_ids: Ints
-    """The region beyond that border."""
-    crossings: tuple[Crossing, ...]
-    target_similarity: Floats
-    """Cosine to the output basis of the final answer, in [−1, 1]."""
-    deviation: Floats
-    """D_l in [0, 2]: our reconstruction."""
-    gain: Floats
-    """D_(l−1) − D_l, between neighbouring layers of the model; NaN at layer 0. Ours."""
-    alignment: Floats
-    """Cosine of factual and virtual step; NaN at layer 0. Ours."""
-    state_norm: Floats
-    isotropy: tuple[LayerIsotropy, ...]
-    finite: Bools
-    regions: Ints
-    """Semantic region, layer × position: the nearest token of the whole vocabulary by the chosen
-    geometry, also where words only are listed; −1 where the state is not finite."""
-    default_pins: tuple[int, ...]
-    """Tokens that are top at any layer of the last position read, most layers first; at most 16."""
-    token_info: dict[int, Token]
-    cost: Cost
-    warnings: tuple[str, ...]
-
-    @property
-    def geometry(self) -> str:
-        """The chosen geometry."""
-        return self.options.geometry
-
-    @property
-    def frame(self) -> str:
-        """The chosen frame."""
-        return self.options.frame
-
-    @property
-    def chosen(self) -> GeometryReading:
-        """The reading by the chosen geometry."""
-        return self.readings[self.options.geometry]
-
-    @property
-    def top_ids(self) -> Ints:
-        """layer × position × k by the chosen geometry."""
-        return self.chosen.top_ids
-
-    @property
-    def top_scores(self) -> Floats:
-        """layer × position × k by the chosen geometry."""
-        return self.chosen.top_scores
-
-    @property
-    def top_probabilities(self) -> Floats:
-        """layer × position × k by the chosen geometry."""
-        return self.chosen.top_probabilities
-
-    @property
-    def entropy(self) -> Floats:
-        """Nats, by the chosen geometry."""
-        return self.chosen.entropy
-
-    @property
-    def final_rank(self) -> Ints:
-        """Rank of the model's final answer by the chosen geometry."""
-        return self.chosen.final_rank
-
-    @property
-    def final_probability(self) -> Floats:
-        """Probability of the model's final answer by the chosen geometry."""
-        return self.chosen.final_probability
-
-    @property
-    def agrees(self) -> Bools:
-        """Whether the nearest token of the whole vocabulary is the model's final answer."""
-        same: Bools = (self.regions == self.final_ids[None, :]) & (self.regions >= 0)
-        return same
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract (docs/api.md): numbers that are not finite are None."""
-        cells = []
-        for i, layer in enumerate(self.layers):
-            for j, position in enumerate(self.positions):
-                top = [
-                    {
-                        "id": int(t),
-                        "text": self.token_info[int(t)].text,
-                        "score": number(s),
-                        "probability": number(p),
-                    }
-                    for t, s, p in zip(
-                        self.top_ids[i, j],
-                        self.top_scores[i, j],
-                        self.top_probabilities[i, j],
-                        strict=True,
-                    )
-                    if t >= 0
-                ]
-                rank = int(self.final_rank[i, j])
-                region = int(self.regions[i, j])
-                cells.append(
-                    {
-                        "layer": layer,
-                        "position": position,
-                        "top": top,
-                        "entropy": number(self.entropy[i, j]),
-                        "final_rank": rank if rank > 0 else None,
-                        "agrees": bool(self.agrees[i, j]),
-                        "probability": number(self.final_probability[i, j]),
-                        "divergence": number(self.divergence[i, j]),
-                        "border": number(self.border[i, j]),
-                        "region": region if region >= 0 else None,
-                        "target_similarity": number(self.target_similarity[i, j]),
-                        "deviation": number(self.deviation[i, j]),
-                        "gain": number(self.gain[i, j]),
-                        "alignment": number(self.alignment[i, j]),
-                        "norm": number(self.state_norm[i, j]),
-                        "finite": bool(self.finite[i, j]),
-                    }
-                )
-        return {
-            "model": self.model.name,
-            "geometry": self.geometry,
-            "frame": self.frame,
-            "tokens": [t.to_dict() for t in self.tokens],
-            "layers": list(self.layers),
-            "positions": list(self.positions),
-            "cells": cells,
-            "final": [
-                {
-                    "position": p,
-                    "id": int(i) if i >= 0 else None,
-                    "text": self.token_info[int(i)].text,
-                    "probability": number(q),
-                }
-                for p, i, q in zip(
-                    self.positions, self.final_ids, self.final_probabilities, strict=True
-                )
-            ],
-            "crossings": [asdict(c) for c in self.crossings],
-            "isotropy": [{k: number(v) for k, v in asdict(i).items()} for i in self.isotropy],
-            "default_pins": [{"id": i, "text": self.token_info[i].text} for i in self.default_pins],
-            "temperature": self.temperature,
-            "options": self.options.to_dict(),
-            "provenance": asdict(self.model),
-            "warnings": list(self.warnings),
-        }
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Flat rows, one per listed token: for CSV and data frames."""
-        for i, layer in enumerate(self.layers):
-            for j, position in enumerate(self.positions):
-                for n, token in enumerate(self.top_ids[i, j]):
-                    if token < 0:
-                        continue
-                    yield {
-                        "layer": layer,
-                        "position": position,
-                        "token": self.tokens[position].text,
-                        "rank": n + 1,
-                        "id": int(token),
-                        "text": self.token_info[int(token)].text,
-                        "score": number(self.top_scores[i, j, n]),
-                        "probability": number(self.top_probabilities[i, j, n]),
-                        "entropy": number(self.entropy[i, j]),
-                        "final_rank": int(self.final_rank[i, j]) or None,
-                    }
-
-
-def number(value: Any) -> float | int | None:
-    """A plain number for JSON, None where it is not finite."""
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return int(value)
-    out = float(value)
-    return out if math.isfinite(out) else None
-
-
-# --- states as they are read ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The states that were asked for, placed where frames read them."""
-
-    layers: tuple[int, ...]
-    positions: tuple[int, ...]
-    states: Tensor
-    """layer × position × d, normed or raw, centred or not."""
-    reading: Tensor
-    """layer × position × d: past the final norm, never centred; what the head would read."""
-    last: Tensor
-    """position × d: what the head does read."""
-    finite: Tensor
-    """layer × position."""
-    answered: Tensor
-    """position: whether the model's last layer is finite, so that it has an answer there."""
-    before: Tensor
-    """layer × position × d: `states` of the model's layer just below, for steps and gains."""
-
-
-def prepare(
-    model: LanguageModel, states: States, options: TraceOptions, *, check: Check = no_check
-) -> Prepared:
-    """Choose layers and positions, take the final norm or not, centre or not.
-
-    Raises:
-        LayerError: a layer or position that is not there.
-        OptionError: raw states of another width than the head, or centring of one token.
-    """
-    layers = model.layer_numbers(options.layers)
-    tokens = len(states.ids)
-    positions = parse_range(
-        options.positions, tokens, "position", f"this prompt of {tokens} tokens"
-    )
-    anatomy = model.anatomy
-    if options.state == "raw" and anatomy.residual_width != model.width:
-        raise OptionError(
-            f"raw states of this model have {anatomy.residual_width} dimensions and its head reads"
-            f" {model.width}; choose state normed."
-        )
-    if options.centred and tokens < 2:
-        raise OptionError(
-            "centring takes the mean over the prompt's tokens off each state, so it needs at least"
-            " two tokens; lengthen the prompt or switch 'centred' off."
-        )
-    chosen = list(layers)
-    # Layer −1 is not there; the step into layer 0 is never shown, so any stand-in serves.
-    below = [max(layer - 1, 0) for layer in layers]
-    wanted = sorted({*chosen, *below, model.blocks})
-    check()
-    raw = states.raw[wanted]
-    read_out = model.read_out(raw)
-    place = {layer: i for i, layer in enumerate(wanted)}
-    at = [place[layer] for layer in chosen]
-    under = [place[layer] for layer in below]
-    used = read_out if options.state == "normed" else raw
-    finite = torch.isfinite(used).all(-1) & torch.isfinite(read_out).all(-1)
-    clean = torch.where(finite.unsqueeze(-1), used, 0.0)
-    if options.centred:
-        counts = finite.sum(1).clamp_min(1).unsqueeze(-1)
-        mean = clean.sum(1) / counts
-        clean = torch.where(finite.unsqueeze(-1), clean - mean.unsqueeze(1), 0.0)
-    safe = torch.where(finite.unsqueeze(-1), read_out, 0.0)
-    pick = list(positions)
-    return Prepared(
-        layers=layers,
-        positions=positions,
-        states=clean[at][:, pick],
-        reading=safe[at][:, pick],
-        last=safe[place[model.blocks]][pick],
-        finite=finite[at][:, pick],
-        answered=finite[place[model.blocks]][pick],
-        before=clean[under][:, pick],
-    )
-
-
-def final_answers(
-    head: Frame, last: Tensor, *, budget_bytes: int, check: Check = no_check
-) -> tuple[Tensor, Tensor]:
-    """The model's own next token at each position, and its probability."""
-    top = read(head, last, geometries=("matmul",), k=1, budget_bytes=budget_bytes, check=check)[
-        "matmul"
-    ]
-    return top.ids[:, 0], top.probabilities[:, 0]
-
-
-# --- the trace ------------------------------------------------------------------------------------
 
 
 def compute_trace(
@@ -484,7 +74,7 @@ def compute_trace(
         cost: foretold; the caller puts the measured part in.
         check: called between chunks of the vocabulary; raises to stop.
     """
-    budget = model.limits.memory_budget_mib * 2**20 // 2
+    budget = model.limits.reading_bytes
     got = prepare(model, states, options, check=check)
     n_layers, n_positions, d = got.states.shape
     head, frame, output = frames("head"), frames(options.frame), frames("output")
@@ -777,8 +367,3 @@ def _warnings(model: LanguageModel, got: Prepared, output: Frame, finite: Bools)
             " (Method, head bias)."
         )
     return tuple(out)
-
-
-def with_cost(trace: Trace, cost: Cost) -> Trace:
-    """The same trace with the measured cost."""
-    return replace(trace, cost=cost)

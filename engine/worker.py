@@ -28,11 +28,10 @@ from concurrent.futures import Future
 from typing import Any, Generic, Literal, TypeVar
 
 from engine.errors import Cancelled, DeadlineExceeded, QueueFull
+from engine.progress import Check
 
 T = TypeVar("T")
 Kind = Literal["turn", "first", "background"]
-Check = Callable[[], None]
-"""Called by the work in its small steps; raises `Cancelled` or `DeadlineExceeded` to stop it."""
 
 _REMEMBERED = 1024
 """Clients whose last turn is known; one that was forgotten counts as new, which is no harm."""

@@ -35,8 +35,9 @@ from engine import Trace
 from engine.agreement import Agreement
 from engine.cell import Cell
 from engine.curves import Curves
+from engine.frame_report import FrameReport
 from engine.maps import Map, Quality
-from engine.space import FrameReport, TokenBasis
+from engine.token_basis import TokenBasis
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(
@@ -242,7 +243,7 @@ def test_every_module_and_function_that_is_named_exists(path: Path) -> None:
 def test_names_are_looked_up_for_real() -> None:
     assert _resolves("engine.regions.borders")
     assert _resolves("engine.frames.Frame.place")
-    assert _resolves("engine.trace.Trace.layers")
+    assert _resolves("engine.trace_result.Trace.layers")
     assert not _resolves("engine.similarity.nothing")
     assert not _resolves("engine.nowhere.borders")
 

@@ -87,7 +87,7 @@ SMALL = Config(
     positions=512,
     rows=8,
     rows_at_once=4,
-    steps=12000,
+    steps=9500,
     warmup_steps=100,
     matrix_rate=0.008,
     vector_rate=0.015,
@@ -96,7 +96,7 @@ SMALL = Config(
     valid_rows=16,
     save_every_steps=100,
 )
-"""Two CPU cores for about two and a half hours."""
+"""Two idle CPU cores for about two hours, at 0.69 s a step and later 0.80."""
 
 LARGE = Config(
     name="lexiscope-large",

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from engine.calibration.metrics import Interval, bootstrap_interval
 from engine.frames import FRAMES
-from engine.similarity import read
+from engine.reading import read
 from engine.space import LatentSpace
 
 NEAREST: Final = 5

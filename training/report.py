@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.space import load
+from engine.loading import load
 from training.config import CONFIGS
 from training.data import documents, split_files, write_json
 from training.evaluate import TextScore, continuations, score, weights_digest

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from app.figures.names import score_name
 from app.figures.theme import DASHES, SYMBOLS, axis, base_layout, plot_text, theme
-from app.figures.trace import score_name
-from engine.space import TokenBasis
+from engine.token_basis import TokenBasis
 
 
 def neighbours(bases: Sequence[TokenBasis], *, dark: bool = False) -> go.Figure:

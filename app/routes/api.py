@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from app import export
 from app.dependencies import ExplorerDep, PromptText, RangeText, ShortText
-from app.service import limits_of, token_reference
+from app.service import Explorer, limits_of, token_reference
 from app.settings import K_CEILING, TOKEN_CEILING
 from engine import TraceOptions
 
@@ -240,6 +240,10 @@ def json_answer(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
+def _writer(explorer: Explorer, prompt: str | None = None) -> export.Document:
+    return export.Document(export.Source.of(explorer.facts(), prompt))
+
+
 def _csv(body: bytes, stem: str) -> Response:
     headers = {"Content-Disposition": f'attachment; filename="{stem}.csv"'}
     return Response(body, headers=headers, media_type="text/csv; charset=utf-8")
@@ -254,7 +258,9 @@ async def trace(
 ) -> Response:
     """A prompt through all layers: the nearest tokens of each cell, and what is known of it."""
     return json_answer(
-        await explorer.document(request, export.document, "trace", query.prompt, query.options())
+        await explorer.document(
+            request, _writer(explorer, query.prompt), "trace", query.prompt, query.options()
+        )
     )
 
 
@@ -262,7 +268,9 @@ async def trace(
 async def trace_post(request: Request, query: TraceQuestion, explorer: ExplorerDep) -> Response:
     """The same, with the question as JSON in the body."""
     return json_answer(
-        await explorer.document(request, export.document, "trace", query.prompt, query.options())
+        await explorer.document(
+            request, _writer(explorer, query.prompt), "trace", query.prompt, query.options()
+        )
     )
 
 
@@ -272,7 +280,8 @@ async def trace_csv(
 ) -> Response:
     """A trace as a table: one row per layer, position and rank."""
     options = query.options()
-    body = await explorer.document(request, export.trace_table, "trace", query.prompt, options)
+    write = export.TraceTable(export.Source.of(explorer.facts(), query.prompt))
+    body = await explorer.document(request, write, "trace", query.prompt, options)
     return _csv(body, export.file_stem("trace", query.prompt, options))
 
 
@@ -282,7 +291,8 @@ async def cell(
 ) -> Response:
     """One cell in detail: every geometry, the nearest bases, its history and its token shares."""
     place = (query.prompt, query.layer, query.position, query.options())
-    return json_answer(await explorer.document(request, export.document, "cell", *place))
+    write = _writer(explorer, query.prompt)
+    return json_answer(await explorer.document(request, write, "cell", *place))
 
 
 @router.get("/agreement", responses=described())
@@ -291,7 +301,8 @@ async def agreement(
 ) -> Response:
     """How far each geometry and frame agrees with the model's own prediction, layer by layer."""
     asked = (query.prompt, query.options())
-    return json_answer(await explorer.document(request, export.document, "agreement", *asked))
+    write = _writer(explorer, query.prompt)
+    return json_answer(await explorer.document(request, write, "agreement", *asked))
 
 
 @router.get("/curves", responses=described())
@@ -300,7 +311,8 @@ async def curves(
 ) -> Response:
     """Tokens over the layers: score, probability and rank."""
     asked = (query.prompt, query.pins(), query.options(), query.position)
-    return json_answer(await explorer.document(request, export.document, "curves", *asked))
+    write = _writer(explorer, query.prompt)
+    return json_answer(await explorer.document(request, write, "curves", *asked))
 
 
 @router.get("/cost", responses=described())
@@ -318,7 +330,7 @@ async def bases(
 ) -> Response:
     """A token's basis and its nearest tokens."""
     asked = (token_reference(query.token), query.frame, query.geometry, query.k)
-    return json_answer(await explorer.document(request, export.document, "bases", *asked))
+    return json_answer(await explorer.document(request, _writer(explorer), "bases", *asked))
 
 
 @router.get("/bases.csv", responses=described(csv=True))
@@ -327,8 +339,7 @@ async def bases_csv(
 ) -> Response:
     """A token's nearest tokens as a table."""
     asked = (token_reference(query.token), query.frame, query.geometry, query.k)
-    facts = explorer.facts()
-    write = export.BasesTable(export.model_words(facts.name, facts.revision, facts.fingerprint))
+    write = export.BasesTable(export.Source.of(explorer.facts()))
     body = await explorer.document(request, write, "bases", *asked)
     return _csv(body, export.file_stem("bases", *asked))
 
@@ -340,7 +351,7 @@ async def frame(
     explorer: ExplorerDep,
 ) -> Response:
     """The figures of a frame: rank, condition, residuals, bounds, leverage, round trip."""
-    return json_answer(await explorer.document(request, export.document, "frame_report", frame))
+    return json_answer(await explorer.document(request, _writer(explorer), "frame_report", frame))
 
 
 @router.get("/tokens", responses=described())

@@ -12,19 +12,20 @@ from pydantic import Field, model_validator
 
 from app.dependencies import ExplorerDep, ShortText
 from app.figures.bases import neighbours
+from app.figures.names import score_name
 from app.figures.theme import payload
-from app.figures.trace import score_name
 from app.rendering import link, number, render
 from app.routes.api import Geometry, Question
 from app.routes.asking import ask
 from app.routes.method import TERMS, Term
 from app.routes.model import FRAME_NAMES
-from app.routes.trace_panels import GEOMETRIES, Choice, signed
+from app.routes.trace_words import GEOMETRIES, Choice, signed
 from app.service import Explorer, token_reference
 from app.settings import K_CEILING
 from engine.errors import InputError, OptionError
 from engine.frames import FRAMES
-from engine.space import TokenBasis, TokenHit
+from engine.lookup import TokenHit
+from engine.token_basis import TokenBasis
 from engine.vocabulary import Token
 
 router = APIRouter(include_in_schema=False)

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 from app.dependencies import ShortText
 from app.routes.api import Question
 from app.routes.calibrate_tables import FRAMES
-from app.routes.trace_panels import Choice
+from app.routes.trace_words import Choice
 from engine.calibration.options import CalibrationOptions
 from engine.calibration.tables import Table
 from engine.calibration.tasks import TaskSpec, example_sets

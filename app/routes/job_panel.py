@@ -117,6 +117,8 @@ def _note(job: JobView) -> str:
 def _resumes(job: JobView) -> str:
     if job.resumes is None or job.state in ("done", "cancelled"):
         return ""
+    if job.finished and job.resumes in (job.problem or ""):  # the note has just said from where
+        return "It ends with the same numbers as if it had not been interrupted."
     if job.finished:
         return f"Resumed, it goes on from {job.resumes} and ends with the same numbers."
     return f"An interrupted job is gone on with here, from {job.resumes}."

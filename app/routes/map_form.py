@@ -12,7 +12,7 @@ from app.map_calibration import SavedChoice
 from app.rendering import link
 from app.routes.map_panels import LinkTo
 from app.routes.map_query import PROMPT
-from app.routes.trace_panels import FRAMES, Choice
+from app.routes.trace_words import FRAMES, Choice
 from app.service import ModelFacts
 from engine.calibration.tasks import example_sets
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.rendering import number
-from app.routes.trace_panels import Choice
+from app.routes.trace_words import Choice
 
 LinkTo = Callable[..., str]
 """The page's link with some of its state changed."""

@@ -30,7 +30,7 @@ ENTRIES: tuple[Entry, ...] = (
         "no second copy of the vocabulary is ever held.",
         f"{PAPER}, §3.1 and App. B.1; the form with G is derived here",
         False,
-        (("frames", "decompose"), ("frames", "build_frame")),
+        (("decomposition", "decompose"), ("frames", "build_frame")),
     ),
     Entry(
         "input",
@@ -57,7 +57,7 @@ ENTRIES: tuple[Entry, ...] = (
         "plays no part. The whole vocabulary needs one product with the head.",
         f"{PAPER}, §3.2, Algorithm 1",
         False,
-        (("similarity", "scores"), ("similarity", "read")),
+        (("similarity", "scores"), ("reading", "read")),
     ),
     Entry(
         "l2",
@@ -92,7 +92,7 @@ ENTRIES: tuple[Entry, ...] = (
         "float32 or better.",
         f"{PAPER}, Algorithm 1 (T = 1 there); the temperature is ours",
         False,
-        (("similarity", "Reading"), ("similarity", "read")),
+        (("reading", "Reading"), ("reading", "read")),
     ),
     Entry(
         "rank",
@@ -100,7 +100,7 @@ ENTRIES: tuple[Entry, ...] = (
         "Counted over the whole vocabulary, chunk by chunk; never estimated from a top-k.",
         "ours",
         True,
-        (("similarity", "read"),),
+        (("reading", "read"),),
     ),
     Entry(
         "kl",
@@ -108,7 +108,7 @@ ENTRIES: tuple[Entry, ...] = (
         "p is the model's final distribution, q the same head on the state of layer l.",
         "Belrose et al. 2023 (tuned lens) use the same figure",
         False,
-        (("similarity", "divergence"),),
+        (("divergence", "divergence"),),
     ),
     Entry(
         "agreement",
@@ -144,7 +144,7 @@ ENTRIES: tuple[Entry, ...] = (
         "reproduces the one-hot's direction as well as d dimensions allow.",
         "ours",
         True,
-        (("frames", "HeadDecomposition"),),
+        (("decomposition", "HeadDecomposition"),),
     ),
     Entry(
         "figures",
@@ -152,7 +152,7 @@ ENTRIES: tuple[Entry, ...] = (
         "λ are the eigenvalues of G above the cut-off.",
         "ours (frame theory); Penrose 1955",
         True,
-        (("frames", "HeadDecomposition.residuals"), ("frames", "HeadDecomposition")),
+        (("decomposition", "HeadDecomposition.residuals"), ("decomposition", "HeadDecomposition")),
     ),
     Entry(
         "target",

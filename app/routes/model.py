@@ -17,9 +17,9 @@ from app.routes.method import TERMS, Term
 from app.routes.models import ModelList, model_list
 from app.service import Explorer, ModelFacts
 from engine.errors import OptionError
+from engine.frame_report import FrameReport
 from engine.frames import FRAMES
 from engine.selfcheck import CheckItem
-from engine.space import FrameReport
 
 router = APIRouter(include_in_schema=False)
 

@@ -23,73 +23,28 @@ from app.routes import trace_calibration as switched_on
 from app.routes.api import TraceQuestion
 from app.routes.asking import ask
 from app.routes.method import TERMS, Term
-from app.routes.trace_panels import (
+from app.routes.trace_agreement import agreement
+from app.routes.trace_examples import EXAMPLES, LOOKED_AT
+from app.routes.trace_panels import Panels
+from app.routes.trace_shown import AgreementPanel, CellPanel, CurvePanel, GridPanel, PathPanel
+from app.routes.trace_words import (
     COLOURS,
     FRAMES,
     GEOMETRIES,
     LABELS,
     MAX_PINS,
-    AgreementPanel,
-    CellPanel,
     Choice,
-    CurvePanel,
-    GridPanel,
-    Panels,
-    PathPanel,
-    agreement,
     probability,
 )
 from app.service import CostEstimate, Explorer, ModelFacts
 from engine.errors import InputError, OptionError
-from engine.trace import Cost, Trace
+from engine.trace_result import Cost, Trace
 from engine.vocabulary import Token
 
 router = APIRouter(include_in_schema=False)
 
 
 # ---- what is asked -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt worth a first look."""
-
-    prompt: str
-    look: str
-
-
-LOOKED_AT = "0c4042f99ce7b55f03d29c465a50046d"
-"""The fingerprint of the model whose traces the examples' sentences were read from: of any other
-model they need not be true, so its pages show the prompts alone."""
-EXAMPLES: tuple[Example, ...] = (
-    Example(
-        "She opened the door and",
-        "After “She opened the”, from layer 4 on the state lies in the region of “door”, the"
-        " model's own answer.",
-    ),
-    Example(
-        "She looked at him and said, \"I don't",
-        "The column of “looked” finds the model's answer “at” from layer 5 on; that of “don” names"
-        " “'t” at every layer.",
-    ),
-    Example(
-        "The United States of",
-        "A name completed: “United” stands nearest to “States” at every layer, the embedding"
-        " included.",
-    ),
-    Example(
-        "The king and the queen",
-        "A repetition: after “and the” the nearest token from layer 6 on is “king”, which the"
-        " prompt has just said.",
-    ),
-    Example(
-        "one two three four five six",
-        "A failure: this model does not count. No column's answer, written above it, is the next"
-        " number.",
-    ),
-)
-"""True of the model that ships, by cosine to the semantic bases; tests/app/test_examples.py reads
-them again."""
 
 
 class TraceQuery(TraceQuestion):

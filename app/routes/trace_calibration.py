@@ -15,7 +15,7 @@ from fastapi import Request
 from app.calibrations import Calibrations
 from app.figures.calibrate import label_colour
 from app.rendering import link
-from app.routes.trace_panels import Choice
+from app.routes.trace_words import Choice
 from app.store import NotFound, StorageError
 from engine.errors import ArtifactError, InputError, NonFiniteError
 from engine.vocabulary import Token

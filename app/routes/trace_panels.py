@@ -7,16 +7,42 @@ nothing. Every link keeps the page's whole state: it is built by the function th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.figures import trace as figures
+from app.figures.names import layer_label, score_name
 from app.figures.theme import SIGNS, payload
+from app.figures.trace import grid
+from app.figures.trace_curves import MEASURES, isotropy, transitions
+from app.figures.trace_curves import curves as curves_figure
+from app.figures.trace_planes import planes
 from app.rendering import number
-from engine.agreement import Agreement, AgreementRow
+from app.routes.trace_shown import (
+    CellPanel,
+    CurvePanel,
+    Fact,
+    GeometryTable,
+    GridPanel,
+    PathPanel,
+    Pin,
+    Run,
+    ShareRow,
+    TableCell,
+    TableRow,
+    TokenRow,
+)
+from app.routes.trace_words import (
+    GEOMETRIES,
+    LABELS,
+    MAX_PINS,
+    Choice,
+    layer_span,
+    probability,
+    sentence,
+    signed,
+)
 from engine.cell import Cell, Entry
 from engine.curves import Curves
-from engine.trace import Trace
+from engine.trace_result import Trace
 from engine.vocabulary import Token
 
 if TYPE_CHECKING:
@@ -26,253 +52,6 @@ MAX_COLUMNS = 64
 """Columns of the grid that a page draws at most; the rest is a link away."""
 TABLE_BUDGET = 1_000_000
 """Characters that the table's links may take together."""
-MAX_PINS = 8
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of a few values of a switch, as a form field or as a link."""
-
-    value: str
-    label: str
-    chosen: bool
-    help: str = ""
-    href: str = ""
-
-
-GEOMETRIES = (
-    ("cosine", "cosine", "The angle to each token's vector; the paper's reading."),
-    ("l2", "squared L2", "The distance to each token's vector."),
-    ("matmul", "matrix product", "The inner product, as the model's own head computes it."),
-)
-FRAMES = (
-    ("output", "semantic bases (output side)"),
-    ("input", "input embeddings"),
-    ("head", "raw head rows"),
-    ("tight", "tight frame"),
-    ("random", "random (control)"),
-)
-COLOURS = (
-    ("probability", "probability"),
-    ("entropy", "entropy"),
-    ("rank", "rank of the model's answer"),
-    ("kl", "KL to the final prediction"),
-    ("agreement", "agreement with the model"),
-    ("deviation", "deviation from the virtual path"),
-    ("border", "distance to the border"),
-)
-LABELS = dict([*((k, v) for k, v, _ in GEOMETRIES), *FRAMES])
-
-
-# ---- what is shown -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TableCell:
-    """A cell of the grid as a link."""
-
-    href: str
-    key: str
-    """``layer,position``."""
-    token: Token | None
-    """None where the state is not finite and nothing is ranked."""
-    small: str
-    label: str
-    """All of the cell in words."""
-    agrees: bool
-    current: bool
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A layer of the grid as a row."""
-
-    label: str
-    cells: tuple[TableCell, ...]
-
-
-@dataclass(frozen=True)
-class GridPanel:
-    """The layer × token grid, as a figure and as a table."""
-
-    figure: dict[str, object]
-    label: str
-    reads: str
-    heads: tuple[tuple[str, Token, Token], ...]
-    """(position, the prompt's token, what the model predicts after it)."""
-    rows: tuple[TableRow, ...]
-    """Top layer first, as in the figure."""
-    window: str
-    earlier: str | None
-    later: str | None
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """A token in a list, with two numbers."""
-
-    token: Token
-    href: str
-    first: str
-    second: str
-    hit: bool
-    """Whether it is the model's answer."""
-    pinned: bool
-
-
-@dataclass(frozen=True)
-class GeometryTable:
-    """The first tokens by one geometry."""
-
-    label: str
-    unit: str
-    chosen: bool
-    rows: tuple[TokenRow, ...]
-
-
-@dataclass(frozen=True)
-class Run:
-    """Layers in a row in the same region."""
-
-    layers: str
-    token: Token
-    href: str
-    current: bool
-
-
-@dataclass(frozen=True)
-class ShareRow:
-    """What a token accounts for."""
-
-    token: Token
-    href: str
-    logit: str
-    signed: str
-    parseval: str
-    bar_start: float
-    bar_length: float
-    negative: bool
-    pinned: bool
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A number with its name."""
-
-    term: str
-    value: str
-    unit: str = ""
-    ours: bool = False
-
-
-@dataclass(frozen=True)
-class CellPanel:
-    """All that is known of one cell."""
-
-    layer: int
-    position: int
-    title: str
-    token: Token
-    answer: Token
-    finite: bool
-    note: str | None
-    region: Token
-    region_href: str
-    border: str
-    border_to: Token
-    up: str | None
-    down: str | None
-    left: str | None
-    right: str | None
-    tables: tuple[GeometryTable, ...]
-    nearest: tuple[TokenRow, ...]
-    nearest_label: str
-    runs: tuple[Run, ...]
-    shares: tuple[ShareRow, ...]
-    share_sums: str
-    facts: tuple[Fact, ...]
-
-
-@dataclass(frozen=True)
-class Pin:
-    """A pinned token with the link that takes it off."""
-
-    token: Token
-    href: str
-    line: int
-    sign: str
-    """The symbol on its curve."""
-
-
-@dataclass(frozen=True)
-class CurvePanel:
-    """Pinned tokens over the layers."""
-
-    figure: dict[str, object]
-    label: str
-    measures: tuple[Choice, ...]
-    pins: tuple[Pin, ...]
-    chosen: bool
-    """Whether the reader pinned them; else they are the defaults."""
-    reset: str
-    table: tuple[tuple[str, tuple[str, ...]], ...]
-    """(layer, the tokens' values)."""
-
-
-@dataclass(frozen=True)
-class PathPanel:
-    """One position's way through the layers."""
-
-    figure: dict[str, object]
-    isotropy: dict[str, object]
-    label: str
-    rows: tuple[tuple[str, tuple[str, ...]], ...]
-    crossings: tuple[tuple[str, Token, Token], ...]
-    isotropy_rows: tuple[tuple[str, tuple[str, ...]], ...]
-
-
-@dataclass(frozen=True)
-class HeatCell:
-    """A share as a coloured number."""
-
-    text: str
-    heat: int
-    """0 to 6."""
-
-
-@dataclass(frozen=True)
-class HeatRow:
-    """A reading's agreement, layer by layer."""
-
-    label: str
-    cells: tuple[HeatCell, ...]
-    overlap: str
-    correlation: str
-    rank: str
-    chosen: bool
-
-
-@dataclass(frozen=True)
-class HeatGroup:
-    """The readings of one frame."""
-
-    label: str
-    control: bool
-    rows: tuple[HeatRow, ...]
-
-
-@dataclass(frozen=True)
-class AgreementPanel:
-    """How often each reading names the model's own prediction."""
-
-    sentence: str
-    layers: tuple[str, ...]
-    groups: tuple[HeatGroup, ...]
-    """The control last."""
-    last_layer: str
-
-
-# ---- from results to what is shown ---------------------------------------------------------------
 
 
 class Panels:
@@ -307,7 +86,7 @@ class Panels:
         """The figure and the table over a window of columns that holds the selected one."""
         trace, query = self._trace, self._query
         columns, earlier, later = self._window(trace.positions.index(selected[1]))
-        figure = figures.grid(trace, query.colour, selected=selected, columns=columns, repaint=True)
+        figure = grid(trace, query.colour, selected=selected, columns=columns, repaint=True)
         positions = trace.positions[columns]
         offset = columns.start
         rows = tuple(
@@ -328,7 +107,7 @@ class Panels:
             figure=payload(figure),
             label="Layer by token grid. Arrow keys move the selected cell, Enter opens it. The "
             "same numbers stand in the table below.",
-            reads=figures.planes(trace)[query.colour].reads,
+            reads=planes(trace)[query.colour].reads,
             heads=heads,
             rows=rows,
             window=""
@@ -417,7 +196,7 @@ class Panels:
             tables=tuple(
                 GeometryTable(
                     label,
-                    figures.score_name(key),
+                    score_name(key),
                     key == query.geometry,
                     self._rows(cell.tables[key], answer),
                 )
@@ -434,7 +213,7 @@ class Panels:
                 )
                 for e in cell.nearest
             ),
-            nearest_label=f"{LABELS[query.frame]}, by {LABELS[query.geometry]}",
+            nearest_label=sentence(f"{LABELS[query.frame]}, by {LABELS[query.geometry]}"),
             runs=self._runs(cell),
             shares=tuple(
                 ShareRow(
@@ -473,7 +252,7 @@ class Panels:
                 runs.append(([step.layer], step.token))
         return tuple(
             Run(
-                _span(layers),
+                layer_span(layers),
                 token,
                 self._link(cell=f"{layers[-1]},{cell.position}"),
                 cell.layer in layers,
@@ -484,7 +263,7 @@ class Panels:
     def curves(self, curves: Curves, layer: int) -> CurvePanel:
         """The curves with a chip for each token."""
         query = self._query
-        figure = figures.curves(
+        figure = curves_figure(
             curves, query.curve, geometry=query.geometry, selected=layer, legend=False
         )
         ids = [token.id for token in curves.tokens]
@@ -497,7 +276,7 @@ class Panels:
             figure=payload(figure),
             label=f"Curves of {len(ids)} tokens over the layers at position {curves.position}",
             measures=tuple(
-                Choice(m, m, m == query.curve, href=self._link(curve=m)) for m in figures.MEASURES
+                Choice(m, m, m == query.curve, href=self._link(curve=m)) for m in MEASURES
             ),
             pins=tuple(
                 Pin(
@@ -512,7 +291,7 @@ class Panels:
             reset=self._link(pin=()),
             table=tuple(
                 (
-                    figures.layer_label(at),
+                    layer_label(at),
                     tuple(
                         number(int(v[i])) if query.curve == "rank" else signed(v[i])
                         for v in values[query.curve]
@@ -528,7 +307,7 @@ class Panels:
         at = trace.positions.index(position)
         rows = tuple(
             (
-                figures.layer_label(one),
+                layer_label(one),
                 tuple(
                     signed(float(values[y, at]))
                     for values in (
@@ -548,93 +327,17 @@ class Panels:
             if c.position == position
         )
         return PathPanel(
-            figure=payload(figures.transitions(trace, position, selected=layer)),
-            isotropy=payload(figures.isotropy(trace)),
+            figure=payload(transitions(trace, position, selected=layer)),
+            isotropy=payload(isotropy(trace)),
             label=f"Similarity to the answer, alignment, deviation and gain over the layers at "
             f"position {position}",
             rows=rows,
             crossings=crossings,
             isotropy_rows=tuple(
                 (
-                    figures.layer_label(e.layer),
+                    layer_label(e.layer),
                     (number(e.raw), number(e.centred), number(e.spectral)),
                 )
                 for e in trace.isotropy
             ),
         )
-
-
-_TOLD = (
-    ("cosine", "output", "the cosine to the semantic bases (the paper's reading)"),
-    ("l2", "output", "the squared distance to them"),
-    ("share", "output", "the largest share"),
-    ("cosine", "head", "the cosine to the raw head rows"),
-    ("cosine", "tight", "the cosine to the tight frame"),
-)
-"""The readings that the sentence over the table names."""
-
-
-def agreement(found: Agreement, query: TraceQuery) -> AgreementPanel:
-    """How often each reading names the model's own prediction, frame by frame."""
-
-    def row(r: AgreementRow) -> HeatRow:
-        shares = [float(value) for value in r.top1]
-        chosen = (r.geometry, r.frame) == (query.geometry, query.frame)
-        return HeatRow(
-            label="largest share" if r.geometry == "share" else LABELS[r.geometry],
-            cells=tuple(_heat(s) for s in shares),
-            overlap=_percent(float(r.overlap[-1])),
-            correlation=signed(float(r.rank_correlation[-1])),
-            rank=f"{float(r.final_rank[-1]):g}",
-            chosen=chosen,
-        )
-
-    frames = sorted({r.frame: r.control for r in found.rows}.items(), key=lambda pair: pair[1])
-    groups = tuple(
-        HeatGroup(LABELS[frame], control, tuple(row(r) for r in found.rows if r.frame == frame))
-        for frame, control in frames
-    )
-    last = {(r.geometry, r.frame): float(r.top1[-1]) for r in found.rows}
-    told = [f"{text} at {_percent(last[g, f])}" for g, f, text in _TOLD if (g, f) in last]
-    chance = max((float(r.top1[-1]) for r in found.rows if r.control), default=0.0)
-    count = len(found.positions)
-    layer = figures.layer_label(found.layers[-1])
-    return AgreementPanel(
-        sentence=f"At layer {layer}, over {count} position{'s' if count != 1 else ''}, the first "
-        f"token is the model's own prediction by {'; by '.join(told)}; by random vectors at "
-        f"{_percent(chance)}.",
-        layers=tuple(figures.layer_label(one) for one in found.layers),
-        groups=groups,
-        last_layer=layer,
-    )
-
-
-def _heat(share: float) -> HeatCell:
-    if share != share:
-        return HeatCell("–", 0)
-    return HeatCell(f"{100 * share:.0f}", min(6, int(share * 7)))
-
-
-def _percent(share: float) -> str:
-    return "–" if share != share else f"{100 * share:.0f}\u00a0%"
-
-
-# ---- numbers for people --------------------------------------------------------------------------
-
-
-def probability(value: float) -> str:
-    """A probability: three decimals, and never a bare 0 for what is only small."""
-    value = float(value)
-    if value != value:
-        return "–"
-    return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
-
-
-def signed(value: float | None, digits: int = 3) -> str:
-    """A number that may be negative, with a real minus sign."""
-    return number(value if value is None else float(value), digits).replace("-", "−")
-
-
-def _span(layers: Sequence[int]) -> str:
-    first, last = figures.layer_label(layers[0]), figures.layer_label(layers[-1])
-    return first if first == last else f"{first}–{last}"

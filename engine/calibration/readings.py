@@ -22,8 +22,9 @@ from engine.calibration.calibrated import Calibration, Prediction, predict_from
 from engine.calibration.losses import Centroids, Similarity, centroids
 from engine.calibration.words import LabelToken
 from engine.errors import NonFiniteError, OptionError
-from engine.frames import Check, Frame, no_check
-from engine.similarity import read
+from engine.frames import Frame
+from engine.progress import Check, no_check
+from engine.reading import read
 from engine.similarity import scores as frame_scores
 from engine.space import LatentSpace
 from engine.vocabulary import Token

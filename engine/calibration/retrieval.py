@@ -31,7 +31,7 @@ from torch import Tensor
 
 from engine.calibration.prompting import choose_demonstrations, few_shot_states, label_logits
 from engine.calibration.protocol import MethodContext, Outcome, Stopwatch, softmax
-from engine.frames import CHUNK
+from engine.decomposition import CHUNK
 from engine.models import LanguageModel
 from engine.progress import Progress, Steps
 

@@ -15,26 +15,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.calibration.known import (
-    KNOWN_TASKS,
-    ExampleSet,
-    KnownTask,
-    example_sets,
-    known_spec,
-)
-from engine.calibration.spec import (
-    TaskSpec,
-    check_spec,
-    check_template,
-    render,
-    template_ending,
-)
+from engine.calibration.known import KNOWN_TASKS, ExampleSet, KnownTask, example_sets, known_spec
+from engine.calibration.spec import TaskSpec, check_spec, check_template, render, template_ending
 from engine.calibration.splits import Example, split_examples
 from engine.calibration.tables import Problem, Row, Table, read_hub, read_table
 from engine.calibration.words import LabelToken, default_word, label_tokens
 from engine.errors import OptionError, PromptError, shorten
-from engine.frames import Check, no_check
 from engine.models import LanguageModel
+from engine.progress import Check, no_check
 
 SPLITS: Final = ("train", "valid", "test")
 MAX_CLASSES: Final = 100

@@ -19,12 +19,12 @@ from typing import Any, Final
 import numpy as np
 
 from engine.errors import OptionError
-from engine.frames import Check, no_check
 from engine.maps.compute import Map
 from engine.maps.neighbours import jaccard, nearest
 from engine.maps.points import BASIS, KINDS, Floats, Ints, Longs
 from engine.maps.projection import procrustes, rms_radius
-from engine.trace import number
+from engine.plain import number
+from engine.progress import Check, no_check
 
 MOVERS: Final = 20
 _LISTED: Final = 5

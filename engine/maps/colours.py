@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from engine.errors import OptionError, shorten
-from engine.frames import Check
 from engine.maps.options import MapOptions
 from engine.maps.points import BASIS, KINDS, PROMPT, TEXT, Floats, Ints, Longs, MapPoints, Space
 from engine.maps.quality import Distortion
-from engine.similarity import read
-from engine.trace import number
+from engine.plain import number
+from engine.progress import Check
+from engine.reading import read
 from engine.vocabulary import Vocabulary
 
 COLOURS: Final = (

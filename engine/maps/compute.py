@@ -15,7 +15,8 @@ from engine.maps.border import Border
 from engine.maps.options import MapOptions
 from engine.maps.points import BASIS, KINDS, Floats, MapPoints
 from engine.maps.projection import Axes
-from engine.trace import ModelInfo, number
+from engine.plain import number
+from engine.trace_result import ModelInfo
 
 UMAP_WARNING: Final = (
     "Gaps, sizes and distances between groups are not meaningful here; neighbours may be."

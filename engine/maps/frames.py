@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from engine.errors import NonFiniteError, OptionError
-from engine.frames import Check
 from engine.maps.options import MapOptions
 from engine.maps.points import Doubles, Floats, Longs, Space
 from engine.maps.preprocessing import (
@@ -32,6 +31,7 @@ from engine.maps.projection import (
     procrustes,
     procrustes_of_moments,
 )
+from engine.progress import Check
 
 _BLOCK = 8192
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from engine.errors import OptionError, shorten
-from engine.frames import Check, no_check
 from engine.maps.points import KINDS, Doubles, Floats, Ints, Longs, MapPoints
-from engine.trace import number
+from engine.plain import number
+from engine.progress import Check, no_check
 
 METRICS: Final = ("cosine", "l2")
 _ROWS = 512

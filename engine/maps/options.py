@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from engine.errors import OptionError, shorten
 from engine.frames import FRAMES
-from engine.models import BOS
-from engine.trace import STATES
+from engine.prompts import BOS
+from engine.trace_options import STATES
 
 VOCABULARIES: Final = ("bases", "alone", "none")
 PREPROCESSINGS: Final = ("raw", "centred", "unit", "standardised")

@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.decomposition import HeadDecomposition
 from engine.errors import BudgetExceeded, NonFiniteError, OptionError, PromptError, shorten
-from engine.frames import Check, Frame, HeadDecomposition, no_check
+from engine.frames import Frame
 from engine.maps.calibrated import Calibrator
 from engine.maps.options import MapOptions, TextSet
-from engine.models import LanguageModel, States, Tokens
-from engine.progress import Steps, drain
+from engine.models import LanguageModel, States
+from engine.progress import Check, Steps, drain, no_check
+from engine.prompts import Tokens
 from engine.texts import text_states
 from engine.vocabulary import Token, Vocabulary, visible
 

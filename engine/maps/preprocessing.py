@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from engine.errors import NonFiniteError, OptionError
-from engine.frames import Check, Frame
+from engine.frames import Frame
 from engine.maps.points import Doubles, Floats
+from engine.progress import Check
 
 _ROWS = 4096
 

@@ -22,10 +22,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.frames import Check, no_check
 from engine.maps.neighbours import distance_blocks
 from engine.maps.points import Doubles, Floats, Longs
-from engine.trace import number
+from engine.plain import number
+from engine.progress import Check, no_check
 
 K: Final = 15
 EXACT: Final = 3000

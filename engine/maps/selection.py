@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 
 from engine.errors import OptionError, TokenError, shorten
-from engine.frames import Check, no_check
 from engine.maps.options import MapOptions
 from engine.maps.points import Doubles, Longs, Space
-from engine.similarity import read
+from engine.progress import Check, no_check
+from engine.reading import read
 from engine.vocabulary import Token
 
 MAX_EXPRESSION: Final = 200

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 
 from engine.errors import NonFiniteError, OptionError
-from engine.frames import Check, no_check
 from engine.maps.calibrated import Calibrator
 from engine.maps.changes import Changes, measure_changes
 from engine.maps.colours import Colour, colour_points
 from engine.maps.compute import Map
-from engine.maps.drawing import KEPT, Drawer, Scene, keep
+from engine.maps.drawing import Drawer
 from engine.maps.neighbours import (
     Cka,
     NearBasis,
@@ -45,15 +44,12 @@ from engine.maps.points import (
 )
 from engine.maps.quality import Distortion, Quality, distortion, measure_quality
 from engine.maps.reduction import UmapCache, UmapResult, make_problem, reduce
-from engine.maps.selection import (
-    find_expression,
-    find_text,
-    inside_polygon,
-)
+from engine.maps.scenes import KEPT, Scene, Scenes, keep
+from engine.maps.selection import find_expression, find_text, inside_polygon
 from engine.maps.umap_process import UmapProblem, UmapProcess
 from engine.maps.verify import VerifyReport, verify
-from engine.progress import Steps
-from engine.similarity import read
+from engine.progress import Check, Steps, no_check
+from engine.reading import read
 
 _CKA_TOKENS: Final = 1024
 _CKA_LEAST: Final = 64
@@ -83,9 +79,8 @@ class MapStudio:
         self.cache_dir = cache_dir
         self.umap_cache = UmapCache(cache_dir)
         self.umap_process = UmapProcess(cache_dir)
-        self._drawer = Drawer(
-            space, self.umap_cache, state_bytes=state_bytes, vector_bytes=vector_bytes
-        )
+        self._scenes = Scenes(space, state_bytes=state_bytes, vector_bytes=vector_bytes)
+        self._drawer = Drawer(self._scenes, self.umap_cache)
         self._maps: OrderedDict[MapOptions, Map] = OrderedDict()
         self._qualities: OrderedDict[MapOptions, Quality] = OrderedDict()
         self._distortions: OrderedDict[MapOptions, Distortion] = OrderedDict()
@@ -98,11 +93,11 @@ class MapStudio:
 
     def use(self, calibrator: Calibrator) -> None:
         """Have a calibration at hand for the maps that name it by its fingerprint."""
-        self._drawer.use(calibrator)
+        self._scenes.use(calibrator)
 
     def knows(self, fingerprint: str) -> bool:
         """Whether the calibration of this fingerprint is at hand."""
-        return self._drawer.knows(fingerprint)
+        return self._scenes.knows(fingerprint)
 
     # --- maps ---
 
@@ -112,7 +107,7 @@ class MapStudio:
         Raises:
             LayerError: a layer that this model does not have.
         """
-        return self._drawer.resolve(options)
+        return self._scenes.resolve(options)
 
     def map(self, options: MapOptions, *, check: Check = no_check) -> Map:
         """The map of these options.
@@ -132,7 +127,7 @@ class MapStudio:
         if found is not None and not (options.projection == "umap" and found.noise_floor is None):
             self._maps.move_to_end(options)
             return found
-        drawn = self._drawer.draw(self._drawer.scene(options, check), check)
+        drawn = self._drawer.draw(self._scenes.scene(options, check), check)
         keep(self._maps, options, drawn, KEPT)
         return drawn
 
@@ -153,7 +148,7 @@ class MapStudio:
             check: raises to stop.
         """
         options = self.resolve(options)
-        scene = self._drawer.scene(options, check)
+        scene = self._scenes.scene(options, check)
         wanted = range(self.space.model.blocks + 1) if layers is None else layers
         out = {}
         for number in wanted:
@@ -168,15 +163,15 @@ class MapStudio:
             raise OptionError(
                 f"the projection of this map is {options.projection!r}; choose umap to run UMAP."
             )
-        scene = self._drawer.scene(options, check)
-        vectors = self._drawer.treated(scene, check)
+        scene = self._scenes.scene(options, check)
+        vectors = self._scenes.treated(scene, check)
         all_placed(vectors, options.layer, "UMAP")
-        return make_problem(vectors, options, self._drawer.fingerprint(scene))
+        return make_problem(vectors, options, self._scenes.fingerprint(scene))
 
     def read_states(self, options: MapOptions) -> Steps[None]:
         """Take the states of a map through the model in small steps; its drawing finds them."""
-        scene = self._drawer.scene(self.resolve(options), no_check)
-        yield from self._drawer.read(scene)
+        scene = self._scenes.scene(self.resolve(options), no_check)
+        yield from self._scenes.read(scene)
 
     def reduce(self, problem: UmapProblem, *, floor: bool = True) -> Steps[UmapResult]:
         """Run UMAP in its process; any thread may drive this, and closing it ends the process."""
@@ -192,11 +187,11 @@ class MapStudio:
 
     def draw(self, options: MapOptions, *, check: Check = no_check) -> Map:
         """The map drawn anew, whatever maps are kept."""
-        return self._drawer.draw(self._drawer.scene(self.resolve(options), check), check)
+        return self._drawer.draw(self._scenes.scene(self.resolve(options), check), check)
 
     def points(self, options: MapOptions, *, check: Check = no_check) -> MapPoints:
         """Which points a map has, without drawing it."""
-        return self._drawer.scene(self.resolve(options), check).points
+        return self._scenes.scene(self.resolve(options), check).points
 
     def versions(self, options: MapOptions) -> dict[str, str]:
         """What would draw this map."""
@@ -213,7 +208,7 @@ class MapStudio:
         options = self.resolve(options)
         if options not in self._qualities:
             drawn = self.map(options, check=check)
-            vectors = self._drawer.treated(self._drawer.scene(options, check), check)
+            vectors = self._scenes.treated(self._scenes.scene(options, check), check)
             placed = has_place(vectors)
             found = measure_quality(
                 vectors[placed], drawn.coordinates[placed], seed=options.seed, check=check
@@ -226,7 +221,7 @@ class MapStudio:
         options = self.resolve(options)
         if options not in self._distortions:
             drawn = self.map(options, check=check)
-            vectors = self._drawer.treated(self._drawer.scene(options, check), check)
+            vectors = self._scenes.treated(self._scenes.scene(options, check), check)
             all_placed(vectors, options.layer, "the error of each point")
             found = distortion(vectors, drawn.coordinates, seed=options.seed, check=check)
             keep(self._distortions, options, found, KEPT)
@@ -254,7 +249,7 @@ class MapStudio:
         """
         check_metric(metric)
         options = self.resolve(options)
-        scene = self._drawer.scene(options, check)
+        scene = self._scenes.scene(options, check)
         points = scene.points
         if not 0 <= index < len(points):
             raise OptionError(
@@ -263,7 +258,7 @@ class MapStudio:
             )
         if not 1 <= k <= MAX_NEIGHBOURS:
             raise OptionError(f"k must be from 1 to {MAX_NEIGHBOURS}; got {k}.")
-        parts = self._drawer.parts(scene, check)
+        parts = self._scenes.parts(scene, check)
         near = near_point(parts, points, index, k, metric, check)
         count = len(parts[0])
         vector = parts[0][index] if index < count else parts[1][index - count]
@@ -273,7 +268,7 @@ class MapStudio:
             return out
         other = self.resolve(replace(options, layer=layer_b))
         there = near_point(
-            self._drawer.parts(replace(scene, options=other), check),
+            self._scenes.parts(replace(scene, options=other), check),
             points,
             index,
             k,
@@ -314,13 +309,13 @@ class MapStudio:
         kept = self._changes.get(key)
         # Before UMAP's second seed is there, the noise floor is not known: look again.
         if kept is None or (options.projection == "umap" and kept.noise_floor is None):
-            scene = self._drawer.scene(options, check)
+            scene = self._scenes.scene(options, check)
             # near:K chooses by the layer: the tokens of the first stay.
             there = replace(scene, options=other)
             if replace(other, layer=options.layer, side=options.side) != options:
-                there = self._drawer.scene(other, check)
+                there = self._scenes.scene(other, check)
             maps = self._drawer.draw(scene, check), self._drawer.draw(there, check)
-            vectors = self._drawer.treated(scene, check), self._drawer.treated(there, check)
+            vectors = self._scenes.treated(scene, check), self._scenes.treated(there, check)
             for one, drawn in zip(vectors, maps, strict=True):
                 all_placed(one, drawn.layer, "comparing two maps")
             floor = None
@@ -347,13 +342,13 @@ class MapStudio:
     def colour(self, options: MapOptions, by: str, *, check: Check = no_check) -> Colour:
         """A value or a class per point: see :mod:`engine.maps.colours`."""
         options = self.resolve(options)
-        scene = self._drawer.scene(options, check)
+        scene = self._scenes.scene(options, check)
         return colour_points(
             by,
             scene.points,
             space=self.space,
             options=options,
-            vectors=lambda: self._drawer.raw(scene, check),
+            vectors=lambda: self._scenes.raw(scene, check),
             distortion=lambda: self.distortion(options, check=check),
             check=check,
         )
@@ -362,7 +357,7 @@ class MapStudio:
         self, options: MapOptions, text: str, *, regex: bool = False, check: Check = no_check
     ) -> Longs:
         """Indices of the points whose text holds a piece of text or matches an expression."""
-        points = self._drawer.scene(self.resolve(options), check).points
+        points = self._scenes.scene(self.resolve(options), check).points
         texts = [points.text(i) for i in range(len(points))]
         return find_expression(texts, text, check=check) if regex else find_text(texts, text)
 
@@ -403,7 +398,7 @@ class MapStudio:
         return tuple(listed[:k])
 
     def _cka(self, options: MapOptions, check: Check) -> Cka:
-        scene = self._drawer.scene(options, check)
+        scene = self._scenes.scene(options, check)
         if scene.states >= _CKA_LEAST:
             what = f"the {scene.states:,} states of this map"
             note = ""
@@ -426,7 +421,7 @@ class MapStudio:
             what = f"{len(ids):,} tokens, evenly spaced over the vocabulary, each alone"
         layers = tuple(range(self.space.model.blocks + 1))
         stacks = [
-            self._drawer.states(replace(scene, options=replace(scene.options, layer=i)), check)
+            self._scenes.states(replace(scene, options=replace(scene.options, layer=i)), check)
             for i in layers
         ]
         placed = np.logical_and.reduce([has_place(x) for x in stacks])

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from engine.errors import ArtifactError, LexiscopeError
-from engine.frames import Check, no_check
 from engine.maps.options import MapOptions
 from engine.maps.reduction import UmapCache, reduce
-from engine.progress import drain
+from engine.progress import Check, drain, no_check
 
 if TYPE_CHECKING:
     from engine.maps.studio import MapStudio

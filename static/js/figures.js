@@ -3,7 +3,7 @@
 // these has a plain link or form beside it, so the pages work without this file.
 "use strict";
 (() => {
-  const { above, Problem } = window.lexiscope;
+  const { above, Problem, gridCaptions } = window.lexiscope;
   const drawn = new Map(); // element -> its figure's data, layout and meta
   const still = { displayModeBar: false, responsive: false, scrollZoom: false, doubleClick: false };
   const $ = (selector, root = document) => root.querySelector(selector);
@@ -157,30 +157,8 @@
       });
       syncCell();
       reveal(element);
-      rowLabels(element);
+      figure.spread = gridCaptions.lay(element, figure.layout);
     }
-  }
-
-  // When the grid is scrolled sideways, its layer labels stay in view.
-  function rowLabels(element) {
-    const { layout } = drawn.get(element);
-    const box = element.parentElement;
-    const labels = document.createElement("div");
-    labels.className = "grid-rows";
-    labels.setAttribute("aria-hidden", "true");
-    const height = (layout.height - layout.margin.t - layout.margin.b) / layout.yaxis.ticktext.length;
-    labels.style.width = `${layout.margin.l}px`;
-    labels.style.height = `${layout.height}px`;
-    layout.yaxis.ticktext.forEach((text, i) => {
-      const label = document.createElement("span");
-      label.textContent = text;
-      label.style.top = `${layout.height - layout.margin.b - (i + 0.5) * height}px`;
-      labels.append(label);
-    });
-    const show = () => (labels.hidden = box.scrollLeft < 8);
-    box.addEventListener("scroll", show, { passive: true });
-    show();
-    box.parentElement.append(labels);
   }
 
   async function attempt(element) {
@@ -231,6 +209,7 @@
     clearTimeout(resizing);
     resizing = setTimeout(() => {
       for (const [element, figure] of drawn) {
+        figure.spread?.(); // another height of the window
         const now = width(element, figure.layout);
         if (now === figure.layout.width) continue;
         figure.layout.width = now;
@@ -350,6 +329,7 @@
       const x = Math.min(Math.max(column + step[1], 0), positions.length - 1);
       outline(target, y, x);
       reveal(target);
+      if (target.closest(".high")) gridCaptions.clear(target, figure.layout, y);
       const cell = $(`.cells [data-cell="${layers[y]},${positions[x]}"]`);
       say(cell?.getAttribute("aria-label") ?? `layer ${layers[y]}, position ${positions[x]}`);
     } else if (event.key === "Enter" || event.key === " ") {

@@ -12,15 +12,30 @@
   window.lexiscope.hand = {
     listen() {
       const gd = this.element;
+      this.listen_touch();
       if (!this.flat) {
-        gd.on("plotly_hover", ({ points: [point], event }) => {
+        // Of a finger Plotly tells which point it met, late and not where; and once a finger has
+        // touched the picture it calls each point met a click, while the picture is turned, too.
+        let tapped = false;
+        const met = ({ points: [point], event = this.pointer }) => {
           const run = this.runs[point.data.meta.part] ?? (point.data.meta.part === "halo" ? this.runs.path : null);
           if (!run) return;
           const box = this.box.getBoundingClientRect();
           this.hover(run.start + point.pointNumber, { x: event.clientX - box.left, y: event.clientY - box.top });
-        });
+          if (tapped) this.open(this.at);
+          tapped = false;
+        };
+        gd.addEventListener("pointerdown", (event) => {
+          this.pointer = event;
+          tapped = false;
+        }, true);
+        gd.on("plotly_hover", met);
+        gd.on("plotly_click", met);
         gd.on("plotly_unhover", () => this.hover(-1));
-        gd.on("plotly_click", () => this.open(this.at));
+        this.clicks((event) => {
+          tapped = event.pointerType === "touch";
+          if (!tapped) this.open(this.at);
+        });
         return;
       }
       gd.addEventListener("pointermove", (event) => {
@@ -30,28 +45,13 @@
           if (!this.pointer.buttons) this.hover(this.under(this.pointer));
         });
       });
-      gd.addEventListener("pointerleave", () => this.hover(-1));
-      // Plotly listens to the mouse and keeps the click to itself; where it went down and up tells.
-      // A line that comes back to where it began is no click, so the way between counts.
-      let down = null;
-      let far = 0;
-      const away = (event) => {
-        if (down) far = Math.max(far, Math.hypot(event.clientX - down[0], event.clientY - down[1]));
-      };
-      gd.addEventListener("pointerdown", (event) => {
-        down = [event.clientX, event.clientY];
-        far = 0;
-      }, true);
-      addEventListener("pointermove", away, { signal: this.gone.signal });
-      addEventListener("pointerup", (event) => {
-        if (!down) return;
-        away(event);
-        down = null;
-        if (far > 4) return;
+      // A finger that is lifted has left, too; what it tapped stays named.
+      gd.addEventListener("pointerleave", (event) => event.pointerType === "touch" || this.hover(-1));
+      this.clicks((event) => {
         const i = this.under(event);
         this.hover(i);
         if (i >= 0) this.open(i);
-      }, { signal: this.gone.signal });
+      });
       gd.on("plotly_relayouting", () => {
         this.show(-1);
         this.under_axes();
@@ -60,7 +60,7 @@
         this.under_axes();
         if (!Object.keys(change).some((name) => name.includes("axis"))) return;
         this.show(-1);
-        this.names();
+        if (!this.pinching) this.names(); // many moves in a second; at its end it names them
         if (this.told) return;
         for (const other of window.lexiscope.map.panels.values()) {
           if (other === this || !other.flat || !other.places || other.source.scale !== this.source.scale) continue;
@@ -81,14 +81,37 @@
       });
     },
 
+    // Plotly listens to the mouse and keeps the click to itself; where it went down and up tells.
+    // A line that comes back to where it began is no click, so the way between counts.
+    clicks(answer) {
+      let down = null;
+      let far = 0;
+      const away = (event) => {
+        if (down) far = Math.max(far, Math.hypot(event.clientX - down[0], event.clientY - down[1]));
+      };
+      this.element.addEventListener("pointerdown", (event) => {
+        // A second finger makes a pinch of it, which is no click.
+        down = event.isPrimary ? [event.clientX, event.clientY] : null;
+        far = 0;
+      }, true);
+      addEventListener("pointermove", away, { signal: this.gone.signal });
+      addEventListener("pointerup", (event) => {
+        if (!down) return;
+        away(event);
+        down = null;
+        if (far <= (event.pointerType === "touch" ? 8 : 4)) answer(event);
+      }, { signal: this.gone.signal });
+    },
+
     under(event) {
       const { xaxis, yaxis, px, py } = this.axes();
       const box = this.element.getBoundingClientRect();
       const x = xaxis.p2c(event.clientX - box.left - xaxis._offset);
       const y = yaxis.p2c(event.clientY - box.top - yaxis._offset);
       const { start, count } = this.runs.points;
-      // A state is drawn larger than a basis, and is caught from a little farther.
-      return this.grid.nearest(x, y, 8, px, py, (i) => (i >= start && i < start + count ? 0 : 40));
+      // A finger is wider than a pointer. A state is drawn larger than a basis, and is caught from a
+      // little farther.
+      return this.grid.nearest(x, y, event.pointerType === "touch" ? 20 : 8, px, py, (i) => (i >= start && i < start + count ? 0 : 40));
     },
 
     // The server says what lies in the shape.
@@ -128,9 +151,10 @@
 
     zoom(by) {
       if (!this.flat) {
-        const eye = structuredClone(this.element._fullLayout.scene._scene.getCamera().eye);
-        for (const name of ["x", "y", "z"]) eye[name] *= by;
-        return window.Plotly.relayout(this.element, { "scene.camera.eye": eye });
+        // The whole camera: after a finger has turned it, the layout knows the old upward direction.
+        const camera = structuredClone(this.element._fullLayout.scene._scene.getCamera());
+        for (const name of ["x", "y", "z"]) camera.eye[name] *= by;
+        return window.Plotly.relayout(this.element, { "scene.camera": camera });
       }
       const { xaxis, yaxis } = this.element._fullLayout;
       const around = ([a, b]) => [(a + b) / 2 - ((b - a) / 2) * by, (a + b) / 2 + ((b - a) / 2) * by];

@@ -3,7 +3,8 @@
 "use strict";
 (() => {
   const { above, ask, say, here, map } = window.lexiscope;
-  const { Panel, panels, calm } = map;
+  const { Panel, panels } = map;
+  const { calm } = window.lexiscope.common;
   const $ = (selector, root = document) => root.querySelector(selector);
   const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 

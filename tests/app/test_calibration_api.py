@@ -178,6 +178,14 @@ def test_a_file_that_is_none_is_refused_in_a_sentence(
     assert not list((data / "sets").glob(".tmp-*"))
 
 
+@pytest.mark.parametrize("name", ["my rows", "rows", "my rows.csv", "rows.csv", "übung 1.csv"])
+def test_a_file_keeps_its_name_at_the_beginning_of_a_sentence(site: TestClient, name: str) -> None:
+    """A sentence gets a capital at its start, and a file's name is not its start."""
+    table = f"text,{'c' * 300}\na,b\n"
+    sentence = upload(site, table, name).json()["error"]["sentence"]
+    assert sentence.startswith(f"The file {name} has a column whose name has 300 characters")
+
+
 def test_what_is_no_upload_is_refused(site: TestClient) -> None:
     assert site.post("/api/v1/sets", json={"file": "x"}).status_code == 415
     assert site.post("/api/v1/sets").status_code == 415
@@ -200,10 +208,15 @@ def test_uploads_have_limits_of_their_own(space: LatentSpace) -> None:
         middle = sentences(30)
         assert len(middle) > 800
         assert upload(client, middle * 1).status_code == 201
-        assert upload(client, "x" * 30_000).status_code == 413
+        large = upload(client, "x" * 30_000)
+        assert large.status_code == 413
+        assert "A file may have at most 20,000 bytes" in large.json()["error"]["sentence"]
         stream = (b"x" * 1000 for _ in range(40))
         kind = {"Content-Type": "multipart/form-data; boundary=b"}
-        assert client.post("/api/v1/sets", content=stream, headers=kind).status_code == 413
+        streamed = client.post("/api/v1/sets", content=stream, headers=kind)
+        assert (streamed.status_code, streamed.json()["error"]["sentence"]) == (
+            413, large.json()["error"]["sentence"],
+        )  # fmt: skip
         assert client.post("/api/v1/trace", content=b"x" * 3000).status_code == 413
         view = upload(client, sentences(60)).json()
         assert (view["rows"], view["problem_count"]) == (50, 1)

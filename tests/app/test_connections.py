@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import uvicorn
 from asgi import Blocked, settings_with
 from fastapi import FastAPI
 from processes import PATIENCE, raw_connection, serve, server_process
+from starlette.responses import StreamingResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.connections import MARGIN, Connections, GuardedProtocol
@@ -248,6 +249,50 @@ def test_a_broken_body_ends_the_connection_and_not_the_server(
     assert "Traceback" not in caplog.text
 
 
+UPGRADES = ("websocket", "h2c", "TLS/1.0", "x" * 200)
+
+
+@pytest.mark.parametrize("upgrade", [*UPGRADES, None])
+def test_what_a_stranger_sends_does_not_fill_the_log(
+    app: FastAPI, caplog: pytest.LogCaptureFixture, upgrade: str | None
+) -> None:
+    """Who asks for another protocol is answered in this one; None: not even HTTP is sent."""
+    asked = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
+    if upgrade is None:
+        asked = b"not HTTP at all\r\n\r\n"
+    else:
+        asked += f"Connection: Upgrade, close\r\nUpgrade: {upgrade}\r\n\r\n".encode()
+    caplog.set_level("WARNING")
+    book = book_with(head_deadline_s=PATIENCE)
+    with served(app, book) as server:
+        for _ in range(3):
+            with closing(raw_connection(address(server))) as one:
+                one.sendall(asked)
+                assert answer_of(one)[0] == (400 if upgrade is None else 200)
+    assert not caplog.records
+    assert book.closed["malformed"] == (3 if upgrade is None else 0)
+
+
+def test_an_error_of_the_app_is_still_logged(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half an answer was out: only the log and the closed connection say so."""
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise RuntimeError("what was to come")
+
+    @app.get("/half")
+    async def answer() -> StreamingResponse:
+        return StreamingResponse(half())
+
+    with served(app, book_with()) as server, closing(raw_connection(address(server))) as one:
+        one.sendall(b"GET /half HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while one.recv(65536):
+            pass
+    assert [r for r in caplog.records if r.name == "lexiscope.connections" and r.exc_info]
+
+
 def test_a_quick_client_keeps_its_connection(app: FastAPI) -> None:
     """Deadlines count from the first byte of a head, not from the beginning of the connection."""
     with (
@@ -381,7 +426,7 @@ def test_what_we_lean_on_in_uvicorn_is_still_there() -> None:
         assert list(theirs.parameters) == expected, name
         assert name in vars(GuardedProtocol), name
     source = inspect.getsource(H11Protocol)
-    for name in ("app_state", "conn", "connections", "cycle", "transport"):
+    for name in ("app_state", "conn", "connections", "cycle", "logger", "transport"):
         assert f"self.{name}" in source, name
     assert '"state": self.app_state.copy()' in source
     assert "on_response=self.on_response_complete" in source

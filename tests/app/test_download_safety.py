@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as arrow
@@ -88,8 +89,35 @@ def test_every_table_of_the_server_is_without_formulas_and_says_where_it_is_from
     assert len(read) > 20
     assert not [one for row in read for one in row if is_formula(one)]
     model = shared_client.get("/api/v1/model").json()
-    for part in (model["name"], model["fingerprint"], "torch ", "Lexiscope "):
+    where = (model["device"], model["dtype"], model["name"], model["fingerprint"])
+    for part in (*where, "torch ", "Lexiscope "):
         assert part in read[0][0]
+    if "prompt" in question:
+        assert sha256(question["prompt"].encode()).hexdigest() in read[0][0]
+
+
+@pytest.mark.parametrize(
+    ("path", "question"),
+    [
+        ("trace", {"prompt": PROMPT}),
+        ("cell", {"prompt": PROMPT, "layer": 1}),
+        ("curves", {"prompt": PROMPT}),
+        ("agreement", {"prompt": PROMPT}),
+        ("bases", {"token": "#5"}),
+        ("frames/output", {}),
+    ],
+)
+def test_every_json_of_numbers_says_which_model_text_and_versions_they_are_of(
+    shared_client: TestClient, path: str, question: dict[str, Any]
+) -> None:
+    found = shared_client.get(f"/api/v1/{path}", params=question).json()["provenance"]
+    model = shared_client.get("/api/v1/model").json()
+    same = ("name", "revision", "fingerprint", "device", "dtype", "versions")
+    assert {key: found[key] for key in same} == {key: model[key] for key in same}
+    prompt = question.get("prompt")
+    digest = None if prompt is None else sha256(prompt.encode()).hexdigest()
+    assert found["prompt_sha256"] == digest
+    assert set(found) == {*same, "prompt_sha256"}
 
 
 def test_a_token_that_is_a_formula_is_exact_in_the_json(shared_client: TestClient) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from app.routes.trace import EXAMPLES, LOOKED_AT
+from app.routes.trace_examples import EXAMPLES, LOOKED_AT
 from engine import LatentSpace, Trace, load
 from engine.errors import ModelNotFound
 
@@ -22,9 +22,10 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> LatentSpace:
         pytest.skip("the model that ships is not in this checkout")
 
 
-def regions(trace: Trace, text: str) -> list[str]:
-    """The nearest token at each layer, over the first token of that text."""
-    column = next(i for i, token in enumerate(trace.tokens) if token.text.strip() == text)
+def regions(trace: Trace, text: str, last: bool = False) -> list[str]:
+    """The nearest token at each layer, over the first or the last token of that text."""
+    columns = [i for i, token in enumerate(trace.tokens) if token.text.strip() == text]
+    column = columns[-1] if last else columns[0]
     return [trace.token_info[int(i)].text.strip() for i in trace.regions[:, column]]
 
 
@@ -32,33 +33,36 @@ def answers(trace: Trace) -> list[str]:
     return [trace.token_info[int(i)].text.strip() for i in trace.final_ids]
 
 
-def test_looked_finds_at_from_layer_5_and_don_its_t_at_once(shipped: LatentSpace) -> None:
-    trace = shipped.trace(EXAMPLES[1].prompt)
-    looked = regions(trace, "looked")
-    assert looked[5:] == ["at"] * len(looked[5:])
-    assert "at" not in looked[:5]
-    assert answers(trace)[1] == "at"
-    assert set(regions(trace, "don")) == {"'t"}
-
-
-def test_the_door_is_found_from_layer_4(shipped: LatentSpace) -> None:
+def test_the_door_that_is_shut_is_found_from_layer_5(shipped: LatentSpace) -> None:
     trace = shipped.trace(EXAMPLES[0].prompt)
-    the = regions(trace, "the")
-    assert the[4:] == ["door"] * len(the[4:])
-    assert "door" not in the[:4]
-    assert answers(trace)[2] == "door"
+    assert [token.text for token in trace.tokens[-2:]] == [" shut", " the"]
+    the = regions(trace, "the", last=True)
+    assert the[5:] == ["door"] * 4
+    assert "door" not in the[:5]
+    assert answers(trace)[-1] == "door"
+
+
+def test_fast_is_asleep_until_the_words_before_it_have_won(shipped: LatentSpace) -> None:
+    trace = shipped.trace(EXAMPLES[1].prompt)
+    fast = regions(trace, "fast")
+    assert fast[:4] == ["asleep", "asleep", "est", "est"]
+    assert fast[5:] == ["as"] * 4
+    assert "as" not in fast[:5]
+    assert answers(trace)[3] == "as"
+    assert trace.tokens[3].text == " fast"
 
 
 def test_united_is_nearest_to_states_at_every_layer(shipped: LatentSpace) -> None:
     assert set(regions(shipped.trace(EXAMPLES[2].prompt), "United")) == {"States"}
 
 
-def test_after_and_the_the_king_comes_again(shipped: LatentSpace) -> None:
+def test_from_side_to_side_and_again(shipped: LatentSpace) -> None:
     trace = shipped.trace(EXAMPLES[3].prompt)
-    assert trace.tokens[3].text == " the"
-    the = [trace.token_info[int(i)].text.strip() for i in trace.regions[:, 3]]
-    assert the[6:] == ["king"] * len(the[6:])
-    assert "king" not in the[:6]
+    to = regions(trace, "to", last=True)
+    assert to[7:] == ["side"] * 2
+    assert "side" not in to[:7]
+    assert answers(trace)[-1] == "side"
+    assert "side" not in regions(trace, "to")
 
 
 def test_the_model_does_not_count(shipped: LatentSpace) -> None:

@@ -28,12 +28,13 @@ from asgi import BASE, PROMPT, settings_with
 from starlette.testclient import TestClient
 
 import app as app_package
-import engine.frames
+import engine.decomposition_cache
 from app.main import create_app
 from app.sets import Sets
 from app.store import StorageError, Store, open_store, verify
 from engine import LatentSpace
-from engine.frames import HeadDecomposition, cached_decomposition, decompose
+from engine.decomposition import HeadDecomposition, decompose
+from engine.decomposition_cache import cached_decomposition
 
 KILLS = int(os.environ.get("LEXISCOPE_TEST_SERVER_KILLS", "2"))
 """Of a whole server; `make soak` takes more."""
@@ -509,10 +510,10 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(engine.frames.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(engine.decomposition_cache.tempfile, "mkstemp", refuse)
     assert same(cached_decomposition(weight, tmp_path / "cache"), decompose(weight))
     monkeypatch.undo()
-    monkeypatch.setattr(engine.frames, "save_file", refuse)
+    monkeypatch.setattr(engine.decomposition_cache, "save_file", refuse)
     assert same(cached_decomposition(weight, tmp_path / "cache"), decompose(weight))
     assert list((tmp_path / "cache").iterdir()) == []
     (tmp_path / "file").write_text("in the way")

@@ -15,10 +15,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from asgi import PATIENCE
+from asgi import PATIENCE, settings_with
 
-from app.job_state import interrupted
+from app.job_state import Job, interrupted
 from app.jobs import POINTS, Jobs, JobView
+from app.main import create_app
 from app.store import NotFound, StorageError, Store
 from engine.errors import OptionError, QueueFull
 from engine.progress import Progress, Steps
@@ -286,6 +287,27 @@ def test_a_failure_is_one_sentence_and_the_lane_goes_on(
     assert ended(jobs, begin(jobs, Work())).state == "done"
 
 
+@pytest.mark.parametrize(("step_s", "hangs"), [(0.0, True), (60.0, False)])
+def test_a_step_has_the_patience_that_is_set_and_no_more(
+    device: DeviceThread, step_s: float, hangs: bool
+) -> None:
+    """Within a step there is no sign of life; how long that is no hang, the operator may say."""
+    jobs = Jobs(device, step_s=step_s)
+    assert create_app(settings_with(step_patience_s=step_s)).state.jobs._step_s == step_s
+    jobs.begin(None)
+    work = Work(free=False)
+    begin(jobs, work)
+    assert work.entered.wait(PATIENCE)
+    if hangs:
+        until(lambda: device.heartbeat_age_s > 0.02)
+    else:
+        started = device._beaten
+        until(lambda: time.monotonic() - started > 0.02)
+        assert device.heartbeat_age_s == 0
+    work.gate.release(3)
+    jobs.close()
+
+
 def test_the_same_key_under_way_is_one_job(jobs: Jobs) -> None:
     work = Work(free=False)
     view = begin(jobs, work, key="map 1")
@@ -363,6 +385,8 @@ def test_a_server_that_stops_says_what_it_interrupted(
     assert not any(view.title in caplog.text for view in views)  # people's own names
     assert again.mark is not None
     assert (again.mark.text, again.mark.level) == ("2 interrupted", "note")
+    assert [view.started is None for view in views] == [False, True]
+    assert [view.seconds_run is None for view in views] == [False, True]
     again.settle(running.id)
     assert not again.get(running.id).restartable
     row = next(row for row in store.jobs() if row["id"] == waiting.id)
@@ -409,6 +433,25 @@ def test_jobs_run_without_a_data_folder(device: DeviceThread) -> None:
     jobs.begin(None)
     assert ended(jobs, begin(jobs, Work())).state == "done"
     jobs.close()
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_the_time_of_a_job_is_that_of_its_work_and_not_of_the_night(
+    device: DeviceThread, store: Store, written: bool
+) -> None:
+    """A row of a killed server says how long it ran; one of an older version does not say."""
+    row = Job(id="1" * 24, kind="walk", title="", lane="device", created=0.0).row()
+    row |= {"state": "running", "started": time.time() - 50_000, "ran_s": 12.5}
+    if not written:
+        del row["ran_s"]
+    store.put_job(row)
+    jobs = Jobs(device)
+    jobs.begin(store)
+    view = jobs.get(row["id"])
+    assert view.state == "interrupted"
+    assert view.seconds_run == (12.5 if written else None)
+    jobs.close()
+    assert store.jobs()[0]["ran_s"] == view.seconds_run
 
 
 def test_an_interrupted_job_is_not_said_to_stand_in_two_places() -> None:

@@ -28,9 +28,9 @@ from app.map_sheet import Paint, Sheet, class_colours, provenance, spread_out
 from app.maps import drawing_of
 from engine import LatentSpace
 from engine.errors import ArtifactError, OptionError
-from engine.frames import no_check
 from engine.maps import Colour, MapOptions
 from engine.maps.colours import CLASSES
+from engine.progress import no_check
 
 OPTIONS = MapOptions(prompt=PROMPT, layer=2, seed=7)
 SMALL = Look("png", 500, 400)

@@ -33,9 +33,8 @@ from engine.calibration.tables import Row, Table
 from engine.calibration.tasks import TaskSpec, make_task
 from engine.calibration.training import calibrate
 from engine.errors import BudgetExceeded, InputError, LexiscopeError
-from engine.frames import no_check
 from engine.maps import MapOptions
-from engine.progress import drain
+from engine.progress import drain, no_check
 
 FILES = int(os.environ.get("LEXISCOPE_TEST_MUTATED_FILES", "300"))
 """Uploads of each kind; `make soak` takes a hundred thousand."""

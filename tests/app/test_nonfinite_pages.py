@@ -16,8 +16,8 @@ from app.main import create_app
 from app.map_export import FORMATS, read, write
 from app.maps import drawing_of
 from engine import LatentSpace
-from engine.frames import no_check
 from engine.maps import MapOptions
+from engine.progress import no_check
 
 LAST = 3
 """The layer that is not finite."""

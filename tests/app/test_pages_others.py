@@ -9,9 +9,11 @@ from asgi import HOSTILE
 from starlette.testclient import TestClient
 from test_pages_trace import Parsed, page
 
-from app.figures import trace as figures
 from app.figures.bases import neighbours
 from app.figures.theme import DARK, LIGHT, plot_text, text_colours
+from app.figures.trace import grid
+from app.figures.trace_curves import MEASURES, curves, isotropy, transitions
+from app.figures.trace_planes import COLOURS
 from app.routes import method
 from engine import LatentSpace
 from engine.frames import FRAMES
@@ -128,12 +130,10 @@ def test_an_unknown_token_is_a_sentence(shared_client: TestClient) -> None:
 def test_each_figure_builds_and_has_named_axes(reference: LatentSpace) -> None:
     """In both themes, by every colour and measure; axis titles carry name and unit."""
     trace = reference.trace("The cat sat on the mat")
-    curves = reference.curves("The cat sat on the mat")
-    made = [
-        figures.grid(trace, colour, dark=d) for colour in figures.COLOURS for d in (True, False)
-    ]
-    made += [figures.curves(curves, measure) for measure in figures.MEASURES]
-    made += [figures.transitions(trace, trace.positions[-1]), figures.isotropy(trace)]
+    chosen = reference.curves("The cat sat on the mat")
+    made = [grid(trace, colour, dark=d) for colour in COLOURS for d in (True, False)]
+    made += [curves(chosen, measure) for measure in MEASURES]
+    made += [transitions(trace, trace.positions[-1]), isotropy(trace)]
     made.append(neighbours([reference.bases("#40", frame=f, k=4) for f in FRAMES]))
     for figure in made:
         assert isinstance(figure, go.Figure)
@@ -146,7 +146,7 @@ def test_each_figure_builds_and_has_named_axes(reference: LatentSpace) -> None:
 def test_the_grid_shows_what_the_trace_says(reference: LatentSpace) -> None:
     """Cell by cell: value and token; a dot exactly where the reading agrees."""
     trace = reference.trace("The cat sat on the mat", geometry="matmul", frame="head")
-    figure = figures.grid(trace, "entropy")
+    figure = grid(trace, "entropy")
     assert np.allclose(figure.data[0].z, trace.entropy)
     ys, xs = np.indices(trace.agrees.shape).reshape(2, -1)
     for y, x, text in zip(ys, xs, figure.data[1].text, strict=True):
@@ -164,7 +164,7 @@ def test_a_cell_that_is_not_finite_shows_no_ranking(reference: LatentSpace) -> N
     trace = reference.trace("The cat sat")
     finite = trace.finite.copy()
     finite[1, 1] = False
-    figure = figures.grid(replace(trace, finite=finite))
+    figure = grid(replace(trace, finite=finite))
     assert np.isnan(figure.data[0].z[1, 1])
     assert (1, 1) not in set(zip(figure.data[1].y, figure.data[1].x, strict=True))
     assert "not finite" in figure.data[0].hovertext[1][1]

@@ -13,7 +13,8 @@ from asgi import HOSTILE
 from starlette.testclient import TestClient
 
 from app.figures import theme
-from app.routes.trace import EXAMPLES, TraceQuery
+from app.routes.trace import TraceQuery
+from app.routes.trace_examples import EXAMPLES
 from engine.vocabulary import visible
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -296,6 +297,15 @@ def test_hostile_tokens_stand_as_text(shared_client: TestClient) -> None:
         assert "hx-disable" in e.attrs
     for control in "\u202e\t\x07":
         assert control not in "".join(shown)
+
+
+@pytest.mark.parametrize("frame", ["output", "input", "head", "tight", "random"])
+def test_every_sentence_begins_with_a_capital(shared_client: TestClient, frame: str) -> None:
+    """Also where it begins with the name of a frame, which stands in the middle of others."""
+    got = page(shared_client, f"/?prompt=the+cat&frame={frame}&panel=agreement")
+    sentences = [p.text.strip() for p in got.all("p") if p.text.strip().endswith(".")]
+    assert any("how far away they are" in text for text in sentences)
+    assert [text for text in sentences if text[0].islower()] == []
 
 
 def test_the_agreement_panel_names_its_control(shared_client: TestClient) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +271,11 @@ def test_what_becomes_of_the_checkpoints_of_a_job(device: DeviceThread, tmp_path
     view = jobs.get(job)
     assert (view.state, view.resumes) == ("interrupted", "step 15 of 100")
     assert "resumed, it goes on from step 15 of 100" in str(view.problem)
-    assert "from step 15 of 100 and ends with the same" in job_panel(view).resumes
+    # From where it would go on is said once.
+    panel = job_panel(view)
+    assert "step 15 of 100" not in panel.resumes
+    assert "ends with the same numbers" in panel.resumes
+    assert "from step 15 of 100 and ends with" in job_panel(replace(view, problem="Full.")).resumes
     two = Walk(folder)
     second = two.begin(jobs)
     jobs.settle(job)

@@ -16,11 +16,12 @@ from asgi import PROMPT, Blocked, Call, load_tiny, running, settings_with, until
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.advice import less
 from app.main import create_app
 from app.result_cache import ResultCache, footprint
 from app.service import token_reference
 from engine import LatentSpace, TraceOptions
-from engine.errors import ModelNotFound, TokenError
+from engine.errors import DeadlineExceeded, ModelNotFound, TokenError
 
 TRACE = "/api/v1/trace"
 
@@ -210,6 +211,43 @@ async def test_past_the_deadline_the_answer_is_504_and_the_work_stops(space: Lat
     assert answer.status == 504
     assert answer.json["error"]["sentence"].endswith(".")
     assert blocked.stopped[0] in ("DeadlineExceeded", "Cancelled")
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("/", "; ask for fewer layers or a shorter prompt."),
+        (TRACE, "; ask for fewer layers or a shorter prompt."),
+        ("/bases?token=cat", "; ask for fewer tokens."),
+        ("/map/quality", "; put fewer points on the map."),
+        ("/calibrate?set=topics", "; use fewer rows or shorter texts."),
+        (f"/api/v1/calibrations/{'0' * 24}/trace", "; use a shorter prompt."),
+    ],
+)
+def test_what_is_advised_fits_what_was_asked_for(path: str, advice: str) -> None:
+    assert f"; {less(path.partition('?')[0])}." == advice
+
+
+async def test_what_took_too_long_says_so_in_words_that_fit_the_page(
+    space: LatentSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stops it: the device thread, which knows nothing of pages, or the event loop."""
+    app, _ = blocked_app(space, deadline_s=1)
+
+    async def late(*_: object) -> object:
+        raise DeadlineExceeded("The work took longer than allowed; ask for a shorter prompt.")
+
+    monkeypatch.setattr("app.service._while_connected", late)
+    async with running(app):
+        for path, query, less_of_it in (
+            (TRACE, {"prompt": PROMPT}, "ask for fewer layers or a shorter prompt."),
+            ("/calibrate", {"set": "topics"}, "use fewer rows or shorter texts."),
+            ("/api/v1/map/meta", {}, "put fewer points on the map."),
+        ):
+            answer = await Call(app, path, query).answer()
+            assert answer.status == 504, path
+            told = f"The answer took longer than 1 second and was stopped; {less_of_it}"
+            assert told in answer.body.decode(), path
 
 
 async def test_one_address_cannot_take_every_place(space: LatentSpace) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sqlite3
 import sys
 import textwrap
@@ -252,6 +253,30 @@ def test_ctrl_c_while_it_computes_is_a_quiet_end(model_folder: Path, tmp_path: P
         assert server.process.stdout is not None
         assert "came back" not in server.process.stdout.read()
         assert "Traceback" not in server.log
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_at_once_and_with_one_sentence(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    """While the answers under way are still waited for."""
+    with server_process(tmp_path, ["-c", HANGS, str(model_folder)]) as server:
+        server.ready()
+        with asked(server):
+            while json.loads(server.get("/readyz")[2])["running"] is None:
+                time.sleep(0.02)
+            server.process.send_signal(signal.SIGINT)
+            while True:  # until the first one was heard: it takes no more connections
+                try:
+                    socket.create_connection(server.address()).close()
+                except OSError:
+                    break
+            server.process.send_signal(signal.SIGINT)
+            assert server.end() == INTERRUPTED, server.log
+        last = server.log.splitlines()[-1]
+        assert last.startswith("The server was told twice to end"), server.log
+        assert "Traceback" not in server.log
+        assert "Cancel" not in server.log  # what uvicorn says when it gives up waiting
 
 
 @pytest.mark.slow

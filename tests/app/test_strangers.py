@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import logging
 import re
@@ -23,7 +24,7 @@ from starlette.testclient import TestClient
 
 import app as app_package
 from app import cli
-from app.logs import JsonLines
+from app.logs import JsonLines, without_messages
 from app.main import create_app
 from app.security import HEADERS, PUBLIC, PUBLIC_PREFIX
 from app.settings import Settings
@@ -376,6 +377,47 @@ def test_a_log_line_is_one_line_of_ascii_json() -> None:
     assert read["level"] == "error"
     assert read["id"] == "abc"
     assert "ValueError" in read["traceback"]
+    assert "</script>" not in read["traceback"]
+
+
+@pytest.mark.parametrize("messages", [False, True])
+def test_the_traceback_of_an_unforeseen_error_holds_no_prompt_unless_that_is_asked_for(
+    space: LatentSpace, messages: bool
+) -> None:
+    """Neither of the error itself nor of what led to it; where it happened stands there."""
+    app = create_app(settings_with(), space)
+
+    @app.get("/fault")
+    async def fault(prompt: str) -> None:
+        try:
+            raise KeyError(f"led to it: {prompt}")
+        except KeyError as error:
+            parts = [OSError(5, f"part: {prompt}"), ValueError(f"other part: {prompt}")]
+            raise ExceptionGroup(f"said: {prompt}", parts) from error
+
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(JsonLines(messages=messages))
+    log = logging.getLogger("lexiscope")
+    log.addHandler(handler)
+    try:
+        with TestClient(app, base_url=BASE) as client:
+            assert client.get("/fault?prompt=plantedprompt").status_code == 500
+    finally:
+        log.removeHandler(handler)
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    told = next(line["traceback"] for line in lines if "traceback" in line)
+    assert ("plantedprompt" in written.getvalue()) == messages
+    for word in (__file__, "in fault", "KeyError", "ExceptionGroup", "OSError", "ValueError"):
+        assert word in told
+    assert ("OSError [Errno 5]" in told) != messages
+
+
+def test_what_is_logged_of_an_error_that_leads_to_itself_ends() -> None:
+    first, second = ValueError("planted"), TypeError("planted")
+    first.__context__, second.__context__ = second, first
+    begin = "Traceback (most recent call last):\n"
+    assert without_messages(first) == f"{begin}TypeError\n{begin}ValueError"
 
 
 KINDS = (

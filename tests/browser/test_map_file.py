@@ -15,8 +15,8 @@ from tiny_models import Spaces
 from app.map_export import Drawing, write
 from app.maps import drawing_of
 from engine import LatentSpace
-from engine.frames import no_check
 from engine.maps import MapOptions
+from engine.progress import no_check
 
 pytestmark = pytest.mark.browser
 

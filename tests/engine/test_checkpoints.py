@@ -192,7 +192,8 @@ def run_with_breaks(
     """Drive the work to its end, through interruptions after so many steps each.
 
     ``close`` is a server that ends in an orderly way; ``kill`` goes on from the files as they lay
-    at that moment.
+    at that moment. Some steps are said by the clock, so a slow machine needs more of them to reach
+    the first file; a kill waits for it.
     """
     seen: list[Progress] = []
     for number, (how, after) in enumerate(breaks):
@@ -200,6 +201,8 @@ def run_with_breaks(
         for _ in range(after):
             next(steps)
         if how == "kill":
+            while not list(folder.glob("*.safetensors")):
+                next(steps)
             lies = folder.with_name(f"{folder.name}-{number}")
             shutil.copytree(folder, lies)
             steps.close()

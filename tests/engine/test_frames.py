@@ -14,18 +14,11 @@ from tiny_models import ARCHITECTURES, Spaces, byte_tokenizer, randomize
 from torch import Tensor
 
 import engine
-from engine import frames as module
+from engine import decomposition as module
+from engine.decomposition import HeadDecomposition, decompose, gram
+from engine.decomposition_cache import cached_decomposition, fingerprint
 from engine.errors import NonFiniteError, OptionError
-from engine.frames import (
-    FRAMES,
-    Frame,
-    HeadDecomposition,
-    build_frame,
-    cached_decomposition,
-    decompose,
-    fingerprint,
-    gram,
-)
+from engine.frames import FRAMES, Frame, build_frame
 
 PINV = 1e-5
 """Relative Frobenius error against a float64 pseudo-inverse (row S1)."""

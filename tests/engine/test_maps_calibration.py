@@ -158,8 +158,8 @@ def test_a_tuned_model_stands_in_at_every_layer(studio: MapStudio, spaces: Space
     for layer in (2, 3):
         options = replace(AFTER, calibration=CalibrationName(fingerprint="tuned"), layer=layer)
         drawn = studio.map(replace(options, preprocessing="raw"))
-        scene = studio._drawer.scene(studio.resolve(drawn.options), lambda: None)
-        found = studio._drawer.states(scene, lambda: None)
+        scene = studio._scenes.scene(studio.resolve(drawn.options), lambda: None)
+        found = studio._scenes.states(scene, lambda: None)
         ids = [studio.space.tokenize(t).ids for t in (PROMPT, *TEXTS.texts)]
         raw = [twin.states(one).raw[layer] for one in ids]
         wanted = twin.read_out(torch.cat([raw[0], *(one[-1:] for one in raw[1:])]))
@@ -221,8 +221,8 @@ def test_prompts_are_read_in_place_of_the_texts(studio: MapStudio) -> None:
     prompts = tuple(f"Text: {text}\nTopic:" for text in TEXTS.texts)
     held = replace(TEXTS, prompts=prompts, template="Text: {text}\nTopic:")
     options = MapOptions(vocabulary="none", texts=held, preprocessing="raw")
-    scene = studio._drawer.scene(studio.resolve(options), lambda: None)
-    found = studio._drawer.states(scene, lambda: None)
+    scene = studio._scenes.scene(studio.resolve(options), lambda: None)
+    found = studio._scenes.states(scene, lambda: None)
     model = studio.space.model
     for vector, prompt in zip(found, prompts, strict=True):
         raw = model.states(studio.space.tokenize(prompt).ids).raw[-1, -1]

@@ -10,7 +10,6 @@ from sklearn.decomposition import PCA
 from tiny_models import Spaces
 
 from engine.errors import NonFiniteError, OptionError
-from engine.frames import no_check
 from engine.maps.frames import Landscape
 from engine.maps.options import MapOptions
 from engine.maps.preprocessing import (
@@ -28,6 +27,7 @@ from engine.maps.projection import (
     variance_of_moments,
     variance_shown,
 )
+from engine.progress import no_check
 
 TOLERANCE = 1e-5
 """Of coordinates against scikit-learn, relative to the map's radius."""

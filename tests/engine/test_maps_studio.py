@@ -102,8 +102,8 @@ def test_alone_points_are_states_of_one_token_prompts(studio: MapStudio) -> None
     )
     begin = space.model.tokenizer.bos_token_id
     assert drawn.points.row.tolist() == [5, 7, 9, 120, 299]
-    vectors = studio._drawer.raw(
-        studio._drawer.scene(studio.resolve(drawn.options), lambda: None), lambda: None
+    vectors = studio._scenes.raw(
+        studio._scenes.scene(studio.resolve(drawn.options), lambda: None), lambda: None
     )
     for vector, id in zip(vectors, drawn.points.row, strict=True):
         raw = space.model.states([begin, int(id)]).raw[2, -1]
@@ -114,8 +114,8 @@ def test_alone_points_are_states_of_one_token_prompts(studio: MapStudio) -> None
 def test_text_points_are_last_position_states(studio: MapStudio) -> None:
     space = studio.space
     options = MapOptions(vocabulary="none", texts=TEXTS, layer=1, preprocessing="raw")
-    scene = studio._drawer.scene(studio.resolve(options), lambda: None)
-    vectors = studio._drawer.raw(scene, lambda: None)
+    scene = studio._scenes.scene(studio.resolve(options), lambda: None)
+    vectors = studio._scenes.raw(scene, lambda: None)
     for vector, text in zip(vectors, SENTENCES, strict=True):
         raw = space.model.states(space.tokenize(text).ids).raw[1, -1]
         np.testing.assert_allclose(vector, space.model.read_out(raw).numpy(), atol=1e-4)
@@ -222,8 +222,8 @@ def test_frame_b_keeps_the_shape_of_the_layers_own_pca(studio: MapStudio) -> Non
     """Turning and shifting change no distance between states."""
     options = MapOptions(vocabulary="alone", layer=1, projection="layer", preprocessing="raw")
     drawn = studio.map(options)
-    scene = studio._drawer.scene(studio.resolve(options), lambda: None)
-    x = studio._drawer.raw(scene, lambda: None).astype(np.float64)
+    scene = studio._scenes.scene(studio.resolve(options), lambda: None)
+    x = studio._scenes.raw(scene, lambda: None).astype(np.float64)
     own = PCA(2, svd_solver="covariance_eigh").fit_transform(x)
     rows = np.random.default_rng(0).integers(0, len(x), (2, 500))
     a = np.linalg.norm(own[rows[0]] - own[rows[1]], axis=1)
@@ -251,11 +251,11 @@ def test_concept_axes_read_token_differences(studio: MapStudio) -> None:
 
 def test_planted_movers_are_found(studio: MapStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten tokens alone are moved between two layers that are the same otherwise."""
-    from engine.maps import drawing
+    from engine.maps import scenes
 
     options = MapOptions(vocabulary="alone", layer=1, preprocessing="raw")
-    scene = studio._drawer.scene(studio.resolve(options), lambda: None)
-    base = studio._drawer.raw(scene, lambda: None)
+    scene = studio._scenes.scene(studio.resolve(options), lambda: None)
+    base = studio._scenes.raw(scene, lambda: None)
     axes = studio.map(options).axes
     assert axes is not None
     planted = np.arange(3, 300, 30)
@@ -265,7 +265,7 @@ def test_planted_movers_are_found(studio: MapStudio, monkeypatch: pytest.MonkeyP
     def fake(space, options, points, layer, store, check):  # type: ignore[no-untyped-def]
         return moved if layer == 2 else base
 
-    monkeypatch.setattr(drawing, "state_vectors", fake)
+    monkeypatch.setattr(scenes, "state_vectors", fake)
     fresh = MapStudio(studio.space)
     found = fresh.changes(options, 2)
     assert {m.index for m in found.movers[:10]} == set(planted.tolist())
@@ -283,12 +283,12 @@ def test_planted_movers_are_found(studio: MapStudio, monkeypatch: pytest.MonkeyP
 def test_motion_of_everything_is_not_relative_motion(
     studio: MapStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.maps import drawing
+    from engine.maps import scenes
 
     options = MapOptions(vocabulary="alone", layer=1, preprocessing="raw")
-    scene = studio._drawer.scene(studio.resolve(options), lambda: None)
-    base = studio._drawer.raw(scene, lambda: None)
-    monkeypatch.setattr(drawing, "state_vectors", lambda *a: base + 3 if a[3] == 2 else base)
+    scene = studio._scenes.scene(studio.resolve(options), lambda: None)
+    base = studio._scenes.raw(scene, lambda: None)
+    monkeypatch.setattr(scenes, "state_vectors", lambda *a: base + 3 if a[3] == 2 else base)
     found = MapStudio(studio.space).changes(options, 2)
     assert found.median > 0.01
     assert found.median_relative < 1e-4 * max(found.median, 1)
@@ -299,8 +299,8 @@ def test_motion_of_everything_is_not_relative_motion(
 def test_neighbours_are_those_of_the_model_by_brute_force(studio: MapStudio) -> None:
     options = MapOptions(prompt=PROMPT, layer=2)
     drawn = studio.map(options)
-    scene = studio._drawer.scene(studio.resolve(options), lambda: None)
-    x = studio._drawer.raw(scene, lambda: None).astype(np.float64)
+    scene = studio._scenes.scene(studio.resolve(options), lambda: None)
+    x = studio._scenes.raw(scene, lambda: None).astype(np.float64)
     index = drawn.n - 1
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     for metric, distances in (

@@ -13,17 +13,14 @@ from hypothesis import strategies as st
 from tiny_models import ARCHITECTURES, PROMPT, Spaces, peak_bytes
 from torch import Tensor
 
+from engine.decomposition import decompose
+from engine.divergence import divergence
 from engine.errors import OptionError
-from engine.frames import FRAMES, Frame, build_frame, decompose
+from engine.frames import FRAMES, Frame, build_frame
+from engine.reading import read
 from engine.regions import borders
 from engine.resolution import resolve
-from engine.similarity import (
-    DEFAULT_TEMPERATURE,
-    GEOMETRIES,
-    divergence,
-    read,
-    scores,
-)
+from engine.similarity import DEFAULT_TEMPERATURE, GEOMETRIES, scores
 
 SCORE = 1e-5
 """Of a float32 score against float64, relative to the largest score."""

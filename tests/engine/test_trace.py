@@ -18,7 +18,7 @@ from engine import GEOMETRIES, LatentSpace, Limits, TraceOptions
 from engine.errors import LayerError, OptionError, PromptError, TokenError, WorkError
 from engine.frames import FRAMES
 from engine.isotropy import isotropy
-from engine.models import parse_range
+from engine.ranges import parse_range
 from engine.similarity import scores
 from engine.trace import default_pins, find_crossings
 
@@ -280,8 +280,8 @@ def test_words_only_lists_words_and_leaves_numbers_alone(spaces: Spaces) -> None
 
 def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many states each call of the final norm and of a reading was given."""
-    import engine.models
     import engine.trace
+    import engine.trace_states
 
     seen: list[int] = []
     whole = engine.trace.read
@@ -291,6 +291,7 @@ def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return whole(frame, states, **rest)
 
     monkeypatch.setattr(engine.trace, "read", counted)
+    monkeypatch.setattr(engine.trace_states, "read", counted)
     return seen
 
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from engine import LatentSpace, Limits, load
+from engine import LatentSpace, Limits, load, prompts
 from engine.errors import OptionError, PromptError
 from engine.vocabulary import Vocabulary, visible
 
@@ -324,7 +324,7 @@ def test_characters_are_counted_before_anything_is_tokenized(
     spaces: Spaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = spaces["gpt2"]
-    monkeypatch.setattr(space.model, "_plain_ids", lambda *_: pytest.fail("it was tokenized"))
+    monkeypatch.setattr(prompts, "_plain_ids", lambda *_: pytest.fail("it was tokenized"))
     with pytest.raises(PromptError, match="characters"):
         space.tokenize("x" * 40_000)
 

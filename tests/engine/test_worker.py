@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from engine.errors import Cancelled, DeadlineExceeded, QueueFull
-from engine.worker import Check, DeviceThread, Job
+from engine.progress import Check
+from engine.worker import DeviceThread, Job
 
 PATIENCE = 10.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer
+from toy_language import toy_text
 
 from training.config import SMALL, Config
 from training.data import pack_source
 from training.tokenizer import save_tokenizer, train_tokenizer
 
 SMALL_MODEL = Path(__file__).parents[2] / "models" / "small"
-
-
-def toy_text(seed: int, sentences: int = 400) -> str:
-    """Sentences in which the animal decides the verb: something a small network can learn."""
-    chooser = random.Random(seed)
-    verbs = {"dog": "barks", "cat": "purrs", "cow": "moos", "bee": "hums"}
-    animals = [chooser.choice(sorted(verbs)) for _ in range(sentences)]
-    return " ".join(f"The {animal} always {verbs[animal]} at night." for animal in animals)
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer
+from toy_language import toy_text
 
-from tests.training.conftest import toy_text
 from training.config import CONFIGS, LARGE, Config
 from training.data import Mixture, open_streams, pack_source
 from training.export import SHARD_BYTES

@@ -1,0 +1,22 @@
+"""What figures and pages call layers, scores and distances: one name each, with its unit."""
+
+from __future__ import annotations
+
+
+def layer_label(layer: int) -> str:
+    """A layer's name on an axis: its number, and ``emb`` for the embedding."""
+    return "emb" if layer == 0 else str(layer)
+
+
+def score_name(geometry: str) -> str:
+    """What a score is, with its unit."""
+    return {
+        "cosine": "cosine (−1…1)",
+        "l2": "minus squared distance",
+        "matmul": "inner product (logit)",
+    }[geometry]
+
+
+def border_unit(geometry: str) -> str:
+    """The unit of the distance to a region's border."""
+    return "radians" if geometry == "cosine" else "length in the state's space"

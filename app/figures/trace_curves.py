@@ -1,0 +1,258 @@
+"""A trace as curves: chosen tokens over the layers, one position's path, the isotropy per layer.
+
+Pure: a result of the engine goes in, a Plotly figure comes out. Usable from a notebook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from app.figures.names import layer_label, score_name
+from app.figures.theme import DASHES, SYMBOLS, Theme, axis, base_layout, plot_text, theme
+from engine.curves import Curves
+from engine.trace_result import Trace
+
+Array = npt.NDArray[np.float32]
+
+MEASURES = {
+    "probability": "probability",
+    "score": "score",
+    "rank": "rank (1 is nearest)",
+}
+"""What a curve can show."""
+
+
+def curves(
+    curves: Curves,
+    measure: str = "probability",
+    *,
+    geometry: str = "cosine",
+    dark: bool = False,
+    selected: int | None = None,
+    legend: bool = True,
+) -> go.Figure:
+    """Chosen tokens over the layers at one position.
+
+    Args:
+        curves: the tokens' scores, probabilities and ranks.
+        measure: ``probability``, ``score`` or ``rank`` (drawn downward on a logarithmic scale).
+        geometry: what the score is, for the axis title.
+        dark: colours for a dark page.
+        selected: a layer to mark.
+        legend: name the tokens above the figure; a page that lists them itself does not.
+    """
+    colours = theme(dark)
+    values: Array = {
+        "probability": curves.probabilities,
+        "score": curves.scores,
+        # 0 stands for "not finite" and has no place on a logarithmic axis.
+        "rank": np.where(curves.ranks > 0, curves.ranks, np.nan).astype(np.float32),
+    }[measure]
+    figure = go.Figure()
+    for i, token in enumerate(curves.tokens):
+        n = i % len(colours.lines)
+        name = plot_text(token.label, 18)
+        figure.add_trace(
+            go.Scatter(
+                x=list(curves.layers),
+                y=np.asarray(values[i], dtype=np.float32),
+                mode="lines+markers",
+                name=name,
+                line={"color": colours.lines[n], "width": 2, "dash": DASHES[n]},
+                marker={"size": 7, "symbol": SYMBOLS[n], "color": colours.lines[n]},
+                hovertemplate="%{y:.4g}" if measure != "rank" else "%{y:,}",
+                meta={"role": "line", "line": n},
+            )
+        )
+    title = f"{score_name(geometry)}" if measure == "score" else MEASURES[measure]
+    figure.update_layout(
+        base_layout(
+            colours,
+            height=340,
+            hovermode="x unified",
+            hoverlabel={"bgcolor": colours.surface, "font": {"color": colours.ink}},
+            showlegend=legend,
+            legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            margin={"l": 60, "r": 16, "t": 64 if legend else 16, "b": 48},
+            xaxis=_layer_axis(colours, curves.layers),
+            yaxis=axis(
+                colours,
+                title,
+                **(
+                    {
+                        "type": "log",
+                        "autorange": "reversed",
+                        "dtick": 1,
+                        "exponentformat": "none",
+                        "separatethousands": True,
+                    }
+                    if measure == "rank"
+                    else {"rangemode": "tozero" if measure == "probability" else "normal"}
+                ),
+            ),
+            shapes=_layer_mark(selected, colours),
+            meta={"kind": "curves"},
+        )
+    )
+    return figure
+
+
+def transitions(
+    trace: Trace,
+    position: int,
+    *,
+    dark: bool = False,
+    selected: int | None = None,
+) -> go.Figure:
+    """One position's way to the answer: similarity, alignment, deviation and gain per layer.
+
+    Deviation, gain and alignment are our reconstruction of the transition traces of the paper's
+    authors; their own formulas are not public.
+
+    Args:
+        trace: what was read.
+        position: one of the trace's positions.
+        dark: colours for a dark page.
+        selected: a layer to mark.
+    """
+    colours = theme(dark)
+    at = trace.positions.index(position)
+    layers = list(trace.layers)
+    figure = go.Figure(
+        [
+            _line(
+                layers, trace.target_similarity[:, at], "similarity to the answer's basis", 0, "y"
+            ),
+            _line(layers, trace.alignment[:, at], "alignment of the step", 2, "y"),
+            _line(layers, trace.deviation[:, at], "deviation", 1, "y2"),
+            go.Bar(
+                x=layers,
+                y=_floats(trace.gain[:, at]),
+                name="gain",
+                yaxis="y3",
+                width=0.6,
+                marker={"color": colours.lines[5]},
+                hovertemplate="gain %{y:.3f}<extra></extra>",
+                meta={"role": "bar", "line": 5},
+            ),
+        ]
+    )
+    figure.for_each_trace(lambda t: _repaint_line(t, colours))
+    figure.update_layout(
+        base_layout(
+            colours,
+            height=430,
+            hovermode="x",
+            showlegend=True,
+            legend={
+                "orientation": "h",
+                "y": 1.02,
+                "yanchor": "bottom",
+                "x": 0,
+                "font": {"color": colours.ink},
+            },
+            margin={"l": 60, "r": 16, "t": 36, "b": 48},
+            xaxis=_layer_axis(colours, trace.layers) | {"anchor": "y3"},
+            yaxis=axis(colours, "cosine (−1…1)", domain=[0.60, 1.0]),
+            yaxis2=axis(colours, "deviation (0…2)", domain=[0.30, 0.54], rangemode="tozero"),
+            yaxis3=axis(
+                colours, "gain", domain=[0.0, 0.24], zeroline=True, zerolinecolor=colours.muted
+            ),
+            shapes=_layer_mark(selected, colours),
+            meta={"kind": "transitions"},
+        )
+    )
+    return figure
+
+
+def isotropy(trace: Trace, *, dark: bool = False) -> go.Figure:
+    """How evenly the prompt's states fill the directions around them, per layer: 1 is evenly."""
+    colours = theme(dark)
+    layers = [entry.layer for entry in trace.isotropy]
+    figure = go.Figure(
+        [
+            _line(layers, [e.raw for e in trace.isotropy], "as they are", 1, "y"),
+            _line(layers, [e.centred for e in trace.isotropy], "centred", 0, "y"),
+            _line(layers, [e.spectral for e in trace.isotropy], "spectral", 2, "y"),
+        ]
+    )
+    figure.for_each_trace(lambda t: _repaint_line(t, colours))
+    figure.update_layout(
+        base_layout(
+            colours,
+            height=300,
+            hovermode="x unified",
+            hoverlabel={"bgcolor": colours.surface, "font": {"color": colours.ink}},
+            showlegend=True,
+            legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            margin={"l": 60, "r": 16, "t": 36, "b": 48},
+            xaxis=_layer_axis(colours, layers),
+            yaxis=axis(colours, "isotropy (0…1)", range=[-0.02, 1.05]),
+            meta={"kind": "isotropy"},
+        )
+    )
+    return figure
+
+
+def _line(
+    layers: Sequence[int], values: Sequence[float] | Array, name: str, line: int, yaxis: str
+) -> go.Scatter:
+    return go.Scatter(
+        x=list(layers),
+        y=_floats(values),
+        yaxis=yaxis,
+        name=name,
+        mode="lines+markers",
+        line={"width": 2, "dash": DASHES[line]},
+        marker={"size": 6, "symbol": SYMBOLS[line]},
+        hovertemplate=name + " %{y:.3f}<extra></extra>",
+        meta={"role": "line", "line": line},
+    )
+
+
+def _repaint_line(trace: Any, colours: Theme) -> None:
+    colour = colours.lines[trace.meta["line"]]
+    if trace.meta["role"] == "line":
+        trace.line.color = colour
+    trace.marker.color = colour
+
+
+def _floats(values: Sequence[float] | Array) -> Array:
+    return np.asarray(values, dtype=np.float32)
+
+
+def _layer_axis(colours: Theme, layers: Sequence[int]) -> dict[str, Any]:
+    step = max(1, len(layers) // 12)
+    ticks = list(layers)[::step]
+    return axis(
+        colours,
+        "layer",
+        tickmode="array",
+        tickvals=ticks,
+        ticktext=[layer_label(layer) for layer in ticks],
+        showgrid=True,
+        range=[min(layers) - 0.4, max(layers) + 0.4],
+    )
+
+
+def _layer_mark(layer: int | None, colours: Theme) -> list[dict[str, Any]]:
+    if layer is None:
+        return []
+    return [
+        {
+            "type": "line",
+            "xref": "x",
+            "yref": "paper",
+            "x0": layer,
+            "x1": layer,
+            "y0": 0,
+            "y1": 1,
+            "layer": "below",
+            "line": {"color": colours.mark, "width": 1.5, "dash": "dot"},
+        }
+    ]

@@ -1,0 +1,99 @@
+"""From a model's name to its latent space: where models and caches lie, and :func:`load`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+from engine.errors import ModelNotFound
+from engine.models import Limits
+from engine.opening import Tell, load_model, silent
+from engine.placement import DeviceMap
+from engine.progress import Check, no_check
+from engine.space import LatentSpace
+
+
+def default_model() -> Path:
+    """The folder of the model that ships: in the wheel, or in a checkout.
+
+    Raises:
+        ModelNotFound: it is in neither place.
+    """
+    here = Path(__file__).resolve().parent
+    for folder in (here / "_models" / "small", here.parent / "models" / "small"):
+        if (folder / "config.json").is_file():
+            return folder
+    raise ModelNotFound(
+        "the model that ships with lexiscope is not in this installation; name one with --model,"
+        " a folder or a hub id such as gpt2."
+    )
+
+
+def default_cache() -> Path:
+    """Where decompositions are kept unless said otherwise."""
+    return Path.home() / ".cache" / "lexiscope"
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    cache_dir: Path | None = None,
+    threads: int | None = None,
+    limits: Limits | None = None,
+    offline: bool = False,
+    seed: int = 0,
+    states_bytes: int = 256 * 2**20,
+    device_map: DeviceMap | None = None,
+    check: Check = no_check,
+    tell: Tell = silent,
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> LatentSpace:
+    """Open a model and take its head apart.
+
+    Args:
+        model: a folder, a hub id, or None for the model that ships.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        revision: of a hub id.
+        trust_remote_code: allow the model's own code to run.
+        cache_dir: for decompositions; None is :func:`default_cache`.
+        threads: of torch on the CPU; None leaves them as they are.
+        limits: what one request may ask for.
+        offline: use what is on the disk only.
+        seed: of the random frame.
+        states_bytes: of the hidden states of earlier prompts that are kept.
+        device_map: how the model is spread over several GPUs, by :func:`engine.opening.load_model`.
+        check: raises to stop.
+        tell: called with a few words at each phase: reading the configuration, the weights, …
+        alone: entered while no other thread may compute; see :func:`engine.opening.load_model`.
+
+    Raises:
+        ModelError, OptionError: one sentence each.
+    """
+    if threads is not None:
+        torch.set_num_threads(max(1, threads))
+    shipped = model is None
+    opened = load_model(
+        default_model() if model is None else model,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        offline=offline,
+        limits=limits,
+        name="lexiscope-small" if shipped else None,
+        device_map=device_map,
+        tell=tell,
+        alone=alone,
+    )
+    folder = default_cache() if cache_dir is None else cache_dir
+    return LatentSpace(
+        opened, cache_dir=folder, seed=seed, states_bytes=states_bytes, check=check, tell=tell
+    )

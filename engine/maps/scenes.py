@@ -1,0 +1,265 @@
+"""What is on a map with every choice made, and the vectors of its points.
+
+A :class:`Scene` is the choices; :class:`Scenes` makes them for one space and keeps what the
+next layer of the same map needs again: states that were read, vectors, calibrations. Draws nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from engine.errors import LayerError, OptionError
+from engine.maps.calibrated import Calibrator
+from engine.maps.frames import Landscape
+from engine.maps.options import MapOptions
+from engine.maps.points import (
+    BASIS,
+    Floats,
+    Longs,
+    MapPoints,
+    Space,
+    StateStore,
+    all_placed,
+    basis_vectors,
+    check_budget,
+    gather_points,
+    has_place,
+    prompts_of,
+    state_vectors,
+)
+from engine.maps.selection import select_tokens, word_groups
+from engine.progress import Check, Steps
+from engine.vocabulary import Token
+
+KEPT: Final = 48
+"""Maps, windows and the like that are kept."""
+CALIBRATORS: Final = 2
+"""Calibrations at hand; a tuned model among them is as large as the model."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is on a map, with every choice made."""
+
+    options: MapOptions
+    """With the layer counted from 0."""
+    points: MapPoints
+    ids: Longs
+    """Selected tokens (m)."""
+
+    @property
+    def layer(self) -> int:
+        """From 0."""
+        return self.options.layer
+
+    @property
+    def states(self) -> int:
+        """Points that are states."""
+        return int((self.points.kind != BASIS).sum())
+
+
+class Scenes:
+    """Makes the scenes of one space and gives the vectors of their points.
+
+    Args:
+        space: the model with its frames.
+        state_bytes: limit of the kept states of tokens alone and of text sets.
+        vector_bytes: limit of the vectors of one map, and of those kept.
+    """
+
+    def __init__(self, space: Space, *, state_bytes: int, vector_bytes: int) -> None:
+        self.space = space
+        self.landscape = Landscape(space)
+        self.store = StateStore(space.model, state_bytes)
+        """The model's own states of tokens alone and of text sets."""
+        self._state_bytes = state_bytes
+        self._calibrators: OrderedDict[str, tuple[Calibrator, StateStore]] = OrderedDict()
+        self._vector_bytes = vector_bytes
+        self._vectors: OrderedDict[tuple[Any, ...], Floats] = OrderedDict()
+
+    def resolve(self, options: MapOptions) -> MapOptions:
+        """The options with the layer counted from 0 and no more axes than dimensions.
+
+        Raises:
+            LayerError: a layer that this model does not have.
+        """
+        count = self.space.model.blocks + 1
+        if not -count <= options.layer < count:
+            raise LayerError(
+                f"layer must be in [0, {count - 1}] for this {count - 1}-layer model; got"
+                f" {options.layer}."
+            )
+        axes = min(options.principal, self.space.model.width)
+        return replace(options, layer=options.layer % count, principal=max(2, axes))
+
+    def use(self, calibrator: Calibrator) -> None:
+        """Have a calibration at hand for the maps that name it; the oldest is let go."""
+        store = self.store
+        if calibrator.model is not None:
+            store = StateStore(calibrator.model, self._state_bytes // 4)
+        keep(self._calibrators, calibrator.fingerprint, (calibrator, store), CALIBRATORS)
+
+    def knows(self, fingerprint: str) -> bool:
+        """Whether the calibration of this fingerprint is at hand."""
+        return fingerprint in self._calibrators
+
+    def calibrator(self, options: MapOptions) -> Calibrator | None:
+        """The calibration that these options name.
+
+        Raises:
+            OptionError: it is not at hand.
+        """
+        if options.calibration is None:
+            return None
+        if not self.knows(options.calibration.fingerprint):
+            raise OptionError(
+                f"the calibration {options.calibration.label!r} of this map is not open; open it,"
+                " or draw the map without a calibration."
+            )
+        return self._calibrators[options.calibration.fingerprint][0]
+
+    def is_calibrated(self, scene: Scene) -> bool:
+        """Whether the states of this map are others than the model's own."""
+        if scene.options.calibration is None or scene.options.side == "before":
+            return False
+        calibrator = self.calibrator(scene.options)
+        return calibrator is not None and calibrator.covers(scene.layer)
+
+    def scene(self, options: MapOptions, check: Check) -> Scene:
+        """Every choice of these options made: which tokens, which points.
+
+        Args:
+            options: with the layer counted from 0.
+            check: raises to stop.
+        """
+        tokens: tuple[Token, ...] = ()
+        last = None
+        if options.prompt is not None:
+            given = self.space.tokenize(options.prompt, bos=options.bos, chat=options.chat)
+            tokens = given.items
+        if options.vocabulary != "none" and options.select.startswith("near:"):
+            # Of the model's own state: the same tokens before and after a calibration.
+            prompt_only = replace(
+                options, vocabulary="none", texts=None, calibration=None, projection="shared"
+            )
+            points = gather_points(self.space, prompt_only, np.empty(0, np.int64), tokens)
+            states = state_vectors(
+                self.space, prompt_only, points, options.layer, self.store, check
+            )
+            all_placed(states[-1:], options.layer, "choosing the tokens that are near the prompt")
+            last = torch.from_numpy(states[-1])
+        ids = select_tokens(self.space, options, tokens, last, check)
+        points = gather_points(self.space, options, ids, tokens)
+        head, _, rest = options.select.partition(":")
+        if head == "words" and options.vocabulary != "none":
+            points = replace(points, token_labels=word_groups(self.space, rest))
+        return Scene(options, points, ids)
+
+    def read(self, scene: Scene) -> Steps[None]:
+        """Take the states that a map needs through the model, one step a batch."""
+        stores = [self.store]
+        if self.is_calibrated(scene):
+            assert scene.options.calibration is not None
+            stores.append(self._calibrators[scene.options.calibration.fingerprint][1])
+        for name, prompts in prompts_of(self.space, scene.options, scene.points).values():
+            for store in stores:
+                yield from store.read(name, prompts, scene.options.layer)
+
+    def fingerprint(self, scene: Scene) -> str:
+        """Of the map of this scene."""
+        return scene.options.fingerprint(self.space.model.fingerprint)
+
+    def states(self, scene: Scene, check: Check) -> Floats:
+        """Vectors of the points that are states, as they are in the model."""
+        if not scene.states:
+            return np.empty((0, self.space.model.width), dtype=np.float32)
+        o = scene.options
+        alone = scene.ids.tobytes() if o.vocabulary == "alone" else b""
+        key: tuple[Any, ...] = (
+            "states", o.layer, o.state, o.frame, o.prompt, o.bos, o.chat, o.texts, alone
+        )  # fmt: skip
+        if not self.is_calibrated(scene):
+            return self._held(
+                key,
+                lambda: state_vectors(self.space, o, scene.points, o.layer, self.store, check),
+            )
+        assert o.calibration is not None
+        calibrator, store = self._calibrators[o.calibration.fingerprint]
+        return self._held(
+            (*key, calibrator.fingerprint),
+            lambda: state_vectors(self.space, o, scene.points, o.layer, store, check, calibrator),
+        )
+
+    def seen(self, scene: Scene, check: Check) -> tuple[Floats, Floats]:
+        """States after preprocessing as they are shown, and as everything is fitted on them.
+
+        The second are those before a calibration; their preprocessing is that of both.
+        """
+        own = self.states(_before(scene), check)
+        treatment = self.landscape.states(own[has_place(own)], scene.options.preprocessing)
+        fitted = treatment.apply(own)
+        if not self.is_calibrated(scene):
+            return fitted, fitted
+        return treatment.apply(self.states(scene, check)), fitted
+
+    def parts(self, scene: Scene, check: Check) -> list[Floats]:
+        """Vectors of the bases and of the states, as they are in the model; what is not empty."""
+        states = self.states(scene, check)
+        if scene.states == len(scene.points):
+            return [states]
+        check_budget(len(scene.points), self.space.model.width, self._vector_bytes)
+        frame = self.space.frame(scene.options.frame)
+        key = ("bases", scene.options.frame, scene.ids.tobytes())
+        bases = self._held(key, lambda: basis_vectors(frame, scene.ids, check))
+        return [bases, states] if len(states) else [bases]
+
+    def raw(self, scene: Scene, check: Check) -> Floats:
+        """Vectors of all points, as they are in the model (n × d)."""
+        parts = self.parts(scene, check)
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def treated(self, scene: Scene, check: Check) -> Floats:
+        """Vectors of all points after preprocessing (n × d)."""
+        raw = self.raw(scene, check)
+        count = len(scene.points) - scene.states
+        o = scene.options
+        parts = []
+        if count:
+            treatment = self.landscape.bases(o.frame, o.preprocessing, check).treatment
+            parts.append(treatment.apply(raw[:count]))
+        if scene.states:
+            parts.append(self.seen(scene, check)[0])
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _held(self, key: tuple[Any, ...], make: Callable[[], Floats]) -> Floats:
+        found = self._vectors.get(key)
+        if found is None:
+            found = make()
+            self._vectors[key] = found
+            held = sum(x.nbytes for x in self._vectors.values())
+            while held > self._vector_bytes and len(self._vectors) > 1:
+                _, old = self._vectors.popitem(last=False)
+                held -= old.nbytes
+        self._vectors.move_to_end(key)
+        return found
+
+
+def _before(scene: Scene) -> Scene:
+    """The same without its calibration."""
+    if scene.options.calibration is None:
+        return scene
+    return replace(scene, options=replace(scene.options, calibration=None))
+
+
+def keep(kept: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:
+    """Keep a value; the least recently used goes where there are more than `limit`."""
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > limit:
+        kept.popitem(last=False)
