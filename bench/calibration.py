@@ -244,7 +244,7 @@ def calibration(setting: Setting) -> Section:
     out = Section(
         "Calibration against kNN prompting and the linear probe",
         "SST-2 and TREC, the model that ships, 200 rows to train, 100 to test, seed 0, prompts of"
-        " at most 256 tokens; accuracy"
+        " at most 512 tokens; accuracy"
         " with its interval, seconds with the texts' reading.",
         ("method", "accuracy %", "train s", "infer s"),
     )
@@ -255,7 +255,7 @@ def calibration(setting: Setting) -> Section:
     sizes = {"train": 200, "valid": 50, "test": 100}
     tasks: list[TaskSource] = [source(space, DATA / name, sizes) for name in ("sst2", "trec")]
     names = ["zero-shot,knn-prompting,linear-probe,calibration-sm,calibration-sm-gt"]
-    settings = MethodSettings(context_tokens=256)  # what this model was trained on
+    settings = MethodSettings(context_tokens=512)  # what this model was trained on
     found = drain(evaluate(space, tasks, names, [0], settings=settings))
     for name in found.methods:
         mean = found.averages[name]

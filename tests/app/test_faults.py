@@ -170,7 +170,7 @@ ON_A_SMALL_DISK = textwrap.dedent(
     from app.sets import Sets
     from app.settings import Settings
     from app.store import StorageError, Store, verify
-    from engine.frames import cached_decomposition
+    from engine.decomposition_cache import cached_decomposition
 
     place, sizes = Path(sys.argv[1]), int(sys.argv[2])
     outcome = {"saved": 0, "refused": 0}
