@@ -223,6 +223,8 @@ def test_cancel_leaves_no_thread_process_file_or_tensor(
     space = spaces["llama"]
     task, states = planted_tasks.planted(space, 90)
     before = _weights(space)
+    # transformers leaves hooks of its own on a model that was ever asked for its hidden states
+    hooks = [list(b._forward_hooks) for b in space.model.anatomy.blocks]
     drain(calibrate(space, states, task, CalibrationOptions(target=target, epochs=1)))
     gc.collect()
     threads, children = threading.active_count(), len(psutil.Process().children())
@@ -238,7 +240,7 @@ def test_cancel_leaves_no_thread_process_file_or_tensor(
     assert _parameters_alive() == held
     assert not list(tmp_path.iterdir())
     assert all(torch.equal(space.model.module.state_dict()[n], t) for n, t in before.items())
-    assert not any(b._forward_hooks for b in space.model.anatomy.blocks)
+    assert [list(b._forward_hooks) for b in space.model.anatomy.blocks] == hooks
 
 
 def _parameters_alive() -> int:
