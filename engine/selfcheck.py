@@ -146,7 +146,9 @@ def _parity(
     return [
         _item(
             "last-layer reading",
-            f"largest difference {error:.1e} (limit {limit:g})",
+            f"largest difference {error:.1e} (limit {limit:g})"
+            if error
+            else f"no difference (limit {limit:g})",
             "The last layer read by our way gives the model's own logits."
             if ok
             else "The last layer read by our way does not give the model's logits: a part between"

@@ -233,13 +233,22 @@ def how_selected(options: MapOptions, count: int, v: int) -> str:
     words = {
         "all": "all",
         "ids": "by id",
-        "words": f"the words {shorten(rest)}",
+        "words": _which_words(rest),
         "search": f"those that hold {shorten(rest)!r}",
         "regex": f"those that match {shorten(rest)!r}",
         "prompt": "those of the prompt",
         "near": "those nearest by cosine to the prompt's last state at this layer",
     }[head]
     return f"{count:,} of {v:,} tokens: {words}"
+
+
+def _which_words(text: str) -> str:
+    names = [
+        name.strip() for name, equals, _ in (p.partition("=") for p in text.split(";")) if equals
+    ]
+    if not names:
+        return f"the words {shorten(text)}"
+    return f"the words that were named as {shorten(', '.join(names))}"
 
 
 def inside_polygon(points: NDArray[np.floating], polygon: Sequence[Sequence[float]]) -> Longs:

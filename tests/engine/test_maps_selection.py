@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from engine import LatentSpace
 from engine.errors import OptionError, TokenError
 from engine.maps import MapOptions, MapStudio
-from engine.maps.selection import find_expression, word_groups
+from engine.maps.selection import find_expression, how_selected, word_groups
 
 GROUPS = "numbers=two,three,four,five,six;family=mother,father,sister,brother;places=France,Italy"
 CHOSEN = MapOptions(select=f"words:{GROUPS}", projection="selection")
@@ -119,3 +119,18 @@ def test_an_expression_with_an_old_meaning_is_no_warning(expression: str) -> Non
 def test_what_is_no_expression_is_shown_as_it_was_written() -> None:
     with pytest.raises(OptionError, match=r"^`'\(\(` is no regular expression"):
         find_expression(["a"], "'((")
+
+
+@pytest.mark.parametrize(
+    ("select", "said"),
+    [
+        ("words:cat,dog", "2 of 90 tokens: the words cat,dog"),
+        (
+            "words:animals=cat,dog;colours=red",
+            "2 of 90 tokens: the words that were named as animals, colours",
+        ),
+        ("all", "2 of 90 tokens: all"),
+    ],
+)
+def test_what_was_selected_is_said_in_words(select: str, said: str) -> None:
+    assert how_selected(MapOptions(select=select), 2, 90) == said
