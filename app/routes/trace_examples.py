@@ -34,7 +34,7 @@ EXAMPLES: tuple[Example, ...] = (
     ),
     Example(
         "from side to side and from side to",
-        "A repetition: over the last “to” the two last layers name “side”, the model's answer;"
+        "A repetition: over the last “to” the last two layers name “side”, the model's answer;"
         " over the first “to”, before anything was repeated, no layer does.",
     ),
     Example(
