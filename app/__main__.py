@@ -15,7 +15,7 @@ def main() -> int:
     if sys.argv[1:2] == ["serve"]:
         # Nothing is under way yet that could be left half done.
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    from app import cli
+    from app.cli import main as cli
 
     return cli.main()
 

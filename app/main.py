@@ -9,38 +9,31 @@ from anyio import to_thread
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app import errors, version
-from app.calibrations import Calibrations
-from app.disk import FreeDisk
-from app.jobs import Jobs
-from app.one_model import OneModel
-from app.routes import (
-    api,
-    bases,
-    calibrate,
-    calibrate_saved,
-    calibration_api,
-    health,
-    job_api,
-    map_api,
-    method,
-    model,
-    model_api,
-    models,
-    static,
-    trace,
-)
-from app.routes import (
-    jobs as job_pages,
-)
-from app.routes import (
-    map as map_page,
-)
-from app.security import SecureApp
-from app.service import Explorer
-from app.sets import Sets
+from app import health, version
+from app.bases import page as bases
+from app.calibrate import api as calibration_api
+from app.calibrate import page as calibrate
+from app.calibrate import saved as calibrate_saved
+from app.calibrate.calibrations import Calibrations
+from app.calibrate.sets import Sets
+from app.jobs import api as job_api
+from app.jobs import page as job_pages
+from app.jobs.lanes import Jobs
+from app.maps import api as map_api
+from app.maps import page as map_page
+from app.method import page as method
+from app.model import api as model_api
+from app.model import choice as models
+from app.model import page as model
+from app.model.explorer import Explorer
+from app.model.one_model import OneModel
 from app.settings import Settings
-from app.store import Store, open_store
+from app.storage.disk import FreeDisk
+from app.storage.store import Store, open_store
+from app.trace import api
+from app.trace import page as trace
+from app.web import errors, static
+from app.web.security import SecureApp
 from engine import LatentSpace
 
 

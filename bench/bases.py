@@ -10,8 +10,8 @@ from torch import Tensor
 from bench.measure import Timing, clocked, extra_bytes, race, ratio
 from bench.report import TIMES, Goal, Section, mib, times
 from bench.setting import Setting
-from engine.decomposition import decompose, gram
-from engine.frames import build_frame
+from engine.frames.decomposition import decompose, gram
+from engine.frames.frame import build_frame
 
 SAMPLE = 512
 """Bases that are compared, evenly spaced."""
@@ -32,7 +32,8 @@ def bases(setting: Setting) -> Section:
     ids = torch.arange(0, v, max(1, v // SAMPLE))
     out = Section(
         "Bases against torch.linalg.pinv",
-        f"`engine.decomposition.decompose` of a {v:,} × {d} head (random, column scales 1 … 1/100,"
+        f"`engine.frames.decomposition.decompose` of a {v:,} × {d} head (random, column"
+        " scales 1 … 1/100,"
         " common mean 0.5), with leverage and norms of every basis, against the pseudo-inverse"
         " written out. Bases themselves are G⁻¹w_i and are made when asked for; a line below"
         f" makes all {v:,}.",

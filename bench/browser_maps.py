@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import orjson
 
-from app import assets
 from app.figures.map import figure
 from app.figures.theme import payload
-from app.rendering import environment
-from app.routes.map_panels import Badge, Panel
-from app.security import CONTENT_SECURITY_POLICY
+from app.maps.panels import Badge, Panel
+from app.web import assets
+from app.web.rendering import environment
+from app.web.security import CONTENT_SECURITY_POLICY
 from bench.report import Goal, Section
 
 SIZES = (30_000, 100_000, 250_000)

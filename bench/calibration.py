@@ -25,7 +25,7 @@ from bench.calibration_text import CLASSES, EXAMPLES, GROWING, write
 from bench.report import Goal, Section
 from bench.setting import Setting
 from engine import LatentSpace, load
-from engine.calibration.evaluation import (
+from engine.calibration.evidence.evaluation import (
     Evaluation,
     TaskSource,
     evaluate,
@@ -33,11 +33,11 @@ from engine.calibration.evaluation import (
     prepare,
     summarise,
 )
-from engine.calibration.findings import percent, points
-from engine.calibration.methods import METHODS, methods_named, run_method
-from engine.calibration.protocol import MethodContext, MethodSettings
-from engine.calibration.tables import Row, Table
-from engine.calibration.tasks import Task, TaskSpec, known_spec, make_task, read_table
+from engine.calibration.evidence.findings import percent, points
+from engine.calibration.evidence.methods import METHODS, methods_named, run_method
+from engine.calibration.evidence.protocol import MethodContext, MethodSettings
+from engine.calibration.labelled.tables import Row, Table
+from engine.calibration.labelled.tasks import Task, TaskSpec, known_spec, make_task, read_table
 from engine.progress import Steps, drain
 
 SETS = ("agnews", "sst2", "subj", "trec", "mr")

@@ -12,9 +12,9 @@ from typing import Any
 
 from bench.measure import exponent
 from bench.report import hardware
-from engine.calibration.evaluation import summarise
-from engine.calibration.findings import counted, signed
-from engine.calibration.methods import METHODS
+from engine.calibration.evidence.evaluation import summarise
+from engine.calibration.evidence.findings import counted, signed
+from engine.calibration.evidence.methods import METHODS
 
 RESULTS = Path(__file__).with_name("results")
 EXAMPLES = (100, 200, 400, 800, 1600)

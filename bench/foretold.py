@@ -6,7 +6,7 @@ import statistics
 
 from bench.report import Goal, Section, mib
 from bench.setting import Bench, prompt
-from engine.trace_options import TraceOptions
+from engine.trace.options import TraceOptions
 
 SETTINGS: tuple[tuple[int, str | None, str], ...] = (
     (8, None, "cosine"),

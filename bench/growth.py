@@ -10,9 +10,9 @@ from torch import Tensor
 from bench.measure import exponent, race
 from bench.report import Section, ms
 from bench.setting import BUDGET, Bench, K, make_module, make_tokenizer
-from engine.frames import Frame
-from engine.models import LanguageModel
-from engine.reading import read
+from engine.frames.frame import Frame
+from engine.model.language_model import LanguageModel
+from engine.reading.read import read
 
 TOKENS = (16, 32, 64, 128)
 LAYERS = (3, 6, 12)

@@ -9,7 +9,7 @@ from bench.measure import Timing, clocked, extra_bytes
 from bench.report import TIMES, Goal, Section, mib, times
 from bench.setting import Setting, make_module, make_tokenizer, prompt
 from engine.maps import Map, MapOptions, MapStudio
-from engine.models import LanguageModel
+from engine.model.language_model import LanguageModel
 from engine.space import LatentSpace
 
 LAYERS = 4

@@ -11,10 +11,10 @@ import torch
 from bench.measure import extra_bytes
 from bench.report import MIB, Goal, Section, mib
 from bench.setting import Bench, K
-from engine.divergence import divergence
-from engine.frames import Frame
-from engine.reading import Reading, read
-from engine.regions import borders
+from engine.frames.frame import Frame
+from engine.reading.divergence import divergence
+from engine.reading.read import Reading, read
+from engine.reading.regions import borders
 
 BUDGETS = (64, 256)
 VOCABULARY = (50_000, 150_000)

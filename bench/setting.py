@@ -14,12 +14,12 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from engine.models import LanguageModel
-from engine.prompts import Tokens
-from engine.reading import read
+from engine.model.language_model import LanguageModel
+from engine.model.prompts import Tokens
+from engine.reading.read import read
 from engine.space import LatentSpace
-from engine.trace_options import TraceOptions
-from engine.trace_states import final_answers, prepare
+from engine.trace.options import TraceOptions
+from engine.trace.states import final_answers, prepare
 
 K = 10
 """Tokens listed per state."""

@@ -7,13 +7,13 @@ import torch
 from bench.measure import added, extra_bytes, race, ratio
 from bench.report import TIMES, Goal, Section, mib, times
 from bench.setting import BUDGET, Bench, K
-from engine.divergence import divergence
-from engine.reading import read
-from engine.similarity import GEOMETRIES
-from engine.trace import compute_trace
-from engine.trace_options import TraceOptions
-from engine.trace_result import Cost
-from engine.trace_states import prepare
+from engine.reading.divergence import divergence
+from engine.reading.read import read
+from engine.reading.similarity import GEOMETRIES
+from engine.trace.compute import compute_trace
+from engine.trace.options import TraceOptions
+from engine.trace.result import Cost
+from engine.trace.states import prepare
 
 
 @torch.no_grad()

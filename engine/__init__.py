@@ -12,22 +12,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.frames import FRAMES
+    from engine.frames.frame import FRAMES
     from engine.loading import load
-    from engine.models import Limits
-    from engine.similarity import GEOMETRIES
+    from engine.model.language_model import Limits
+    from engine.reading.similarity import GEOMETRIES
     from engine.space import LatentSpace
-    from engine.trace_options import STATES, TraceOptions
-    from engine.trace_result import Trace
+    from engine.trace.options import STATES, TraceOptions
+    from engine.trace.result import Trace
 
 _PLACES = {
-    "FRAMES": "engine.frames",
-    "GEOMETRIES": "engine.similarity",
-    "STATES": "engine.trace_options",
+    "FRAMES": "engine.frames.frame",
+    "GEOMETRIES": "engine.reading.similarity",
+    "STATES": "engine.trace.options",
     "LatentSpace": "engine.space",
-    "Limits": "engine.models",
-    "Trace": "engine.trace_result",
-    "TraceOptions": "engine.trace_options",
+    "Limits": "engine.model.language_model",
+    "Trace": "engine.trace.result",
+    "TraceOptions": "engine.trace.options",
     "load": "engine.loading",
 }
 

@@ -101,8 +101,8 @@ def _count(work: Work) -> float:
     """Bytes that are held at once, counted from the sizes.
 
     The states before and after the final norm; then whichever is larger of the blocks of scores
-    (:mod:`engine.similarity` takes them in tiles) and the vectors of the nearest tokens, which are
-    taken in steps of half the budget.
+    (:mod:`engine.reading.similarity` takes them in tiles) and the vectors of the nearest tokens,
+    which are taken in steps of half the budget.
     """
     d, rows = work.width, work.states
     held = 4.0 * d * (2.0 * (work.layers + 1) * work.tokens + 8.0 * rows)

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from engine.errors import ModelNotFound
-from engine.models import Limits
-from engine.opening import Tell, load_model, silent
-from engine.placement import DeviceMap
+from engine.model.language_model import Limits
+from engine.model.opening import Tell, load_model, silent
+from engine.model.placement import DeviceMap
 from engine.progress import Check, no_check
 from engine.space import LatentSpace
 
@@ -69,10 +69,10 @@ def load(
         offline: use what is on the disk only.
         seed: of the random frame.
         states_bytes: of the hidden states of earlier prompts that are kept.
-        device_map: how the model is spread over several GPUs, by :func:`engine.opening.load_model`.
+        device_map: how the model is spread over several GPUs, by `engine.model.opening`.
         check: raises to stop.
         tell: called with a few words at each phase: reading the configuration, the weights, …
-        alone: entered while no other thread may compute; see :func:`engine.opening.load_model`.
+        alone: entered while no other thread may compute; see `engine.model.opening`.
 
     Raises:
         ModelError, OptionError: one sentence each.

@@ -21,29 +21,29 @@ from typing import Any, Final
 
 import torch
 
-from engine.agreement import Agreement, compute_agreement
-from engine.cell import Cell, compute_cell
+from engine.bases.frame_report import FrameReport, compute_frame_report
+from engine.bases.lookup import Lookup, TokenHit
+from engine.bases.selfcheck import SelfCheck, self_check
+from engine.bases.token_basis import TokenBasis, compute_token_basis
 from engine.cost import CostModel, Measured, Work, measured
-from engine.curves import Curves, compute_curves
-from engine.decomposition import HeadDecomposition
-from engine.decomposition_cache import cached_decomposition
 from engine.errors import LayerError, LexiscopeError, OptionError, TokenError
-from engine.frame_report import FrameReport, compute_frame_report
-from engine.frames import Frame, build_frame
-from engine.lookup import Lookup, TokenHit
+from engine.frames.decomposition import HeadDecomposition
+from engine.frames.decomposition_cache import cached_decomposition
+from engine.frames.frame import Frame, build_frame
 from engine.maps import MapStudio
-from engine.models import LanguageModel, States
-from engine.opening import Tell, silent
+from engine.model.language_model import LanguageModel, States
+from engine.model.opening import Tell, silent
+from engine.model.prompts import Tokens
+from engine.model.ranges import parse_range
+from engine.model.state_cache import StateCache
+from engine.model.vocabulary import Vocabulary
 from engine.progress import Check, no_check
-from engine.prompts import Tokens
-from engine.ranges import parse_range
-from engine.selfcheck import SelfCheck, self_check
-from engine.state_cache import StateCache
-from engine.token_basis import TokenBasis, compute_token_basis
-from engine.trace import compute_trace, default_pins
-from engine.trace_options import TraceOptions
-from engine.trace_result import Cost, Trace, with_cost
-from engine.vocabulary import Vocabulary
+from engine.trace.agreement import Agreement, compute_agreement
+from engine.trace.cell import Cell, compute_cell
+from engine.trace.compute import compute_trace, default_pins
+from engine.trace.curves import Curves, compute_curves
+from engine.trace.options import TraceOptions
+from engine.trace.result import Cost, Trace, with_cost
 
 _TRACES: Final = 24
 

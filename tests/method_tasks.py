@@ -6,11 +6,11 @@ import random
 from typing import Any
 
 from engine import LatentSpace
-from engine.calibration.evaluation import prepare
-from engine.calibration.protocol import MethodContext, MethodSettings
-from engine.calibration.tables import read_table
-from engine.calibration.tasks import Task, TaskSpec, make_task
-from engine.calibration.training import CalibrationOptions
+from engine.calibration.evidence.evaluation import prepare
+from engine.calibration.evidence.protocol import MethodContext, MethodSettings
+from engine.calibration.labelled.tables import read_table
+from engine.calibration.labelled.tasks import Task, TaskSpec, make_task
+from engine.calibration.training.train import CalibrationOptions
 from engine.progress import drain
 
 _SUBJECTS = ("king", "queen", "girl", "dog", "cat")

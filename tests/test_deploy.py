@@ -90,7 +90,7 @@ def test_the_builder_gets_nothing_else() -> None:
 def test_the_image_runs_the_command_line_with_settings_that_exist(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from app.cli import _parser
+    from app.cli.main import _parser
 
     (command,) = given("CMD")
     program, *arguments = json.loads(command)
@@ -131,7 +131,7 @@ def test_the_image_runs_as_nobody_special_and_ends_at_sigterm() -> None:
 
 
 def test_the_health_check_asks_a_health_address_at_the_exposed_port() -> None:
-    from app.security import HEALTH
+    from app.web.security import HEALTH
 
     (check,) = given("HEALTHCHECK")
     found = re.search(r"http://127\.0\.0\.1:(\d+)(/\w+)", check)
@@ -227,8 +227,8 @@ def block(language: str) -> str:
 
 def test_the_unit_of_systemd_fits_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its command is understood, its folders are the service's own, a hang starts it anew."""
-    from app.cli import _parser
-    from app.serving import HANGING, LAST_S
+    from app.cli.main import _parser
+    from app.web.serving import HANGING, LAST_S
 
     lines = [line.split("=", 1) for line in block("ini").splitlines() if "=" in line]
     unit = dict(lines)
@@ -246,7 +246,7 @@ def test_the_unit_of_systemd_fits_the_program(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_models_of_the_example_are_a_list_that_is_taken(tmp_path: Path) -> None:
-    from app.catalogue import catalogue_of
+    from app.model.catalogue import catalogue_of
 
     text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     found = re.search(r"LEXISCOPE_MODELS=(\S+)", text)
@@ -269,6 +269,6 @@ def test_the_proxies_of_the_examples_pass_on_what_the_app_asks_for() -> None:
         assert f"proxy_set_header {header};" in nginx
     room = re.search(r"large_client_header_buffers \d+ (\d+)k;", nginx)
     assert room is not None
-    from app.serving import _LONGEST_ADDRESS
+    from app.web.serving import _LONGEST_ADDRESS
 
     assert int(room[1]) * 1024 >= _LONGEST_ADDRESS

@@ -24,20 +24,21 @@ from pydantic_core import PydanticUndefined
 import app
 import engine
 import engine.errors
-from app.calibration_question import CalibrationQuestion
-from app.calibrations import SavedView
-from app.cli import _parser
-from app.jobs import JobView
-from app.routes import api, map_api
-from app.sets import SetView
+from app.calibrate.calibrations import SavedView
+from app.calibrate.question import CalibrationQuestion
+from app.calibrate.sets import SetView
+from app.cli.main import _parser
+from app.jobs.lanes import JobView
+from app.maps import api as map_api
 from app.settings import Settings
+from app.trace import api
 from engine import Trace
-from engine.agreement import Agreement
-from engine.cell import Cell
-from engine.curves import Curves
-from engine.frame_report import FrameReport
+from engine.bases.frame_report import FrameReport
+from engine.bases.token_basis import TokenBasis
 from engine.maps import Map, Quality
-from engine.token_basis import TokenBasis
+from engine.trace.agreement import Agreement
+from engine.trace.cell import Cell
+from engine.trace.curves import Curves
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(
@@ -241,10 +242,10 @@ def test_every_module_and_function_that_is_named_exists(path: Path) -> None:
 
 
 def test_names_are_looked_up_for_real() -> None:
-    assert _resolves("engine.regions.borders")
-    assert _resolves("engine.frames.Frame.place")
-    assert _resolves("engine.trace_result.Trace.layers")
-    assert not _resolves("engine.similarity.nothing")
+    assert _resolves("engine.reading.regions.borders")
+    assert _resolves("engine.frames.frame.Frame.place")
+    assert _resolves("engine.trace.result.Trace.layers")
+    assert not _resolves("engine.reading.similarity.nothing")
     assert not _resolves("engine.nowhere.borders")
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from engine.calibration.metrics import Interval, bootstrap_interval
-from engine.frames import FRAMES
-from engine.reading import read
+from engine.calibration.evidence.metrics import Interval, bootstrap_interval
+from engine.frames.frame import FRAMES
+from engine.reading.read import read
 from engine.space import LatentSpace
 
 NEAREST: Final = 5

@@ -15,12 +15,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.calibration.features import task_states
-from engine.calibration.metrics import Interval, bootstrap_interval, paired_interval
-from engine.calibration.options import CalibrationOptions
-from engine.calibration.probes import fit_probe
-from engine.calibration.tasks import Task, known_spec, make_task, read_table
-from engine.calibration.training import calibrate, untrained
+from engine.calibration.evidence.metrics import Interval, bootstrap_interval, paired_interval
+from engine.calibration.evidence.probes import fit_probe
+from engine.calibration.labelled.tasks import Task, known_spec, make_task, read_table
+from engine.calibration.training.features import task_states
+from engine.calibration.training.options import CalibrationOptions
+from engine.calibration.training.train import calibrate, untrained
 from engine.progress import drain
 from engine.space import LatentSpace
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from app.figures.names import score_name
 from app.figures.theme import DASHES, SYMBOLS, axis, base_layout, plot_text, theme
-from engine.token_basis import TokenBasis
+from engine.bases.token_basis import TokenBasis
 
 
 def neighbours(bases: Sequence[TokenBasis], *, dark: bool = False) -> go.Figure:

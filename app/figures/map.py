@@ -1,8 +1,8 @@
 """The Map page's figure: the points of a latent space in two or three dimensions.
 
-Pure: what the service says of a map goes in (`app.maps`), a Plotly figure comes out. On the page
-the figure travels without its points: positions come as float32 by themselves, so that a map of
-30 000 points is not a megabyte of text, and a flat map's dots are drawn on a canvas under it
+Pure: what the service says of a map goes in (`app.maps.service`), a Plotly figure comes out. On the
+page the figure travels without its points: positions come as float32 by themselves, so that a map
+of 30 000 points is not a megabyte of text, and a flat map's dots are drawn on a canvas under it
 (static/js/map-cloud.js), because Plotly's own WebGL dots need ``eval``, which the page forbids. For
 a notebook, hand the coordinates in as well: then Plotly draws everything.
 """

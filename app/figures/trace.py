@@ -27,7 +27,7 @@ from app.figures.theme import (
     theme,
 )
 from app.figures.trace_planes import Plane, planes
-from engine.trace_result import Trace
+from engine.trace.result import Trace
 
 Array = npt.NDArray[np.float32]
 

@@ -14,8 +14,8 @@ import plotly.graph_objects as go
 
 from app.figures.names import layer_label, score_name
 from app.figures.theme import DASHES, SYMBOLS, Theme, axis, base_layout, plot_text, theme
-from engine.curves import Curves
-from engine.trace_result import Trace
+from engine.trace.curves import Curves
+from engine.trace.result import Trace
 
 Array = npt.NDArray[np.float32]
 

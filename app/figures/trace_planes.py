@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.figures.names import border_unit
-from engine.trace_result import Trace
+from engine.trace.result import Trace
 
 Array = npt.NDArray[np.float32]
 

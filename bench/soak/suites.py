@@ -31,12 +31,16 @@ class Suite:
 SUITES = {
     "slow": Suite(
         "slow: connections that idle, trickle or do not read",
-        ("tests/app/test_connections.py",),
+        ("tests/app/web/test_connections.py",),
         {"LEXISCOPE_TEST_SLOW": 600},
     ),
     "sharing": Suite(
         "sharing: a greedy client, a rush of clients, and another model while everybody asks",
-        ("tests/app/test_fairness.py", "tests/app/test_load.py", "tests/app/test_switching.py"),
+        (
+            "tests/app/model/test_fairness.py",
+            "tests/app/model/test_load.py",
+            "tests/app/model/test_switching.py",
+        ),
         {
             "LEXISCOPE_TEST_POLITE": 200,
             "LEXISCOPE_TEST_LOAD": 60,
@@ -45,7 +49,11 @@ SUITES = {
     ),
     "kills": Suite(
         "kills: kill -9 and SIGTERM at random moments, of the store and of the whole server",
-        ("tests/app/test_store.py", "tests/app/test_faults.py", "tests/app/test_serving.py"),
+        (
+            "tests/app/storage/test_store.py",
+            "tests/app/storage/test_faults.py",
+            "tests/app/web/test_serving.py",
+        ),
         {
             "LEXISCOPE_TEST_KILLS": 200,
             "LEXISCOPE_TEST_SERVER_KILLS": 10,
@@ -56,17 +64,17 @@ SUITES = {
     ),
     "resumes": Suite(
         "resumes: a server killed while it trains goes on to the same numbers",
-        ("tests/app/test_resume.py",),
+        ("tests/app/jobs/test_resume.py",),
         {"LEXISCOPE_TEST_RESUMES": 20},
     ),
     "fuzz": Suite(
         "fuzz: requests made from the API's description, and links that were damaged",
-        ("tests/app/test_fuzz.py", "tests/app/test_permalinks.py"),
+        ("tests/app/web/test_fuzz.py", "tests/app/web/test_permalinks.py"),
         {"LEXISCOPE_TEST_FUZZ": 13_000, "LEXISCOPE_TEST_LINKS": 10_000},
     ),
     "mutated": Suite(
         "mutated: damaged files, uploads and artifacts",
-        ("tests/app/test_mutated.py",),
+        ("tests/app/calibrate/test_mutated.py",),
         {"LEXISCOPE_TEST_MUTATED_FILES": 100_000, "LEXISCOPE_TEST_MUTATED_ARTIFACTS": 5_000},
     ),
 }

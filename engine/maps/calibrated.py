@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from engine.models import LanguageModel
+from engine.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -19,11 +19,11 @@ from typing import Any, Final
 import numpy as np
 
 from engine.errors import OptionError
+from engine.json_number import number
 from engine.maps.compute import Map
 from engine.maps.neighbours import jaccard, nearest
 from engine.maps.points import BASIS, KINDS, Floats, Ints, Longs
 from engine.maps.projection import procrustes, rms_radius
-from engine.plain import number
 from engine.progress import Check, no_check
 
 MOVERS: Final = 20

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from engine.errors import OptionError, shorten
+from engine.json_number import number
 from engine.maps.options import MapOptions
 from engine.maps.points import BASIS, KINDS, PROMPT, TEXT, Floats, Ints, Longs, MapPoints, Space
 from engine.maps.quality import Distortion
-from engine.plain import number
+from engine.model.vocabulary import Vocabulary
 from engine.progress import Check
-from engine.reading import read
-from engine.vocabulary import Vocabulary
+from engine.reading.read import read
 
 COLOURS: Final = (
     "kind",

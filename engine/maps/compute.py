@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from engine.json_number import number
 from engine.maps.border import Border
 from engine.maps.options import MapOptions
 from engine.maps.points import BASIS, KINDS, Floats, MapPoints
 from engine.maps.projection import Axes
-from engine.plain import number
-from engine.trace_result import ModelInfo
+from engine.trace.result import ModelInfo
 
 UMAP_WARNING: Final = (
     "Gaps, sizes and distances between groups are not meaningful here; neighbours may be."

@@ -22,9 +22,9 @@ from engine.maps.projection import Axes, variance_of_moments, variance_shown
 from engine.maps.reduction import UmapCache
 from engine.maps.scenes import KEPT, Scene, Scenes, keep
 from engine.maps.selection import how_selected
+from engine.model.vocabulary import visible
 from engine.progress import Check, no_check
-from engine.trace import model_info
-from engine.vocabulary import visible
+from engine.trace.compute import model_info
 
 
 class Drawer:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from engine.errors import OptionError, shorten
+from engine.json_number import number
 from engine.maps.points import KINDS, Doubles, Floats, Ints, Longs, MapPoints
-from engine.plain import number
 from engine.progress import Check, no_check
 
 METRICS: Final = ("cosine", "l2")

@@ -16,9 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from engine.errors import OptionError, shorten
-from engine.frames import FRAMES
-from engine.prompts import BOS
-from engine.trace_options import STATES
+from engine.frames.frame import FRAMES
+from engine.model.prompts import BOS
+from engine.trace.options import STATES
 
 VOCABULARIES: Final = ("bases", "alone", "none")
 PREPROCESSINGS: Final = ("raw", "centred", "unit", "standardised")

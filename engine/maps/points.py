@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.decomposition import HeadDecomposition
 from engine.errors import BudgetExceeded, NonFiniteError, OptionError, PromptError, shorten
-from engine.frames import Frame
+from engine.frames.decomposition import HeadDecomposition
+from engine.frames.frame import Frame
 from engine.maps.calibrated import Calibrator
 from engine.maps.options import MapOptions, TextSet
-from engine.models import LanguageModel, States
+from engine.model.language_model import LanguageModel, States
+from engine.model.prompts import Tokens
+from engine.model.texts import text_states
+from engine.model.vocabulary import Token, Vocabulary, visible
 from engine.progress import Check, Steps, drain, no_check
-from engine.prompts import Tokens
-from engine.texts import text_states
-from engine.vocabulary import Token, Vocabulary, visible
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from engine.errors import NonFiniteError, OptionError
-from engine.frames import Frame
+from engine.frames.frame import Frame
 from engine.maps.points import Doubles, Floats
 from engine.progress import Check
 

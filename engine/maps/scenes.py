@@ -34,8 +34,8 @@ from engine.maps.points import (
     state_vectors,
 )
 from engine.maps.selection import select_tokens, word_groups
+from engine.model.vocabulary import Token
 from engine.progress import Check, Steps
-from engine.vocabulary import Token
 
 KEPT: Final = 48
 """Maps, windows and the like that are kept."""

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from engine.errors import OptionError, TokenError, shorten
 from engine.maps.options import MapOptions
 from engine.maps.points import Doubles, Longs, Space
+from engine.model.vocabulary import Token
 from engine.progress import Check, no_check
-from engine.reading import read
-from engine.vocabulary import Token
+from engine.reading.read import read
 
 MAX_EXPRESSION: Final = 200
 """Characters of a regular expression."""

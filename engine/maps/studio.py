@@ -49,7 +49,7 @@ from engine.maps.selection import find_expression, find_text, inside_polygon
 from engine.maps.umap_process import UmapProblem, UmapProcess
 from engine.maps.verify import VerifyReport, verify
 from engine.progress import Check, Steps, no_check
-from engine.reading import read
+from engine.reading.read import read
 
 _CKA_TOKENS: Final = 1024
 _CKA_LEAST: Final = 64

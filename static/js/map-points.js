@@ -150,7 +150,7 @@
   // ---- colours: each point gets a code, each code a colour ------------------------------------------
 
   // The page's line colours without the second: that is the mark's, and the mark is the text's own.
-  // The same order as LINES in app/map_sheet.py.
+  // The same order as LINES in app/maps/files/drawing.py.
   const ORDER = [0, 5, 2, 3, 4, 6, 7];
   const STEPS = 48;
   const UNKNOWN = 255;

@@ -13,10 +13,10 @@ from asgi import BASE, PATIENCE, PROMPT, Blocked, Call, running, settings_with, 
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app import service
-from app.disk import FreeDisk
+from app import health
 from app.main import create_app
-from app.routes import health
+from app.model import explorer as service
+from app.storage.disk import FreeDisk
 from engine import LatentSpace
 from engine.errors import ModelError
 
@@ -156,7 +156,7 @@ def test_a_disk_that_hangs_stops_nobody(
         raise OSError(5, "Input/output error")
 
     app = create_app(settings_with(), space)
-    monkeypatch.setattr("app.disk.shutil.disk_usage", usage)
+    monkeypatch.setattr("app.storage.disk.shutil.disk_usage", usage)
     with TestClient(app, base_url=BASE) as client:
         assert hangs.wait(PATIENCE)
         assert client.get("/readyz").json()["free_disk_bytes"] is None

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,15 +15,14 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
-import uvicorn
-from driving import HOSTILE, PATIENCE_MS, Faults, Guard, Open, Site, Visit
+from driving import HOSTILE, PATIENCE_MS, Guard, Open, Site, Visit
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from served import serve
 from tiny_models import SMALL, Folders
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from app.main import create_app
 from app.settings import Settings
 
 CHROMIUM = os.environ.get("LEXISCOPE_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
@@ -41,30 +37,6 @@ FLAGS = [
     # Names of other sites, and of this one seen from outside: all of them lead to this machine.
     "--host-resolver-rules=MAP *.test 127.0.0.1",
 ]
-
-
-def serve(settings: Settings, data: Path) -> Iterator[Site]:
-    settings = settings.model_copy(update={"data_dir": data})
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    app = create_app(settings)
-    faults = Faults(app)
-    server = uvicorn.Server(
-        uvicorn.Config(faults, host="127.0.0.1", port=port, log_level="warning", access_log=False)
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    explorer = app.state.explorer
-    deadline = time.monotonic() + 120
-    while not (server.started and explorer.state == "ready"):
-        assert thread.is_alive(), "the server stopped"
-        assert explorer.state != "failed", explorer.failure
-        assert time.monotonic() < deadline, "the model was not ready in time"
-        time.sleep(0.05)
-    yield Site(f"http://127.0.0.1:{port}", app, server, faults)
-    server.should_exit = True
-    thread.join(20)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app import errors
+from app.web import errors
 
 PATIENCE_MS = 20_000
 expect.set_options(timeout=PATIENCE_MS)

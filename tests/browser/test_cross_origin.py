@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener, urlopen
 
 import pytest
-from conftest import serve
 from driving import PATIENCE_MS, Site
 from playwright.sync_api import Browser, BrowserContext, expect
 from pydantic import SecretStr
+from served import serve
 from starlette.responses import HTMLResponse
 from tiny_models import Folders
 

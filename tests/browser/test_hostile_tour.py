@@ -17,14 +17,14 @@ from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
-from conftest import serve
 from driving import PATIENCE_MS, Open, Site, Visit, settle
 from hostile_tokens import BYTES, hostile_model
 from playwright.sync_api import Page, expect
+from served import serve
 
 from app.figures.theme import plot_text
 from app.settings import Settings
-from engine.vocabulary import visible
+from engine.model.vocabulary import visible
 
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=PATIENCE_MS)

@@ -12,8 +12,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 from tiny_models import Spaces
 
-from app.map_export import Drawing, write
-from app.maps import drawing_of
+from app.maps.files.export import Drawing, write
+from app.maps.service import drawing_of
 from engine import LatentSpace
 from engine.maps import MapOptions
 from engine.progress import no_check

@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from driving import HOSTILE, Open, Site, Visit, settle
 from playwright.sync_api import Page, expect
 
-from engine.vocabulary import visible
+from engine.model.vocabulary import visible
 
 pytestmark = pytest.mark.browser
 

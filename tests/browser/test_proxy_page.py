@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import serve
 from driving import PATIENCE_MS, Open, Site, settle
 from playwright.sync_api import expect
+from served import serve
 from tiny_models import Folders
 
 from app.settings import Settings

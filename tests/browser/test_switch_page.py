@@ -16,9 +16,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import serve
 from driving import PATIENCE_MS, Open, Site, settle
 from playwright.sync_api import Page, expect
+from served import serve
 from tiny_models import Folders
 
 from app.settings import Settings

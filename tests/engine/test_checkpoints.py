@@ -18,14 +18,15 @@ import torch
 from tiny_models import Spaces
 
 from engine import checkpoints
-from engine.calibration import ablation, comparison, evaluation, training
-from engine.calibration.ablation import ablate
-from engine.calibration.calibrated import Calibration
-from engine.calibration.comparison import compare_before_after
-from engine.calibration.evaluation import evaluate
-from engine.calibration.features import task_states
-from engine.calibration.protocol import MethodSettings
-from engine.calibration.training import CalibrationOptions, calibrate
+from engine.calibration.evidence import ablation, comparison, evaluation
+from engine.calibration.evidence.ablation import ablate
+from engine.calibration.evidence.comparison import compare_before_after
+from engine.calibration.evidence.evaluation import evaluate
+from engine.calibration.evidence.protocol import MethodSettings
+from engine.calibration.training import train as training
+from engine.calibration.training.calibrated import Calibration
+from engine.calibration.training.features import task_states
+from engine.calibration.training.train import CalibrationOptions, calibrate
 from engine.checkpoints import NOTHING, Checkpoints, sweep, tensor_digest
 from engine.errors import OptionError
 from engine.progress import Progress, Steps, drain

@@ -16,10 +16,10 @@ from torch import nn
 import engine
 from engine import LatentSpace
 from engine.errors import NonFiniteError
-from engine.frames import NEVER
+from engine.frames.frame import NEVER
 from engine.maps import MapOptions
-from engine.models import LanguageModel
-from engine.similarity import GEOMETRIES
+from engine.model.language_model import LanguageModel
+from engine.reading.similarity import GEOMETRIES
 
 BAD = [float("nan"), float("inf"), -float("inf")]
 LATE = 2

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine.calibration.tasks import Task, TaskSpec, make_task, read_table, shuffled_labels
+from engine.calibration.labelled.tasks import Task, TaskSpec, make_task, read_table, shuffled_labels
 from engine.space import LatentSpace
 from training.probes import bag_of_words, compare
 

@@ -1,0 +1,538 @@
+"""Calibrations as jobs: a label set and settings in, a saved calibration with its comparison out.
+
+What a saved folder holds is written by `app.calibrate.work`. Competitors and ablations of a saved
+calibration are reports of their own. The pages and the JSON API use the same methods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.requests import Request
+
+from app.calibrate.sets import Sets, aside, text_of
+from app.calibrate.work import (
+    FOLDER,
+    Made,
+    Order,
+    ablation_steps,
+    calibration_steps,
+    competitor_steps,
+    write_calibration,
+)
+from app.jobs.lanes import CHECKPOINTS, Jobs, JobView, iso
+from app.model.explorer import Explorer, client_of
+from app.storage.store import NotFound, Record, Store
+from app.web import export
+from engine.calibration.labelled.tasks import Task, TaskSpec, make_task
+from engine.calibration.training.options import CalibrationOptions
+from engine.checkpoints import Checkpoints
+from engine.errors import ArtifactError, LayerError, OptionError, shorten
+from engine.progress import Check, Steps
+
+if TYPE_CHECKING:
+    from engine import LatentSpace
+    from engine.calibration.training.calibrated import Calibration
+    from engine.calibration.training.readings import Readings
+
+_HELD = 4
+ABLATION_SEEDS = 3
+SEEDS_AT_MOST = 10
+
+
+@dataclass(frozen=True)
+class SavedView:
+    """A saved calibration as it stands in a list."""
+
+    id: str
+    name: str
+    created: str
+    set_id: str
+    set_name: str
+    model_name: str
+    model_fingerprint: str
+    usable: bool
+    """Whether it belongs to the loaded model."""
+    method: str
+    """What was trained, and how, in a line."""
+    changed: Mapping[str, Any] | None
+    """The settings that are not the default ones; None where that was not written down."""
+    accuracy_before: float | None
+    accuracy_after: float | None
+    sentence: str
+    """What happened, in one plain sentence."""
+    bytes: int
+    """On the disk."""
+    damaged: bool = False
+    """Whether what was written down about it cannot be read; then it can only be deleted."""
+
+    def to_dict(self) -> dict[str, object]:
+        """As it stands in the JSON."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved calibration with everything that was kept of it."""
+
+    view: SavedView
+    order: Order
+    """What was asked for."""
+    settings: Mapping[str, Any]
+    """The engine's settings, defaults written out."""
+    task: Mapping[str, Any]
+    """What identifies the task, and its report."""
+    history: tuple[Mapping[str, Any], ...]
+    """The learning curve, epoch by epoch."""
+    facts: Mapping[str, Any]
+    """Best epoch, seconds, trained weights, stored bytes, versions."""
+    comparison: Mapping[str, Any] | None
+    competitors: Mapping[str, Any] | None
+    """The latest table of methods, or None."""
+    ablation: Mapping[str, Any] | None
+    """The latest ablation, or None."""
+
+    def to_dict(self) -> dict[str, object]:
+        """As it stands in the JSON."""
+        return {
+            **self.view.to_dict(),
+            "order": self.order.to_dict(),
+            "settings": self.settings,
+            "task": self.task,
+            "history": list(self.history),
+            "facts": self.facts,
+            "comparison": self.comparison,
+            "competitors": self.competitors,
+            "ablation": self.ablation,
+        }
+
+
+class Calibrations:
+    """Label sets in, saved calibrations out. The async methods answer requests."""
+
+    def __init__(self, explorer: Explorer, jobs: Jobs, sets: Sets) -> None:
+        """Know the model, the jobs and the sets; nothing is read yet."""
+        self._explorer = explorer
+        self._jobs = jobs
+        self._sets = sets
+        # On the device thread only: the artifacts that are switched on, as tensors.
+        self._loaded: OrderedDict[str, Calibration] = OrderedDict()
+        explorer.models.on_letting_go.append(self._loaded.clear)
+
+    # Before anything runs
+
+    async def task(self, request: Request, set_id: str, spec: TaskSpec) -> Task:
+        """The prompts, splits, label tokens and checks of a set; the model does not run.
+
+        Raises:
+            InputError: a column, template or word that cannot be used.
+            NotFound: no such set.
+        """
+        table = await aside(partial(self._sets.table, set_id))
+        spec = replace(spec, name=(await aside(partial(self._sets.get, set_id))).name)
+        key = ("task", self._explorer.facts().fingerprint, set_id, orjson.dumps(spec.to_dict()))
+
+        def work(check: Check) -> Task:
+            return make_task(spec, table, self._space().model, check=check)
+
+        return await self._explorer._compute(request, key, "task", work)
+
+    # Jobs
+
+    async def start(
+        self,
+        request: Request,
+        set_id: str,
+        spec: TaskSpec,
+        options: CalibrationOptions,
+        *,
+        name: str = "",
+        compare: bool = True,
+        words: Mapping[str, str] | None = None,
+    ) -> JobView:
+        """Queue a calibration; its result is a saved calibration.
+
+        Args:
+            request: who asks.
+            set_id: the label set.
+            spec: how its rows become prompts.
+            options: how it is trained.
+            name: what the result is called; empty: as the set is.
+            compare: whether before and after are compared, with the controls.
+            words: the label words that were asked for; each must be of a label that there is.
+
+        Raises:
+            InputError, NotFound: it cannot be run, found out before it is queued.
+            QueueFull, StorageError: it cannot be taken.
+        """
+        store = self._sets.kept()
+        options.validate()
+        blocks = self._explorer.facts().blocks
+        if options.layer > blocks:
+            raise LayerError(f"The layer must be from 0 to {blocks}, or -1; got {options.layer}.")
+        most = options.target.removeprefix("layers:")
+        if most.isdecimal() and int(most) > blocks:
+            raise OptionError(
+                f"This model has {blocks} blocks, so at most layers:{blocks} can be trained; got "
+                f"{options.target}."
+            )
+        task = await self.task(request, set_id, spec)
+        strange = sorted(set(words or {}) - set(task.label_names))
+        if strange:
+            raise OptionError(
+                f"a word was given for the label {shorten(strange[0])!r}, and the column"
+                f" {shorten(spec.label_column)!r} holds"
+                f" {shorten(', '.join(task.label_names), 80)}; leave it out or correct it."
+            )
+        shown = await aside(partial(self._sets.get, set_id))
+        order = Order(set_id, text_of(name) or shown.name, spec, options, compare)
+        states = await aside(partial(store.scratch, "states"))
+        asked = self._of_this_model(order.to_dict())
+        kept = await aside(partial(self._checkpoints, "calibration", asked))
+
+        def save(made: Made) -> str:
+            write = partial(write_calibration, made, order, shown.name)
+            return store.publish("calibrations", write).id
+
+        return await self._jobs.start(
+            "calibration",
+            f"Calibration: {order.name}",
+            lambda: calibration_steps(self._space(), task, options, states, compare, kept),
+            save,
+            client=client_of(request),
+            href="/calibrate/{result}",
+            spec=asked,
+            kept=kept,
+        )
+
+    async def start_comparison(
+        self, request: Request, id_: str, methods: str = "fast", seeds: int = 1
+    ) -> JobView:
+        """Queue the table of competitors on the rows of a saved calibration.
+
+        Args:
+            request: who asks.
+            id_: the calibration.
+            methods: ``fast``, ``all`` or names with commas.
+            seeds: how many, from 1 to `SEEDS_AT_MOST`.
+        """
+        from engine.calibration.evidence.methods import methods_named
+
+        if not 1 <= seeds <= SEEDS_AT_MOST:
+            raise OptionError(f"seeds must be from 1 to {SEEDS_AT_MOST}; got {seeds}.")
+        chosen = tuple(method.name for method in methods_named(methods))
+        make = partial(competitor_steps, methods=chosen, seeds=tuple(range(seeds)))
+        spec = {"of": id_, "methods": methods, "seeds": seeds}
+        return await self._report(request, id_, "competitors", "Competitors of", make, spec)
+
+    async def start_ablation(
+        self, request: Request, id_: str, seeds: int = ABLATION_SEEDS
+    ) -> JobView:
+        """Queue the ablation (basis × similarity × loss × inference) of a saved calibration."""
+        if not 1 <= seeds <= SEEDS_AT_MOST:
+            raise OptionError(f"seeds must be from 1 to {SEEDS_AT_MOST}; got {seeds}.")
+        make = partial(ablation_steps, seeds=tuple(range(seeds)))
+        spec = {"of": id_, "seeds": seeds}
+        return await self._report(request, id_, "ablation", "Ablation of", make, spec)
+
+    async def _report(
+        self,
+        request: Request,
+        id_: str,
+        what: str,
+        title: str,
+        make: Callable[..., Steps[Any]],
+        spec: Mapping[str, Any],
+    ) -> JobView:
+        saved = await self.get(id_)
+        self._check_model(saved.view)
+        order = saved.order
+        task = await self.task(request, order.set, order.spec)
+        store = self._sets.kept()
+        states = await aside(partial(store.scratch, "states"))
+        asked = self._of_this_model(spec)
+        kept = await aside(partial(self._checkpoints, what, asked))
+
+        def save(document: Mapping[str, Any]) -> str:
+            def write(folder: Path) -> Mapping[str, Any]:
+                (folder / f"{what}.json").write_bytes(export.dumps(document))
+                return {"of": id_, "what": what}
+
+            store.record("calibrations", id_)  # deleted meanwhile: its report has no place
+            made = store.publish("reports", write).id
+            for report in store.records("reports"):  # the newest of a kind is shown
+                if report.id != made and report.summary == {"of": id_, "what": what}:
+                    store.delete("reports", report.id)
+            return made
+
+        return await self._jobs.start(
+            what,
+            f"{title} {saved.view.name}",
+            lambda: make(self._space(), task, order.options, states, kept=kept),
+            save,
+            client=client_of(request),
+            href=f"/calibrate/{id_}#{what}",
+            spec=asked,
+            key=f"{what} {sorted(asked.items())}",
+            kept=kept,
+        )
+
+    def _of_this_model(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """What is asked, with the model that it is asked of: under another it is other work."""
+        return {**spec, "model": self._explorer.facts().fingerprint}
+
+    def _checkpoints(self, kind: str, asked: Mapping[str, Any]) -> Checkpoints:
+        """Where a job keeps how far it is: the same place for the same question. On any thread."""
+        store, settings = self._sets.kept(), self._explorer.settings
+        plain = orjson.dumps([kind, asked], option=orjson.OPT_SORT_KEYS)
+        name = hashlib.blake2b(plain, digest_size=12).hexdigest()
+        return Checkpoints(
+            store.scratch(CHECKPOINTS) / name, every_s=settings.checkpoint_s, reserve=store.reserve
+        )
+
+    async def restart(self, request: Request, job_id: str) -> JobView:
+        """Start a job again that ended without a result; it goes on from its checkpoints.
+
+        Raises:
+            NotFound: no such job.
+            OptionError: it did not end so, or cannot be started from here.
+            ArtifactError: it was asked of another model than the one that is open.
+        """
+        view = self._jobs.get(job_id)
+        kind, spec = self._jobs.spec(job_id)
+        if not view.restartable or spec is None:
+            raise OptionError(
+                "Only a job that ended without a result can be started again, and only once."
+            )
+        facts = self._explorer.facts()
+        if spec.get("model", facts.fingerprint) != facts.fingerprint:
+            raise ArtifactError(
+                f"This job was asked of another model (fingerprint {str(spec['model'])[:12]}) and"
+                f" {facts.name} ({facts.fingerprint[:12]}) is open; open that model to resume it."
+            )
+        again = await self._again(request, kind, spec)
+        await aside(partial(self._jobs.settle, job_id))
+        return again
+
+    async def _again(self, request: Request, kind: str, spec: Mapping[str, Any]) -> JobView:
+        if kind == "calibration":
+            order = Order.from_dict(spec)
+            return await self.start(
+                request,
+                order.set,
+                order.spec,
+                order.options,
+                name=order.name,
+                compare=order.compare,
+            )
+        if kind == "competitors":
+            return await self.start_comparison(request, spec["of"], spec["methods"], spec["seeds"])
+        if kind == "ablation":
+            return await self.start_ablation(request, spec["of"], spec["seeds"])
+        raise OptionError("This job is started again where it was asked for.")
+
+    # What is saved
+
+    async def list(self) -> tuple[SavedView, ...]:
+        """All saved calibrations, the newest first."""
+        if self._sets.store is None:
+            return ()
+        records = await aside(partial(self._sets.store.records, "calibrations"))
+        return tuple(map(self._view_or_damaged, records))
+
+    async def get(self, id_: str) -> Saved:
+        """One of them with everything; `NotFound`, or `ArtifactError` where it is damaged."""
+        return await aside(partial(self._get, id_))
+
+    def _get(self, id_: str) -> Saved:
+        store = self._sets.kept()
+        record = store.record("calibrations", id_)
+        view = self._view(record)
+        folder = store.folder_of("calibrations", id_)
+        run = _json(folder / "run.json")
+        compared = folder / "comparison.json"
+        reports: dict[str, Mapping[str, Any]] = {}
+        for report in store.records("reports"):
+            what = str(report.summary.get("what"))
+            if report.summary.get("of") == id_ and what not in reports:
+                reports[what] = _json(store.folder_of("reports", report.id) / f"{what}.json")
+        return Saved(
+            view=view,
+            order=Order.from_dict(run["order"]),
+            settings=run["settings"],
+            task=run["task"],
+            history=tuple(run["history"]),
+            facts=run["facts"],
+            comparison=_json(compared) if compared.is_file() else None,
+            competitors=reports.get("competitors"),
+            ablation=reports.get("ablation"),
+        )
+
+    async def delete(self, id_: str) -> None:
+        """Delete it with its reports; `NotFound`."""
+
+        def work() -> None:
+            store = self._sets.kept()
+            store.delete("calibrations", id_)
+            for report in store.records("reports"):
+                if report.summary.get("of") == id_:
+                    store.delete("reports", report.id)
+
+        await aside(work)
+
+    async def archive(self, id_: str) -> Path:
+        """All its files in a ZIP, in a temporary file that the caller deletes."""
+        return await aside(partial(self._archive, id_))
+
+    def _archive(self, id_: str) -> Path:
+        store = self._sets.kept()
+        folders = {"": store.folder_of("calibrations", id_)}
+        for report in store.records("reports"):
+            if report.summary.get("of") == id_:
+                name = f"{report.summary['what']}-{report.id[:8]}/"
+                folders[name] = store.folder_of("reports", report.id)
+        with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as out:
+            try:
+                with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+                    for prefix, folder in folders.items():
+                        for path in sorted(folder.rglob("*")):
+                            if path.is_file():
+                                archive.write(path, prefix + path.relative_to(folder).as_posix())
+            except BaseException:
+                Path(out.name).unlink(missing_ok=True)
+                raise
+        return Path(out.name)
+
+    async def readings(
+        self,
+        request: Request,
+        id_: str,
+        prompt: str,
+        *,
+        k: int = 5,
+        bos: str = "auto",
+        chat: bool = False,
+    ) -> Readings:
+        """A prompt with a saved calibration switched on: every position before and after.
+
+        Raises:
+            NotFound: no such calibration.
+            ArtifactError: it belongs to another model, or its files are damaged.
+        """
+        from engine.calibration.training.readings import calibrated_readings
+
+        store = self._sets.kept()
+        record = await aside(partial(store.record, "calibrations", id_))
+        self._check_model(self._view(record))
+        key = ("readings", self._explorer.facts().fingerprint, id_, prompt, k, bos, chat)
+
+        def work(check: Check) -> Readings:
+            calibration = self._calibration(store, id_)
+            return calibrated_readings(
+                self._space(), calibration, prompt, k=k, bos=bos, chat=chat, check=check
+            )
+
+        return await self._explorer._compute(request, key, "readings", work)
+
+    def _calibration(self, store: Store, id_: str) -> Calibration:
+        """The artifact itself; on the device thread."""
+        from engine.calibration.training.artifact import load_calibration
+
+        kept = self._loaded.get(id_)
+        if kept is None:
+            folder = store.folder_of("calibrations", id_) / FOLDER
+            kept = self._loaded[id_] = load_calibration(folder, self._space())
+        self._loaded.move_to_end(id_)
+        while len(self._loaded) > _HELD:
+            self._loaded.popitem(last=False)
+        return kept
+
+    def _check_model(self, view: SavedView) -> None:
+        facts = self._explorer.facts()
+        if view.model_fingerprint != facts.fingerprint:
+            raise ArtifactError(
+                f"This calibration belongs to {view.model_name} (fingerprint "
+                f"{view.model_fingerprint[:12]}) and the server runs {facts.name} "
+                f"({facts.fingerprint[:12]}); serve that model, or calibrate this one."
+            )
+
+    def _space(self) -> LatentSpace:
+        return self._explorer.owned()
+
+    def _view_or_damaged(self, record: Record) -> SavedView:
+        """As it stands in a list; what cannot be read is listed all the same, so that it can go."""
+        try:
+            return self._view(record)
+        except ArtifactError as error:
+            return SavedView(
+                id=record.id,
+                name="(damaged)",
+                created=iso(record.created),
+                set_id="",
+                set_name="",
+                model_name="",
+                model_fingerprint="",
+                usable=False,
+                method="",
+                changed=None,
+                accuracy_before=None,
+                accuracy_after=None,
+                sentence=str(error),
+                bytes=0,
+                damaged=True,
+            )
+
+    def _view(self, record: Record) -> SavedView:
+        try:
+            return self._read_view(record)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ArtifactError(
+                "What was written down about this calibration is damaged; delete it and run it"
+                " again."
+            ) from None
+
+    def _read_view(self, record: Record) -> SavedView:
+        told, info = record.summary, self._explorer.info
+        before, after = told.get("accuracy_before"), told.get("accuracy_after")
+        changed = told.get("changed")
+        return SavedView(
+            id=record.id,
+            name=str(told["name"]),
+            created=iso(record.created),
+            set_id=str(told["set_id"]),
+            set_name=str(told["set_name"]),
+            model_name=str(told["model_name"]),
+            model_fingerprint=str(told["model_fingerprint"]),
+            usable=info is not None and info.fingerprint == told["model_fingerprint"],
+            method=str(told["method"]),
+            changed=None if changed is None else dict(changed),
+            accuracy_before=None if before is None else float(before),
+            accuracy_after=None if after is None else float(after),
+            sentence=str(told["sentence"]),
+            bytes=int(told["bytes"]),
+        )
+
+
+def _json(path: Path) -> Any:
+    return orjson.loads(path.read_bytes())
+
+
+def remove(path: Path) -> None:
+    """Delete a temporary file or folder; for what runs after an answer was sent."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+__all__ = ["Calibrations", "NotFound", "Saved", "SavedView", "remove"]

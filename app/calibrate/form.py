@@ -1,0 +1,298 @@
+"""Steps 1 and 3 of the Calibrate page: the labelled texts, and how it learns.
+
+The whole form is the query string, so a half-filled page can be sent to somebody. What was typed
+for one set is let go when another is chosen: its columns, template and label words are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from app.calibrate.tables import FRAMES
+from app.trace.api import Question
+from app.trace.words import Choice
+from app.web.dependencies import ShortText
+from engine.calibration.labelled.tables import Table
+from engine.calibration.labelled.tasks import TaskSpec, example_sets
+from engine.calibration.training.options import CalibrationOptions
+from engine.errors import OptionError
+from engine.model.vocabulary import visible
+
+MAX_LABELS = 100
+"""Label words that the form holds; more labels than the engine allows."""
+
+
+def _no_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("the text holds a NUL character; take it out")
+    return value
+
+
+Template = Annotated[str, Field(max_length=4_000), AfterValidator(_no_nul)]
+
+
+Title = Annotated[str, Field(max_length=80), AfterValidator(_no_nul)]
+"""As long as the JSON API allows."""
+
+
+Size = Annotated[float, Field(ge=0, le=200_000)]
+
+
+class CalibrateQuery(Question):
+    """The whole state of the form."""
+
+    set: str = Field("topics", pattern=r"^[a-z0-9-]{1,40}$")
+    shown: str = Field("", pattern=r"^[a-z0-9-]{0,40}$")
+    """The set that the form was filled in for."""
+    title: Title | None = None
+    """What the calibration is called; left out: as the set is."""
+    text: ShortText | None = None
+    label: ShortText | None = None
+    template: Template | None = None
+    name: tuple[ShortText, ...] = Field((), max_length=MAX_LABELS)
+    """Labels, each with the word beside it in `word`."""
+    word: tuple[ShortText, ...] = Field((), max_length=MAX_LABELS)
+    rule: Literal["first", "last", "mean"] = "first"
+    target: str = Field("module", pattern=r"^(module|head|lora|layers:(all|[1-9][0-9]{0,2}))$")
+    loss: Literal["sm", "mm", "sm-gt", "sm-exp", "mm-exp"] = "sm"
+    epochs: int | None = Field(None, ge=1, le=2_000)
+    frame: Literal["output", "input", "head", "tight", "random"] = "output"
+    centroids: Literal["labels", "vocabulary"] = "labels"
+    inference: Literal["sm", "mm"] = "sm"
+    inference_over: Literal["labels", "vocabulary"] = "labels"
+    temperature: float | None = Field(None, ge=1e-3, le=1e3)
+    learning_rate: float | None = Field(None, ge=1e-7, le=10)
+    batch: int | None = Field(None, ge=1, le=65_536)
+    patience: int | None = Field(None, ge=0, le=10_000)
+    layer: int = Field(-1, ge=-1, le=10_000)
+    seed: int = Field(42, ge=0, le=2**31 - 1)
+    train: int | None = Field(None, ge=2, le=200_000)
+    valid: Size | None = None
+    test: Size | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_fields(cls, values: Any) -> Any:
+        """An empty field of the form is a setting left at its default."""
+        if not isinstance(values, dict):
+            return values
+        kept = {k: v for k, v in values.items() if k in ("name", "word") or v not in ("", [""])}
+        if kept.get("shown") not in (None, kept.get("set", "topics")):
+            for field in ("title", "text", "label", "template", "name", "word"):
+                kept.pop(field, None)
+        return kept
+
+    @property
+    def words(self) -> dict[str, str]:
+        """Label → word, where one was written."""
+        pairs = zip(self.name, self.word, strict=False)
+        return {name: word.strip() for name, word in pairs if word.strip()}
+
+
+def spec_of(query: CalibrateQuery, table: Table) -> TaskSpec:
+    """The form as a task: what was left empty is guessed from the table.
+
+    Raises:
+        OptionError: a size that is no share and no whole number.
+    """
+    example = example_sets().get(query.set)
+    base = example.spec if example is not None else TaskSpec(name=table.name)
+    label = query.label or _label_column(table)
+    text = query.text or _text_column(table, label)
+    given: dict[str, Any] = {}
+    for key in ("valid", "test"):
+        value = getattr(query, key)
+        if value is not None and value >= 1 and value != int(value):
+            raise OptionError(f"{key} must be a share below 1 or a whole number; got {value:g}.")
+        if value is not None:
+            given[key] = int(value) if value >= 1 else value
+    return TaskSpec(
+        name=base.name,
+        text_columns=(text,),
+        label_column=label,
+        template=(query.template or base.template).replace("\r\n", "\n"),
+        label_words=dict(base.label_words) | query.words,
+        word_rule=query.rule,
+        train=query.train,
+        seed=query.seed,
+        **given,
+    )
+
+
+def options_of(query: CalibrateQuery) -> CalibrationOptions:
+    """The form as the engine's settings: what was left empty keeps the target's own default."""
+    given = query.model_dump(include=set(CalibrationOptions.__dataclass_fields__))
+    return CalibrationOptions(**{k: v for k, v in given.items() if v is not None})
+
+
+_LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "topic", "type", "target")
+
+
+_TEXT_NAMES = ("text", "sentence", "review", "question", "content", "body", "title")
+
+
+def _label_column(table: Table) -> str:
+    """The column that is called like a label, else the one with the fewest different values."""
+    named = {column.strip().lower(): column for column in reversed(table.columns)}
+    for name in _LABEL_NAMES:
+        if name in named:
+            return named[name]
+    counts = {c: len(set(table.column(c))) for c in table.columns}
+    several = [c for c in table.columns if counts[c] > 1] or list(table.columns)
+    return min(several, key=lambda c: counts[c])
+
+
+def _text_column(table: Table, label: str) -> str:
+    """The column that is called like a text, else the one with the longest cells."""
+    others = [c for c in table.columns if c != label] or list(table.columns)
+    named = {column.strip().lower(): column for column in reversed(others)}
+    for name in _TEXT_NAMES:
+        if name in named:
+            return named[name]
+    rows = table.rows[:200]
+    return max(others, key=lambda c: sum(len(row.values.get(c, "")) for row in rows))
+
+
+@dataclass(frozen=True)
+class SetCard:
+    """A labelled set to choose."""
+
+    id: str
+    name: str
+    what: str
+    chosen: bool
+    delete_action: str | None
+    """None for an example."""
+    notes: tuple[str, ...] = ()
+    """Sentences about lines that were read otherwise than they may be meant."""
+
+
+@dataclass(frozen=True)
+class SettingsForm:
+    """Step 3 as it stands."""
+
+    losses: tuple[Choice, ...]
+    targets: tuple[Choice, ...]
+    epochs: str
+    default_epochs: int
+    frames: tuple[Choice, ...]
+    centroids: tuple[Choice, ...]
+    inference: tuple[Choice, ...]
+    inference_over: tuple[Choice, ...]
+    rules: tuple[Choice, ...]
+    temperature: str
+    learning_rate: str
+    batch: str
+    patience: str
+    layer: str
+    seed: int
+    train: str
+    valid: str
+    test: str
+    defaults: Mapping[str, str]
+    changed: int
+    """How many of the folded settings differ from their defaults."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column is what."""
+
+    text: tuple[Choice, ...]
+    label: tuple[Choice, ...]
+
+
+LOSSES = (
+    ("sm", "own basis against the others", "Cosines to the label bases as logits."),
+    ("mm", "the same by matrix product", "Inner products with the label bases as logits."),
+    ("sm-gt", "own basis only", "One minus the cosine to the own basis."),
+    ("sm-exp", "cosine, exponential", "The exponential variant of the cosine loss."),
+    ("mm-exp", "product, exponential", "The exponential variant of the product loss."),
+)
+
+
+TARGETS = (
+    ("module", "a small module behind the model", "The paper's: the model itself is not changed."),
+    ("head", "a copy of the output head", "The head's rows alone, by the same objective."),
+    ("lora", "the model's layers, by LoRA", "Low-rank changes of the layers; slow."),
+    ("layers:1", "the model's last layer", "The last block's weights; slow."),
+    ("layers:all", "all of the model's layers", "Every block's weights; slowest."),
+)
+
+
+_RULES = (
+    ("first", "its first token"),
+    ("last", "its last token"),
+    ("mean", "the mean of its tokens' bases"),
+)
+
+
+_FOLDED = (
+    "frame", "centroids", "inference", "inference_over", "rule", "temperature", "learning_rate",
+    "batch", "patience", "layer", "seed", "train", "valid", "test",
+)  # fmt: skip
+
+
+def settings_form(query: CalibrateQuery) -> SettingsForm:
+    """Step 3 with what the query says."""
+    used = CalibrationOptions(target=query.target, loss=query.loss)
+    fields = CalibrateQuery.model_fields
+
+    def choices(pairs: Sequence[tuple[str, ...]], chosen: str) -> tuple[Choice, ...]:
+        return tuple(Choice(p[0], p[1], p[0] == chosen, p[2] if len(p) > 2 else "") for p in pairs)
+
+    def shown(value: float | int | None) -> str:
+        return "" if value is None else f"{value:g}"
+
+    spec = TaskSpec()
+    targets: tuple[tuple[str, ...], ...] = TARGETS
+    if query.target not in {key for key, *_ in TARGETS}:
+        last = query.target.removeprefix("layers:")
+        targets = (*TARGETS, (query.target, f"the model's last {last} layers", ""))
+    return SettingsForm(
+        losses=choices(LOSSES, query.loss),
+        targets=choices(targets, query.target),
+        epochs=shown(query.epochs),
+        default_epochs=used.used_epochs,
+        frames=choices(tuple(FRAMES.items()), query.frame),
+        centroids=choices(
+            (("labels", "the label words'"), ("vocabulary", "the whole vocabulary's")),
+            query.centroids,
+        ),
+        inference=choices((("sm", "cosine"), ("mm", "matrix product")), query.inference),
+        inference_over=choices(
+            (("labels", "label words"), ("vocabulary", "vocabulary")), query.inference_over
+        ),
+        rules=choices(_RULES, query.rule),
+        temperature=shown(query.temperature),
+        learning_rate=shown(query.learning_rate),
+        batch=shown(query.batch),
+        patience=shown(query.patience),
+        layer="" if query.layer == -1 else str(query.layer),
+        seed=query.seed,
+        train=shown(query.train),
+        valid=shown(query.valid),
+        test=shown(query.test),
+        defaults={
+            "temperature": f"{used.used_temperature:g}",
+            "learning_rate": f"{used.used_rate:g}",
+            "batch": f"{used.used_batch}",
+            "patience": f"{used.patience}",
+            "valid": f"{spec.valid:g}",
+            "test": f"{spec.test:g}",
+        },
+        changed=sum(getattr(query, name) != fields[name].default for name in _FOLDED),
+    )
+
+
+def columns_form(spec: TaskSpec, table: Table) -> Columns:
+    """Which columns there are and which are chosen."""
+
+    def choices(chosen: str) -> tuple[Choice, ...]:
+        return tuple(Choice(c, visible(c), c == chosen) for c in table.columns)
+
+    return Columns(choices(spec.text_columns[0]), choices(spec.label_column))

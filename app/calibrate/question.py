@@ -1,0 +1,131 @@
+"""What is asked of a calibration, with every value bounded before anything looks at it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from engine.calibration.labelled.tasks import TaskSpec
+from engine.calibration.training.options import CalibrationOptions
+
+
+def _no_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("the text holds a NUL character; take it out")
+    return value
+
+
+SetId = Annotated[str, Field(max_length=24, pattern=r"^(topics|sentiment|[0-9a-f]{24})$")]
+"""An example's name or the id of an uploaded set."""
+_Name = Annotated[str, Field(max_length=80), AfterValidator(_no_nul)]
+_Word = Annotated[str, Field(max_length=200), AfterValidator(_no_nul)]
+_Template = Annotated[str, Field(max_length=4000), AfterValidator(_no_nul)]
+_Rows = Annotated[int, Field(ge=2, le=1_000_000)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class CalibrationQuestion(BaseModel):
+    """A label set, how its rows become prompts, and how the calibration is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    set: SetId = Field(description="The label set: topics, sentiment, or the id of an upload.")
+    name: _Name = Field("", description="What the result is called; left out: the set's name.")
+    text_columns: tuple[_Word, ...] = Field(("text",), min_length=1, max_length=8,
+        description="The columns of the text.")  # fmt: skip
+    label_column: _Word = Field("label", min_length=1, description="The column of the label.")
+    template: _Template = Field("Input: {text}\nType:", min_length=1,
+        description="The prompt, with {text} or {column} where a row's text goes.")  # fmt: skip
+    label_words: dict[_Word, _Word] = Field(default_factory=dict, max_length=100,
+        description="Label to word; a label without one is its own word.")  # fmt: skip
+    word_rule: Literal["first", "last", "mean"] = Field("first", description="Which token stands "
+        "for a word of several.")  # fmt: skip
+    train: _Rows | None = Field(None, description="Rows to train on; left out: all.")
+    valid: _Rows | _Share = Field(0.1, description="Rows for early stopping, or their share.")
+    test: _Rows | _Share = Field(0.25, description="Rows for testing, or their share.")
+    max_rows: int = Field(20_000, ge=4, le=200_000, description="Rows of the set that are used.")
+    keep_leaks: bool = Field(False, description="Keep training rows whose text is tested as well.")
+    bos: Literal["auto", "yes", "no"] = Field("auto", description="Whether the model's first "
+        "token is put before each prompt.")  # fmt: skip
+
+    target: str = Field("module", max_length=10,
+        pattern=r"^(module|head|lora|layers:(all|[1-9][0-9]{0,2}))$",
+        description="What is trained: module, head, layers:k, layers:all, lora.")  # fmt: skip
+    frame: Literal["output", "input", "head", "tight", "random"] = Field("output",
+        description="Whose vectors are the centroids.")  # fmt: skip
+    centroids: Literal["labels", "vocabulary"] = Field("labels", description="Which of them "
+        "compete in the loss.")  # fmt: skip
+    loss: Literal["sm", "mm", "sm-gt", "sm-exp", "mm-exp"] = Field("sm", description="The loss.")
+    inference: Literal["sm", "mm"] = Field("sm", description="How calibrated states are read.")
+    inference_over: Literal["labels", "vocabulary"] = Field("labels", description="Over which "
+        "tokens probabilities are taken.")  # fmt: skip
+    temperature: float | None = Field(None, ge=1e-3, le=1e3, description="Of the loss; left out: "
+        "the loss's own.")  # fmt: skip
+    learning_rate: float | None = Field(None, ge=1e-7, le=10, description="AdamW's; left out: the "
+        "target's own.")  # fmt: skip
+    weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW's, on matrices only.")
+    epochs: int | None = Field(None, ge=1, le=10_000, description="At most; left out: the "
+        "target's own.")  # fmt: skip
+    batch: int | None = Field(None, ge=1, le=65_536, description="Texts per step; left out: the "
+        "target's own.")  # fmt: skip
+    patience: int = Field(20, ge=0, le=10_000, description="Epochs without a lower validation "
+        "loss until it stops; 0: never.")  # fmt: skip
+    layer: int = Field(-1, ge=-1, le=10_000, description="Whose states; -1: the last.")
+    dropout: float = Field(0.0, ge=0, le=0.95, description="Of the module's hidden units.")
+    rank: int = Field(8, ge=1, le=256, description="Of LoRA.")
+    seed: int = Field(42, ge=0, le=2**31 - 1, description="Of the split, the start and the order.")
+    compare: bool = Field(True, description="Compare before and after, with the controls, at the "
+        "end.")  # fmt: skip
+
+    @field_validator("text_columns", mode="before")
+    @classmethod
+    def _columns(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("label_words", mode="before")
+    @classmethod
+    def _lines(cls, value: object) -> object:
+        """From a form's text: one ``label=word`` per line."""
+        if not isinstance(value, str):
+            return value
+        pairs = {}
+        for line in value.splitlines():
+            if not line.strip():
+                continue
+            label, sign, word = line.partition("=")
+            if not sign or not word.strip():
+                raise ValueError("each line is written label=word")
+            pairs[label.strip()] = word.strip()
+        return pairs
+
+    @model_validator(mode="after")
+    def _text_given(self) -> CalibrationQuestion:
+        if any(not column for column in self.text_columns):
+            raise ValueError("a text column has an empty name")
+        return self
+
+    def spec(self) -> TaskSpec:
+        """How rows become a task."""
+        return TaskSpec(
+            name=self.name or self.set,
+            text_columns=self.text_columns,
+            label_column=self.label_column,
+            template=self.template.replace("\r\n", "\n"),
+            label_words={label: word for label, word in self.label_words.items() if word.strip()},
+            word_rule=self.word_rule,
+            train=self.train,
+            valid=self.valid,
+            test=self.test,
+            max_rows=self.max_rows,
+            keep_leaks=self.keep_leaks,
+            bos=self.bos,
+            seed=self.seed,
+        )
+
+    def options(self) -> CalibrationOptions:
+        """How it is trained."""
+        names = set(CalibrationOptions.__dataclass_fields__) & set(type(self).model_fields)
+        return CalibrationOptions(**{name: getattr(self, name) for name in names})

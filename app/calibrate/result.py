@@ -1,0 +1,299 @@
+"""A finished calibration as the Calibrate page shows it: before and after, and what it is worth.
+
+Reads the saved figures as they were written down (`engine.calibration.evidence.comparison` and its
+neighbours), so that a result reopened next year says what it said on the day. Every number is
+finished here, down to its text; the templates decide nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from app.calibrate.curves import layer_curves, layers_sentence
+from app.calibrate.texts import (
+    ClassLine,
+    Confusion,
+    FlipList,
+    MapView,
+    class_lines,
+    confusion,
+    dot_of,
+    flip_lists,
+    map_view,
+)
+from app.calibrate.words import Numbers, between, plain, points, share
+from app.figures import calibrate as figures
+from app.figures.calibrate import Chart, Dot, Tick
+
+
+@dataclass(frozen=True)
+class Check:
+    """One of the questions that decide what a gain is worth."""
+
+    level: Literal["ok", "note", "fail"]
+    sign: str
+    question: str
+    answer: str
+    figure: str
+    """The number behind the answer."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A way of reading the label, on the common scale of accuracy."""
+
+    name: str
+    what: str
+    """One line about it."""
+    kind: Literal["before", "after", "rival", "control"]
+    dot: Dot
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure before and after."""
+
+    name: str
+    what: str
+    before: str
+    after: str
+    before_interval: str
+    after_interval: str
+    start: Dot
+    end: Dot
+    worse: bool
+    """Whether it moved in the wrong direction."""
+
+
+@dataclass(frozen=True)
+class ChangeGroup:
+    """Figures that belong together."""
+
+    name: str
+    rows: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Story:
+    """Everything that the comparison says, ready to be shown."""
+
+    sentence: str
+    checks: tuple[Check, ...]
+    standings: tuple[Standing, ...]
+    chance: str
+    """Percent from the left of the scale of accuracy."""
+    chance_text: str
+    scale: tuple[Tick, ...]
+    groups: tuple[ChangeGroup, ...]
+    map: MapView | None
+    words: tuple[str, ...]
+    confusions: tuple[Confusion, ...]
+    classes: tuple[ClassLine, ...]
+    flips: tuple[FlipList, ...]
+    layers: Chart | None
+    layers_sentence: str
+    test_rows: str
+
+
+def story(comparison: Numbers, trace_link: Callable[[str], str | None]) -> Story:
+    """The comparison as it is shown.
+
+    Args:
+        comparison: what `engine.calibration.evidence.comparison.Comparison.to_dict` wrote.
+        trace_link: gives the address of a prompt's trace, or None where there is none.
+    """
+    task = comparison["task"]
+    names = [str(name) for name in task["label_names"]]
+    words = [str(word) for word in task["label_words"]]
+    return Story(
+        sentence=str(comparison["sentence"]),
+        checks=_checks(comparison),
+        standings=_standings(comparison),
+        chance=figures.percent(float(comparison["chance"])),
+        chance_text=share(comparison["chance"]),
+        scale=tuple(Tick(figures.percent(x), share(x)) for x in (0, 0.25, 0.5, 0.75, 1)),
+        groups=_groups(comparison),
+        map=map_view(comparison, names, words),
+        words=tuple(words),
+        confusions=tuple(
+            confusion(name, comparison[key]["confusion"], names)
+            for name, key in (("Before", "before"), ("After", "after"))
+        ),
+        classes=class_lines(comparison, words),
+        flips=flip_lists(comparison["rows"], names, trace_link),
+        layers=layer_curves(comparison),
+        layers_sentence=layers_sentence(comparison),
+        test_rows=f"{len(comparison['rows']):,}",
+    )
+
+
+def _checks(comparison: Numbers) -> tuple[Check, ...]:
+    """Is the gain real, does a linear probe do as well, what do the controls say?"""
+    gain = comparison["difference"]["accuracy"]
+    found: list[Check] = []
+    figure = f"{points(gain['value'])} points, {_signed(gain)}"
+    if gain["low"] > 0:
+        found.append(Check("ok", "✓", "Did it help?", "Yes, beyond chance", figure))
+    elif gain["high"] < 0:
+        found.append(Check("fail", "✗", "Did it help?", "No: it reads worse", figure))
+    else:
+        found.append(Check("note", "≈", "Did it help?", "No gain can be told", figure))
+    probe = comparison.get("probe")
+    if probe:
+        gap = probe["difference"]
+        figure = f"{points(gap['value'])} points, {_signed(gap)}"
+        question = "Better than a linear probe?"
+        if gap["low"] > 0:
+            found.append(Check("ok", "✓", question, "Yes, better", figure))
+        elif gap["high"] < 0:
+            found.append(Check("note", "−", question, "No: the probe is better", figure))
+        else:
+            found.append(Check("note", "≈", question, "No difference can be told", figure))
+    found += [_control(c) for c in comparison["controls"] if c["name"] == "shuffled-labels"]
+    found += [_bases(c) for c in comparison["controls"] if c["name"] == "random-bases"]
+    return tuple(found)
+
+
+def _control(control: Numbers) -> Check:
+    """What training on shuffled labels gives: nothing of a real gain may be left in it."""
+    question, part, gap = "And on shuffled labels?", control["accuracy"], control.get("difference")
+    figure = f"{share(part['value'])}, {between(part)}"
+    if control["at_chance"]:
+        return Check("ok", "✓", question, "Chance, as it should be", figure)
+    if gap and gap["low"] > 0:
+        figure += f"; {points(gap['value'])} points with the true ones"
+        return Check("note", "i", question, "Above chance, but clearly less", figure)
+    return Check("fail", "✗", question, "As good: distrust the gain", figure)
+
+
+def _bases(control: Numbers) -> Check:
+    """Whether the same module, trained to random directions, reads the labels as well."""
+    question, gap = "Do the semantic bases matter?", control["difference"]
+    random = share(control["accuracy"]["value"])
+    figure = f"{points(gap['value'])} points, {_signed(gap)}; random ones {random}"
+    if gap["low"] > 0:
+        return Check("ok", "✓", question, "Yes, random ones do worse", figure)
+    if gap["high"] < 0:
+        return Check("fail", "✗", question, "No: random ones do better", figure)
+    return Check("note", "≈", question, "Random ones do as well", figure)
+
+
+def _signed(part: Numbers) -> str:
+    return f"{points(part['low'])} to {points(part['high'])}"
+
+
+def _standings(comparison: Numbers) -> tuple[Standing, ...]:
+    lines: list[tuple[str, str, Literal["before", "after", "rival", "control"], Numbers]] = []
+    logits = comparison.get("logits")
+    if logits:
+        lines.append(
+            ("Model's own logits", "zero-shot, among the label words", "before", logits["accuracy"])
+        )
+    lines.append(
+        ("Before", "nearest label basis by cosine", "before", comparison["before"]["accuracy"])
+    )
+    lines.append(
+        ("After calibration", "the same reading of the moved states", "after",
+         comparison["after"]["accuracy"])
+    )  # fmt: skip
+    probe = comparison.get("probe")
+    if probe:
+        lines.append(
+            ("Linear probe", "logistic regression on the same states", "rival", probe["accuracy"])
+        )
+    lines += [
+        (str(c["title"]), "control", "control", c["accuracy"])
+        for c in comparison.get("controls", ())
+    ]
+    return tuple(
+        Standing(
+            name, what, kind, figures.dot(a["value"], a["low"], a["high"]), share(a["value"]),
+            between(a),
+        )
+        for name, what, kind, a in lines
+    )  # fmt: skip
+
+
+_FIGURES: tuple[tuple[str, tuple[tuple[str, str, str, bool], ...]], ...] = (
+    (
+        "Reading the label",
+        (
+            ("accuracy", "accuracy", "texts whose nearest label basis is their own", True),
+            ("macro_f1", "macro-F1", "mean of the labels' F1, each label alike", True),
+            ("ece", "calibration error", "expected, 15 bins: stated minus true certainty; lower is"
+             " better", False),
+        ),
+    ),
+    (
+        "The pull towards the bases",
+        (
+            ("own_similarity", "cosine to the own basis", "mean over the texts", True),
+            ("margin", "margin to the next basis", "own cosine minus the best other one", True),
+        ),
+    ),
+    (
+        "The shape of the space",
+        (
+            ("ari", "adjusted Rand index", "regions of the bases against the labels; 0 is chance",
+             True),
+            ("nmi", "mutual information", "normalised; 0 to 1", True),
+            ("knn.1", "kNN, k = 1", "label of the nearest training text", True),
+            ("knn.16", "kNN, k = 16", "majority of the nearest 16", True),
+            ("knn.256", "kNN, k = 256", "majority of the nearest 256", True),
+        ),
+    ),
+)  # fmt: skip
+
+
+_DECIMAL = frozenset({"own_similarity", "margin", "ari", "nmi"})
+
+
+def _part(side: Numbers, key: str) -> Numbers | None:
+    if "." in key:
+        name, inner = key.split(".")
+        part = side.get(name, {}).get(inner)
+    else:
+        part = side.get(key)
+    if isinstance(part, int | float):  # a figure without an interval
+        part = {"value": part}
+    if part is None or part.get("value") is None:
+        return None
+    found: Numbers = part
+    return found
+
+
+def _groups(comparison: Numbers) -> tuple[ChangeGroup, ...]:
+    groups = []
+    for name, keys in _FIGURES:
+        rows = []
+        for key, title, what, rises in keys:
+            before = _part(comparison["before"], key)
+            after = _part(comparison["after"], key)
+            if before is None or after is None:
+                continue
+            text: Callable[[float | None], str] = plain if key in _DECIMAL else share
+            start = -1.0 if key in ("own_similarity", "margin") else min(
+                0.0, before["value"], after["value"]
+            )  # fmt: skip
+            end = max(1.0, before["value"], after["value"])
+            moved = after["value"] - before["value"]
+            rows.append(
+                Change(
+                    title,
+                    what,
+                    text(before["value"]),
+                    text(after["value"]),
+                    between(before, text),
+                    between(after, text),
+                    dot_of(before, start, end),
+                    dot_of(after, start, end),
+                    worse=moved < 0 if rises else moved > 0,
+                )
+            )
+        if rows:
+            groups.append(ChangeGroup(name, tuple(rows)))
+    return tuple(groups)

@@ -1,0 +1,201 @@
+"""A saved calibration: its page before and after, its figures as files, what can be run on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.datastructures import QueryParams
+from starlette.responses import Response
+
+from app.calibrate import curves, result, tables
+from app.calibrate.calibrations import Saved
+from app.calibrate.words import size, when
+from app.storage.store import NotFound
+from app.web import export
+from app.web.dependencies import CalibrationsDep, ExplorerDep
+from app.web.rendering import link, render
+
+router = APIRouter(include_in_schema=False)
+
+SavedId = Annotated[str, Path(pattern=r"^[0-9a-f]{24}$")]
+
+
+@dataclass(frozen=True)
+class Exports:
+    """The same figures elsewhere."""
+
+    files: str
+    json: str
+    csv: str | None
+    ablation: str | None
+
+
+@dataclass(frozen=True)
+class ResultPage:
+    """What ``calibrate/result.html`` shows."""
+
+    id: str
+    name: str
+    made: str
+    foreign: str | None
+    """A sentence where it belongs to another model."""
+    story: result.Story | None
+    learning: curves.Learning | None
+    methods: tables.Competitors | None
+    ablation: tables.AblationTable | None
+    facts: tuple[tuple[str, str], ...]
+    trace_action: str | None
+    trace_prompt: str
+    exports: Exports
+    delete_action: str
+    compare_action: str | None
+    ablation_action: str | None
+
+
+@router.get("/calibrate/{id}", response_class=HTMLResponse)
+async def result_page(
+    request: Request, explorer: ExplorerDep, calibrations: CalibrationsDep, id: SavedId
+) -> HTMLResponse:
+    """A saved calibration, before and after."""
+    facts = explorer.facts()
+    saved = await calibrations.get(id)
+    return render(request, "calibrate/result.html", result_of(request, saved, facts.name))
+
+
+def result_of(request: Request, saved: Saved, loaded: str) -> ResultPage:
+    """A saved calibration as its page shows it."""
+    view, compared = saved.view, saved.comparison
+
+    def trace(prompt: str) -> str | None:
+        # A prompt too long for an address is not linked.
+        if not view.usable or len(prompt) > 2_000:
+            return None
+        return link(request, "/", prompt=prompt, calibration=view.id)
+
+    made = f"Made on {when(view.created)} with {view.model_name}."
+    foreign = None
+    if not view.usable:
+        foreign = (
+            f"It belongs to {view.model_name}; this server runs {loaded}. Its figures can be read"
+            " here; to use it, serve the model that it was made with."
+        )
+    rows = compared["rows"] if compared else []
+    seconds = float(saved.facts.get("seconds") or 0.0)
+    target, loss = str(saved.settings.get("target")), str(saved.settings.get("loss"))
+    own = {"module": f"calibration-{loss}", "head": "head-only"}.get(target, target)
+    base = f"/calibrate/{view.id}"
+    return ResultPage(
+        id=view.id,
+        name=view.name,
+        made=made,
+        foreign=foreign,
+        story=result.story(compared, trace) if compared else None,
+        learning=curves.learning(saved.history, saved.facts.get("best_epoch"), seconds),
+        methods=tables.competitors(saved.competitors, own) if saved.competitors else None,
+        ablation=tables.ablation(saved.ablation) if saved.ablation else None,
+        facts=tables.facts(saved.settings, saved.task["spec"], _more_facts(saved)),
+        trace_action=link(request, "/") if view.usable else None,
+        trace_prompt=str(rows[0]["prompt"]) if rows else "",
+        exports=Exports(
+            link(request, f"/api/v1/calibrations/{view.id}/files"),
+            link(request, f"/api/v1/calibrations/{view.id}"),
+            link(request, f"{base}/rows.csv") if compared else None,
+            link(request, f"{base}/ablation.csv") if saved.ablation else None,
+        ),
+        delete_action=link(request, f"{base}/delete"),
+        compare_action=link(request, f"{base}/competitors") if view.usable else None,
+        ablation_action=link(request, f"{base}/ablation") if view.usable else None,
+    )
+
+
+def _more_facts(saved: Saved) -> tuple[tuple[str, str], ...]:
+    view, facts = saved.view, saved.facts
+    weights = facts.get("trained_weights")
+    sizes = saved.task.get("sizes", {})
+    lines = [
+        ("Texts", f"{view.set_name}: {sizes.get('train')} to learn from, {sizes.get('valid')} to"
+         f" stop by, {sizes.get('test')} to test"),
+        ("Model", f"{view.model_name}, fingerprint {view.model_fingerprint[:12]}"),
+    ]  # fmt: skip
+    if weights is not None:
+        lines.append(("Trained weights", f"{int(weights):,}"))
+    lines.append(("On the disk", size(view.bytes)))
+    return tuple(lines)
+
+
+@router.get("/calibrate/{id}/rows.csv")
+async def rows_csv(calibrations: CalibrationsDep, id: SavedId) -> Response:
+    """Each test text with its reading before and after."""
+    saved = await calibrations.get(id)
+    if not saved.comparison:
+        raise NotFound("This calibration was saved without a comparison.")
+    note = _note("test texts", saved)
+    return _csv(export.table(note, saved.comparison["rows"]), export.file_stem("rows", id))
+
+
+@router.get("/calibrate/{id}/ablation.csv")
+async def ablation_csv(calibrations: CalibrationsDep, id: SavedId) -> Response:
+    """The ablation as a table."""
+    saved = await calibrations.get(id)
+    if not saved.ablation:
+        raise NotFound("This calibration has no ablation yet; run it on its page.")
+    note = _note("ablation", saved)
+    rows = [_flat(row) for row in saved.ablation["rows"]]
+    return _csv(export.table(note, rows), export.file_stem("ablation", id))
+
+
+def _note(what: str, saved: Saved) -> str:
+    """Where the numbers come from: calibration, model, label set, time, versions."""
+    view = saved.view
+    versions = saved.facts.get("versions")
+    return (
+        f"Lexiscope, {what} of calibration {view.name} ({view.id}), made {view.created}, model "
+        f"{view.model_name} ({view.model_fingerprint}), label set {view.set_name} "
+        f"({view.set_id}), task {saved.task.get('fingerprint', '')}. "
+        f"{export.version_words(versions if isinstance(versions, Mapping) else {})}"
+    )
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, object]:
+    """An interval becomes three columns."""
+    out: dict[str, object] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            out.update({f"{key}_{part}": one for part, one in value.items()})
+        else:
+            out[key] = value
+    return out
+
+
+def _csv(body: bytes, stem: str) -> Response:
+    sent = {"Content-Disposition": f'attachment; filename="{stem}.csv"'}
+    return Response(body, media_type="text/csv; charset=utf-8", headers=sent)
+
+
+@router.post("/calibrate/{id}/delete")
+async def delete(request: Request, calibrations: CalibrationsDep, id: SavedId) -> Response:
+    """Delete a saved calibration with its reports."""
+    await calibrations.delete(id)
+    return RedirectResponse(link(request, "/calibrate"), 303)
+
+
+@router.post("/calibrate/{id}/competitors")
+async def competitors(request: Request, calibrations: CalibrationsDep, id: SavedId) -> Response:
+    """Queue the table of competitors and go to its job."""
+    form = QueryParams(parse_qsl((await request.body()).decode("utf-8", "replace")))
+    seeds = form.get("seeds", "1")
+    number = int(seeds) if seeds.isascii() and seeds.isdigit() and len(seeds) < 4 else 0
+    job = await calibrations.start_comparison(request, id, form.get("methods", "fast"), number)
+    return RedirectResponse(link(request, f"/jobs/{job.id}"), 303)
+
+
+@router.post("/calibrate/{id}/ablation")
+async def ablation(request: Request, calibrations: CalibrationsDep, id: SavedId) -> Response:
+    """Queue the ablation and go to its job."""
+    job = await calibrations.start_ablation(request, id)
+    return RedirectResponse(link(request, f"/jobs/{job.id}"), 303)

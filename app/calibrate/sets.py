@@ -1,0 +1,335 @@
+"""Label sets: the examples that ship, and what people have uploaded.
+
+An uploaded file is read once, under limits, and kept as plain rows; its name is shown and never
+becomes part of a path.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from anyio import to_thread
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+from app.calibrate.parsing import SHOWN_PROBLEMS, Orders, load_table, parse
+from app.jobs.lanes import iso
+from app.model.explorer import ClientGone
+from app.settings import PROMPT_CEILING, Settings
+from app.storage.store import NotFound, Record, StorageError, Store, digest, new_id, storage_error
+from engine.calibration.labelled.tables import Table
+from engine.errors import (
+    BudgetExceeded,
+    InputError,
+    LexiscopeError,
+    OptionError,
+    QueueFull,
+    shorten,
+)
+
+T = TypeVar("T")
+_TABLES = 2
+_READERS = 2
+_NAME = 80
+
+
+@dataclass(frozen=True)
+class SetView:
+    """A label set as it stands in a list."""
+
+    id: str
+    """``topics``, ``sentiment`` or 24 hexadecimal digits."""
+    name: str
+    example: bool
+    """Whether it ships with Lexiscope."""
+    rows: int
+    columns: tuple[str, ...]
+    problems: tuple[Mapping[str, Any], ...]
+    """The first bad rows: ``line`` and ``reason``; they are left out of the set."""
+    problem_count: int
+    notes: tuple[Mapping[str, Any], ...]
+    """The first lines that were read otherwise than they may be meant: ``line`` and ``text``."""
+    separator: str
+    """What separates its columns: comma, semicolon, tab or bar; empty where nothing does."""
+    bytes: int
+    """Of the file that was uploaded; 0 for an example."""
+    sha256: str
+    """Of that file; empty for an example."""
+    created: str | None
+
+    def to_dict(self) -> dict[str, object]:
+        """As it stands in the JSON."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "example": self.example,
+            "rows": self.rows,
+            "columns": list(self.columns),
+            "problems": [dict(one) for one in self.problems],
+            "problem_count": self.problem_count,
+            "notes": [dict(one) for one in self.notes],
+            "separator": self.separator,
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+            "created": self.created,
+        }
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that was sent, lying beside the saved ones until it is read."""
+
+    filename: str
+    name: str
+    """What the sender wants it to be called; may be empty."""
+    path: Path
+
+
+class Sets:
+    """The label sets of this server. Its methods may be called from any thread, but beside the
+    event loop: they read and write files.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Know the limits; the store comes when the server starts."""
+        self.settings = settings
+        self.store: Store | None = None
+        self.unavailable = ""
+        """Why nothing can be saved, or empty."""
+        self._tables: OrderedDict[str, Table] = OrderedDict()
+        self._lock = threading.Lock()
+        self._reading = threading.Semaphore(_READERS)
+
+    def kept(self) -> Store:
+        """The store, or `StorageError` where there is none."""
+        if self.store is None:
+            raise StorageError(self.unavailable or "Nothing can be saved on this server.")
+        return self.store
+
+    def all(self) -> tuple[SetView, ...]:
+        """The examples, then what was uploaded, the newest first."""
+        shipped = tuple(_example_view(name, title, table) for name, title, table in _examples())
+        if self.store is None:
+            return shipped
+        return (*shipped, *map(_view_or_damaged, self.store.records("sets")))
+
+    def get(self, id_: str) -> SetView:
+        """One set; `NotFound` where there is none."""
+        found = next((one for one in self.all() if one.id == id_), None)
+        if found is None:
+            raise NotFound("There is no label set under this id; it may have been deleted.")
+        return found
+
+    def table(self, id_: str) -> Table:
+        """The rows of a set; `NotFound`, or `ArtifactError` where its file is damaged."""
+        for name, _, table in _examples():
+            if name == id_:
+                return table
+        with self._lock:
+            kept = self._tables.get(id_)
+            if kept is not None:
+                self._tables.move_to_end(id_)
+                return kept
+        self.get(id_)
+        table = load_table(self.kept().folder_of("sets", id_))
+        with self._lock:
+            self._tables[id_] = table
+            while len(self._tables) > _TABLES:
+                self._tables.popitem(last=False)
+        return table
+
+    def add(self, filename: str, file: bytes | Path, name: str = "") -> SetView:
+        """Read a labelled file and keep its rows.
+
+        Args:
+            filename: what its sender calls it; its suffix says what it is.
+            file: the content, or where it lies.
+            name: what people shall see; empty: the file's name.
+
+        Raises:
+            InputError, BudgetExceeded: it cannot be read, or not within the limits.
+            QueueFull: as many are being read already as may be.
+            StorageError: it cannot be kept.
+        """
+        # Each may take its memory in a child: a crowd must not take it all.
+        if not self._reading.acquire(blocking=False):
+            raise QueueFull(
+                f"{_READERS} uploads are being read already; try again in a moment.", retry_after=5
+            )
+        try:
+            return self._add(filename, file, name)
+        finally:
+            self._reading.release()
+
+    def _add(self, filename: str, file: bytes | Path, name: str) -> SetView:
+        store, settings = self.kept(), self.settings
+        shown = text_of(name) or file_name(filename) or "unnamed"
+        source = self._incoming() if isinstance(file, bytes) else file
+
+        def write(folder: Path) -> Mapping[str, Any]:
+            head = parse(
+                Orders(
+                    source=str(source),
+                    target=str(folder),
+                    name=file_name(filename),
+                    max_bytes=settings.upload_limit,
+                    max_rows=settings.upload_rows,
+                    max_cell=PROMPT_CEILING,
+                    seconds=settings.upload_deadline_s,
+                    memory=settings.upload_memory_mib * 2**20,
+                )
+            )
+            size = source.stat().st_size
+            return {**head, "name": shown, "bytes": size, "sha256": digest(source)}
+
+        try:
+            if isinstance(file, bytes):
+                source.write_bytes(file)
+            store.check_space()
+            return _view(store.publish("sets", write))
+        except OSError as error:
+            raise storage_error(error) from error
+        except (InputError, BudgetExceeded) as error:
+            raise _of_file(error, file_name(filename)) from error
+        finally:
+            if isinstance(file, bytes):  # half of it may lie there, too, and fill the disk
+                source.unlink(missing_ok=True)
+
+    def delete(self, id_: str) -> None:
+        """Delete an uploaded set; `NotFound`, or `InputError` for an example."""
+        if self.get(id_).example:
+            raise OptionError("The example sets ship with Lexiscope and cannot be deleted.")
+        self.kept().delete("sets", id_)
+        with self._lock:
+            self._tables.pop(id_, None)
+
+    async def receive(self, request: Request) -> Upload:
+        """The file of a multipart form: fields ``file`` and, if wanted, ``name``.
+
+        Whoever calls it deletes the file when it was read.
+
+        Raises:
+            InputError: no such field, or nothing in it.
+            HTTPException: 400 for a broken form, 408 and 413 past the limits, 415 for another type.
+        """
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            raise HTTPException(
+                415, "Send the file as multipart/form-data, in a field named file."
+            )  # fmt: skip
+        self.kept()
+        try:
+            async with request.form(max_files=1, max_fields=4, max_part_size=8192) as form:
+                if set(form) - {"file", "name"}:
+                    raise InputError("The form has the fields file and name only; take out others.")
+                file, name = form.get("file"), form.get("name")
+                if not isinstance(file, UploadFile) or not file.filename:
+                    raise InputError("Choose a file first; it goes into the field named file.")
+                path = await to_thread.run_sync(partial(self._spool, file))
+                given = name if isinstance(name, str) else ""
+                return Upload(file.filename, given, path)
+        except ClientDisconnect:
+            raise ClientGone from None
+        except OSError as error:  # a long upload is spooled to a file before it is read
+            raise storage_error(error) from error
+        except UnicodeError:  # the form names a character set that cannot read its own words
+            raise HTTPException(400, "The form cannot be read; send its fields in UTF-8.") from None
+
+    def _spool(self, file: UploadFile) -> Path:
+        path = self._incoming()
+        try:
+            with path.open("wb") as out:
+                shutil.copyfileobj(file.file, out, 2**20)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise storage_error(error) from error
+        return path
+
+    def _incoming(self) -> Path:
+        try:
+            return self.kept().scratch("incoming") / new_id()
+        except OSError as error:
+            raise storage_error(error) from error
+
+
+def text_of(text: str) -> str:
+    """A name as people see it: one line, printable, short."""
+    seen = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(seen.split())[:_NAME]
+
+
+def file_name(text: str) -> str:
+    """The last part of what a browser calls a file, as people see it; never part of a path."""
+    return text_of(text.replace("\\", "/").rsplit("/", 1)[-1][-_NAME:])
+
+
+def _of_file(error: LexiscopeError, name: str) -> LexiscopeError:
+    """The same; a sentence that begins with the file's name says so, since a sentence gets a
+    capital at its start and a file's name must not."""
+    sentence = str(error)
+    if name and sentence.startswith(shorten(name)):
+        error.args = (f"The file {sentence}", *error.args[1:])
+    return error
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """Do what reads or writes files beside the event loop."""
+    return await to_thread.run_sync(work)
+
+
+def _examples() -> list[tuple[str, str, Table]]:
+    from engine.calibration.labelled.tasks import example_sets
+
+    return [(name, one.title, one.table) for name, one in example_sets().items()]
+
+
+def _example_view(name: str, title: str, table: Table) -> SetView:
+    return SetView(
+        id=name,
+        name=title,
+        example=True,
+        rows=len(table.rows),
+        columns=table.columns,
+        problems=(),
+        problem_count=0,
+        notes=(),
+        separator="",
+        bytes=0,
+        sha256="",
+        created=None,
+    )
+
+
+def _view_or_damaged(record: Record) -> SetView:
+    """As it stands in a list; what cannot be read is listed all the same, so that it can go."""
+    try:
+        return _view(record)
+    except (KeyError, TypeError, ValueError):
+        return replace(
+            _example_view(record.id, "(damaged)", Table("damaged", (), (), ())), example=False
+        )
+
+
+def _view(record: Record) -> SetView:
+    told = record.summary
+    return SetView(
+        id=record.id,
+        name=str(told["name"]),
+        example=False,
+        rows=int(told["rows"]),
+        columns=tuple(told["columns"]),
+        problems=tuple(told["problems"][:SHOWN_PROBLEMS]),
+        problem_count=int(told["problem_count"]),
+        notes=tuple(told.get("notes", ())),
+        separator=str(told.get("separator", "")),
+        bytes=int(told["bytes"]),
+        sha256=str(told["sha256"]),
+        created=iso(record.created),
+    )

@@ -1,0 +1,263 @@
+"""The tables under a finished calibration: its rivals, the ablation, its settings.
+
+As `app.calibrate.result`: saved figures in, finished text out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.calibrate.words import Numbers, between, seconds, share, size
+from app.figures import calibrate as figures
+from app.figures.calibrate import Dot
+
+KINDS: Mapping[str, str] = {
+    "model": "The model alone",
+    "retrieval": "Retrieval from labelled texts",
+    "trained": "Trained on the labels",
+    "calibration": "Calibration",
+    "control": "Controls: what chance and other bases give",
+}
+
+
+LOSSES: Mapping[str, str] = {
+    "sm": "cosine",
+    "mm": "product",
+    "sm-gt": "own basis only",
+    "sm-exp": "cosine, exponential",
+    "mm-exp": "product, exponential",
+}
+
+
+TARGETS: Mapping[str, str] = {
+    "module": "the calibration module, on the last state",
+    "head": "a copy of the output head",
+    "lora": "the model's layers by LoRA",
+    "layers:all": "all layers of the model",
+}
+
+
+FRAMES: Mapping[str, str] = {
+    "output": "semantic bases",
+    "head": "raw head rows",
+    "input": "input embeddings",
+    "tight": "tight frame",
+    "random": "random (control)",
+}
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method of the table of competitors."""
+
+    name: str
+    this: bool
+    """Whether it is the calibration that the page is about."""
+    dot: Dot | None
+    accuracy: str
+    interval: str
+    macro_f1: str
+    train: str
+    infer: str
+    memory: str
+    stored: str
+    note: str
+
+
+@dataclass(frozen=True)
+class MethodGroup:
+    """Methods of one kind."""
+
+    name: str
+    control: bool
+    rows: tuple[MethodRow, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence about all methods."""
+
+    level: str
+    """``ok``, ``fail`` or ``note``: whether a goal that was set beforehand is met."""
+    sign: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Competitors:
+    """All methods on the same split."""
+
+    findings: tuple[Finding, ...]
+    groups: tuple[MethodGroup, ...]
+    left_out: tuple[str, ...]
+    """Methods that could not be run, each with the reason."""
+    seeds: str
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A cell of the ablation."""
+
+    text: str
+    interval: str
+    heat: int
+    best: bool
+
+
+@dataclass(frozen=True)
+class AblationRows:
+    """One basis: the reading without training, and each loss and inference after training."""
+
+    name: str
+    control: bool
+    cells: tuple[Heat | None, ...]
+
+
+@dataclass(frozen=True)
+class AblationTable:
+    """Basis by loss and inference."""
+
+    sentence: str
+    losses: tuple[str, ...]
+    """The first line of the head; each stands over its readings."""
+    readings: tuple[str, ...]
+    rows: tuple[AblationRows, ...]
+
+
+def competitors(evaluation: Numbers, own: str) -> Competitors:
+    """The table of methods.
+
+    Args:
+        evaluation: what `Evaluation.to_dict` wrote for one task
+            (`engine.calibration.evidence.evaluation`).
+        own: the method that corresponds to the calibration of the page.
+    """
+    task = evaluation["tasks"][0]["name"]
+    groups: dict[str, list[MethodRow]] = {}
+    left_out = []
+    for method in evaluation["methods"]:
+        cell = method["tasks"].get(task)
+        if cell is None:
+            why = method["left_out"].get(task)
+            left_out += [f"{method['title']}: {why}"] if why else []
+            continue
+        accuracy = cell["accuracy"]
+        groups.setdefault(method["kind"], []).append(
+            MethodRow(
+                name=str(method["title"]),
+                this=method["name"] == own,
+                dot=figures.dot(accuracy["value"], accuracy["low"], accuracy["high"]),
+                accuracy=share(accuracy["value"], 1),
+                interval=between(accuracy),
+                macro_f1=share(cell["macro_f1"]["value"], 1),
+                train=seconds(cell["seconds_train"]),
+                infer=seconds(cell["seconds_infer"]),
+                memory=size(cell["peak_bytes"]),
+                stored=size(cell["stored_bytes"]) if cell["stored_bytes"] else "nothing",
+                note=" ".join(str(note) for note in cell["notes"]),
+            )
+        )
+    seeds = len(evaluation["seeds"])
+    signs = {"met": ("ok", "✓"), "missed": ("fail", "✗")}
+    return Competitors(
+        findings=tuple(
+            Finding(*signs.get(one["verdict"], ("note", "i")), str(one["text"]))
+            for one in evaluation["findings"]
+        ),
+        groups=tuple(
+            MethodGroup(KINDS.get(kind, kind), kind == "control", tuple(groups[kind]))
+            for kind in (*KINDS, *(set(groups) - set(KINDS)))
+            if kind in groups
+        ),
+        left_out=tuple(left_out),
+        seeds=f"{seeds} seed{'s' if seeds != 1 else ''}",
+    )
+
+
+def ablation(table: Numbers) -> AblationTable:
+    """Basis by loss and inference; deeper colour is more accurate."""
+    rows = table["rows"]
+    bases = list(dict.fromkeys(row["basis"] for row in rows))
+    losses = list(dict.fromkeys(row["loss"] if row["trained"] else "" for row in rows))
+    readings = list(dict.fromkeys(row["inference"] for row in rows))
+    found = {
+        (row["basis"], row["loss"] if row["trained"] else "", row["inference"]): row["accuracy"]
+        for row in rows
+    }
+    values = [part["value"] for part in found.values()]
+    low, high = min(values), max(values)
+
+    def cell(part: Numbers | None) -> Heat | None:
+        if part is None:
+            return None
+        depth = 0 if high <= low else round(6 * (part["value"] - low) / (high - low))
+        return Heat(share(part["value"]), between(part), depth, part["value"] == high)
+
+    return AblationTable(
+        sentence=str(table["sentence"]),
+        losses=tuple(LOSSES.get(loss, loss) if loss else "not trained" for loss in losses),
+        readings=tuple("cosine" if one == "sm" else "product" for one in readings),
+        rows=tuple(
+            AblationRows(
+                FRAMES.get(basis, basis),
+                basis == "random",
+                tuple(cell(found.get((basis, loss, one))) for loss in losses for one in readings),
+            )
+            for basis in bases
+        ),
+    )
+
+
+def changed_words(changed: Numbers) -> str:
+    """What differs from the default settings, in a line."""
+    words = {"inference": {"sm": "cosine", "mm": "product"}, "loss": LOSSES, "frame": FRAMES}
+    names = {
+        "target": "", "loss": "loss: ", "frame": "bases: ", "inference": "read by ",
+        "learning_rate": "learning rate ", "train": "texts to learn from at most ",
+        "batch": "texts per step ",
+    }  # fmt: skip
+
+    def said(key: str, value: Any) -> str:
+        if key == "target":
+            return TARGETS.get(str(value), str(value)).removeprefix("the ")
+        if key == "epochs":
+            return f"{value} epochs at most"
+        if key == "centroids":
+            return "all bases compete"
+        if key == "inference_over":
+            return "probabilities over the vocabulary"
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        return names.get(key, key.replace("_", " ") + " ") + words.get(key, {}).get(shown, shown)
+
+    return ", ".join(said(key, value) for key, value in changed.items()) or "default settings"
+
+
+def facts(
+    settings: Numbers, task: Numbers, more: Sequence[tuple[str, str]]
+) -> tuple[tuple[str, str], ...]:
+    """What it was made with, for a person."""
+
+    def number(value: Any) -> str:
+        if value == -1:
+            return "last"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    target = str(settings.get("target", "module"))
+    lines: list[tuple[str, str]] = [*more]
+    lines += [
+        ("What is trained", TARGETS.get(target, target)),
+        ("Bases", FRAMES.get(str(settings.get("frame")), str(settings.get("frame")))),
+        ("Centroids", "of the label words" if settings.get("centroids") == "labels" else
+         "of the whole vocabulary"),
+        ("Loss", LOSSES.get(str(settings.get("loss")), str(settings.get("loss")))),
+    ]  # fmt: skip
+    names = (
+        ("temperature", "Temperature"), ("learning_rate", "Learning rate"), ("epochs", "Epochs"),
+        ("batch", "Batch"), ("patience", "Patience"), ("layer", "Layer"), ("seed", "Seed"),
+    )  # fmt: skip
+    lines += [(name, number(settings[key])) for key, name in names if settings.get(key) is not None]
+    if task.get("template"):
+        lines.append(("Template", str(task["template"]).replace("\n", " ⏎ ")))
+    return tuple(lines)

@@ -1,0 +1,229 @@
+"""The test texts of a finished calibration, one by one: confusions, classes, flips, the map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from app.calibrate.words import Numbers, excerpt, share
+from app.figures import calibrate as figures
+from app.figures.calibrate import Dot, Movement
+
+MAX_FLIPS = 8
+"""Changed texts of one kind that the page lists; the rest is in the CSV."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """A cell of a confusion matrix."""
+
+    text: str
+    heat: int
+    right: bool
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Which label was read as which."""
+
+    name: str
+    right_text: str
+    """How many of the texts stand on the diagonal."""
+    rows: tuple[tuple[str, tuple[Count, ...]], ...]
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """One label's figures before and after."""
+
+    label: str
+    word: str
+    colour: int
+    support: str
+    precision: tuple[str, str]
+    recall: tuple[str, str]
+    f1: tuple[str, str]
+    start: Dot
+    end: Dot
+    worse: bool
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A text whose reading changed."""
+
+    text: str
+    label: str
+    before: str
+    after: str
+    before_probability: str
+    after_probability: str
+    href: str | None
+    """Its trace; None where the loaded model is another one."""
+
+
+@dataclass(frozen=True)
+class FlipList:
+    """Texts whose reading changed in the same way."""
+
+    key: str
+    name: str
+    count: int
+    rows: tuple[Flip, ...]
+
+
+@dataclass(frozen=True)
+class MapView:
+    """The map before and after."""
+
+    figure: Movement
+    caption: str
+    texts: tuple[dict[str, Any], ...]
+    """For the tooltip: each drawn row's text, label and readings."""
+
+
+def dot_of(part: Numbers, start: float = 0.0, end: float = 1.0) -> Dot:
+    """A saved figure, with its interval where it has one, on an axis from `start` to `end`."""
+    value = float(part["value"])
+    low, high = part.get("low"), part.get("high")
+    return figures.dot(
+        value,
+        value if low is None else float(low),
+        value if high is None else float(high),
+        start=start,
+        end=end,
+    )
+
+
+def confusion(name: str, counts: Sequence[Sequence[int]], names: Sequence[str]) -> Confusion:
+    """A matrix of counts, row = true label; the deeper, the more of its row."""
+    rows = []
+    for i, (label, row) in enumerate(zip(names, counts, strict=True)):
+        total = max(1, sum(row))
+        rows.append(
+            (
+                label,
+                tuple(
+                    Count(f"{n}", 0 if n == 0 else max(1, min(6, round(6 * n / total))), i == j)
+                    for j, n in enumerate(row)
+                ),
+            )
+        )
+    right = sum(row[i] for i, row in enumerate(counts))
+    return Confusion(name, f"{right} of {sum(map(sum, counts))} right", tuple(rows))
+
+
+def class_lines(comparison: Numbers, words: Sequence[str]) -> tuple[ClassLine, ...]:
+    """Precision, recall and F1 of each label, before and after."""
+    lines = []
+    pairs = zip(
+        comparison["before"]["per_class"], comparison["after"]["per_class"], words, strict=True
+    )
+    for i, (before, after, word) in enumerate(pairs):
+
+        def pair(key: str, old: Numbers = before, new: Numbers = after) -> tuple[str, str]:
+            return share(old[key]), share(new[key])
+
+        lines.append(
+            ClassLine(
+                label=str(before["label"]),
+                word=word,
+                colour=figures.label_colour(i),
+                support=str(before["support"]),
+                precision=pair("precision"),
+                recall=pair("recall"),
+                f1=pair("f1"),
+                start=dot_of({"value": before["f1"]}),
+                end=dot_of({"value": after["f1"]}),
+                worse=after["f1"] < before["f1"],
+            )
+        )
+    return tuple(lines)
+
+
+_FLIPS = (
+    ("fixed", "Now read rightly"),
+    ("broken", "Now read wrongly"),
+    ("changed", "Wrong before and after, in another way"),
+)
+
+
+def flip_lists(
+    rows: Sequence[Numbers], names: Sequence[str], link: Callable[[str], str | None]
+) -> tuple[FlipList, ...]:
+    """The texts whose reading changed: won, lost, and wrong in another way; the surest first."""
+    lists = []
+    for key, title in _FLIPS:
+        found = [row for row in rows if row["flip"] == key]
+        # The surest first: what the module is most certain of teaches most.
+        found.sort(key=lambda row: -float(row["probability_after"]))
+        lists.append(
+            FlipList(
+                key,
+                title,
+                len(found),
+                tuple(
+                    Flip(
+                        excerpt(str(row["text"])),
+                        _name(names, row["label"]),
+                        _name(names, row["predicted_before"]),
+                        _name(names, row["predicted_after"]),
+                        share(row["probability_before"]),
+                        share(row["probability_after"]),
+                        link(str(row["prompt"])),
+                    )
+                    for row in found[:MAX_FLIPS]
+                ),
+            )
+        )
+    return tuple(lists)
+
+
+def _name(names: Sequence[str], label: object) -> str:
+    return names[label] if isinstance(label, int) else str(label)
+
+
+def _index(names: Sequence[str], label: object) -> int:
+    return label if isinstance(label, int) else names.index(str(label))
+
+
+def map_view(comparison: Numbers, names: Sequence[str], words: Sequence[str]) -> MapView | None:
+    """Both maps in one frame, with what the tooltip says of each dot."""
+    drawn = comparison.get("map")
+    if not drawn or not comparison["rows"]:
+        return None
+    rows = comparison["rows"]
+    labels = [_index(names, row["label"]) for row in rows]
+    figure = figures.movement(
+        np.asarray(drawn["before"], dtype=np.float64),
+        np.asarray(drawn["after"], dtype=np.float64),
+        np.asarray(drawn["bases"], dtype=np.float64),
+        labels=labels,
+        names=words,
+        right_before=[row["predicted_before"] == row["label"] for row in rows],
+        right_after=[row["predicted_after"] == row["label"] for row in rows],
+    )
+    thinned = (
+        f" {len(figure.points)} of {figure.count} texts are drawn, evenly chosen."
+        if len(figure.points) < figure.count
+        else ""
+    )
+    caption = (
+        f"Frame: {drawn['fitted_on']}. It shows {share(drawn['variance_shown_before'])} of the"
+        f" variance before and {share(drawn['variance_shown_after'])} after; what lies outside of"
+        f" this plane cannot be seen.{thinned}"
+    )
+    texts = tuple(
+        {
+            "row": point.row,
+            "text": excerpt(str(rows[point.row]["text"]), 160),
+            "label": _name(names, rows[point.row]["label"]),
+            "before": _name(names, rows[point.row]["predicted_before"]),
+            "after": _name(names, rows[point.row]["predicted_after"]),
+        }
+        for point in figure.points
+    )
+    return MapView(figure, caption, texts)

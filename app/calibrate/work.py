@@ -1,0 +1,222 @@
+"""The engine's steps of a calibration in a row, and the folder that is kept of it.
+
+Every step runs on the device thread, as background work of a job. A saved folder holds
+``calibration/`` as the engine writes it and, beside it, plain JSON: ``run.json`` (what was asked
+for, the settings, the task with its report, the learning curve) and ``comparison.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from app.web import export
+from engine.calibration.labelled.tasks import Task, TaskSpec
+from engine.calibration.training.options import CalibrationOptions
+from engine.checkpoints import NOTHING, Checkpoints
+from engine.progress import Progress, Steps, told
+
+if TYPE_CHECKING:
+    from engine import LatentSpace
+    from engine.calibration.evidence.comparison import Comparison
+    from engine.calibration.training.calibrated import Calibration
+
+T = TypeVar("T")
+FOLDER = "calibration"
+"""Where in a saved folder the engine's own artifact lies."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be calibrated; from it, a job can be started again."""
+
+    set: str
+    """The label set's id."""
+    name: str
+    """What the result is called."""
+    spec: TaskSpec
+    options: CalibrationOptions
+    compare: bool = True
+    """Whether before and after are compared at the end, with the controls."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, defaults written out."""
+        return {
+            "set": self.set,
+            "name": self.name,
+            "spec": self.spec.to_dict(),
+            "options": self.options.to_dict(),
+            "compare": self.compare,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Order:
+        """From `to_dict`."""
+        return cls(
+            set=str(plain["set"]),
+            name=str(plain["name"]),
+            spec=TaskSpec.from_dict(plain["spec"]),
+            options=CalibrationOptions.from_dict(plain["options"]),
+            compare=bool(plain["compare"]),
+        )
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a calibration's steps give."""
+
+    task: Task
+    calibration: Calibration
+    comparison: Comparison | None
+
+
+def calibration_steps(
+    space: LatentSpace,
+    task: Task,
+    options: CalibrationOptions,
+    states: Path,
+    compare: bool,
+    kept: Checkpoints = NOTHING,
+) -> Steps[Made]:
+    """States, training, and the comparison where it is wanted and there are rows to test.
+
+    Each part goes on from what is kept of it, with the same numbers as without an interruption.
+    """
+    from engine.calibration.training.features import task_states
+    from engine.calibration.training.train import calibrate
+
+    parts = 3 if compare and task.size("test") else 2
+    found = yield from _part(
+        1, parts, task_states(space, task, layers=(options.layer,), cache_dir=states), curve=False
+    )
+    training = calibrate(space, found, task, options, checkpoint=kept.of("training"))
+    calibration = yield from _part(2, parts, training)
+    comparison = None
+    if parts == 3:
+        from engine.calibration.evidence.comparison import compare_before_after
+
+        compared = compare_before_after(
+            space, task, found, calibration, seed=options.seed, cache_dir=states, kept=kept
+        )
+        # The controls are trained as well; theirs is not the curve that the page shows.
+        controls = told(compared, _of_controls)
+        comparison = yield from _part(3, parts, controls, curve=False)
+    yield Progress(1, 1, "saving")
+    return Made(task, calibration, comparison)
+
+
+def _of_controls(step: Progress) -> Progress:
+    """In the comparison, only controls are trained."""
+    return replace(step, note="training the controls") if step.note == "training" else step
+
+
+def _part(number: int, parts: int, steps: Steps[T], *, curve: bool = True) -> Steps[T]:
+    """The same steps, saying which part of the whole they are; without figures if so wanted."""
+
+    def tell(step: Progress) -> Progress:
+        note = f"part {number} of {parts}: {step.note}"
+        return replace(step, note=note, values=step.values if curve else {})
+
+    return told(steps, tell)
+
+
+def competitor_steps(
+    space: LatentSpace,
+    task: Task,
+    options: CalibrationOptions,
+    states: Path,
+    *,
+    methods: tuple[str, ...],
+    seeds: tuple[int, ...],
+    kept: Checkpoints = NOTHING,
+) -> Steps[Mapping[str, Any]]:
+    """The table of methods on the same rows."""
+    from engine.calibration.evidence.evaluation import evaluate
+    from engine.calibration.evidence.protocol import MethodSettings
+
+    found = yield from evaluate(
+        space, [task], methods, seeds, settings=MethodSettings(calibration=options),
+        cache_dir=states, kept=kept,
+    )  # fmt: skip
+    document: Mapping[str, Any] = found.to_dict()
+    return document
+
+
+def ablation_steps(
+    space: LatentSpace,
+    task: Task,
+    options: CalibrationOptions,
+    states: Path,
+    *,
+    seeds: tuple[int, ...],
+    kept: Checkpoints = NOTHING,
+) -> Steps[Mapping[str, Any]]:
+    """Basis × similarity × loss × inference, on the same states."""
+    from engine.calibration.evidence.ablation import ablate
+    from engine.calibration.training.features import task_states
+
+    found = yield from task_states(space, task, layers=(options.layer,), cache_dir=states)
+    ablation = yield from ablate(
+        space, task, found, base=replace(options, target="module"), seeds=seeds, kept=kept
+    )
+    document: Mapping[str, Any] = ablation.to_dict()
+    return document
+
+
+def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> Mapping[str, Any]:
+    """The files of a saved calibration; gives its summary."""
+    from engine.calibration.training.artifact import save
+
+    calibration, task = made.calibration, made.task
+    save(calibration, folder / FOLDER)
+    options = calibration.options
+    run = {
+        "order": order.to_dict(),
+        "settings": options.to_dict(),
+        "task": {**task.to_dict(), "report": task.report.to_dict()},
+        "history": [dict(epoch.__dict__) for epoch in calibration.history],
+        "facts": {
+            "best_epoch": calibration.best_epoch,
+            "seconds": calibration.seconds,
+            "trained_weights": calibration.trained_weights,
+            "stored_bytes": calibration.stored_bytes,
+            "versions": export.versions(),
+        },
+    }
+    (folder / "run.json").write_bytes(export.dumps(run))
+    told: Mapping[str, Any] = {}
+    if made.comparison is not None:
+        told = made.comparison.to_dict()
+        (folder / "comparison.json").write_bytes(export.dumps(told))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return {
+        "name": order.name,
+        "set_id": order.set,
+        "set_name": set_name,
+        "model_name": calibration.model_name,
+        "model_fingerprint": calibration.model,
+        "method": f"{options.target}, loss {options.loss}, read by {options.inference}, "
+        f"bases {options.frame}, seed {options.seed}",
+        "changed": changed(order),
+        "accuracy_before": _figure(told, "before"),
+        "accuracy_after": _figure(told, "after"),
+        "sentence": str(told.get("sentence", "It was trained; nothing was compared.")),
+        "bytes": size,
+    }
+
+
+def changed(order: Order) -> dict[str, Any]:
+    """What was asked for that is not the default, and how many texts at most."""
+    usual = CalibrationOptions().to_dict()
+    asked = order.options.to_dict()
+    found = {key: value for key, value in asked.items() if value != usual.get(key)}
+    return found if order.spec.train is None else {**found, "train": order.spec.train}
+
+
+def _figure(told: Mapping[str, Any], side: str) -> float | None:
+    try:
+        return float(told[side]["accuracy"]["value"])
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,148 @@
+"""A job as people see it: what it is doing, how far it is, how long it will take, its curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from app.calibrate.curves import curves
+from app.figures.calibrate import Chart
+from app.jobs.lanes import JobView
+
+_SAID = {
+    "queued": "Waiting",
+    "running": "Running",
+    "done": "Done",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+    "interrupted": "Interrupted",
+}
+_LEVELS: dict[str, Literal["ok", "note", "wait", "fail"]] = {
+    "queued": "wait",
+    "running": "wait",
+    "done": "ok",
+    "failed": "fail",
+    "cancelled": "note",
+    "interrupted": "note",
+}
+
+
+@dataclass(frozen=True)
+class JobPanel:
+    """A job, ready to be shown."""
+
+    id: str
+    title: str
+    state: str
+    """As a word."""
+    level: Literal["ok", "note", "wait", "fail"]
+    note: str
+    """One line: what it is doing, or why it ended."""
+    percent: str | None
+    """Of what the note names; None where that is not known."""
+    steps: str
+    left: str
+    run: str
+    resumes: str
+    """Where it goes on or would go on, as a sentence; empty: it begins at its beginning."""
+    active: bool
+    """Whether something will still happen to it."""
+    stopping: bool
+    loss: Chart | None
+    accuracy: Chart | None
+    latest: str
+    """The latest figures in words."""
+
+
+def job_panel(job: JobView) -> JobPanel:
+    """A job as it stands at this moment."""
+    epochs = [one for one in job.history if "epoch" in one and "train_loss" in one]
+    loss, accuracy = curves(epochs) if len(epochs) > 1 else (None, None)
+    percent = None
+    if job.state == "done":
+        percent = "100"
+    elif job.share is not None and job.state != "queued":
+        percent = f"{100 * job.share:.1f}"
+    return JobPanel(
+        id=job.id,
+        title=job.title,
+        state=_SAID.get(job.state, job.state),
+        level=_LEVELS.get(job.state, "note"),
+        note=_note(job),
+        percent=percent,
+        steps=f"{job.done} of {job.total}" if job.total and job.state == "running" else "",
+        left=_left(job),
+        run=_run(job),
+        resumes=_resumes(job),
+        active=not job.finished,
+        stopping=job.stopping,
+        loss=loss,
+        accuracy=accuracy,
+        latest=_latest(epochs[-1]) if epochs else "",
+    )
+
+
+def _left(job: JobView) -> str:
+    if job.state != "running" or job.seconds_left is None:
+        return ""
+    return f"about {duration(job.seconds_left)} left for this part"
+
+
+def _run(job: JobView) -> str:
+    if job.seconds_run is None:
+        return ""
+    spent = duration(job.seconds_run)
+    return f"{spent} so far" if job.state == "running" else f"took {spent}"
+
+
+def _note(job: JobView) -> str:
+    if job.stopping and not job.finished:
+        return "Being stopped; the step under way is the last."
+    match job.state:
+        case "queued":
+            ahead = job.ahead or 0
+            if ahead == 0:
+                return "It begins in a moment."
+            return f"{ahead} job{'s' if ahead != 1 else ''} before it."
+        case "running":
+            return _sentence(job.note or "under way")
+        case "done":
+            return "It is saved."
+        case "cancelled":
+            return "It was cancelled and has left nothing behind."
+    return _sentence(job.problem or "It ended before it was done.")
+
+
+def _resumes(job: JobView) -> str:
+    if job.resumes is None or job.state in ("done", "cancelled"):
+        return ""
+    if job.finished and job.resumes in (job.problem or ""):  # the note has just said from where
+        return "It ends with the same numbers as if it had not been interrupted."
+    if job.finished:
+        return f"Resumed, it goes on from {job.resumes} and ends with the same numbers."
+    return f"An interrupted job is gone on with here, from {job.resumes}."
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _latest(epoch: Mapping[str, float]) -> str:
+    parts = [f"epoch {epoch['epoch']:g}", f"training loss {epoch['train_loss']:.3f}"]
+    if epoch.get("valid_loss") is not None:
+        parts.append(f"validation loss {epoch['valid_loss']:.3f}")
+    if epoch.get("valid_accuracy") is not None:
+        parts.append(f"validation accuracy {100 * epoch['valid_accuracy']:.0f}\u202f%")
+    return ", ".join(parts)
+
+
+def duration(value: float) -> str:
+    """A time span as people say it; never more exact than it can be."""
+    if value < 1.5:
+        return "a second"
+    if value < 90:
+        return f"{value:.0f} seconds"
+    if value < 5400:
+        return f"{value / 60:.0f} minutes"
+    return f"{value / 3600:.1f} hours"

@@ -1,0 +1,295 @@
+"""Maps as files: JSON, CSV, NPZ, one HTML page, SVG and PNG; and the numbers read back out of each.
+
+Every file carries the provenance line for people, and inside it all settings and the coordinates,
+so that `lexiscope verify` can draw the map anew from the file alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from app.maps.answers import border_sentence, painted
+from app.maps.files import embed as map_embed
+from app.maps.files import html as map_html
+from app.maps.files import picture as map_picture
+from app.maps.files.drawing import KINDS, Paint, Sheet, packed, provenance, unpacked
+from app.web import export
+from engine.errors import ArtifactError, OptionError
+from engine.maps import Colour, Map, Quality
+
+Format = Literal["json", "csv", "npz", "html", "svg", "png"]
+FORMATS: Final[tuple[Format, ...]] = ("json", "csv", "npz", "html", "svg", "png")
+MEDIA: Final[Mapping[Format, str]] = {
+    "json": "application/json",
+    "csv": "text/csv; charset=utf-8",
+    "npz": "application/octet-stream",
+    "html": "text/html; charset=utf-8",
+    "svg": "image/svg+xml",
+    "png": "image/png",
+}
+LARGEST_FILE = 512 * 2**20
+"""Bytes of a file that is read back."""
+_SETTINGS = "Settings: "
+_DAMAGED = (
+    ValueError, LookupError, TypeError, OSError, EOFError, RecursionError, NotImplementedError,
+    csv.Error, struct.error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
+"""What readers raise about bytes that are not what they should be."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A map with what a picture says about it."""
+
+    map: Map
+    colour: Colour | None
+    quality: Quality | None
+
+    def sheet(self) -> Sheet:
+        """What is drawn, in plain values."""
+        drawn = self.map
+        badge = self.quality.sentence if self.quality else ""
+        return Sheet(
+            title=drawn.title,
+            said=tuple(one for one in (badge, self._chosen(), *drawn.warnings) if one),
+            foot=provenance(drawn),
+            places=drawn.border.clipped,
+            kinds=drawn.points.kind,
+            rows=drawn.points.row,
+            outside=drawn.border.outside,
+            ranges=tuple((low, high) for low, high in drawn.border.range),
+            axis_titles=drawn.axis_names,
+            label=drawn.points.label,
+            words=_words(drawn),
+            paint=self._paint(),
+        )
+
+    def _chosen(self) -> str:
+        """Which points these are, how much of them the picture shows, and what it cannot show."""
+        drawn = self.map
+        parts = [f"On the map: {drawn.how_chosen}"]
+        if drawn.variance_shown is not None:
+            share = f"{100 * drawn.variance_shown:.1f} %"
+            parts.append(f"It shows {share} of the variance of {drawn.variance_of}")
+        if drawn.noise_floor is not None:
+            parts.append(
+                f"Between two seeds a point moves by {drawn.noise_floor:.2f} map radii (median)"
+            )
+        parts += [drawn.blind_to, border_sentence(drawn)]
+        return " ".join(f"{one.rstrip('.')}." for one in parts if one)
+
+    def _paint(self) -> Paint | None:
+        return painted(self.colour) if self.colour else None
+
+
+def _words(drawn: Map) -> npt.NDArray[np.bool_]:
+    """Tokens that are whole words of three letters or more."""
+    points = drawn.points
+    vocabulary = points.vocabulary
+    out = np.zeros(len(points), dtype=np.bool_)
+    for index in np.flatnonzero(points.kind <= KINDS.index("alone")):
+        token = int(points.row[index])
+        text = vocabulary.texts[token]
+        whole = text[:1] == " " and text[1:].isalpha() and len(text) > 3
+        out[index] = whole and vocabulary.words[token]
+    return out
+
+
+# Writing
+
+
+def write(drawing: Drawing, format: Format, look: map_picture.Look | None = None) -> bytes:
+    """The map as the bytes of a file.
+
+    Args:
+        drawing: the map; its colour and its quality matter for HTML and pictures only.
+        format: of the file.
+        look: of a picture; None: as usual.
+    """
+    drawn = drawing.map
+    match format:
+        case "json":
+            return export.document(drawn)
+        case "csv":
+            return table(drawn, drawn.rows())
+        case "npz":
+            return archive(drawn)
+        case "html":
+            return map_html.page(drawing.sheet(), numbers(drawn))
+        case "svg" | "png":
+            look = look or map_picture.Look(format=format)
+            return map_picture.draw(drawing.sheet(), look, numbers(drawn))
+
+
+def settings(drawn: Map) -> dict[str, Any]:
+    """All that decides the numbers, without them."""
+    return cast(dict[str, Any], export.without_clock(drawn.header()))
+
+
+def numbers(drawn: Map) -> bytes:
+    """Settings and coordinates in compact JSON, for files that hold them unseen."""
+    points = drawn.points
+    return export.dumps(
+        {
+            "meta": settings(drawn),
+            "shape": [drawn.n, drawn.dims],
+            "coordinates": packed(drawn.coordinates.astype("<f4")),
+            "kind": packed(points.kind.astype("<u1")),
+            "row": packed(points.row.astype("<i4")),
+        }
+    )
+
+
+def table(drawn: Map, rows: Iterable[Mapping[str, object]]) -> bytes:
+    """Points of a map as CSV; the first line says where they come from and holds all settings."""
+    # ASCII only, so that no character of it needs the care that cells get.
+    held = json.dumps(settings(drawn), ensure_ascii=True, separators=(",", ":"))
+    return export.table(f"{provenance(drawn)}. {_SETTINGS}{held}", rows)
+
+
+def archive(drawn: Map) -> bytes:
+    """The map for NumPy: ``np.load`` reads it without pickle."""
+    points, border = drawn.points, drawn.border
+    ids = np.array([-1 if points.id(i) is None else points.id(i) for i in range(drawn.n)])
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "coordinates": np.asarray(drawn.coordinates, dtype=np.float32),
+        "drawn": np.asarray(border.clipped, dtype=np.float32),
+        "outside": np.asarray(border.outside),
+        "kind": points.kind,
+        "kinds": np.array(KINDS),
+        "row": points.row,
+        "id": ids.astype(np.int32),
+        "label": np.array([points.label(i) for i in range(drawn.n)]),
+        "meta": np.array(export.dumps(settings(drawn)).decode()),
+        "provenance": np.array(provenance(drawn)),
+    }
+    out = io.BytesIO()
+    # numpy.savez would write the time of day into the file.
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, array in arrays.items():
+            held = io.BytesIO()
+            np.lib.format.write_array(held, array, allow_pickle=False)
+            entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            file.writestr(entry, held.getvalue())
+    return out.getvalue()
+
+
+# Reading back
+
+
+def read(body: bytes) -> dict[str, Any]:
+    """The settings and coordinates of a map out of a file that `write` made.
+
+    Returns:
+        What `engine.maps.verify` takes: the document of the JSON, or ``meta`` (the settings as
+        JSON text), ``coordinates``, ``kind`` and ``row``.
+
+    Raises:
+        ArtifactError: the file is no map of ours, or damaged.
+    """
+    if len(body) > LARGEST_FILE:
+        raise ArtifactError(
+            f"the file has {len(body):,} bytes and at most {LARGEST_FILE:,} are read; verify the "
+            "NPZ of this map, which is smaller."
+        )
+    try:
+        found = _read(body)
+    except _DAMAGED as error:
+        raise ArtifactError(
+            f"the file is damaged or not written by Lexiscope ({type(error).__name__}); export the "
+            "map again."
+        ) from None
+    if found is None:
+        raise ArtifactError(
+            "the file holds no map; verify takes the JSON, CSV, NPZ, HTML, SVG and PNG files that "
+            "lexiscope map and the map page write."
+        )
+    return found
+
+
+def _read(body: bytes) -> dict[str, Any] | None:
+    if body.startswith(b"PK\x03\x04"):
+        return _from_archive(body)
+    if body.startswith(b"\x89PNG"):
+        return _from_numbers(map_embed.png_numbers(body))
+    start = body[:4096].lstrip(b"\xef\xbb\xbf \r\n").lower()
+    if start.startswith(b"<!doctype html"):
+        return _from_numbers(map_html.numbers(body))
+    if start.startswith((b"<?xml", b"<svg")):
+        return _from_numbers(map_embed.svg_numbers(body))
+    if start.startswith(b"{"):
+        value = orjson.loads(body)
+        return value if isinstance(value, dict) and "options" in value else None
+    return _from_table(body)
+
+
+def _from_numbers(data: bytes) -> dict[str, Any] | None:
+    if not data:
+        return None
+    value = orjson.loads(data)
+    return {
+        "meta": json.dumps(value["meta"]),
+        "coordinates": unpacked(value["coordinates"], "<f4").reshape(value["shape"]),
+        "kind": unpacked(value["kind"], "<u1"),
+        "row": unpacked(value["row"], "<i4"),
+    }
+
+
+def _from_archive(body: bytes) -> dict[str, Any] | None:
+    with zipfile.ZipFile(io.BytesIO(body)) as file:
+        if sum(one.file_size for one in file.infolist()) > LARGEST_FILE:
+            raise ValueError("it unpacks to too much")
+    with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+        if "meta" not in arrays.files:
+            return None
+        found = {name: arrays[name] for name in ("coordinates", "kind", "row")}
+        return {**found, "meta": str(arrays["meta"][()])}
+
+
+def _from_table(body: bytes) -> dict[str, Any] | None:
+    csv.field_size_limit(2**31 - 1)
+    lines = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""))
+    first = next(lines, [])
+    if len(first) != 1 or _SETTINGS not in first[0]:
+        return None
+    settings, _ = json.JSONDecoder().raw_decode(first[0].split(_SETTINGS, 1)[1])
+    names = next(lines, [])
+    kind, row = names.index("kind"), names.index("row")
+    axes = [names.index(one) for one in "xyz" if one in names]
+    rows = [line for line in lines if line]
+    coordinates = [[float(line[i] or "nan") for i in axes] for line in rows]
+    return {
+        "meta": json.dumps(settings),
+        "coordinates": np.array(coordinates, dtype=np.float32).reshape(len(rows), len(axes)),
+        "kind": np.array([KINDS.index(line[kind]) for line in rows], dtype=np.uint8),
+        "row": np.array([int(line[row]) for line in rows], dtype=np.int32),
+    }
+
+
+def format_of(name: str) -> Format:
+    """The format that a file's ending names.
+
+    Raises:
+        OptionError: another ending.
+    """
+    ending = name.rpartition(".")[2].lower() if "." in name else ""
+    for one in FORMATS:
+        if ending == one:
+            return one
+    raise OptionError(
+        f"the file's name must end in .{', .'.join(FORMATS[:-1])} or .{FORMATS[-1]}; "
+        "its ending says what is written."
+    )

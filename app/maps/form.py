@@ -1,0 +1,362 @@
+"""What a reader can set on the Map page, and what to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request
+
+from app.maps.calibrated import SavedChoice
+from app.maps.panels import LinkTo
+from app.maps.question import PROMPT
+from app.model.explorer import ModelFacts
+from app.trace.words import FRAMES, Choice
+from app.web.rendering import link
+from engine.calibration.labelled.tasks import example_sets
+
+if TYPE_CHECKING:
+    from app.maps.question import MapQuery
+
+VOCABULARIES = (
+    ("bases", "bases", "One fixed point per token: what the head would have to see."),
+    ("alone", "alone", "Each token's own state at this layer, as a text of one token."),
+    ("none", "none", "Only states."),
+)
+PROJECTIONS = (
+    ("shared", "shared", "PCA of the bases, once, for all layers: exact, and movement is "
+     "movement."),
+    ("selection", "selection", "PCA of the selected bases alone: the best plane for a few words."),
+    ("layer", "per layer", "PCA of each layer, turned onto the bases: its shape, no movement."),
+    ("umap", "UMAP", "For finding groups; a job of about half a minute."),
+    ("axes", "by axes", "Each axis is one token minus another."),
+)  # fmt: skip
+PREPROCESSINGS = (
+    ("unit", "unit length"),
+    ("raw", "raw"),
+    ("centred", "centred"),
+    ("standardised", "standardised"),
+)
+COLOURS = (
+    ("class", "kind of token"),
+    ("norm", "length"),
+    ("leverage", "leverage"),
+    ("prediction", "nearest basis"),
+    ("label", "label"),
+    ("distortion", "distortion of this picture"),
+    ("kind", "kind of point"),
+    ("token_id", "token id"),
+)
+TEXTS: tuple[tuple[str, str], ...] = (
+    ("", "none"),
+    ("topics", "topics"),
+    ("sentiment", "sentiment"),
+)
+
+
+FIRST_LABEL = "Words of a kind"
+FIRST_LOOK = (
+    "Each dot is a word's basis: the vector that a state must point along for the model to say it."
+    " Nobody told the model which words are animals and which are months."
+)
+BEFORE_LABEL = "Before and after calibration"
+BEFORE_LOOK = (
+    "Left the texts as the model has them, right after the calibration, in one frame: the plane"
+    " through the bases of the labels."
+)
+
+
+@dataclass(frozen=True)
+class MapForm:
+    """The switches as they stand."""
+
+    prompt: str
+    max_characters: int
+    vocabularies: tuple[Choice, ...]
+    projections: tuple[Choice, ...]
+    dims: tuple[Choice, ...]
+    preprocessings: tuple[Choice, ...]
+    compares: tuple[Choice, ...]
+    compare_prompt: str
+    select: str
+    texts: tuple[Choice, ...]
+    frames: tuple[Choice, ...]
+    states: tuple[Choice, ...]
+    axes: str
+    neighbours: int
+    min_dist: float
+    principal: int
+    calibrations: tuple[Choice, ...]
+    """Empty where none is saved."""
+    seed: int
+    bos: tuple[Choice, ...]
+    has_bos: bool
+    has_chat: bool
+    chat: bool
+    changed: int
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What changes how the map is looked at, not which map it is."""
+
+    layer: int
+    last: int
+    layered: bool
+    """Whether anything on the map differs from layer to layer."""
+    colours: tuple[Choice, ...]
+    hidden: tuple[tuple[str, str], ...]
+    find: str
+    regex: bool
+    flat: bool
+
+
+@dataclass(frozen=True)
+class ExampleChip:
+    """A map worth a first look."""
+
+    label: str
+    href: str
+    look: str
+    current: bool
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A picture that takes long and is not there yet."""
+
+    title: str
+    sentence: str
+    warning: str
+    action: str
+    instead: str
+
+
+WORDS: tuple[tuple[str, str], ...] = (
+    ("animals", "dog cat horse bird fish cow sheep pig lion bear"),
+    ("numbers", "two three four five six seven eight nine ten"),
+    ("months", "January February March April June July August September October"),
+    ("family", "mother father sister brother daughter son wife husband uncle aunt cousin"),
+    ("places", "France Germany England Italy Spain Russia China Japan India America Africa Europe"),
+)
+"""Everyday words that a first visit draws, those of them that are single tokens of the model."""
+LEAST_WORDS, LEAST_GROUPS = 4, 3
+
+
+def first_view(words: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The state of the page at a first visit.
+
+    Args:
+        words: of each group those that the model's vocabulary holds.
+    """
+    groups = {name: some for name, some in words.items() if len(some) >= LEAST_WORDS}
+    if len(groups) < LEAST_GROUPS:
+        return {"prompt": PROMPT}
+    select = ";".join(f"{name}={','.join(some)}" for name, some in groups.items())
+    return {"prompt": "", "select": f"words:{select}", "projection": "selection", "colour": "label"}
+
+
+EXAMPLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+    (
+        "A text among all tokens",
+        "All tokens of the vocabulary, and a text as a line among them. Two axes show little of so"
+        " many directions: the sentence above the map says how little.",
+        {"prompt": PROMPT},
+    ),
+    (
+        "Layer by layer",
+        "Press play under “Layer”: the states begin at the embedding and end where the head reads.",
+        {"prompt": PROMPT, "layer": 0},
+    ),
+    (
+        "Near the answer",
+        "The 300 bases nearest to the state from which the next token is predicted.",
+        {"prompt": PROMPT, "select": "near:300", "projection": "selection"},
+    ),
+    (
+        f"{len(example_sets()['topics'].texts)} sentences by topic",
+        "Each diamond is a sentence, at the place where the model would name its topic; colours are"
+        " the true topics, which it was never shown. Where they mix, it does not tell them apart:"
+        " that is what a calibration changes.",
+        {"vocabulary": "none", "prompt": "", "texts": "topics", "colour": "label",
+         "projection": "layer"},
+    ),
+    (
+        "Two layers",
+        "The same text at the last layer and in the middle; hovering one lights the other.",
+        {"prompt": PROMPT, "compare": "layer:4"},
+    ),
+    (
+        "Concept axes",
+        "To the right: more “king” than “girl”. Upwards: more “red” than “old”.",
+        {"prompt": PROMPT, "projection": "axes", "axes": " king- girl, red- old"},
+    ),
+    (
+        "3-D",
+        "Drag to turn it. Selecting with box and lasso works in two dimensions.",
+        {"prompt": PROMPT, "dims": 3},
+    ),
+)  # fmt: skip
+
+
+def choices(table: Sequence[tuple[str, ...]], chosen: str) -> tuple[Choice, ...]:
+    """A row of (value, label[, help]) as choices."""
+    return tuple(
+        Choice(row[0], row[1], row[0] == chosen, row[2] if len(row) > 2 else "") for row in table
+    )
+
+
+def form_of(query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]) -> MapForm:
+    """The form as the query leaves it.
+
+    Args:
+        query: what was asked.
+        facts: of the model.
+        saved: the calibrations that can be switched on.
+    """
+    more = ("select", "frame", "state", "axes", "compare_prompt", "neighbours",
+            "min_dist", "principal", "calibration", "seed", "bos", "chat")  # fmt: skip
+    fields = type(query).model_fields
+    changed = sum(getattr(query, name) != fields[name].default for name in more)
+    texts = TEXTS
+    if query.texts and query.texts not in dict(TEXTS):
+        texts = (*TEXTS, (query.texts, "your own set"))
+    return MapForm(
+        prompt=query.prompt or "",
+        max_characters=2_000,
+        vocabularies=choices(VOCABULARIES, query.vocabulary),
+        projections=choices(PROJECTIONS, query.projection),
+        dims=choices((("2", "2-D"), ("3", "3-D")), str(query.dims)),
+        preprocessings=choices(PREPROCESSINGS, query.preprocessing),
+        compares=_compares(query, facts, saved),
+        compare_prompt=query.compare_prompt or "",
+        select="" if query.select == "all" else query.select,
+        texts=choices(texts, query.texts or ""),
+        frames=choices(FRAMES, query.frame),
+        states=choices((("normed", "final-normed"), ("raw", "raw")), query.state),
+        axes=query.axes or "",
+        neighbours=query.neighbours,
+        min_dist=query.min_dist,
+        principal=query.principal,
+        calibrations=_calibrations(query, saved),
+        seed=query.seed,
+        bos=choices((("auto", "as the model does"), ("yes", "yes"), ("no", "no")), query.bos),
+        has_bos=facts.has_bos,
+        has_chat=facts.has_chat_template,
+        chat=query.chat,
+        changed=changed,
+    )
+
+
+def _calibrations(query: MapQuery, saved: Sequence[SavedChoice]) -> tuple[Choice, ...]:
+    table = [(one.id, one.name) for one in saved]
+    if query.calibration and query.calibration not in dict(table):
+        table.append((query.calibration, "not there"))
+    return choices([("", "none"), *table], query.calibration or "") if table else ()
+
+
+def _compares(
+    query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]
+) -> tuple[Choice, ...]:
+    """What the second picture may be."""
+    table = [("", "nothing")]
+    table += [(f"calibration:{one.id}", f"before / after calibration: {one.name}") for one in saved]
+    table += [(f"layer:{layer}", f"layer {layer}") for layer in range(facts.layers)]
+    table += [("prompt", "another text (under More settings)")]
+    for name, label, options in (
+        ("projection", "picture", PROJECTIONS[:4]),
+        ("state", "state", (("normed", "final-normed"), ("raw", "raw"))),
+        ("preprocessing", "preprocessing", PREPROCESSINGS),
+        ("frame", "frame", FRAMES),
+    ):
+        table += [
+            (f"{name}:{row[0]}", f"{label}: {row[1]}")
+            for row in options
+            if row[0] != getattr(query, name)
+        ]
+    if query.projection == "umap":
+        table.append((f"seed:{query.seed + 1}", "another seed of the same data"))
+    if query.compare and query.compare not in dict(table):
+        table.append((query.compare, query.compare.replace(":", ": ")))
+    return choices(table, query.compare or ("prompt" if query.compare_prompt else ""))
+
+
+def bar_of(query: MapQuery, meta: Mapping[str, Any], facts: ModelFacts, to: LinkTo) -> Bar:
+    """The row above the pictures."""
+    kinds = {run["kind"] for run in meta["kinds"]}
+    table = [
+        row
+        for row in COLOURS
+        if (row[0] != "label" or "text" in kinds or "=" in query.select)
+        and (row[0] != "kind" or len(kinds) > 1)
+    ]
+    if query.colour not in dict(table):
+        table.append((query.colour, query.colour))
+    state = query.model_dump(exclude_defaults=True, exclude={"find", "regex", "panel"})
+    if not query.prompt:
+        state["prompt"] = ""
+    return Bar(
+        layer=meta["layer"],
+        last=facts.layers - 1,
+        layered=kinds != {"basis"},
+        colours=choices(table, query.colour),
+        hidden=tuple(
+            (name, str(value).lower() if isinstance(value, bool) else str(value))
+            for name, value in state.items()
+        ),
+        find=query.find or "",
+        regex=query.regex,
+        flat=meta["dims"] == 2,
+    )
+
+
+def examples_of(
+    request: Request, query: MapQuery, first: Mapping[str, Any], saved: Sequence[SavedChoice]
+) -> tuple[ExampleChip, ...]:
+    """The examples as links; the one that is shown is marked.
+
+    Args:
+        request: for links.
+        query: what is shown.
+        first: of `first_view`.
+        saved: calibrations; the one that is shown, or the newest, is offered.
+    """
+    table = list(EXAMPLES)
+    if "select" in first:
+        table.insert(0, (FIRST_LABEL, FIRST_LOOK, first))
+    chips = [
+        ExampleChip(label, link(request, "/map", **state), look, _same(query, state))
+        for label, look, state in table
+    ]
+    if saved:
+        shown = query.compared_calibration
+        mine = shown in {one.id for one in saved}
+        place = f"/map/calibration/{shown if mine else saved[0].id}"
+        chips.insert(1, ExampleChip(BEFORE_LABEL, link(request, place), BEFORE_LOOK, mine))
+    return tuple(chips)
+
+
+def _same(query: MapQuery, state: Mapping[str, Any]) -> bool:
+    passing = {"point", "of", "find", "regex", "panel"}
+    now = query.model_dump(exclude=passing)
+    return now == type(query).model_validate(dict(state)).model_dump(exclude=passing)
+
+
+def waiting_of(action: str, sentence: str, instead: str) -> Waiting:
+    """What stands in place of a UMAP that has not been computed.
+
+    Args:
+        action: where a form starts it.
+        sentence: what is missing.
+        instead: a link to a picture that is drawn at once.
+    """
+    return Waiting(
+        title="This picture is not computed yet",
+        sentence=sentence[:1].upper() + sentence[1:],
+        warning="UMAP takes from a few seconds to a minute, beside everything else; the picture is"
+        " kept, and comes back at once the next time. It is good for finding groups: gaps, sizes"
+        " and distances between groups mean nothing on it.",
+        action=action,
+        instead=instead,
+    )

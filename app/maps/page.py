@@ -1,0 +1,260 @@
+"""The Map page: a latent space to look at, with the evidence for what the picture says.
+
+One view answers the page and every part of it: the same query, the same context. The whole state is
+the query string. The points themselves are fetched by the page's script from ``/api/v1/map``; where
+there is no script, a still picture of the same map stands in their place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Form, Path, Query, Request
+from fastapi.responses import HTMLResponse
+from starlette.responses import RedirectResponse, Response
+
+from app.maps.api import MapQuestion, download, link_path, options_of
+from app.maps.calibrated import before_and_after, saved_choices
+from app.maps.form import (
+    WORDS,
+    Bar,
+    ExampleChip,
+    MapForm,
+    Waiting,
+    examples_of,
+    first_view,
+    form_of,
+    waiting_of,
+)
+from app.maps.panels import (
+    Badge,
+    FoundPanel,
+    Panel,
+    PointPanel,
+    SelectedPanel,
+    badge_of,
+    selected_panel,
+)
+from app.maps.parts import MapExport, changes_part, layers_part, linker, outline, parts
+from app.maps.question import MapQuery, drawn_at_once
+from app.maps.service import MapService, start_umap
+from app.maps.tables import ChangesPanel, LayersPanel
+from app.method.page import TERMS, Term
+from app.web.dependencies import ExplorerDep, JobsDep
+from app.web.questions import ask
+from app.web.rendering import link, render
+from engine.errors import (
+    ArtifactError,
+    InputError,
+    LexiscopeError,
+    NonFiniteError,
+    OptionError,
+)
+from engine.maps import MapNotReady
+
+router = APIRouter(include_in_schema=False)
+
+SELECTED = 300
+"""Rows of a selection that the page lists."""
+
+
+@dataclass(frozen=True)
+class MapPage:
+    """What ``map/page.html`` shows."""
+
+    form: MapForm
+    examples: tuple[ExampleChip, ...]
+    look: str
+    terms: dict[str, Term]
+    problem: str | None = None
+    waiting: Waiting | None = None
+    bar: Bar | None = None
+    panels: tuple[Panel, ...] = ()
+    point: PointPanel | None = None
+    found: FoundPanel | None = None
+    selected: SelectedPanel | None = None
+    changes: ChangesPanel | None = None
+    layers: LayersPanel | None = None
+    export: MapExport | None = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a fragment of the page shows."""
+
+    terms: dict[str, Term]
+    trust: Badge | None = None
+    """Not called badge: that is the mark of the self-check at the head of every page."""
+    changes: ChangesPanel | None = None
+    layers: LayersPanel | None = None
+    selected: SelectedPanel | None = None
+
+
+@router.get("/map", response_class=HTMLResponse)
+async def map_page(request: Request, explorer: ExplorerDep) -> Response:
+    """The map; a mistake is a sentence in the picture's place."""
+    facts = explorer.facts()
+    first = first_view(await MapService(explorer).everyday(request, WORDS))
+    if not request.query_params:
+        return RedirectResponse(link(request, "/map", **first), 303)
+    query, mistake = ask(MapQuery, request)
+    saved = await saved_choices(request)
+    examples = examples_of(request, query, first, saved)
+    begun = partial(
+        MapPage,
+        form=form_of(query, facts, saved),
+        examples=examples,
+        look=next((one.look for one in examples if one.current), ""),
+        terms=dict(TERMS),
+    )
+    try:
+        if mistake is not None:
+            raise OptionError(mistake)
+        context = begun(**await parts(request, explorer, query))
+    except MapNotReady as error:
+        instead = linker(request, query)(**drawn_at_once(query))
+        action = linker(request, query, "/map/umap")(prompt=query.prompt or "")
+        context = begun(waiting=waiting_of(action, str(error), instead))
+    except (ArtifactError, InputError, NonFiniteError) as error:
+        context = begun(problem=str(error))
+    status = 200 if context.problem is None else 422
+    return render(request, "maps/page.html", context, fragment="maps/_result.html", status=status)
+
+
+@router.get("/map/calibration/{id_}")
+async def calibration(
+    request: Request, id_: Annotated[str, Path(max_length=40)], explorer: ExplorerDep
+) -> Response:
+    """The map on which a saved calibration is best seen, before and after."""
+    explorer.facts()
+    return RedirectResponse(link(request, "/map", **await before_and_after(request, id_)), 303)
+
+
+# ---- the parts that are asked for by themselves ----
+
+
+class KeyedQuery(MapQuery):
+    """A picture's map and which of the two it is."""
+
+    key: Literal["a", "b"] = "a"
+
+
+def _api(query: MapQuery, request: Request) -> MapQuery:
+    """Parts are asked for by the map's own fields: no text there means none."""
+    return query if "prompt" in request.query_params else query.model_copy(update={"prompt": None})
+
+
+@router.get("/map/quality", response_class=HTMLResponse)
+async def quality(
+    request: Request, query: Annotated[KeyedQuery, Query()], explorer: ExplorerDep
+) -> HTMLResponse:
+    """The badge of a picture."""
+    question = _api(query, request).question()
+    fields = question.link_fields()
+    empty = Badge(query.key, link(request, "/map/quality", **fields, key=query.key), "")
+    try:
+        found = await MapService(explorer).quality(request, await options_of(request, question))
+        badge = badge_of(found.to_dict(), empty)
+    except LexiscopeError as error:
+        badge = badge_problem(empty, str(error))
+    return render(request, "maps/badge.html", _Part(dict(TERMS), trust=badge),
+                  fragment="maps/_badge.html")  # fmt: skip
+
+
+def badge_problem(empty: Badge, sentence: str) -> Badge:
+    """A badge that says why nothing could be measured."""
+    return Badge(empty.key, empty.load, empty.href, sentence=sentence, weak=True,
+                 caption="Nothing was measured.")  # fmt: skip
+
+
+@router.get("/map/layers", response_class=HTMLResponse)
+async def layers(
+    request: Request, query: Annotated[MapQuery, Query()], explorer: ExplorerDep
+) -> HTMLResponse:
+    """How alike the layers are."""
+    query = _api(query, request).model_copy(update={"panel": "layers"})
+    options = await options_of(request, query.question())
+    to = linker(request, query)
+    panel = await layers_part(request, MapService(explorer), query, options, to)
+    return render(request, "maps/layers.html", _Part(dict(TERMS), layers=panel),
+                  fragment="maps/_layers.html")  # fmt: skip
+
+
+@router.get("/map/changes", response_class=HTMLResponse)
+async def changes(
+    request: Request, query: Annotated[MapQuery, Query()], explorer: ExplorerDep
+) -> HTMLResponse:
+    """What moved between two layers."""
+    query = _api(query, request).model_copy(update={"panel": "changes"})
+    options = await options_of(request, query.question())
+    to = partial(linker(request, query), panel=None)
+    panel = await changes_part(request, MapService(explorer), query, options, to)
+    return render(request, "maps/changes.html", _Part(dict(TERMS), changes=panel),
+                  fragment="maps/_changes.html")  # fmt: skip
+
+
+Polygon = Annotated[str, Form(max_length=20_000, pattern=r"^[-+0-9.eE, ]+$")]
+
+
+def corners(text: str) -> tuple[tuple[float, float], ...]:
+    """A polygon as the page sends it: ``x,y x,y x,y``.
+
+    Raises:
+        OptionError: it is none.
+    """
+    try:
+        found = [tuple(float(v) for v in pair.split(",")) for pair in text.split()]
+    except ValueError:
+        found = []
+    if not 3 <= len(found) <= 500 or any(len(pair) != 2 for pair in found):
+        raise OptionError("an outline has 3 to 500 corners, each written x,y.")
+    return tuple((pair[0], pair[1]) for pair in found)
+
+
+@router.post("/map/selected", response_class=HTMLResponse)
+async def selected(
+    request: Request, query: Annotated[MapQuestion, Query()], polygon: Polygon,
+    explorer: ExplorerDep,
+) -> HTMLResponse:  # fmt: skip
+    """The points inside an outline."""
+    page = MapQuery.model_validate(query.model_dump())
+    panel = outline(request, page)
+    answer = await MapService(explorer).select(
+        request, await options_of(request, query), corners(polygon), SELECTED
+    )
+    panel = selected_panel(answer, linker(request, page), panel, polygon)
+    return render(request, "maps/_selected.html", _Part(dict(TERMS), selected=panel))
+
+
+@router.post("/map/selected.csv")
+async def selected_csv(
+    request: Request, query: Annotated[MapQuestion, Query()], polygon: Polygon,
+    explorer: ExplorerDep,
+) -> Response:  # fmt: skip
+    """All of them as a table."""
+    options = await options_of(request, query)
+    body = await MapService(explorer).selected_table(request, options, corners(polygon))
+    return download(body, "csv", options)
+
+
+@router.post("/map/umap")
+async def umap(
+    request: Request, query: Annotated[MapQuery, Query()], explorer: ExplorerDep, jobs: JobsDep
+) -> Response:
+    """Start the job of the page's UMAP picture that is not there yet and go to where it can be
+    watched; with both pictures there, go back to the page, as it was set."""
+    query = _api(query, request)
+    here = linker(request, query)()
+    own, beside = query.question(), query.beside()
+    slow = [one for one in (own, beside) if one is not None and one.projection == "umap"]
+    for one in slow or [own]:
+        options = await options_of(request, one)
+        job = await start_umap(request, explorer, jobs, options, link_path(one))
+        if job is not None:
+            # Others may wait for the same picture on pages that are set otherwise.
+            back = urlsplit(here).query
+            return RedirectResponse(link(request, f"/jobs/{job.id}", back=back), 303)
+    return RedirectResponse(here, 303)

@@ -1,0 +1,1 @@
+"""Each formula with its meaning, its source and its code: the page Method."""

@@ -1,0 +1,317 @@
+"""The formulas of the Method page: what each means, where it comes from, which code computes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PAPER = "arXiv 2401.16184"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One formula. The formula itself stands in the template, where HTML belongs."""
+
+    key: str
+    title: str
+    meaning: str
+    source: str
+    ours: bool
+    """Whether it is our reconstruction or derivation, not the paper's."""
+    code: tuple[tuple[str, str], ...]
+    """(module of the engine, name in it)."""
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        "output",
+        "Semantic bases, output side",
+        "The one-hot vector of token i is read as logits and taken back through the head by its "
+        "Moore–Penrose inverse. With the frame operator G this is one small solve per token, and "
+        "no second copy of the vocabulary is ever held.",
+        f"{PAPER}, §3.1 and App. B.1; the form with G is derived here",
+        False,
+        (("frames.decomposition", "decompose"), ("frames.frame", "build_frame")),
+    ),
+    Entry(
+        "input",
+        "Semantic bases, input side",
+        "The row of the embedding table, as the first block receives it.",
+        f"{PAPER}, App. B.1 (“general semantic basis”)",
+        False,
+        (("frames.frame", "build_frame"),),
+    ),
+    Entry(
+        "tight",
+        "Tight frame, raw head rows, random control",
+        "The tight frame lies half-way between head rows and bases. The raw rows are what a logit "
+        "lens uses. The random frame has the same lengths and no meaning: whatever it scores is "
+        "what chance scores.",
+        "ours (frame theory)",
+        True,
+        (("frames.frame", "build_frame"), ("frames.frame", "Frame")),
+    ),
+    Entry(
+        "cosine",
+        "Similarity logits",
+        "The score of token i is the cosine between the state and its basis, so the state's length "
+        "plays no part. The whole vocabulary needs one product with the head.",
+        f"{PAPER}, §3.2, Algorithm 1",
+        False,
+        (("reading.similarity", "scores"), ("reading.read", "read")),
+    ),
+    Entry(
+        "l2",
+        "Squared distance",
+        "Minus the squared Euclidean distance, so that larger is nearer here as well.",
+        f"{PAPER}, early version (“distance-based similarities”)",
+        False,
+        (("reading.similarity", "scores"),),
+    ),
+    Entry(
+        "matmul",
+        "Matrix product",
+        "The inner product with the reference vector. With the raw head rows these are the model's "
+        "own logits, bias, scale and soft cap included: the logit lens.",
+        "nostalgebraist 2020 (logit lens)",
+        False,
+        (("reading.similarity", "scores"),),
+    ),
+    Entry(
+        "centred",
+        "Centring",
+        "Subtracts from each state its layer's mean over the prompt, and from each reference "
+        "vector the mean of them all.",
+        "ours",
+        True,
+        (("reading.similarity", "scores"), ("frames.frame", "Frame.centre_scores")),
+    ),
+    Entry(
+        "softmax",
+        "Probability and entropy",
+        "A softmax over the whole vocabulary at temperature T, with the log-sum-exp carried in "
+        "float32 or better.",
+        f"{PAPER}, Algorithm 1 (T = 1 there); the temperature is ours",
+        False,
+        (("reading.read", "Reading"), ("reading.read", "read")),
+    ),
+    Entry(
+        "rank",
+        "Exact rank",
+        "Counted over the whole vocabulary, chunk by chunk; never estimated from a top-k.",
+        "ours",
+        True,
+        (("reading.read", "read"),),
+    ),
+    Entry(
+        "kl",
+        "KL to the final prediction",
+        "p is the model's final distribution, q the same head on the state of layer l.",
+        "Belrose et al. 2023 (tuned lens) use the same figure",
+        False,
+        (("reading.divergence", "divergence"),),
+    ),
+    Entry(
+        "agreement",
+        "Agreement with the model",
+        "Over all positions of the prompt, at each layer. Disagreement is a finding about a "
+        "reading, not a fault of it, and the controls show what chance gives.",
+        f"ours, after {PAPER}, Table 6",
+        True,
+        (("trace.agreement", "compute_agreement"),),
+    ),
+    Entry(
+        "region",
+        "Semantic region, border, crossing",
+        "Keeping only the nearest basis cuts the space into regions. The distance to the border is "
+        "exact over the whole vocabulary.",
+        f"{PAPER}, §3.1 (fields and regions); the distance is ours",
+        True,
+        (("reading.regions", "borders"),),
+    ),
+    Entry(
+        "resolution",
+        "Exact resolution of a state into tokens",
+        "The bases are the canonical dual frame of the head rows, so every state is exactly a sum "
+        "of bases with its logits as coordinates. The shares say what each token accounts for.",
+        "ours (frame theory)",
+        True,
+        (("reading.resolution", "resolve"),),
+    ),
+    Entry(
+        "leverage",
+        "Leverage, self-logit, round trip",
+        "A basis does not give its token a logit of 1 but of h, the leverage, d/v on average: it "
+        "reproduces the one-hot's direction as well as d dimensions allow.",
+        "ours",
+        True,
+        (("frames.decomposition", "HeadDecomposition"),),
+    ),
+    Entry(
+        "figures",
+        "Figures of a frame",
+        "λ are the eigenvalues of G above the cut-off.",
+        "ours (frame theory); Penrose 1955",
+        True,
+        (
+            ("frames.decomposition", "HeadDecomposition.residuals"),
+            ("frames.decomposition", "HeadDecomposition"),
+        ),
+    ),
+    Entry(
+        "target",
+        "Similarity to the answer",
+        "y is the model's answer after this position.",
+        f"after {PAPER}, §3.2",
+        True,
+        (("trace.compute", "transitions"),),
+    ),
+    Entry(
+        "virtual",
+        "Virtual path, deviation, gain, alignment",
+        "The authors describe virtual and factual transitions (arXiv 2406.11753) without a public "
+        "formula; the straight path is the one of their neuron-patching code (arXiv 2312.05356). "
+        "What stands here is our reconstruction.",
+        "ours (reconstruction)",
+        True,
+        (("trace.compute", "transitions"),),
+    ),
+    Entry(
+        "isotropy",
+        "Local isotropy",
+        "The paper rests on latent space being locally isotropic (Cai et al. 2021). Three readings "
+        "of it, each 1 for vectors that fill all directions evenly and 0 for a cone.",
+        f"{PAPER}, §3.2 names it; the measures are ours",
+        True,
+        (("frames.isotropy", "isotropy"),),
+    ),
+    Entry(
+        "pca",
+        "Shared frame (A)",
+        "One plane for every layer, and for before and after: the two or three directions in which "
+        "the semantic bases differ most, found once, exactly, and never from the states that are "
+        "drawn. Movement on it is real movement; what happens in other directions is not seen, and "
+        "a mere change of basis between layers looks like movement.",
+        "principal component analysis; fitting it on the bases is ours",
+        True,
+        (("maps.projection", "principal_axes"), ("maps.projection", "variance_shown")),
+    ),
+    Entry(
+        "procrustes",
+        "Frame of the layer (B)",
+        "The plane that shows most of this layer's points, turned so that the bases stay as still "
+        "as they can. It shows each layer's own shape; absolute movement is taken out by "
+        "construction.",
+        "Schönemann 1966 (orthogonal Procrustes); bases as landmarks are ours",
+        True,
+        (("maps.projection", "procrustes"),),
+    ),
+    Entry(
+        "umap",
+        "UMAP (C)",
+        "Neighbours are drawn near each other, nothing else is promised: gaps, sizes and distances "
+        "between groups mean nothing. Another seed moves the points, and that movement is printed "
+        "as the noise floor beside any displacement.",
+        "McInnes, Healy, Melville 2018; the noise floor is ours",
+        False,
+        (("maps.reduction", "reduce"),),
+    ),
+    Entry(
+        "preprocessing",
+        "Before projecting",
+        "A few large dimensions can carry most of a distance. What is done about it is a visible "
+        "choice and stands in every title.",
+        "ours",
+        True,
+        (("maps.preprocessing", "treat_states"), ("maps.preprocessing", "moments_of_bases")),
+    ),
+    Entry(
+        "quality",
+        "How true a picture is",
+        "N and M are a point's k nearest in the model and on the map, r and s the ranks there. "
+        "Every figure stands beside the same figure of a random projection: what a picture shows "
+        "by chance.",
+        "Venna & Kaski 2001 (trustworthiness, continuity)",
+        False,
+        (("maps.quality", "measure_quality"), ("maps.quality", "distortion")),
+    ),
+    Entry(
+        "border-of-map",
+        "Points beyond the window",
+        "A first token tens of radii away is normal. It is drawn at the border, counted and "
+        "listed, never dropped.",
+        "ours",
+        True,
+        (("maps.border", "window"), ("maps.border", "draw_border")),
+    ),
+    Entry(
+        "movement",
+        "Movement between two layers",
+        "On the map: how far a point moved in radii of the picture, and how much of that its "
+        "neighbours did not share. In the model's own space: which neighbours it gained and lost.",
+        "after Sivaraman, Wu, Perer 2022 (Emblaze); relative displacement is ours",
+        True,
+        (("maps.changes", "measure_changes"), ("maps.neighbours", "jaccard")),
+    ),
+    Entry(
+        "cka",
+        "Similarity of two layers",
+        "1 where two layers arrange the same points alike up to rotation and scale. A few huge "
+        "dimensions can decide it, so it is given with and without them.",
+        "Kornblith et al. 2019 (linear CKA)",
+        False,
+        (("maps.neighbours", "linear_cka"),),
+    ),
+    Entry(
+        "module",
+        "Calibration module",
+        "A small network behind the frozen model: channels of the state are weighed, then moved. "
+        "It has 33/8·d² weights besides biases and norm.",
+        f"{PAPER}, Eq. 1, 2 and App. A.2; what its pools run over is open there",
+        False,
+        (
+            ("calibration.training.module", "CalibrationModule"),
+            ("calibration.training.module", "weight_count"),
+        ),
+    ),
+    Entry(
+        "clustering",
+        "Clustering losses",
+        "The centroids are known and fixed: the bases of the label words. Training pulls each "
+        "state to the basis of its own label; the language model never changes. sm-gt looks at "
+        "the own basis only.",
+        f"{PAPER}, §3.3 and Table 6; the temperature is ours",
+        False,
+        (
+            ("calibration.training.losses", "clustering_loss"),
+            ("calibration.training.losses", "Centroids"),
+        ),
+    ),
+    Entry(
+        "competitors",
+        "Competitors",
+        "Every method gets the same rows, the same split and the same seeds. Controls with random "
+        "bases and shuffled labels say what the machinery reaches without meaning.",
+        "Zhao et al. 2021; Khandelwal et al. 2020; Xu et al. 2023; Hu et al. 2022 (LoRA); "
+        "Liu et al. 2022 (IA3)",
+        False,
+        (
+            ("calibration.evidence.retrieval", "knn_prompting"),
+            ("calibration.evidence.retrieval", "knn_lm"),
+            ("calibration.evidence.probes", "fit_probe"),
+            ("calibration.evidence.peft_tuning", "adapt"),
+        ),
+    ),
+    Entry(
+        "intervals",
+        "Intervals and scores",
+        "Intervals are 95 % bootstraps over test rows; two methods are compared row by row. ECE is "
+        "the mean gap between confidence and accuracy over 15 bins.",
+        "Efron 1979; Guo et al. 2017 (ECE); Hubert & Arabie 1985 (ARI)",
+        False,
+        (
+            ("calibration.evidence.metrics", "bootstrap_interval"),
+            ("calibration.evidence.metrics", "paired_interval"),
+            ("calibration.evidence.metrics", "expected_calibration_error"),
+        ),
+    ),
+)

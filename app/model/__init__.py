@@ -1,0 +1,1 @@
+"""The open model as handlers see it: who asks, which one answers, the page Model."""

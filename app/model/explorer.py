@@ -1,0 +1,637 @@
+"""The explorer: the open model as the async handlers see it.
+
+Every method takes the request first, does its work on the one device thread and answers with the
+engine's own value. In between stand a cache of results (limited in bytes), one computation for
+identical requests that are under way together, admission through the bounded queue, a deadline,
+and the watch on the client: when nobody waits for a computation any more, it stops between two
+layers. Computes nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
+
+from starlette.requests import Request
+
+from app.model.cache import ResultCache, footprint, measured
+from app.model.device import DeviceThread, Job
+from app.model.open_model import ModelFacts, NotReady, Opened
+from app.model.switching import Models, State
+from app.settings import Settings
+from app.web.advice import less, seconds
+from app.web.metrics import Metrics
+from app.web.security import QUEUED_S
+from engine import LatentSpace, Limits, Trace, TraceOptions, load
+from engine.bases.frame_report import FrameReport
+from engine.bases.lookup import TokenHit
+from engine.bases.selfcheck import SelfCheck
+from engine.bases.token_basis import TokenBasis
+from engine.errors import DeadlineExceeded, TokenError
+from engine.model.prompts import Tokens
+from engine.progress import Check, no_check
+from engine.trace.agreement import Agreement
+from engine.trace.cell import Cell
+from engine.trace.curves import Curves
+from engine.trace.result import Cost
+
+T = TypeVar("T")
+P = ParamSpec("P")
+PLACES_OF_A_CLIENT = 4
+"""Of the queue, where the setting ``client_places`` is not set."""
+
+
+class ClientGone(Exception):
+    """The client closed the connection; nobody reads an answer."""
+
+
+@dataclass(frozen=True)
+class Badge:
+    """The self-check as one mark for the head of each page."""
+
+    level: Literal["ok", "fail", "wait"]
+    text: str
+    """A word or two."""
+    reason: str
+    """One sentence."""
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What a run would cost, with the tokens it was asked for."""
+
+    tokens: int
+    cost: Cost
+
+    def to_dict(self) -> dict[str, object]:
+        """As it stands in the JSON of ``/api/v1/cost``."""
+        return {
+            "tokens": self.tokens,
+            "predicted_seconds": self.cost.predicted_seconds,
+            "predicted_bytes": self.cost.predicted_bytes,
+        }
+
+
+def token_reference(text: str) -> int | str:
+    """A token as a person names it: ``#262`` is an id, anything else the token's text.
+
+    Raises:
+        TokenError: the id has more digits than any vocabulary.
+    """
+    match = re.fullmatch(r"#([0-9]+)", text)
+    if match is None:
+        return text
+    if len(match[1]) > 9:
+        raise TokenError("A token id has at most nine digits; look the token up by its text.")
+    return int(match[1])
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The engine's limits as the settings say."""
+    return Limits(
+        max_characters=settings.max_characters,
+        max_tokens=settings.max_tokens,
+        max_k=settings.max_k,
+        memory_budget_mib=settings.memory_budget_mib,
+    )
+
+
+def load_space(
+    settings: Settings,
+    check: Check = no_check,
+    tell: Callable[[str], None] = lambda words: None,
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> LatentSpace:
+    """Load the model that the settings name; slow.
+
+    Args:
+        settings: which model, and where and how it runs.
+        check: raises to stop.
+        tell: called with a few words at each phase.
+        alone: entered for the moments in which no other thread may compute.
+    """
+    return load(
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+        cache_dir=settings.cache_dir,
+        threads=threads_of(settings),
+        limits=limits_of(settings),
+        offline=settings.offline,
+        states_bytes=settings.state_cache_mib * 2**20,
+        device_map=settings.device_map,
+        check=check,
+        tell=tell,
+        alone=alone,
+    )
+
+
+def threads_of(settings: Settings) -> int:
+    """The CPU threads of the computation: the setting, or one less than there are cores."""
+    return settings.threads or max(1, _cores() - 1)
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Explorer:
+    """The app's open model, its device thread and its results."""
+
+    def __init__(self, settings: Settings, space: LatentSpace | None = None) -> None:
+        """Hold a loaded space, or none until `start` has loaded one.
+
+        Args:
+            settings: the app's settings.
+            space: a ready space (tests, notebooks); None: `start` loads the settings' model.
+        """
+        self.settings = settings
+        self.device = DeviceThread(
+            places=settings.queue_places, per_client=partial(places_of, settings)
+        )
+        self.models = Models(settings, self.device, _load, space, threads=threads_of(settings))
+        self.models.on_change = self._changed
+        self._results = ResultCache(settings.result_cache_mib * 2**20)
+        self._flights: dict[Hashable, _Flight] = {}
+
+    async def start(self) -> None:
+        """Start the device thread and begin to load the model; returns at once.
+
+        A space that was handed over ready is looked at before this returns.
+        """
+        self.device.start()
+        await self.models.start()
+
+    async def loaded(self) -> None:
+        """Wait until the model that is being opened is ready or has failed."""
+        await self.models.settled()
+
+    @property
+    def state(self) -> State:
+        """``ready`` while a model is open, also while another one is being loaded."""
+        return self.models.state
+
+    @property
+    def progress(self) -> str:
+        """One sentence for people about what is being loaded."""
+        return self.models.progress
+
+    @property
+    def failure(self) -> str | None:
+        """One sentence: why `state` is ``failed``."""
+        return self.models.failure
+
+    @property
+    def info(self) -> ModelFacts | None:
+        """The facts of the model that this request is about; None until one is ready."""
+        seen = self.models.seen
+        return None if seen is None else seen.facts
+
+    @property
+    def self_check(self) -> SelfCheck | None:
+        """What that model's self-check found; None until one is ready."""
+        seen = self.models.seen
+        return None if seen is None else seen.self_check
+
+    @property
+    def _space(self) -> LatentSpace | None:
+        return self.models.space
+
+    def metrics(self) -> Metrics:
+        """The figures of this process, of the queue and of the kept results."""
+        metrics = Metrics()
+        metrics.watch_process()
+        metrics.watch(
+            "lexiscope_work",
+            "Pieces of work for the model, by how they ended.",
+            lambda: {name: float(n) for name, n in self.device.counters.items()},
+            label="outcome",
+            counter=True,
+        )
+        metrics.watch(
+            "lexiscope_model",
+            "The queue before the model, and the results that are kept.",
+            lambda: {
+                "ready": float(self.state == "ready"),
+                "running": float(self.device.running is not None),
+                "waiting": float(self.device.waiting),
+                "places": float(self.device.places),
+                "heartbeat_age_seconds": self.device.heartbeat_age_s,
+                "results": float(len(self._results)),
+                "results_bytes": float(self._results.size),
+                "forward_passes": float(getattr(self._space, "forward_passes", 0)),
+                "switching": float(self.models.opening is not None),
+                "switches": float(self.models.switches),
+            },
+            label="what",
+        )
+        return metrics
+
+    def close(self) -> None:
+        """Stop the work and the threads."""
+        self.models.stop()
+        self.device.close()
+        self.models.close()
+
+    @property
+    def notice(self) -> str | None:
+        """A sentence that stands on each page, or None."""
+        return self.settings.notice
+
+    @property
+    def badge(self) -> Badge:
+        """The mark at the head of each page."""
+        found = self.self_check
+        if found is None and self.state != "failed":
+            return Badge("wait", "loading", self.progress)
+        if found is None:
+            return Badge("fail", "no model", self.failure or "The model could not be loaded.")
+        level: Literal["ok", "fail"] = "ok" if found.ok else "fail"
+        text = "self-check passed" if found.ok else "self-check failed"
+        return Badge(level, text, found.summary)
+
+    def facts(self) -> ModelFacts:
+        """The facts of the model, for an answer that cannot do without.
+
+        Raises:
+            NotReady: the model is being loaded.
+            ModelError: it could not be.
+        """
+        return self.models.required().facts
+
+    def checked(self) -> SelfCheck:
+        """The self-check, for an answer that cannot do without; raises as `facts` does."""
+        return self.models.required().self_check
+
+    # What the pages and the API ask for.
+
+    async def trace(self, request: Request, prompt: str, options: TraceOptions) -> Trace:
+        """A prompt through all layers."""
+        return await self._answer(request, _trace, prompt, options)
+
+    async def cell(
+        self, request: Request, prompt: str, layer: int, position: int, options: TraceOptions
+    ) -> Cell:
+        """One layer at one position, in detail."""
+        return await self._answer(request, _cell, prompt, layer, position, options)
+
+    async def agreement(self, request: Request, prompt: str, options: TraceOptions) -> Agreement:
+        """How far each geometry and frame agrees with the model's own prediction, per layer."""
+        return await self._answer(request, _agreement, prompt, options)
+
+    async def curves(
+        self,
+        request: Request,
+        prompt: str,
+        ids: tuple[int, ...] | None,
+        options: TraceOptions,
+        *,
+        position: int = -1,
+    ) -> Curves:
+        """Pinned tokens over the layers at one position; without ids, the default pins there."""
+        return await self._answer(request, _curves, prompt, ids, options, position)
+
+    async def bases(
+        self,
+        request: Request,
+        token: int | str,
+        *,
+        frame: str = "output",
+        geometry: str = "cosine",
+        k: int = 10,
+    ) -> TokenBasis:
+        """The nearest tokens of a token's basis; `token_reference` reads what a person typed."""
+        return await self._answer(request, _bases, token, frame, geometry, k)
+
+    async def frame_report(self, request: Request, name: str) -> FrameReport:
+        """What a frame is, in figures."""
+        return await self._answer(request, _frame_report, name)
+
+    async def search(self, request: Request, text: str, limit: int = 20) -> tuple[TokenHit, ...]:
+        """Tokens whose text holds these characters."""
+        return await self._answer(request, _search, text, limit)
+
+    async def tokenize(
+        self, request: Request, prompt: str, *, bos: str = "auto", chat: bool = False
+    ) -> Tokens:
+        """The prompt's tokens."""
+        return await self._answer(request, _tokenize, prompt, bos, chat)
+
+    async def predict_cost(
+        self, request: Request, prompt: str | int, options: TraceOptions
+    ) -> CostEstimate:
+        """What a trace would cost; `prompt` is the text, or a number of tokens."""
+        return await self._answer(request, _predict_cost, prompt, options)
+
+    async def document(
+        self, request: Request, writer: Callable[[Any], bytes], method: str, *arguments: Hashable
+    ) -> bytes:
+        """A result written out (JSON, CSV), on the device thread so that the loop stays free.
+
+        Args:
+            request: the request that is answered.
+            writer: result to bytes; a module-level function or a frozen value that can be called.
+            method: the name of one of the methods above.
+            arguments: what that method takes after the request, in its order.
+        """
+        opened = self.models.required()
+        call = _CALLS[method]
+        held = self._results.get((opened, call, *arguments))
+
+        def work(check: Check) -> bytes:
+            value = call(self.owned(), check, *arguments) if held is None else held
+            check()
+            return writer(value)
+
+        return await self._compute(request, (call, writer, *arguments), method, work)
+
+    async def ask(
+        self,
+        request: Request,
+        call: Callable[Concatenate[LatentSpace, Check, P], T],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> T:
+        """An engine call that has no method here.
+
+        Args:
+            request: the request that is answered.
+            call: a plain module-level function; takes the space and a check first.
+            arguments: its further arguments, each of them hashable: they are the result's name.
+            keywords: the same.
+        """
+        return await self._answer(request, call, *arguments, **keywords)
+
+    async def look(
+        self, request: Request, call: Callable[[LatentSpace, Check], T], label: str
+    ) -> T:
+        """How something stands at this moment: asked anew each time, and not kept."""
+
+        def work(check: Check) -> T:
+            return call(self.owned(), check)
+
+        return await self._compute(request, object(), label, work, keep=False)
+
+    def owned(self) -> LatentSpace:
+        """The space itself, for work that runs on the device thread.
+
+        Raises:
+            ModelChanged: the request that this is done for was about another model.
+            NotReady: no model is open.
+        """
+        return self.models.owned()
+
+    # How it is done.
+
+    async def _answer(
+        self,
+        request: Request,
+        call: Callable[Concatenate[LatentSpace, Check, P], T],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> T:
+
+        def work(check: Check) -> T:
+            return call(self.owned(), check, *arguments, **keywords)
+
+        key = (call, *arguments, *sorted(keywords.items()))
+        return await self._compute(request, key, call.__name__.strip("_"), work)
+
+    async def _compute(
+        self,
+        request: Request,
+        key: Hashable,
+        label: str,
+        work: Callable[[Check], T],
+        *,
+        keep: bool = True,
+    ) -> T:
+        """The result under this key: kept, under way already, or computed now.
+
+        The work runs in the request's context: what it asks `owned` for is the request's model.
+        """
+        opened = self.models.required()
+        key = (opened, *key) if isinstance(key, tuple) else (opened, key)
+        kept = self._results.get(key)
+        if kept is not None:
+            return cast(T, kept)
+        deadline_s = self.settings.deadline_s
+        flight = self._flights.get(key)
+        if flight is None:
+            whole = partial(measured, partial(self._of, opened, work), key[1:])
+            job = self.device.submit(
+                partial(copy_context().run, whole),
+                deadline_s=deadline_s,
+                client=client_of(request),
+                label=label,
+            )
+            flight = _Flight(job)
+            self._flights[key] = flight
+            flight.future.add_done_callback(partial(self._landed, key, flight, keep))
+        else:
+            flight.job.extend(deadline_s)
+        flight.waiters += 1
+        try:
+            value, _ = await _while_connected(request, flight.future, deadline_s)
+            return cast(T, value)
+        except DeadlineExceeded:  # here, or on the device thread, which knows no more of it
+            path = str(request.scope.get("path", ""))
+            root = str(request.scope.get("root_path", ""))
+            raise DeadlineExceeded(
+                f"The answer took longer than {seconds(deadline_s)} and was stopped; "
+                f"{less(path.removeprefix(root))}."
+            ) from None
+        finally:
+            request.scope.setdefault("state", {})[QUEUED_S] = flight.job.waited_s
+            flight.waiters -= 1
+            if flight.waiters == 0 and not flight.future.done():
+                # Out of the table first: who asks now starts afresh instead of joining a dead job.
+                self._forget(key, flight)
+                flight.job.cancel()
+
+    def _landed(
+        self, key: tuple[Any, ...], flight: _Flight, keep: bool, future: asyncio.Future[Any]
+    ) -> None:
+        self._forget(key, flight)
+        # Asking for the exception marks it as seen when no client is left to see it.
+        if not future.cancelled() and future.exception() is None:
+            value, size = future.result()
+            if keep and key[0] is self.models.current:
+                self._results.put(key, value, size)
+
+    def _forget(self, key: Hashable, flight: _Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+    def _of(self, opened: Opened, work: Callable[[Check], T], check: Check) -> T:
+        """Do the work if this model is still open; on the device thread."""
+        self.models.owned(opened)
+        return work(check)
+
+    def _changed(self) -> None:
+        """Let go of what was computed with a model that is no longer open."""
+        self._results.clear()
+
+
+def _load(
+    settings: Settings,
+    check: Check,
+    tell: Callable[[str], None],
+    alone: Callable[[], AbstractContextManager[None]],
+) -> LatentSpace:
+    return load_space(settings, check, tell, alone)
+
+
+def client_of(request: Request) -> str:
+    """Who asks, for the turns and the limit per client: the address.
+
+    Of an IPv6 address only the network (its first 64 bits), since one machine has all the rest.
+    """
+    host = request.client.host if request.client else ""
+    if ":" not in host:
+        return host
+    try:
+        address = ipaddress.IPv6Address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    if address.is_loopback:
+        return str(address)
+    return str(ipaddress.IPv6Network((address, 64), strict=False).network_address)
+
+
+def places_of(settings: Settings, client: str) -> int | None:
+    """How many requests a client may have waiting or running; None: no limit of its own."""
+    if settings.client_places is not None:
+        return settings.client_places or None
+    try:
+        is_here = ipaddress.ip_address(client).is_loopback
+    except ValueError:
+        is_here = not client
+    return None if is_here else PLACES_OF_A_CLIENT
+
+
+class _Flight:
+    """One computation and how many requests wait for it. Lives on the event loop only."""
+
+    def __init__(self, job: Job[tuple[Any, int]]) -> None:
+        self.job = job
+        self.future: asyncio.Future[tuple[Any, int]] = asyncio.wrap_future(job.future)
+        self.waiters = 0
+
+
+async def _while_connected(request: Request, future: asyncio.Future[T], deadline_s: float) -> T:
+    """The future's result, unless the client leaves or the time is up before.
+
+    Raises:
+        ClientGone: the client closed the connection.
+        DeadlineExceeded: the result did not come in time.
+    """
+    left = asyncio.ensure_future(_disconnected(request))
+    both: set[asyncio.Future[Any]] = {future, left}
+    try:
+        await asyncio.wait(both, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+        if future.done():
+            return future.result()
+        if left.done():
+            left.result()  # a body that came too slowly or too large raises here
+            raise ClientGone
+        raise DeadlineExceeded("The answer took longer than allowed.")
+    finally:
+        if not left.done():
+            left.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    """Return when the client has closed the connection; what is left of the body is let go."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+# The engine's calls, each with the arguments in the order of the explorer's method.
+
+
+def _trace(space: LatentSpace, check: Check, prompt: str, options: TraceOptions) -> Trace:
+    return space.trace(prompt, options, check=check)
+
+
+def _cell(
+    space: LatentSpace, check: Check, prompt: str, layer: int, position: int, options: TraceOptions
+) -> Cell:
+    return space.cell(prompt, layer, position, options, check=check)
+
+
+def _agreement(space: LatentSpace, check: Check, prompt: str, options: TraceOptions) -> Agreement:
+    return space.agreement(prompt, options, check=check)
+
+
+def _curves(
+    space: LatentSpace,
+    check: Check,
+    prompt: str,
+    ids: tuple[int, ...] | None,
+    options: TraceOptions,
+    position: int,
+) -> Curves:
+    return space.curves(prompt, ids, options, position=position, check=check)
+
+
+def _bases(
+    space: LatentSpace, check: Check, token: int | str, frame: str, geometry: str, k: int
+) -> TokenBasis:
+    return space.bases(token, frame=frame, geometry=geometry, k=k, check=check)
+
+
+def _frame_report(space: LatentSpace, check: Check, name: str) -> FrameReport:
+    return space.frame_report(name, check=check)
+
+
+def _search(space: LatentSpace, check: Check, text: str, limit: int) -> tuple[TokenHit, ...]:
+    return tuple(space.search(text, limit=limit))
+
+
+def _tokenize(space: LatentSpace, check: Check, prompt: str, bos: str, chat: bool) -> Tokens:
+    return space.tokenize(prompt, bos=bos, chat=chat)
+
+
+def _predict_cost(
+    space: LatentSpace, check: Check, prompt: str | int, options: TraceOptions
+) -> CostEstimate:
+    tokens = (
+        prompt
+        if isinstance(prompt, int)
+        else len(space.tokenize(prompt, bos=options.bos, chat=options.chat).ids)
+    )
+    return CostEstimate(tokens, space.predict_cost(tokens, options))
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "trace": _trace,
+    "cell": _cell,
+    "agreement": _agreement,
+    "curves": _curves,
+    "bases": _bases,
+    "frame_report": _frame_report,
+    "search": _search,
+    "tokenize": _tokenize,
+    "predict_cost": _predict_cost,
+}
+
+__all__ = [
+    "Badge", "ClientGone", "CostEstimate", "Explorer", "ModelFacts", "NotReady", "ResultCache",
+    "State", "client_of", "footprint", "limits_of", "load_space", "token_reference",
+]  # fmt: skip

@@ -1,0 +1,145 @@
+"""What is known of the open model without holding it, and how one request keeps to one model.
+
+A request is pinned to the model that was open when it came. Everything that it asks for carries
+that pin along, and work on the device thread is refused where another model is open by then: an
+answer is of one model, or it is none. What a pin holds is the model's description only, so that a
+slow request keeps no second model in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+from functools import cached_property
+from urllib.parse import quote
+
+from engine import LatentSpace
+from engine.bases.selfcheck import SelfCheck
+from engine.errors import LexiscopeError
+
+
+class NotReady(Exception):
+    """The model is not loaded yet, or could not be; the message is a sentence.
+
+    Attributes:
+        retry_after: seconds after which trying again makes sense; None: it makes none.
+    """
+
+    def __init__(self, sentence: str, *, retry_after: int | None = 2) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
+
+
+class Conflict(LexiscopeError):
+    """What was asked does not go together with what is open or under way (409)."""
+
+
+class ModelChanged(Conflict):
+    """Another model is open than the one that was asked."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the pages say about the loaded model; read once, when it is opened."""
+
+    name: str
+    revision: str
+    """The hub's commit, or ``local``."""
+    fingerprint: str
+    architecture: str
+    kind: str
+    device: str
+    dtype: str
+    blocks: int
+    """Transformer blocks; the layers are numbered 0 (the embedding) to `blocks`."""
+    width: int
+    """d: what the head reads."""
+    vocabulary: int
+    """v: rows of the head."""
+    parameters: int
+    max_tokens: int
+    tied: bool
+    """Whether the head is the input embedding."""
+    has_chat_template: bool
+    has_bos: bool
+    anatomy: tuple[tuple[str, str], ...]
+    """Where the parts were found, as (part, place)."""
+
+    @property
+    def layers(self) -> int:
+        """How many layers can be read: the blocks and the embedding."""
+        return self.blocks + 1
+
+    def to_dict(self) -> dict[str, object]:
+        """As it stands in the JSON of ``/api/v1/model``."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "anatomy"}
+        plain["anatomy"] = dict(self.anatomy)
+        return plain
+
+
+def facts_of(space: LatentSpace) -> ModelFacts:
+    """The facts of a space's model."""
+    model = space.model
+    return ModelFacts(
+        name=model.name,
+        revision=model.revision,
+        fingerprint=model.fingerprint,
+        architecture=model.architecture,
+        kind=model.anatomy.kind,
+        device=str(model.device),
+        dtype=str(model.dtype),
+        blocks=model.blocks,
+        width=model.width,
+        vocabulary=model.vocabulary,
+        parameters=model.parameters,
+        max_tokens=model.max_tokens,
+        tied=model.tied,
+        has_chat_template=model.has_chat_template,
+        has_bos=model.has_bos,
+        anatomy=tuple(model.anatomy.describe()),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """One opening of a model; opened twice, it is two of these, so none stands for another."""
+
+    entry: str
+    """Its name in the list of models."""
+    facts: ModelFacts
+    self_check: SelfCheck
+
+    @cached_property
+    def header(self) -> bytes:
+        """``name revision fingerprint`` in printable ASCII, each without a space."""
+        facts = self.facts
+        parts = (facts.name, facts.revision, facts.fingerprint)
+        return " ".join(quote(part, safe="/:@+") or "-" for part in parts).encode("ascii")
+
+
+_PIN: ContextVar[tuple[object, Opened | None] | None] = ContextVar("pinned_model", default=None)
+
+
+@contextmanager
+def pinned(owner: object, opened: Opened | None) -> Iterator[None]:
+    """Keep to this opening of the owner's model; None: no model was open."""
+    token = _PIN.set((owner, opened))
+    try:
+        yield
+    finally:
+        _PIN.reset(token)
+
+
+def is_pinned(owner: object) -> bool:
+    """Whether this is done for a request that was pinned to the owner's model."""
+    pin = _PIN.get()
+    return pin is not None and pin[0] is owner
+
+
+def pin_of(owner: object) -> Opened | None:
+    """The opening to which this request is pinned; only where `is_pinned`."""
+    pin = _PIN.get()
+    assert pin is not None
+    return pin[1]

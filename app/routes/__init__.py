@@ -1,1 +1,0 @@
-"""The pages and the API: a module for each, with its query, its context and its views."""

@@ -1,0 +1,1 @@
+"""What every answer shares: who may ask, errors, words, files, rendering."""

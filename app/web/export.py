@@ -1,0 +1,338 @@
+"""How results leave the app as text: JSON and CSV, the same bytes on the page and the command line.
+
+The same request gives the same bytes, so measured seconds, and when it was asked, are left out of
+documents; pages show the seconds. Each says which model, which text (by its hash) and which
+versions its numbers are of. JSON is lossless. CSV is for spreadsheets: a text cell that a
+spreadsheet would take for a formula gets a leading apostrophe, controls and bidirectional marks are
+written ``<U+202E>``, and the first line says so, next to where the numbers come from.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import importlib.metadata
+import io
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import orjson
+
+from app import version
+from app.model.open_model import ModelFacts
+from engine import Trace
+from engine.bases.frame_report import FrameReport
+from engine.bases.lookup import TokenHit
+from engine.bases.token_basis import TokenBasis
+
+_MEASURED = frozenset({"seconds", "predicted_seconds"})
+_FORMULA = frozenset("=+-@\t\r＝＋－＠")
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+APOSTROPHE_NOTE = (
+    "A leading apostrophe before = + - @ is not part of the text: it keeps spreadsheets from "
+    "reading a formula; the JSON holds the exact text."
+)
+
+
+def dumps(value: object) -> bytes:
+    """JSON with a line end: the fields in their given order, NaN and infinity as null."""
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
+    return orjson.dumps(value, default=_plain, option=options)
+
+
+def document(value: Any) -> bytes:
+    """A result of the engine as JSON: its contract, without what depends on the clock."""
+    return dumps(without_clock(value.to_dict()))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where numbers come from; two that are equal are of the same model and the same text."""
+
+    name: str
+    revision: str
+    fingerprint: str
+    device: str
+    dtype: str
+    prompt_sha256: str | None
+    """Of the prompt in UTF-8; None where none was asked about."""
+
+    @classmethod
+    def of(cls, facts: ModelFacts, prompt: str | None = None) -> Source:
+        """Of this model, asked about this prompt."""
+        digest = None
+        if prompt is not None:
+            digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
+        where = facts.device, facts.dtype
+        return cls(facts.name, facts.revision, facts.fingerprint, *where, digest)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in JSON, with the versions that decided the numbers."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**plain, "versions": versions()}
+
+    @property
+    def words(self) -> str:
+        """The same for the first line of a table, but for the versions."""
+        of = "" if self.prompt_sha256 is None else f", prompt with SHA-256 {self.prompt_sha256}"
+        revision = "" if self.revision == "local" else f" at {self.revision}"
+        return (
+            f"model {self.name}{revision} ({self.fingerprint}) on {self.device} in {self.dtype}{of}"
+        )
+
+
+@dataclass(frozen=True)
+class Document:
+    """Writes a result of the engine as JSON that says where it comes from."""
+
+    source: Source
+
+    def __call__(self, value: Any) -> bytes:
+        """The JSON."""
+        return dumps(without_clock({**value.to_dict(), "provenance": self.source.to_dict()}))
+
+
+def hits(found: Iterable[TokenHit]) -> bytes:
+    """What a search found, as JSON: ``{"tokens": [{id, text, label, norm, leverage}]}``."""
+    rows = [
+        {
+            "id": hit.token.id,
+            "text": hit.token.text,
+            "label": hit.token.label,
+            "norm": _finite(hit.norm),
+            "leverage": _finite(hit.leverage),
+        }
+        for hit in found
+    ]
+    return dumps({"tokens": rows})
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def forecast(value: Any) -> bytes:
+    """What a run would cost, as JSON; here the seconds are the answer."""
+    return dumps(value.to_dict())
+
+
+def without_clock(value: Any) -> Any:
+    """The same structure without measured and forecast seconds, which differ from run to run."""
+    if isinstance(value, Mapping):
+        return {key: without_clock(one) for key, one in value.items() if key not in _MEASURED}
+    if isinstance(value, list | tuple):
+        return [without_clock(one) for one in value]
+    return value
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide the numbers."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {"lexiscope": version()}
+    for name in ("torch", "transformers", "tokenizers", "numpy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def file_stem(kind: str, *parts: object) -> str:
+    """An ASCII name for a download, which holds nothing of what a person typed."""
+    digest = hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()
+    return f"lexiscope-{kind}-{digest[:12]}"
+
+
+# CSV
+
+
+def text_cell(text: str) -> str:
+    """A text as a CSV cell: nothing invisible in it, and no spreadsheet takes it for a formula."""
+    shown = "".join(f"<U+{ord(c):04X}>" if unicodedata.category(c) in _HIDDEN else c for c in text)
+    return f"'{shown}" if shown.lstrip()[:1] in _FORMULA else shown
+
+
+def cell(value: object) -> str:
+    """One value as a CSV cell: numbers stay numbers, what is not finite is empty."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case float():
+            return repr(value) if math.isfinite(value) else ""
+        case str():
+            return text_cell(value)
+    item = getattr(value, "item", None)
+    if callable(item):  # a number out of an array
+        return cell(item())
+    return text_cell(str(value))
+
+
+def table(note: str, rows: Iterable[Mapping[str, object]]) -> bytes:
+    """Rows as CSV, each cell in quotes: a line about the table, the column names, the rows."""
+    out = io.StringIO()
+    writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
+    writer.writerow([text_cell(f"# {note} {APOSTROPHE_NOTE}")])
+    columns: list[str] | None = None
+    for row in rows:
+        if columns is None:
+            columns = list(row)
+            writer.writerow(map(text_cell, columns))
+        writer.writerow([cell(row[name]) for name in columns])
+    return out.getvalue().encode()
+
+
+@dataclass(frozen=True)
+class TraceTable:
+    """Writes a trace as CSV: one row per layer, position and rank."""
+
+    source: Source
+
+    def __call__(self, trace: Trace) -> bytes:
+        """The table."""
+        note = (
+            f"Lexiscope {version()}, trace, {self.source.words}, geometry {trace.geometry}, "
+            f"frame {trace.frame}, state {trace.options.state}, temperature "
+            f"{trace.temperature:g}. Entropy is in nats. {version_words()}"
+        )
+        return table(note, trace.rows())
+
+
+def version_words(found: Mapping[str, object] | None = None) -> str:
+    """The versions that decided the numbers, for a note; without an argument today's."""
+    every = versions() if found is None else found
+    return "Versions: " + ", ".join(f"{name} {one}" for name, one in every.items()) + "."
+
+
+@dataclass(frozen=True)
+class BasesTable:
+    """Writes a token's nearest tokens as CSV."""
+
+    source: Source
+
+    def __call__(self, basis: TokenBasis) -> bytes:
+        """The table."""
+        note = (
+            f"Lexiscope {version()}, {self.source.words}, nearest tokens of token {basis.id}, "
+            f"frame {basis.frame}, geometry {basis.geometry}. {version_words()}"
+        )
+        rows = (
+            {
+                "token_id": basis.id,
+                "token_text": basis.text,
+                "rank": rank,
+                "id": neighbour.token.id,
+                "text": neighbour.token.text,
+                "score": float(neighbour.score),
+            }
+            for rank, neighbour in enumerate(basis.neighbours, start=1)
+        )
+        return table(note, rows)
+
+
+def _plain(value: object) -> object:
+    to_dict = getattr(value, "to_dict", None)
+    if callable(to_dict):
+        return to_dict()
+    tolist = getattr(value, "tolist", None)
+    if callable(tolist):
+        return tolist()
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+# Text for a terminal
+
+
+def trace_text(trace: Trace, width: int = 100) -> str:
+    """A trace as a table of layers and tokens, the nearest token in each cell; for a terminal."""
+    head = [
+        f"model {trace.model.name}   geometry {trace.geometry}   frame {trace.frame}   "
+        f"temperature {trace.temperature:g}"
+    ]
+    labels = {p: trace.tokens[p].label for p in trace.positions}
+    cells = {
+        (i, j): _top_label(trace, i, j)
+        for i in range(len(trace.layers))
+        for j in range(len(trace.positions))
+    }
+    blocks: list[str] = []
+    column = 14
+    per_block = max(1, (width - 8) // (column + 1))
+    for start in range(0, len(trace.positions), per_block):
+        part = range(start, min(start + per_block, len(trace.positions)))
+        lines = ["layer   " + " ".join(fit(labels[trace.positions[j]], column) for j in part)]
+        lines += [
+            f"{layer:>5}   " + " ".join(fit(cells[i, j], column) for j in part)
+            for i, layer in enumerate(trace.layers)
+        ]
+        finals = (trace.token_info[int(trace.final_ids[j])].label for j in part)
+        lines.append("model   " + " ".join(fit(label, column) for label in finals))
+        blocks.append("\n".join(line.rstrip() for line in lines))
+    notes = [f"note: {warning}" for warning in trace.warnings]
+    cost = trace.cost
+    if cost.seconds is not None and cost.bytes is not None:
+        notes.append(
+            f"took {cost.seconds:.2g} s and {cost.bytes / 2**20:.1f} MiB, foretold "
+            f"{cost.predicted_seconds:.2g} s and {cost.predicted_bytes / 2**20:.1f} MiB"
+        )
+    return "\n\n".join([*head, *blocks, *(["\n".join(notes)] if notes else [])]) + "\n"
+
+
+def _top_label(trace: Trace, layer: int, position: int) -> str:
+    if not trace.finite[layer, position]:
+        return "(not finite)"
+    return trace.token_info[int(trace.top_ids[layer, position, 0])].label
+
+
+def basis_text(basis: TokenBasis) -> str:
+    """A token's nearest tokens, for a terminal."""
+    lines = [
+        f"token {basis.id} {basis.token.label}   frame {basis.frame}   geometry {basis.geometry}",
+        f"norm {basis.norm:.6g}   leverage {basis.leverage:.6g}",
+        "",
+    ]
+    lines += [
+        f"{rank:>4}  {fit(n.token.label, 24)} {n.token.id:>8}  {float(n.score):.6g}"
+        for rank, n in enumerate(basis.neighbours, start=1)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def report_text(report: FrameReport) -> str:
+    """The figures of a frame, for a terminal."""
+    plain = report.to_dict()
+    lines = []
+    for name, value in plain.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{key} {_short(one)}" for key, one in value.items())
+        lines.append(f"{name.replace('_', ' '):<24} {_short(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def fit(text: str, width: int) -> str:
+    """The text cut or padded to so many columns of a terminal, where some characters take two."""
+    used, out = 0, ""
+    for c in text:
+        size = 2 if unicodedata.east_asian_width(c) in "WF" else int(not unicodedata.combining(c))
+        if used + size > width:
+            while used + 1 > width:
+                used -= 2 if unicodedata.east_asian_width(out[-1]) in "WF" else 1
+                out = out[:-1]
+            return out + "…" + " " * (width - used - 1)
+        out, used = out + c, used + size
+    return out + " " * (width - used)

@@ -1,0 +1,236 @@
+"""The one Jinja environment and `render`, which answers a page or one of its fragments.
+
+Autoescape is always on, an undefined name is an error, and data reach scripts only through
+``<script type="application/json">{{ value|tojson }}</script>``: `tojson` writes no ``<``, ``>``,
+``&`` or ``'``, and NaN as null.
+
+What every template may use, besides the fields of its context dataclass:
+
+- ``static_url("css/app.css")``: the file's URL with its content hash; ``plotly.min.js`` and
+  ``htmx.min.js`` are names as well.
+- ``url_for_path("/bases", token="#262", k=10)``: a link with its query; None is left out, a bool
+  is written ``true`` or ``false``, and the root path is put before. From Python: `link`.
+- ``number(x, digits=3)``, also a filter: significant digits; ``–`` for None and NaN.
+- ``explorer`` (``.state`` is ``loading``, ``ready`` or ``failed``; ``.progress`` and ``.failure``
+  say more), ``model`` (the facts of the loaded model, or None), ``badge`` (the self-check's
+  ``.level``, ``.text`` and ``.reason``), ``notice`` (a sentence for a banner on each page, or
+  None), ``jobs_mark`` (the ``.text`` and ``.level`` of what is under way or was interrupted, or
+  None), ``version``, ``path`` (of this request, without the root path), ``is_fragment``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode
+
+import orjson
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from app import version
+from app.web import assets
+from app.web.security import KNOWN
+
+_root_path: ContextVar[str] = ContextVar("root_path", default="")
+
+
+class ExplorerView(Protocol):
+    """What templates see of the explorer; the class itself stands in `app.model.explorer`."""
+
+    @property
+    def state(self) -> str:
+        """``loading``, ``ready`` or ``failed``."""
+
+    @property
+    def progress(self) -> str:
+        """What is being done while it loads."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it failed, or None."""
+
+    @property
+    def info(self) -> Any:
+        """The model's facts, or None."""
+
+    @property
+    def badge(self) -> Any:
+        """The self-check as one mark."""
+
+    @property
+    def notice(self) -> str | None:
+        """A sentence for a banner, or None."""
+
+
+def static_url(name: str) -> str:
+    """The URL of a static file with its content hash; a name that is not there is a `KeyError`."""
+    asset = assets.catalogue()[name]
+    return f"{_root_path.get()}/static/{quote(name)}?v={asset.digest()}"
+
+
+def url_for_path(path: str, /, **query: object) -> str:
+    """A link inside the app, for templates; outside of a template use `link`."""
+    return _url(_root_path.get(), path, query)
+
+
+def link(request: Request, path: str, /, **query: object) -> str:
+    """A link inside the app with its query; None is left out, a bool is written true or false."""
+    return _url(str(request.scope.get("root_path", "")), path, query)
+
+
+def _url(root: str, path: str, query: Mapping[str, object]) -> str:
+    pairs = [
+        (name, one)
+        for name, value in query.items()
+        if value is not None
+        for one in (value if isinstance(value, list | tuple) else [value])
+    ]
+    text = urlencode([(name, _text(one)) for name, one in pairs], quote_via=quote, errors="replace")
+    return f"{root}{quote(path, safe='/')}" + (f"?{text}" if text else "")
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def number(x: float | int | None, digits: int = 3) -> str:
+    """A number with so many significant digits, as people read it; ``–`` where there is none."""
+    if x is None:
+        return "–"
+    if isinstance(x, int) and not isinstance(x, bool):
+        return f"{x:,}"
+    value = float(x)
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else ("∞" if value > 0 else "-∞")
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if -4 <= size < 6:
+        shown = f"{value:.{max(digits - 1 - size, 0)}f}"
+        return shown if float(shown) != 0 else "0"
+    return f"{value:.{max(digits - 1, 0)}e}"
+
+
+def _dumps(value: object, **_: object) -> str:
+    """JSON for a page's data: NaN becomes null; what is not text is replaced, never an error."""
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    try:
+        return orjson.dumps(value, default=_plain, option=options).decode()
+    except orjson.JSONEncodeError:  # a lone surrogate somewhere: it becomes U+FFFD
+        return orjson.dumps(_clean(value), default=_plain, option=options).decode()
+
+
+def _clean(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, Mapping):
+        return {_clean(key): _clean(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(one) for one in value]
+    return value
+
+
+def _plain(value: object) -> object:
+    to_plotly = getattr(value, "to_plotly_json", None)
+    if callable(to_plotly):
+        return to_plotly()
+    tolist = getattr(value, "tolist", None)
+    if callable(tolist):
+        return tolist()
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+@functools.cache
+def environment() -> Environment:
+    """The app's only Jinja environment."""
+    env = Environment(
+        loader=FileSystemLoader(assets.templates_folder()),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.policies["json.dumps_function"] = _dumps
+    env.policies["json.dumps_kwargs"] = {}
+    env.globals.update(static_url=static_url, url_for_path=url_for_path, number=number)
+    env.filters["number"] = number
+    return env
+
+
+def wants_fragment(request: Request) -> bool:
+    """Whether htmx asks for a part of the page: not when it restores history, nor when boosted."""
+    asked = request.headers.get("hx-request") == "true"
+    whole = {request.headers.get("hx-history-restore-request"), request.headers.get("hx-boosted")}
+    return asked and "true" not in whole
+
+
+def render(
+    request: Request,
+    page: str,
+    context: object,
+    *,
+    fragment: str | None = None,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> HTMLResponse:
+    """Answer with a page, or with its fragment where htmx asks for one.
+
+    Args:
+        request: the request that is answered.
+        page: the whole page's template, ``trace/page.html``.
+        context: a dataclass (its fields become the template's names) or a mapping.
+        fragment: the template of the part that a swap needs, ``trace/_grid.html``; it must be able
+            to stand alone on the same context. None: always the page.
+        status: the HTTP status.
+        headers: further headers.
+    """
+    part = fragment is not None and wants_fragment(request)
+    name = fragment if part and fragment is not None else page
+    body = render_text(request, name, context, is_fragment=part)
+    vary = {"Vary": "HX-Request, HX-History-Restore-Request, HX-Boosted"}
+    return HTMLResponse(body, status_code=status, headers={**vary, **(headers or {})})
+
+
+def render_text(request: Request, name: str, context: object, *, is_fragment: bool) -> bytes:
+    """A template as bytes. A lone surrogate that slipped through shows as U+FFFD, not as a 500."""
+    values: dict[str, object] = {**_common(request), "is_fragment": is_fragment, **_fields(context)}
+    token = _root_path.set(str(request.scope.get("root_path", "")))
+    try:
+        text = environment().get_template(name).render(values)
+    finally:
+        _root_path.reset(token)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def _fields(context: object) -> dict[str, object]:
+    if isinstance(context, Mapping):
+        return {str(name): value for name, value in context.items()}
+    if dataclasses.is_dataclass(context) and not isinstance(context, type):
+        # Shallow on purpose: templates see the engine's values as they are.
+        return {f.name: getattr(context, f.name) for f in dataclasses.fields(context)}
+    raise TypeError("a context is a dataclass or a mapping")
+
+
+def _common(request: Request) -> dict[str, object]:
+    explorer: ExplorerView = request.app.state.explorer
+    # Whoever has not shown the token learns nothing of the model, not even from a refusal.
+    known = bool(request.scope.get("state", {}).get(KNOWN, True))
+    return {
+        "explorer": explorer,
+        "known": known,
+        "model": explorer.info if known else None,
+        "badge": explorer.badge,
+        "notice": explorer.notice,
+        "jobs_mark": request.app.state.jobs.mark if known else None,
+        "version": version(),
+        "path": request.url.path.removeprefix(str(request.scope.get("root_path", ""))),
+    }

@@ -1,0 +1,226 @@
+"""What kind of frame the vectors of a model are: rank, bounds, residuals, round trip.
+
+Frame theory on one page (docs/method.md §3). Knows nothing about prompts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from engine.frames.decomposition import CHUNK, HeadDecomposition
+from engine.frames.decomposition_cache import cached_decomposition
+from engine.frames.frame import Frame, without_masks
+from engine.json_number import number
+from engine.model.language_model import LanguageModel
+from engine.progress import Check, no_check
+from engine.reading.read import read
+
+ROUND_TRIP_ALL: Final = 4096
+"""Up to this vocabulary the round trip is taken for every token."""
+ROUND_TRIP_SAMPLE: Final = 1024
+"""Else for this many, evenly spaced."""
+
+
+@dataclass(frozen=True)
+class FrameReport:
+    """What kind of frame the v vectors are (frame theory; docs/method.md §3)."""
+
+    frame: str
+    rank: int
+    width: int
+    vocabulary: int
+    condition_number: float
+    """√(upper bound / lower bound)."""
+    residual: float
+    """The largest of `residuals`; NaN for the random frame, which is no pseudo-inverse."""
+    residuals: dict[str, float]
+    """Relative errors of the four Moore–Penrose equations of the matrix behind the frame."""
+    lower_bound: float
+    """A in A‖r‖² ≤ Σ (b_i·r)² ≤ B‖r‖² for every r that the frame spans."""
+    upper_bound: float
+    """B."""
+    redundancy: float
+    """Vectors per dimension spanned, v / rank."""
+    round_trip_rate: float
+    """How often the largest logit of vector i is token i, in [0, 1]."""
+    round_trip_sample: int
+    round_trip_exact: bool
+    """Whether every token was tried."""
+    leverage: dict[str, float]
+    """min, median, mean and max over the vocabulary, of the head."""
+    bias: dict[str, float] | None
+    """Norm of the head bias b, of its shift W⁺b, and the share of b outside what W spans."""
+    seconds: float
+    """To take the matrix apart; if it came from the disk, what it took then."""
+    bytes: int
+    """Held for this frame beside the model's own weights."""
+    note: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract."""
+        plain = asdict(self)
+        for name in (
+            "condition_number",
+            "residual",
+            "lower_bound",
+            "upper_bound",
+            "redundancy",
+            "round_trip_rate",
+            "seconds",
+        ):
+            plain[name] = number(plain[name])
+        plain["residuals"] = {k: number(x) for k, x in self.residuals.items()}
+        plain["leverage"] = {k: number(x) for k, x in self.leverage.items()}
+        return plain
+
+
+NOTES: Final = {
+    "output": "Semantic bases s_i = e_i·W⁺ = G⁻¹w_i: the states whose logits come nearest to the"
+    " one-hot of each token (paper §3.1); the canonical dual frame of the head rows.",
+    "input": "Rows of the embedding table: where each token enters the model (paper App. B.1).",
+    "head": "Rows w_i of the head as they are; inner products with them are the model's logits.",
+    "tight": "G^(-1/2)w_i, half way between head rows and semantic bases; a Parseval frame: squared"
+    " inner products with it sum to ‖r‖².",
+    "random": "The control: seeded random directions with the lengths of the semantic bases. What"
+    " it shows is chance.",
+}
+
+
+def compute_frame_report(
+    name: str,
+    *,
+    model: LanguageModel,
+    frames: Callable[[str], Frame],
+    decomposition: HeadDecomposition,
+    cache_dir: Path | None,
+    round_trip: bool,
+    check: Check = no_check,
+) -> FrameReport:
+    """What kind of frame it is.
+
+    Args:
+        name: of the frame.
+        model: whose frame it is.
+        frames: gives a frame by its name.
+        decomposition: of the model's head.
+        cache_dir: where the decomposition of an embedding table is kept.
+        round_trip: whether to try how often a vector's largest logit is its own token.
+        check: raises to stop.
+    """
+    frame = frames(name)
+    head = decomposition
+    begin = time.perf_counter()
+    if name == "input" and not model.tied:
+        assert frame.rows is not None
+        source = cached_decomposition(frame.rows, cache_dir, check=check)
+    else:
+        source = head
+    residuals = source.residuals()
+    values = source.kept
+    if name == "output":
+        values = (1 / values).flip(0)
+    elif name == "tight":
+        values = torch.ones_like(values)
+    elif name == "input":
+        values = values * frame.factor**2
+    elif name == "random":
+        values, residuals = _eigenvalues(frame, check), {}
+    seconds = source.seconds if name != "random" else time.perf_counter() - begin
+    spanned = len(values) > 0  # a head of zeros spans nothing
+    lower = float(values.min()) if spanned else 0.0
+    upper = float(values.max()) if spanned else 0.0
+    rate, sample = float("nan"), 0
+    if round_trip:
+        rate, sample = _round_trip(model, frames, frame, check)
+    leverage = head.leverage
+    own = frame.norms.numel() * 4 + frame.mean.numel() * 8
+    if frame.transform is not None:
+        own += frame.transform.numel() * 8
+    v = model.vocabulary
+    return FrameReport(
+        frame=name,
+        rank=len(values),
+        width=model.width,
+        vocabulary=v,
+        condition_number=(upper / lower) ** 0.5 if lower > 0 else float("inf"),
+        residual=max(residuals.values()) if residuals else float("nan"),
+        residuals=residuals,
+        lower_bound=lower,
+        upper_bound=upper,
+        redundancy=v / max(len(values), 1),
+        round_trip_rate=rate,
+        round_trip_sample=sample,
+        round_trip_exact=sample == v,
+        leverage={
+            "min": float(leverage.min()),
+            "median": float(leverage.median()),
+            "mean": float(leverage.mean()),
+            "max": float(leverage.max()),
+        },
+        bias=_bias_report(model, frames),
+        seconds=seconds,
+        bytes=own,
+        note=NOTES[name],
+    )
+
+
+def _round_trip(
+    model: LanguageModel, frames: Callable[[str], Frame], frame: Frame, check: Check
+) -> tuple[float, int]:
+    """How often argmax_j w_j·b_i is i: over all tokens, or an evenly spaced sample."""
+    v = model.vocabulary
+    step = 1 if v <= ROUND_TRIP_ALL else -(-v // ROUND_TRIP_SAMPLE)
+    ids = torch.arange(0, v, step)
+    plain = replace(frames("head"), bias=None, finish=None)
+    hits = 0
+    for start in range(0, len(ids), 512):
+        some = ids[start : start + 512]
+        vectors = frame.vectors(some).to(plain.device, torch.float32)
+        found = read(
+            plain,
+            vectors,
+            geometries=("matmul",),
+            k=1,
+            vectors=True,
+            budget_bytes=model.limits.reading_bytes,
+            check=check,
+        )["matmul"]
+        hits += int((found.ids[:, 0].cpu() == some).sum())
+    return hits / len(ids), len(ids)
+
+
+def _bias_report(model: LanguageModel, frames: Callable[[str], Frame]) -> dict[str, float] | None:
+    bias = model.anatomy.bias
+    shift = frames("output").shift
+    if bias is None or shift is None:
+        return None
+    b = without_masks(bias.detach()).cpu().double()
+    weight = model.anatomy.weight.detach()
+    square = 0.0
+    for start in range(0, len(weight), CHUNK):
+        rows = weight[start : start + CHUNK].cpu().double()
+        square += float((b[start : start + CHUNK] - rows @ shift).square().sum())
+    norm = float(b.norm())
+    return {
+        "norm": norm,
+        "shift": float(shift.norm()),
+        "outside": square**0.5 / norm if norm > 0 else 0.0,
+    }
+
+
+def _eigenvalues(frame: Frame, check: Check) -> Tensor:
+    """Eigenvalues of Σ b_i b_iᵀ above the cut-off, largest first, for a frame drawn in blocks."""
+    total = torch.zeros(frame.width, frame.width, dtype=torch.float64)
+    for start in range(0, frame.size, CHUNK):
+        check()
+        block = frame.block(start, min(start + CHUNK, frame.size)).cpu().double()
+        total += block.T @ block
+    values: Tensor = torch.linalg.eigvalsh(total).flip(0)
+    return values[values > frame.width * torch.finfo(torch.float64).eps * values[0]]

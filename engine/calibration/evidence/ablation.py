@@ -1,0 +1,310 @@
+"""The method taken apart: basis × similarity × clustering loss × inference (paper, Table 6).
+
+One training per frame and loss, read by both similarities. The untrained reading stands in the
+table too, so that a row shows what its training added. Differences are paired with the paper's own
+variant [sm][sm] on the semantic bases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.calibration.evidence.findings import counted, loss_words, percent, points, side
+from engine.calibration.evidence.metrics import Interval
+from engine.calibration.evidence.protocol import timed
+from engine.calibration.evidence.resampling import Bootstrap
+from engine.calibration.labelled.tasks import SPLITS, Task
+from engine.calibration.training.features import TaskStates
+from engine.calibration.training.losses import LOSS_NAMES, LOSSES
+from engine.calibration.training.options import CalibrationOptions
+from engine.calibration.training.train import Calibration, calibrate, predict_from, untrained
+from engine.checkpoints import NOTHING, Checkpoints, tensor_digest
+from engine.errors import LexiscopeError, OptionError
+from engine.frames.frame import FrameName
+from engine.progress import Progress, Steps, told
+from engine.space import LatentSpace
+
+ABLATION_FRAMES: Final[tuple[FrameName, ...]] = ("output", "head", "tight", "input", "random")
+"""Bases that are compared; one that a model does not have is left out with its sentence."""
+ABLATION_LOSSES: Final = tuple(LOSSES)
+READINGS: Final = {"sm": "cosine", "mm": "matrix product"}
+BASIS_NAMES: Final = {
+    "output": "semantic bases",
+    "head": "raw head rows",
+    "tight": "the tight frame",
+    "input": "input embeddings",
+    "random": "random bases",
+}
+UNTRAINED: Final = "none"
+REFERENCE: Final = ("output", "sm", "sm")
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """One combination."""
+
+    basis: str
+    """Frame of the centroids."""
+    similarity: str
+    """Of the loss: ``cosine``, ``matrix product``, or ``none`` where nothing was trained."""
+    loss: str
+    """``sm``, ``mm``, ``sm-gt``, ``sm-exp``, ``mm-exp``, or ``none``."""
+    inference: str
+    """``sm`` cosine or ``mm`` matrix product."""
+    accuracy: Interval
+    """Mean over the seeds."""
+    macro_f1: Interval
+    difference: Interval
+    """Accuracy minus that of [sm][sm] on the semantic bases, paired."""
+    seconds: float
+    """Of training, mean over the seeds; 0 where nothing was trained."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything was."""
+        return self.loss != UNTRAINED
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract."""
+        return asdict(self) | {"trained": self.trained}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The table."""
+
+    task: str
+    rows: tuple[AblationRow, ...]
+    left_out: tuple[str, ...]
+    """Sentences on frames that this model does not have."""
+    seeds: tuple[int, ...]
+    test: int
+    """Test rows."""
+    notes: tuple[str, ...] = ()
+    """Sentences on how it went."""
+
+    @property
+    def sentence(self) -> str:
+        """What the table says, in a sentence or two."""
+        return _sentence(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract."""
+        return {
+            "sentence": self.sentence,
+            "task": self.task,
+            "rows": [row.to_dict() for row in self.rows],
+            "left_out": list(self.left_out),
+            "seeds": list(self.seeds),
+            "test": self.test,
+            "notes": list(self.notes),
+        }
+
+    def rows_for_csv(self) -> list[dict[str, Any]]:
+        """Flat, one per row."""
+        out = []
+        for row in self.rows:
+            flat: dict[str, Any] = {
+                n: getattr(row, n) for n in ("basis", "similarity", "loss", "inference")
+            }
+            for name in ("accuracy", "macro_f1", "difference"):
+                interval: Interval = getattr(row, name)
+                flat |= {
+                    name: interval.value,
+                    f"{name}_low": interval.low,
+                    f"{name}_high": interval.high,
+                }
+            out.append(flat | {"seconds": row.seconds})
+        return out
+
+
+def ablate(
+    space: LatentSpace,
+    task: Task,
+    states: TaskStates,
+    *,
+    base: CalibrationOptions | None = None,
+    frames: Sequence[str] = ABLATION_FRAMES,
+    losses: Sequence[str] = ABLATION_LOSSES,
+    seeds: Sequence[int] = (0,),
+    kept: Checkpoints = NOTHING,
+) -> Steps[Ablation]:
+    """Train every combination on the same states.
+
+    Args:
+        space: the model; called on the thread that owns it.
+        task: with its test rows.
+        states: of the task, with the layer that the options name.
+        base: everything that is not taken apart.
+        frames: bases.
+        losses: clustering losses.
+        seeds: of the training; each adds to the mean and the interval.
+        kept: where trainings are kept, so that none that has ended is done again.
+
+    Raises:
+        OptionError: nothing to compare, or an unknown loss.
+    """
+    base = replace(base or CalibrationOptions(), target="module")
+    unknown = [name for name in losses if name not in LOSSES]
+    if unknown or not (frames and losses and seeds):
+        raise OptionError(
+            f"an ablation needs frames, seeds and losses of {', '.join(LOSSES)}; got"
+            f" {', '.join(map(str, unknown))[:60] or 'none'}."
+        )
+    truth: NDArray[np.int64] = task.labels["test"]
+    answers: dict[tuple[str, str, str], list[NDArray[np.int64]]] = {}
+    spent: dict[tuple[str, str], list[float]] = {}
+    left_out: list[str] = []
+    depends = {
+        "model": states.model,
+        "task": states.task,
+        "states": tensor_digest(*(states.at(base.layer)[split] for split in SPLITS)),
+    }
+    total, done, found = len(frames) * len(losses) * len(seeds), 0, 0
+
+    def note(frame: str, loss: str, said: Mapping[str, NDArray[np.int64]]) -> None:
+        for inference in READINGS:
+            answers.setdefault((frame, loss, inference), []).append(said[inference])
+
+    for frame in frames:
+        try:
+            plain = untrained(space, task, replace(base, frame=frame))
+        except LexiscopeError as error:
+            left_out.append(f"{frame}: {error}")
+            done += len(losses) * len(seeds)
+            continue
+        note(frame, UNTRAINED, _answers(plain, states, base.layer))
+        spent[frame, UNTRAINED] = [0.0]
+        for loss in losses:
+            for seed in seeds:
+                options = replace(base, frame=frame, loss=loss, seed=int(seed))
+                name = f"bases {frame}, loss {loss}, seed {seed}"
+                cell = kept.of(name, **depends, options=options.to_dict())
+                held = cell.load()
+                if held is None:
+                    training = kept.of("training", **depends)
+                    steps = calibrate(space, states, task, options, checkpoint=training)
+                    trained, seconds = yield from timed(_as_one(steps, done, total, frame, loss))
+                    said = _answers(trained, states, base.layer)
+                    place = f"training {done + 1} of {total}"
+                    tensors = {key: torch.from_numpy(own) for key, own in said.items()}
+                    cell.save(tensors, {"seconds": seconds}, place=place)
+                    training.remove()
+                else:
+                    said = {key: held.tensors[key].numpy() for key in READINGS}
+                    seconds = held.values["seconds"]
+                    found += 1
+                note(frame, loss, said)
+                spent.setdefault((frame, loss), []).append(seconds)
+                done += 1
+    rows = _rows(truth, answers, task.classes, spent)
+    notes: tuple[str, ...] = ()
+    if found:
+        notes = (
+            f"{counted(found, 'training')} of {total} ended before the work was interrupted;"
+            " their seconds were measured then.",
+        )
+    return Ablation(
+        task.name, rows, tuple(left_out), tuple(int(s) for s in seeds), len(truth), notes
+    )
+
+
+def _as_one(
+    steps: Steps[Calibration], done: int, total: int, frame: str, loss: str
+) -> Steps[Calibration]:
+    """One training reported as one part of the whole."""
+    note = f"bases {frame}, loss {loss}"
+    return told(steps, lambda step: Progress(done, total, note, step.values))
+
+
+def _answers(
+    calibration: Calibration, states: TaskStates, layer: int
+) -> dict[str, NDArray[np.int64]]:
+    """The answers for the test rows, by each similarity."""
+    return {name: _predicted(calibration, states, layer, name) for name in READINGS}
+
+
+@torch.no_grad()
+def _predicted(
+    calibration: Calibration, states: TaskStates, layer: int, inference: str
+) -> NDArray[np.int64]:
+    moved = calibration.apply(states.at(layer)["test"])
+    home = calibration.centroids.labels.device
+    said = predict_from(
+        calibration.centroids,
+        moved.to(home),
+        "sm" if inference == "sm" else "mm",
+        "labels",
+        1.0,
+    )
+    found: NDArray[np.int64] = said.predicted.cpu().numpy().astype(np.int64)
+    return found
+
+
+def _rows(
+    truth: NDArray[np.int64],
+    answers: dict[tuple[str, str, str], list[NDArray[np.int64]]],
+    classes: int,
+    spent: dict[tuple[str, str], list[float]],
+) -> tuple[AblationRow, ...]:
+    runs = max(len(own) for own in answers.values())
+    drawn = Bootstrap.same_rows(len(truth), runs)
+    # What was not trained is alike for all seeds.
+    full = {key: own * runs if len(own) == 1 else own for key, own in answers.items()}
+    accuracy = {k: drawn.accuracy([said == truth for said in own]) for k, own in full.items()}
+    reference = accuracy.get(REFERENCE) or next(iter(accuracy.values()))
+    out = []
+    for key, own in full.items():
+        frame, loss, inference = key
+        similarity = UNTRAINED if loss == UNTRAINED else READINGS[loss[:2]]
+        out.append(
+            AblationRow(
+                basis=frame,
+                similarity=similarity,
+                loss=loss,
+                inference=inference,
+                accuracy=accuracy[key].interval,
+                macro_f1=drawn.macro_f1([truth] * runs, own, classes).interval,
+                difference=accuracy[key].minus(reference).interval,
+                seconds=float(np.mean(spent[frame, loss])),
+            )
+        )
+    return tuple(out)
+
+
+def _sentence(found: Ablation) -> str:
+    by_key = {(r.basis, r.loss, r.inference): r for r in found.rows}
+    best = max(found.rows, key=lambda r: r.accuracy.value)
+    how = "not trained" if not best.trained else f"loss {loss_words(best.loss)}"
+    words = (
+        f"Of {counted(len(found.rows), 'combination')} the best is {how}, read by"
+        f" {READINGS[best.inference]}, on {BASIS_NAMES.get(best.basis, best.basis)}: right on"
+        f" {percent(best.accuracy)} of {counted(found.test, 'test text')} (chosen on the test"
+        " texts, so flattered)"
+    )
+    own = by_key.get(REFERENCE)
+    if own is None:
+        return words + "."
+    if best is own:
+        words += "; it is the paper's own variant"
+    else:
+        code = "" if best.loss == "sm" else " [sm]"
+        words += (
+            f"; the paper's own variant ({LOSS_NAMES['sm']}{code}, read by cosine, on semantic"
+            f" bases) reaches {percent(own.accuracy)}"
+        )
+    control = by_key.get(("random", "sm", "sm"))
+    if control is None:
+        return words + "."
+    ending = {
+        "above": "random bases do better, so the gain is not owed to the semantic bases",
+        "below": "random bases do worse, so the semantic bases matter",
+        "around": "random bases do as well within chance, so the gain is not owed to the bases",
+    }[side(control.difference)]
+    return f"{words}; {ending} (random minus semantic bases: {points(control.difference)})."

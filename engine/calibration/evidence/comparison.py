@@ -1,0 +1,399 @@
+"""Before and after one calibration, on the test rows: what it gained, and whether that holds.
+
+*Before* reads the states as the model leaves them by the label bases, with the calibration's own
+frame, layer and similarity; *after* reads the calibrated states. Beside them stand the model's own
+answer (its logits), a linear probe on the same training rows, and controls trained alike: on
+shuffled labels, and to random bases. Intervals are 95 % bootstraps over the test rows; differences
+are paired.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.calibration.evidence.comparison_result import (
+    Comparison,
+    ControlLine,
+    LayerCurve,
+    Side,
+    TestRow,
+    verdict,
+)
+from engine.calibration.evidence.metrics import (
+    ClassificationReport,
+    Interval,
+    bootstrap_interval,
+    classification_report,
+    knn_correct,
+    own_similarity,
+    paired_interval,
+)
+from engine.calibration.evidence.plane import fit_plane
+from engine.calibration.evidence.probes import Probe, fit_probe
+from engine.calibration.evidence.prompting import label_logits
+from engine.calibration.evidence.resampling import accuracy_draws, difference_draws, f1_difference
+from engine.calibration.labelled.tasks import SPLITS, Task, shuffled_labels
+from engine.calibration.training.features import TaskStates, task_states
+from engine.calibration.training.train import (
+    Calibration,
+    Prediction,
+    calibrate,
+    predict_from,
+    untrained,
+)
+from engine.checkpoints import NOTHING, Checkpoint, Checkpoints, Kept, tensor_digest
+from engine.errors import LexiscopeError
+from engine.progress import Progress, Steps
+from engine.space import LatentSpace
+
+Labels = NDArray[np.int64]
+Numbers = NDArray[np.float64]
+
+CONTROLS: Final = {
+    "shuffled-labels": "Trained on shuffled labels",
+    "random-bases": "Trained to random bases",
+}
+SHUFFLES: Final = 5
+"""Trainings on shuffled labels that are averaged."""
+
+
+def compare_before_after(
+    space: LatentSpace,
+    task: Task,
+    states: TaskStates,
+    calibration: Calibration,
+    *,
+    seed: int = 0,
+    cache_dir: Path | None = None,
+    controls: bool = True,
+    layers: bool = True,
+    kept: Checkpoints = NOTHING,
+) -> Steps[Comparison]:
+    """Measure one calibration.
+
+    Args:
+        space: the model; called on the thread that owns it.
+        task: with its test rows.
+        states: of the task, with the calibrated layer.
+        calibration: of this model and task.
+        seed: of bootstraps and controls.
+        cache_dir: where states of further layers are kept.
+        controls: train the controls; they take as long as the calibration did.
+        layers: read all layers; texts that are not on the disk go through the model once more.
+        kept: where controls and layers are kept, so that none that was measured is measured again.
+
+    Raises:
+        ArtifactError: the calibration belongs to another model.
+        LexiscopeError: the states belong to another task.
+    """
+    cells = _Cells(kept)
+    calibration.check_model(space)
+    if states.task != task.fingerprint:
+        raise LexiscopeError("these states are of another task; take them anew.")
+    truth: Labels = task.labels["test"]
+    plain = untrained(space, task, calibration.options)
+    layer = calibration.options.layer
+    raw = {s: states.at(layer)[s] for s in ("train", "test")}
+    moved: dict[str, Tensor] = {}
+    for split in ("train", "test"):
+        moved[split] = yield from calibration.states_of(space, states, task, split)
+        moved[split] = moved[split].cpu()
+    said = {
+        "before": _reading(plain, calibration, raw["test"]),
+        "after": calibration.read_calibrated(moved["test"]),
+    }
+    yield Progress(0, 0, "measuring before and after")
+    before = _side(plain, said["before"], raw, task, seed)
+    yield Progress(0, 0, "measuring before and after")
+    after = _side(calibration, said["after"], moved, task, seed)
+    guess = {name: _array(p.predicted) for name, p in said.items()}
+    right = {name: (g == truth).astype(float) for name, g in guess.items()}
+
+    logits = label_logits(space.model, states.last["test"], task.label_tokens)
+    own = classification_report(truth, logits.argmax(1), task.classes, seed=seed)
+    yield Progress(0, 0, "measuring before and after")
+    probe, probe_report, probe_right = yield from _probe(task, states, layer, seed)
+    lines: list[ControlLine] = []
+    chance = float(np.bincount(truth).max() / len(truth))
+    for name in CONTROLS if controls else ():
+        lines.append(
+            (
+                yield from _control(
+                    name, space, task, states, calibration, right["after"], chance, seed, cells
+                )
+            )
+        )
+    curve = None
+    if layers:
+        here = (probe_report.accuracy, after.report.accuracy)
+        curve = yield from _curve(space, task, calibration, here, cache_dir, seed, cells)
+    plane = fit_plane(raw["test"], moved["test"], plain.centroids.labels.cpu())
+    return Comparison(
+        task=task,
+        before=before,
+        after=after,
+        accuracy_difference=paired_interval(right["after"], right["before"], seed=seed),
+        macro_f1_difference=f1_difference(
+            truth, guess["after"], guess["before"], task.classes, seed=seed
+        ),
+        logits=own,
+        probe=probe_report,
+        probe_difference=paired_interval(right["after"], probe_right, seed=seed),
+        probe_strength=probe.strength,
+        controls=tuple(lines),
+        layers=curve,
+        plane=plane,
+        rows=_rows(task, said),
+        chance=chance,
+        options=calibration.options.to_dict(),
+        seconds=cells.seconds,
+    )
+
+
+class _Cells:
+    """What of a comparison was measured already, and the seconds that it took in all."""
+
+    def __init__(self, kept: Checkpoints) -> None:
+        self.kept = kept
+        self._begin = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._begin
+
+    def load(self, cell: Checkpoint) -> Kept | None:
+        held = cell.load()
+        if held is not None:  # what was spent before an interruption counts
+            self._begin -= max(0.0, held.values["seconds"] - self.seconds)
+        return held
+
+    def save(
+        self, cell: Checkpoint, tensors: Mapping[str, Tensor], values: Mapping[str, Any], place: str
+    ) -> None:
+        cell.save(tensors, {**values, "seconds": self.seconds}, place=place)
+
+
+def _reading(plain: Calibration, calibration: Calibration, states: Tensor) -> Prediction:
+    """What the label bases say before: the calibration's similarity, nothing trained."""
+    options = calibration.options
+    return predict_from(
+        plain.centroids,
+        states.to(plain.centroids.labels.device),
+        options.inference,
+        options.inference_over,
+        plain.reading_temperature,
+    )
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().numpy()
+
+
+def _side(
+    read_by: Calibration,
+    said: Prediction,
+    states: Mapping[str, Tensor],
+    task: Task,
+    seed: int,
+) -> Side:
+    truth: Labels = task.labels["test"]
+    probabilities = _array(said.probabilities).astype(np.float64)
+    whole = bool(np.allclose(probabilities.sum(1), 1, atol=1e-3))
+    report = classification_report(
+        truth,
+        _array(said.predicted),
+        task.classes,
+        probabilities=probabilities if whole else None,
+        seed=seed,
+    )
+    centres = read_by.centroids
+    placed = states["test"] if centres.shift is None else states["test"] + centres.shift.cpu()
+    own, margin = own_similarity(placed, truth, centres.labels.cpu())
+    near = knn_correct(states["train"], task.labels["train"], states["test"], truth)
+    return Side(
+        report=report,
+        own_similarity=bootstrap_interval(own, seed=seed),
+        margin=bootstrap_interval(margin, seed=seed),
+        knn={k: bootstrap_interval(hits, seed=seed) for k, hits in near.items()},
+    )
+
+
+def _probe(
+    task: Task, states: TaskStates, layer: int, seed: int
+) -> Steps[tuple[Probe, ClassificationReport, Numbers]]:
+    rows = {s: states.at(layer)[s].double().numpy() for s in ("train", "valid", "test")}
+    probe = yield from fit_probe(
+        rows["train"], task.labels["train"], rows["valid"], task.labels["valid"], task.classes
+    )
+    predicted = probe.scores(rows["test"]).argmax(1)
+    truth: Labels = task.labels["test"]
+    report = classification_report(truth, predicted, task.classes, seed=seed)
+    return probe, report, (predicted == truth).astype(float)
+
+
+def _control(
+    name: str,
+    space: LatentSpace,
+    task: Task,
+    states: TaskStates,
+    calibration: Calibration,
+    right: Numbers,
+    chance: float,
+    seed: int,
+    cells: _Cells,
+) -> Steps[ControlLine]:
+    """Train a control: to other bases, or several times on labels shuffled anew.
+
+    One shuffle may map a whole cluster to its own label or to another by luck, so what counts is
+    the mean over several.
+    """
+    options = calibration.options
+    given: list[Task] = [task]
+    if name == "shuffled-labels":
+        times = SHUFFLES if options.kind in ("module", "head") else 1  # layers take too long
+        given = [shuffled_labels(task, seed + i) for i in range(times)]
+        # Early stopping may give the start back, and the identity is the untrained reading.
+        options = replace(options, start="random")
+    elif options.kind == "head":  # its centroids are made of the head's rows: none are random
+        options = replace(options, target="module", frame="random")
+    else:
+        options = replace(options, frame="random")
+    runs = []
+    for place, one in enumerate(given):
+        shared = replace(states, task=one.fingerprint)
+        own = replace(options, seed=options.seed + place)
+        cell = cells.kept.of(
+            f"control {name} {place}",
+            model=states.model,
+            task=one.fingerprint,
+            options=own.to_dict(),
+            states=tensor_digest(*(states.at(options.layer)[split] for split in SPLITS)),
+        )
+        held = cells.load(cell)
+        if held is None:
+            training = cells.kept.of("training of a control")
+            trained = yield from calibrate(space, shared, one, own, checkpoint=training)
+            said = yield from trained.predict(space, shared, one, "test")
+            answer = said.predicted.cpu()
+            cells.save(cell, {"answer": answer}, {}, f"control {place + 1} of {len(given)}")
+            training.remove()
+        else:
+            answer = held.tensors["answer"]
+        runs.append(_array(answer) == task.labels["test"])
+    accuracy = accuracy_draws(runs, seed=seed).interval
+    return ControlLine(
+        name=name,
+        title=CONTROLS[name],
+        accuracy=accuracy,
+        difference=difference_draws([right.astype(bool)] * len(runs), runs, seed=seed).interval,
+        at_chance=accuracy.low <= chance,
+        runs=len(runs),
+    )
+
+
+def _curve(
+    space: LatentSpace,
+    task: Task,
+    calibration: Calibration,
+    here: tuple[Interval, Interval],
+    cache_dir: Path | None,
+    seed: int,
+    cells: _Cells,
+) -> Steps[LayerCurve]:
+    """Readability at every layer; the states of all layers are taken at once.
+
+    `here` is the probe and the calibration at the calibrated layer, measured already: every layer's
+    probe chooses from the same values of C as that one.
+    """
+    numbers = tuple(range(space.model.blocks + 1))
+    every = yield from task_states(space, task, layers=numbers, cache_dir=cache_dir)
+    options = replace(calibration.options, target="module")
+    plain = untrained(space, task, options)
+    truth: Labels = task.labels["test"]
+    calibrated = calibration.options.layer % len(numbers)
+    reading, probes = [], []
+    for layer in numbers:
+        at = every.at(layer)
+        said = _reading(plain, calibration, at["test"])
+        hits = (_array(said.predicted) == truth).astype(float)
+        reading.append(bootstrap_interval(hits, seed=seed))
+        if layer == calibrated:
+            probes.append(here[0])
+        else:
+            probes.append((yield from _layer_probe(task, every, layer, seed, cells)))
+        yield Progress(layer + 1, len(numbers), "reading every layer")
+    return LayerCurve(
+        numbers,
+        tuple(reading),
+        tuple(probes),
+        calibrated,
+        here[1],
+    )
+
+
+def _layer_probe(
+    task: Task, states: TaskStates, layer: int, seed: int, cells: _Cells
+) -> Steps[Interval]:
+    at = states.at(layer)
+    cell = cells.kept.of(
+        f"probe of layer {layer}",
+        task=task.fingerprint,
+        seed=seed,
+        states=tensor_digest(*(at[split] for split in SPLITS)),
+    )
+    held = cells.load(cell)
+    if held is not None:
+        return Interval(**held.values["accuracy"])
+    _, report, _ = yield from _probe(task, states, layer, seed)
+    found = report.accuracy
+    cells.save(cell, {}, {"accuracy": found.to_dict()}, f"layer {layer} of the comparison")
+    return found
+
+
+def _rows(task: Task, said: Mapping[str, Prediction]) -> tuple[TestRow, ...]:
+    truth: Labels = task.labels["test"]
+    guess = {name: _array(p.predicted) for name, p in said.items()}
+    sure = {name: _array(p.probabilities) for name, p in said.items()}
+    names = task.label_names
+    out = []
+    for i, true in enumerate(truth):
+        old, new = int(guess["before"][i]), int(guess["after"][i])
+        flip = None
+        if old != new:
+            flip = "fixed" if new == true else "broken" if old == true else "changed"
+        out.append(
+            TestRow(
+                index=i,
+                line=task.lines["test"][i],
+                text=task.texts["test"][i],
+                prompt=task.prompts["test"][i],
+                label=names[int(true)],
+                predicted_before=names[old],
+                predicted_after=names[new],
+                probability_before=float(sure["before"][i, old]),
+                probability_after=float(sure["after"][i, new]),
+                flip=flip,
+            )
+        )
+    return tuple(out)
+
+
+__all__ = [
+    "CONTROLS",
+    "SHUFFLES",
+    "Comparison",
+    "ControlLine",
+    "LayerCurve",
+    "Side",
+    "TestRow",
+    "compare_before_after",
+    "verdict",
+]

@@ -1,0 +1,1 @@
+"""A table of labelled text becomes a task for one model."""

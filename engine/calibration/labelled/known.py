@@ -1,0 +1,111 @@
+"""Tasks that are known beforehand: public data sets, and the sets that ship with the project."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from engine.calibration.labelled.spec import TaskSpec
+from engine.calibration.labelled.tables import Table, read_table
+from engine.errors import OptionError, shorten
+
+
+@dataclass(frozen=True)
+class KnownTask:
+    """Prompt and label words of a public data set, from the paper's table and early code."""
+
+    template: str
+    label_words: Mapping[str, str]
+
+
+KNOWN_TASKS: Final[Mapping[str, KnownTask]] = {
+    "agnews": KnownTask(
+        "Input: {text}\nType:",
+        {
+            "World": "world",
+            "Sports": "sports",
+            "Business": "business",
+            "Technology": "technology",
+        },
+    ),
+    "sst2": KnownTask(
+        "Review: {text}\nSentiment:", {"negative": "negative", "positive": "positive"}
+    ),
+    "mr": KnownTask(
+        'Review: "{text}"\nSentiment:', {"negative": "negative", "positive": "positive"}
+    ),
+    "subj": KnownTask(
+        'Input: "{text}"\nType:', {"subjective": "subjective", "objective": "objective"}
+    ),
+    "trec": KnownTask(
+        "Question: {text}\nType:",
+        {
+            "description": "description",
+            "entity": "entity",
+            "abbreviation": "expression",
+            "human": "human",
+            "location": "location",
+            "number": "number",
+        },
+    ),
+}
+
+
+def known_spec(name: str, **changes: Any) -> TaskSpec:
+    """The settings of a known task.
+
+    Raises:
+        OptionError: not a known one.
+    """
+    if name not in KNOWN_TASKS:
+        raise OptionError(
+            f"the known tasks are {', '.join(KNOWN_TASKS)}; got {shorten(name)!r}; give a template"
+            " and label words."
+        )
+    known = KNOWN_TASKS[name]
+    given: dict[str, Any] = {
+        "name": name,
+        "template": known.template,
+        "label_words": dict(known.label_words),
+    }
+    return TaskSpec(**(given | changes))
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """A labelled set that ships with the project."""
+
+    name: str
+    title: str
+    table: Table
+    spec: TaskSpec
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Of every row."""
+        return self.table.column("text")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of every row."""
+        return self.table.column("label")
+
+
+_EXAMPLES: Final = {
+    "topics": ("Topics of short news", "Text: {text}\nTopic:"),
+    "sentiment": ("Sentiment of short reviews", "Review: {text}\nSentiment:"),
+}
+
+
+def example_sets() -> dict[str, ExampleSet]:
+    """The sets that ship, by name; those whose file is there."""
+    folder = Path(__file__).resolve().parents[2] / "examples"
+    out = {}
+    for name, (title, template) in _EXAMPLES.items():
+        path = folder / f"{name}.csv"
+        if path.is_file():
+            table = read_table(path)
+            out[name] = ExampleSet(name, title, table, TaskSpec(name=name, template=template))
+    return out

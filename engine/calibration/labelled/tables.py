@@ -1,0 +1,384 @@
+"""Labelled files: CSV, TSV, JSON lines, Parquet, or a data set of the hub.
+
+A bad row is listed with its line number and its reason; the rest is kept. Knows nothing about
+prompts or labels: a cell is text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from engine.calibration.labelled.separated import MARKS, records, separator
+from engine.errors import OptionError, shorten
+
+FORMATS: Final = ("csv", "tsv", "jsonl", "parquet")
+MAX_BYTES: Final = 64 * 2**20
+MAX_ROWS: Final = 200_000
+MAX_CELL: Final = 20_000
+"""Characters."""
+MAX_COLUMNS: Final = 200
+MAX_NAME: Final = 200
+"""Characters of a column's name."""
+_PARQUET_MAGIC: Final = b"PAR1"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example as it stands in the file."""
+
+    line: int
+    """Where it begins: line of a text file, row of a Parquet file, from 1."""
+    values: Mapping[str, str]
+    """Column → cell."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row that was left out."""
+
+    line: int
+    reason: str
+    """Half a sentence: ``3 cells where the header has 2``."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What was read otherwise than its writer may have meant it."""
+
+    line: int
+    text: str
+    """A sentence."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A labelled file, read."""
+
+    name: str
+    columns: tuple[str, ...]
+    """In the order of the file."""
+    rows: tuple[Row, ...]
+    problems: tuple[Problem, ...]
+    """Rows left out, by line."""
+    notes: tuple[Note, ...] = ()
+    """By line."""
+    separator: str = ""
+    """What separates the columns: comma, semicolon, tab or bar; empty where nothing does."""
+
+    def column(self, name: str) -> tuple[str, ...]:
+        """All cells of a column.
+
+        Raises:
+            OptionError: no such column.
+        """
+        self.check_column(name)
+        return tuple(row.values[name] for row in self.rows)
+
+    def check_column(self, name: str) -> None:
+        """Refuse a column that the table does not have."""
+        if name not in self.columns:
+            raise OptionError(
+                f"there is no column {shorten(name)!r} in {shorten(self.name) or 'this table'};"
+                f" its columns are {', '.join(shorten(c) for c in self.columns[:20])}."
+            )
+
+
+def read_table(
+    data: bytes | Path,
+    name: str = "",
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_rows: int = MAX_ROWS,
+    max_cell: int = MAX_CELL,
+) -> Table:
+    """Read a labelled file.
+
+    The format is that of the name's suffix, else what the content looks like. Text is UTF-8, with
+    or without a byte-order mark; UTF-16 with one. CSV and TSV need a header, and it and the first
+    rows say whether a comma, semicolon, tab or bar separates the columns, whatever the suffix; JSON
+    lines hold one object per line (strings, numbers and truth values; the columns are the keys of
+    all of them). A quote that is never closed is text, and a note names its line.
+
+    Args:
+        data: the content, or where it is.
+        name: of the file, for its suffix and for people; a path's own where it is empty.
+        max_bytes: of the file.
+        max_rows: kept; what follows is counted as one problem.
+        max_cell: characters of one cell; a longer one makes its row a problem.
+
+    Raises:
+        OptionError: no such file, too large, not of a known form, not text, no columns or no row.
+    """
+    if isinstance(data, Path):
+        name = name or data.name
+        data = _content(data, max_bytes)
+    shown = shorten(name) or "this file"
+    if len(data) > max_bytes:
+        raise OptionError(
+            f"{shown} has {len(data):,} bytes and at most {max_bytes:,} are read; upload a part of"
+            " it."
+        )
+    if not data.strip():
+        raise OptionError(f"{shown} is empty; give rows with a text and a label.")
+    kind = _kind(name, data)
+    mark = ""
+    if kind == "parquet":
+        found: Iterator[Row | Problem | Note] = _parquet(data, shown, max_rows)
+    else:
+        text = _decode(data, shown)
+        if kind == "jsonl":
+            found = _json_lines(text)
+        else:
+            mark = separator(text, "\t" if kind == "tsv" else ",")
+            found = _separated(text, mark, shown)
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    notes: list[Note] = []
+    columns: dict[str, None] = {}
+    for item in found:
+        if isinstance(item, Note):
+            notes.append(item)
+            continue
+        if isinstance(item, Problem):
+            problems.append(item)
+            continue
+        reason = _cell_problem(item, max_cell)
+        if reason:
+            problems.append(Problem(item.line, reason))
+            continue
+        if len(rows) >= max_rows:
+            problems.append(
+                Problem(item.line, f"this row and all after it: at most {max_rows:,} are read")
+            )
+            break
+        columns.update(dict.fromkeys(item.values))
+        rows.append(item)
+    if not rows:
+        first = f" (line {problems[0].line}: {problems[0].reason})" if problems else ""
+        raise OptionError(f"{shown} has no row that can be read{first}; give texts with labels.")
+    if len(columns) > MAX_COLUMNS:
+        raise OptionError(
+            f"{shown} has {len(columns):,} columns and at most {MAX_COLUMNS} are read; keep the"
+            " text and label columns."
+        )
+    long = max(columns, key=len)
+    if len(long) > MAX_NAME:
+        raise OptionError(
+            f"{shown} has a column whose name has {len(long):,} characters and at most {MAX_NAME}"
+            f" are read: {shorten(long)!r}; give it a short one."
+        )
+    names = tuple(columns)
+    if kind == "jsonl":  # a key that only some objects have is an empty cell of the others
+        rows = [Row(r.line, {c: r.values.get(c, "") for c in names}) for r in rows]
+    separated = MARKS[mark] if mark and len(names) > 1 else ""
+    return Table(name or "table", names, tuple(rows), tuple(problems), tuple(notes), separated)
+
+
+def read_hub(name: str, split: str = "train", *, max_rows: int = MAX_ROWS) -> Table:
+    """A data set of the Hugging Face hub, by its id, where `datasets` is installed.
+
+    Class-label columns are given by name. Streams, so only the rows that are kept are fetched.
+
+    Raises:
+        OptionError: `datasets` is not installed, or the data set cannot be opened.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise OptionError(
+            f"{shorten(name)!r} is no file, and reading a data set of the hub needs the package"
+            " `datasets`, which is not installed; give a CSV, TSV, JSONL or Parquet file."
+        ) from None
+    try:
+        # What is read are rows, never code: its newest version is as good as a pinned one.
+        stream = datasets.load_dataset(name, split=split, streaming=True)  # nosec B615
+        labels = {
+            column: feature.names
+            for column, feature in (stream.features or {}).items()
+            if hasattr(feature, "names") and hasattr(feature, "int2str")
+        }
+        made: list[Row | Problem] = []
+        for line, record in enumerate(stream, start=1):
+            if len(made) >= max_rows:
+                break
+            for column, names in labels.items():
+                value = record.get(column)
+                if isinstance(value, int) and 0 <= value < len(names):
+                    record[column] = names[value]
+            made.append(_from_record(record, line))
+    except Exception as error:  # the library raises anything from network errors to KeyError
+        reason = shorten((str(error).strip().splitlines() or [type(error).__name__])[0], 120)
+        raise OptionError(
+            f"the data set {shorten(name)!r} (split {shorten(split)!r}) cannot be opened"
+            f" ({reason.rstrip('.')}); check the id and the network, or give a file."
+        ) from error
+    kept = [r for r in made if isinstance(r, Row)]
+    if not kept:
+        raise OptionError(f"the data set {shorten(name)!r} has no row with text cells.")
+    columns = tuple(dict.fromkeys(c for r in kept for c in r.values))
+    full = tuple(Row(r.line, {c: r.values.get(c, "") for c in columns}) for r in kept)
+    return Table(name, columns, full, tuple(p for p in made if isinstance(p, Problem)))
+
+
+def _content(path: Path, max_bytes: int) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise OptionError(
+                f"{shorten(path.name)} has {size:,} bytes and at most {max_bytes:,} are read; give"
+                " a part of it."
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise OptionError(
+            f"the file {shorten(path.name)!r} cannot be read ({error.strerror or error}); give a"
+            " CSV, TSV, JSONL or Parquet file."
+        ) from None
+
+
+def _kind(name: str, data: bytes) -> str:
+    suffix = Path(name).suffix.lower().lstrip(".")
+    if data[:4] == _PARQUET_MAGIC:
+        return "parquet"
+    if suffix in ("jsonl", "ndjson", "json"):
+        return "jsonl"
+    if suffix in ("csv", "tsv"):
+        return suffix
+    if suffix in ("parquet", "pq"):
+        raise OptionError(f"{shorten(name)} is not a Parquet file, whatever its name says.")
+    if suffix and suffix not in ("txt", "tab"):
+        raise OptionError(
+            f"a file must be one of {', '.join(FORMATS)}; got {shorten(name)!r}; convert it."
+        )
+    head = data[:4096].lstrip(b"\xef\xbb\xbf \r\n")
+    if head[:1] == b"{":
+        return "jsonl"
+    line = head.splitlines()[0] if head else b""
+    return "tsv" if line.count(b"\t") > line.count(b",") else "csv"
+
+
+def _decode(data: bytes, shown: str) -> str:
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise OptionError(
+            f"{shown} is not UTF-8 text (line {line}); save it as UTF-8 and upload it again."
+        ) from None
+    if "\x00" in text:
+        raise OptionError(f"{shown} holds NUL characters, so it is not a text file.")
+    return text
+
+
+def _separated(text: str, mark: str, shown: str) -> Iterator[Row | Problem | Note]:
+    """Rows of CSV or TSV; a quoted cell may span lines, and a row's line is where it begins."""
+    header: list[str] | None = None
+    for record in records(text, mark):
+        cells = record.cells
+        if not cells or (len(cells) == 1 and not cells[0].strip()):
+            continue  # an empty line is nobody's mistake
+        for line in record.open_quotes:
+            if header is None:
+                raise OptionError(
+                    f"the first line of {shown} must name its columns and a quote opened on it is"
+                    " never closed; close it or take it out."
+                )
+            yield Note(line, f"A quote opened on line {line} is never closed; it was read as text.")
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            if len(set(header)) < len(header) or not all(header):
+                raise OptionError(
+                    f"the first line of {shown} must name its columns, each once and none empty;"
+                    f" got {shorten(', '.join(header), 80)!r}."
+                )
+        elif len(cells) != len(header):
+            many = f"{len(cells):,} cell{'s' if len(cells) != 1 else ''}"
+            upto = f", in quotes up to line {record.last}" if record.last > record.line else ""
+            yield Problem(record.line, f"{many} where the header has {len(header)}{upto}")
+        else:
+            yield Row(record.line, dict(zip(header, cells, strict=True)))
+
+
+def _json_lines(text: str) -> Iterator[Row | Problem]:
+    for line, source in enumerate(text.split("\n"), start=1):
+        if not source.strip():
+            continue
+        try:
+            record = json.loads(source)
+        except (ValueError, RecursionError):
+            yield Problem(line, "not a JSON object")
+            continue
+        if not isinstance(record, dict):
+            yield Problem(line, f"a JSON {_json_name(record)}, not an object")
+            continue
+        yield _from_record(record, line)
+
+
+def _json_name(value: Any) -> str:
+    return {list: "list", str: "string", bool: "truth value", type(None): "null"}.get(
+        type(value), "number"
+    )
+
+
+def _from_record(record: Mapping[Any, Any], line: int) -> Row | Problem:
+    """Cells of one object: text, numbers and truth values; nested values are left out."""
+    values: dict[str, str] = {}
+    for key, value in record.items():
+        if value is None:
+            values[str(key)] = ""
+        elif isinstance(value, bool):
+            values[str(key)] = "true" if value else "false"
+        elif isinstance(value, str | int | float):
+            values[str(key)] = str(value)
+    if not all(_is_text(cell) for pair in values.items() for cell in pair):
+        return Problem(line, "half a character (a lone surrogate), which is no text")
+    return Row(line, values) if values else Problem(line, "no cell that is text or a number")
+
+
+def _is_text(cell: str) -> bool:
+    """Whether it can be written as UTF-8; JSON may name halves of a character by themselves."""
+    try:
+        cell.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _parquet(data: bytes, shown: str, max_rows: int) -> Iterator[Row | Problem]:
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise OptionError(
+            f"{shown} is a Parquet file and the package `pyarrow` is not installed; convert it to"
+            " CSV or JSONL."
+        ) from None
+    try:
+        file = parquet.ParquetFile(arrow.BufferReader(data))
+        groups: Iterable[Any] = file.iter_batches(batch_size=1024)
+        line = 0
+        for batch in groups:
+            records: Sequence[Mapping[str, Any]] = batch.to_pylist()
+            for record in records:
+                line += 1
+                yield _from_record(record, line)
+            if line > max_rows:
+                return
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        reason = shorten((str(error).strip().splitlines() or ["damaged"])[0], 120).rstrip(".")
+        raise OptionError(f"{shown} cannot be read as Parquet ({reason}).") from None
+
+
+def _cell_problem(row: Row, max_cell: int) -> str:
+    for column, value in row.values.items():
+        if len(value) > max_cell:
+            return f"{len(value):,} characters in column {shorten(column)!r}, at most {max_cell:,}"
+    return ""
+
+
+__all__ = ["FORMATS", "Note", "Problem", "Row", "Table", "read_hub", "read_table"]

@@ -1,0 +1,1 @@
+"""States of a task are pulled onto the bases of its labels."""

@@ -1,0 +1,205 @@
+"""A trained calibration: what it holds, and how states are read by it.
+
+Knows nothing about how it was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.calibration.labelled.tasks import Task
+from engine.calibration.training.features import TaskStates
+from engine.calibration.training.losses import Centroids, Scope, Similarity, centroids
+from engine.calibration.training.module import CalibrationModule
+from engine.calibration.training.options import CalibrationOptions
+from engine.errors import ArtifactError, OptionError
+from engine.progress import Progress, Steps
+from engine.space import LatentSpace
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training rows."""
+
+    number: int
+    """From 1; epoch 0 is before training."""
+    train_loss: float
+    """Mean over the epoch's batches while they were trained on; at epoch 0 over the rows."""
+    valid_loss: float
+    """After the epoch; NaN without validation rows."""
+    valid_accuracy: float
+    seconds: float
+    """Since the start."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What n calibrated states say. In the order of the states; columns in that of the labels."""
+
+    scores: Tensor
+    """n × C: cosines, matrix products, or log-probabilities over the whole vocabulary."""
+    probabilities: Tensor
+    """n × C; rows sum to 1, or to less where other tokens of the vocabulary have a part."""
+    predicted: Tensor
+    """Index of the best label (n)."""
+    outside: Tensor | None = None
+    """Whether a token that is no label's is nearer still (n); over the vocabulary only."""
+
+
+@dataclass(eq=False)
+class Calibration:
+    """A trained calibration of one model for one task."""
+
+    options: CalibrationOptions
+    model: str
+    """The model's fingerprint."""
+    model_name: str
+    task: str
+    """The task's fingerprint."""
+    task_info: Mapping[str, Any]
+    """What identifies the task: name, settings, label tokens, sizes."""
+    label_names: tuple[str, ...]
+    label_words: tuple[str, ...]
+    centroids: Centroids
+    """Those that states are read by; for the target ``head`` the trained ones."""
+    module: CalibrationModule | None = None
+    """λ; None is the identity."""
+    tuned: Mapping[str, Tensor] = field(default_factory=dict)
+    """For layers and LoRA: parameter name → trained value. For the head: its trained rows."""
+    history: tuple[Epoch, ...] = ()
+    best_epoch: int = 0
+    """The one that was kept; 0 means that training did not lower the validation loss."""
+    reading_temperature: float = 1.0
+    """What scores are divided by for probabilities: fitted on the validation rows where there are
+    enough of them, else that of the loss (1 for matrix products)."""
+    seconds: float = 0.0
+    """Of training, without the states."""
+    trained_weights: int = 0
+    """How many numbers were trained."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """What has to be kept beside the model."""
+        held = list(self.tuned.values())
+        if self.module is not None:
+            held += [*self.module.parameters(), *self.module.buffers()]
+        return sum(t.numel() * t.element_size() for t in held)
+
+    @torch.no_grad()
+    def apply(self, states: Tensor) -> Tensor:
+        """Calibrated states λ(r): n × d → n × d; the identity for the target ``head``.
+
+        Args:
+            states: after the final norm, of the layer that was calibrated.
+
+        Raises:
+            OptionError: layers or LoRA were tuned: their states come from the tuned model.
+        """
+        if self.options.kind in ("layers", "lora"):
+            raise OptionError(
+                "this calibration tunes the model's layers, so calibrated states come from running"
+                " the texts again; use predict."
+            )
+        if self.module is None:
+            return states.float()
+        self.module.eval()
+        out: Tensor = self.module(states.to(self.module.centre.device, torch.float32))
+        return out
+
+    @torch.no_grad()
+    def read(self, states: Tensor) -> Prediction:
+        """What the labels' centroids say about states: those of the untuned model."""
+        return self.read_calibrated(self.apply(states))
+
+    @torch.no_grad()
+    def read_calibrated(self, states: Tensor) -> Prediction:
+        """The same for states that are calibrated already."""
+        return predict_from(
+            self.centroids,
+            states.to(self.centroids.labels.device),
+            self.options.inference,
+            self.options.inference_over,
+            self.reading_temperature,
+        )
+
+    def predict(
+        self, space: LatentSpace, states: TaskStates, task: Task, split: str = "test"
+    ) -> Steps[Prediction]:
+        """The answers for one split, whatever was trained; one step is one batch."""
+        calibrated = yield from self.states_of(space, states, task, split)
+        return self.read_calibrated(calibrated)
+
+    def states_of(
+        self, space: LatentSpace, states: TaskStates, task: Task, split: str = "test"
+    ) -> Steps[Tensor]:
+        """Calibrated states of one split: n × d. Tuned layers run its texts again."""
+        self.check_model(space)
+        if self.options.kind in ("layers", "lora"):
+            from engine.calibration.training.tuning import tuned_states
+
+            return (yield from tuned_states(self, space, task.ids[split]))
+        yield Progress(0, 1, "reading")
+        return self.apply(states.at(self.options.layer)[split])
+
+    def check_model(self, space: LatentSpace) -> None:
+        """Refuse another model.
+
+        Raises:
+            ArtifactError: its weights are not those that this was trained on.
+        """
+        if space.model.fingerprint != self.model:
+            raise ArtifactError(
+                f"this calibration belongs to {self.model_name} (fingerprint {self.model[:12]}) and"
+                f" the open model is {space.model.name} ({space.model.fingerprint[:12]}); open that"
+                " model or train anew."
+            )
+
+
+def untrained(
+    space: LatentSpace, task: Task, options: CalibrationOptions | None = None
+) -> Calibration:
+    """The reading before: λ is the identity, the centroids are the labels' bases."""
+    options = options or CalibrationOptions()
+    options.validate()
+    return Calibration(
+        options=options,
+        model=space.model.fingerprint,
+        model_name=space.model.name,
+        task=task.fingerprint,
+        task_info=task.to_dict(),
+        label_names=task.label_names,
+        label_words=task.label_words,
+        centroids=centroids(
+            space,
+            task.label_tokens,
+            frame=options.frame,
+            scope=options.centroids,
+            whole=options.inference_over == "vocabulary",
+        ),
+        reading_temperature=options.reading_temperature,
+    )
+
+
+@torch.no_grad()
+def predict_from(
+    centres: Centroids, states: Tensor, kind: Similarity, over: Scope, temperature: float
+) -> Prediction:
+    """Scores, probabilities and answers of calibrated states."""
+    if over == "vocabulary":
+        parts = []
+        for start in range(0, len(states), 256):
+            whole = centres.scores(states[start : start + 256], kind, "vocabulary")
+            logs = torch.log_softmax(whole / temperature, dim=1)
+            own = logs[:, list(centres.ids)]
+            parts.append((own, logs.amax(1) > own.amax(1)))
+        scores = torch.cat([p[0] for p in parts]) if parts else states.new_empty(0, centres.classes)
+        outside = torch.cat([p[1] for p in parts]).cpu() if parts else None
+        return Prediction(scores.cpu(), scores.exp().cpu(), scores.argmax(1).cpu(), outside)
+    scores = centres.scores(states, kind)
+    probabilities = torch.softmax(scores / temperature, dim=1)
+    return Prediction(scores.cpu(), probabilities.cpu(), scores.argmax(1).cpu())

@@ -1,0 +1,316 @@
+"""The same objective on the model's own layers: the last k, all, or LoRA through `peft`.
+
+The paper trains behind the model only; this is the comparison. A copy of the model is trained, so
+that the model itself never changes: the last-position state, after the final norm, goes to its
+label's fixed basis (taken from the model as it was). Only the parameters of the blocks that are
+asked for are trained; embedding, final norm and head stay. LoRA (Hu et al. 2022) adds two narrow
+matrices to each query, key and value projection and trains these alone.
+
+One step is a part of a batch of at most 2,048 tokens, padding included.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from engine.calibration.labelled.tasks import Task
+from engine.calibration.training.calibrated import Calibration, untrained
+from engine.calibration.training.losses import clustering_loss
+from engine.calibration.training.options import CalibrationOptions
+from engine.calibration.training.resuming import Keeper, Position, Resumable
+from engine.calibration.training.train import check_loss, falling, fit_temperature
+from engine.checkpoints import Checkpoint
+from engine.errors import BudgetExceeded, OptionError
+from engine.model.anatomy import first_tensor
+from engine.model.language_model import LanguageModel
+from engine.model.placement import check_trainable
+from engine.model.texts import text_states
+from engine.progress import Progress, Steps
+from engine.space import LatentSpace
+
+PART_TOKENS: Final = 2048
+LORA_SCALE: Final = 2.0
+"""alpha over rank."""
+_ATTENTION: Final = (
+    *("q_proj", "k_proj", "v_proj", "query", "key", "value"),
+    *("c_attn", "query_key_value", "qkv_proj", "Wqkv", "qkv"),
+)
+"""What architectures call the projections to queries, keys and values."""
+_CLIP: Final = 1.0
+"""Largest norm of a step's gradient."""
+
+
+def tune_model(
+    space: LatentSpace, task: Task, options: CalibrationOptions, checkpoint: Checkpoint
+) -> Steps[Calibration]:
+    """Train blocks or LoRA on a copy of the model; :func:`engine.calibration.calibrate` calls it.
+
+    Args:
+        space: whose model.
+        task: labels and label tokens.
+        options: settings.
+        checkpoint: where the training is kept, keyed by the other three.
+
+    Raises:
+        OptionError: more blocks than there are, or `peft` is not installed.
+        BudgetExceeded: a copy of the model does not fit the memory.
+        NonFiniteError: the loss became NaN or infinite.
+    """
+    begin = time.perf_counter()
+    result = untrained(space, task, options)
+    twin = prepare(space.model, options)
+    trained = {n: p for n, p in twin.module.named_parameters() if p.requires_grad}
+    result.trained_weights = sum(p.numel() for p in trained.values())
+    parameters = list(trained.values())
+    matrices = [p for p in parameters if p.dim() > 1]
+    vectors = [p for p in parameters if p.dim() < 2]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": options.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=options.used_rate,
+    )
+    device = result.centroids.labels.device
+    labels = {s: torch.from_numpy(task.labels[s]).to(device) for s in ("train", "valid")}
+    n, batch = task.size("train"), options.used_batch
+    per_epoch = math.ceil(n / batch)
+    total = options.used_epochs * n
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, falling(options.used_epochs * per_epoch)
+    )
+    order = torch.Generator().manual_seed(options.seed)
+
+    def judge(split: str) -> Steps[tuple[float, float]]:
+        """Loss and accuracy of a whole split."""
+        if not len(labels[split]):
+            return math.nan, math.nan
+        states = yield from _states(twin, task.ids[split], "validating", at.done, total)
+        with torch.no_grad():
+            loss = clustering_loss(
+                options.loss, states, labels[split], result.centroids, options.used_temperature
+            )
+            answer = result.centroids.scores(states, options.inference).argmax(1)
+        return float(loss), float((answer == labels[split]).float().mean())
+
+    training = Resumable(checkpoint, parameters, optimiser, schedule, {"order": order})
+    found = training.load(options.patience)
+    at = Position()
+    if found is None:
+        first, _ = yield from judge("train")
+        valid = yield from judge("valid")
+        found = Keeper(parameters, options.patience, first, *valid, begin), at
+    keeper, at = found
+    with checkpoint.on_close(lambda: training.save(keeper, at, total)):
+        if at.done:
+            yield Progress(at.done, total, "training", keeper.values)
+        for epoch in range(at.epoch, options.used_epochs + 1):
+            if keeper.stop:
+                break
+            if at.order is None:
+                at = replace(at, order=torch.randperm(n, generator=order))
+            assert at.order is not None
+            shuffled = at.order.tolist()
+            for start in range(at.start, n, batch):
+                chosen = shuffled[start : start + batch]
+                optimiser.zero_grad(set_to_none=True)
+                # Whoever is stopped between two parts begins this batch anew: `at` stays before it.
+                done, summed = at.done, at.loss
+                for part in _parts(chosen, task.ids["train"]):
+                    states = last_states(twin, [task.ids["train"][i] for i in part])
+                    own = labels["train"][torch.tensor(part, device=device)]
+                    loss = clustering_loss(
+                        options.loss, states, own, result.centroids, options.used_temperature
+                    )
+                    check_loss(float(loss.detach()), epoch)
+                    (loss * (len(part) / len(chosen))).backward()  # type: ignore[no-untyped-call]
+                    summed += float(loss.detach()) * len(part)
+                    done += len(part)
+                    yield Progress(done, total, "training", keeper.values)
+                nn.utils.clip_grad_norm_(parameters, _CLIP)
+                optimiser.step()
+                schedule.step()
+                at = replace(at, start=start + len(chosen), done=done, loss=summed)
+                if checkpoint.due:
+                    training.save(keeper, at, total)
+            keeper.take(epoch, at.loss / n, *(yield from judge("valid")))
+            at = Position(epoch + 1, done=at.done)
+            yield Progress(at.done, total, "training", keeper.values)
+        training.save(keeper, at, total)
+        keeper.restore()
+    result.history, result.best_epoch = tuple(keeper.history), keeper.best
+    result.tuned = {name: p.detach().cpu().clone() for name, p in trained.items()}
+    if task.size("valid"):
+        states = yield from _states(twin, task.ids["valid"], "validating", total, total)
+        fit_temperature(result, states, labels["valid"])
+    result.seconds = keeper.seconds
+    yield Progress(total, total, "training", keeper.values)
+    return result
+
+
+def tuned_states(
+    calibration: Calibration, space: LatentSpace, ids: Sequence[Sequence[int]]
+) -> Steps[Tensor]:
+    """States of the tuned model, after the final norm: n × d; one step is one batch."""
+    if not ids:
+        return torch.empty(0, space.model.width)
+    twin = tuned_model(calibration, space.model)
+    return (yield from _states(twin, ids, "reading the texts", 0, len(ids)))
+
+
+def tuned_model(calibration: Calibration, model: LanguageModel) -> LanguageModel:
+    """A copy of the model with what was trained put in."""
+    twin = prepare(model, calibration.options)
+    own = dict(twin.module.named_parameters())
+    with torch.no_grad():
+        for name, value in calibration.tuned.items():
+            own[name].copy_(value)
+    return twin
+
+
+def prepare(model: LanguageModel, options: CalibrationOptions) -> LanguageModel:
+    """A float32 copy in which exactly the parameters to be trained ask for gradients."""
+    need = 4 * model.parameters
+    free = psutil.virtual_memory().available
+    if need > free // 2:
+        raise BudgetExceeded(
+            f"tuning layers needs a copy of {model.name} and its gradients, about"
+            f" {4 * need / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free; calibrate behind"
+            " the model (target module) instead."
+        )
+    check_trainable(model.module)
+    module = copy.deepcopy(model.module).float()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    twin = LanguageModel(
+        module,
+        model.tokenizer,
+        name=f"{model.name} (tuned copy)",
+        revision=model.revision,
+        kind=model.anatomy.kind,
+        limits=model.limits,
+    )
+    if options.kind == "lora":
+        _add_lora(twin, options)
+        return twin
+    count = len(twin.anatomy.blocks)
+    wanted = options.target.split(":")[1]
+    k = count if wanted == "all" else int(wanted)
+    if k > count:
+        raise OptionError(
+            f"this model has {count} blocks, so at most layers:{count} can be tuned; got"
+            f" {options.target}."
+        )
+    for block in twin.anatomy.blocks[count - k :]:
+        block.requires_grad_(True)
+    return twin
+
+
+def _add_lora(twin: LanguageModel, options: CalibrationOptions) -> None:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise OptionError(
+            "LoRA needs the package `peft`, which is not installed; install it or choose another"
+            " target."
+        ) from None
+    names = _projections(twin)
+    modules = dict(twin.module.named_modules())
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=LORA_SCALE * options.rank,
+        lora_dropout=0.0,
+        target_modules=names,
+        # transformers' Conv1D (GPT-2) holds its matrix the other way round.
+        fan_in_fan_out=not isinstance(modules[names[0]], nn.Linear),
+    )
+    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
+        torch.manual_seed(options.seed)
+        inject_adapter_in_model(config, twin.module)
+    for name, parameter in twin.module.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    twin.module.eval()
+
+
+def _projections(twin: LanguageModel) -> list[str]:
+    """Paths of the query, key and value projections of every block; of all matrices if none."""
+    found, every = [], []
+    for name, module in twin.module.named_modules():
+        weight = getattr(module, "weight", None)
+        matrix = isinstance(weight, Tensor) and weight.dim() == 2
+        inside = name.startswith(twin.anatomy.blocks_path + ".")
+        if not inside or not matrix or isinstance(module, nn.Embedding):
+            continue
+        every.append(name)
+        if name.rsplit(".", 1)[-1] in _ATTENTION:
+            found.append(name)
+    return found or every
+
+
+def last_states(twin: LanguageModel, batch: Sequence[Sequence[int]]) -> Tensor:
+    """What the head reads at each text's last position, with gradients: n × d, float32."""
+    anatomy = twin.anatomy
+    weight = anatomy.embedding.weight
+    assert isinstance(weight, Tensor)
+    lengths = torch.tensor([len(ids) for ids in batch])
+    given = torch.zeros(len(batch), int(lengths.max()), dtype=torch.long)
+    mask = torch.zeros_like(given)
+    for row, ids in enumerate(batch):
+        given[row, : len(ids)] = torch.tensor(list(ids))
+        mask[row, : len(ids)] = 1
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        tensor = first_tensor(output)
+        assert tensor is not None
+        kept.append(tensor)
+
+    takes = inspect.signature(twin.module.forward).parameters
+    extra: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
+    if "logits_to_keep" in takes:
+        extra["logits_to_keep"] = 1
+    handle = anatomy.blocks[-1].register_forward_hook(keep)
+    try:
+        twin.module(
+            input_ids=given.to(weight.device), attention_mask=mask.to(weight.device), **extra
+        )
+    finally:
+        handle.remove()
+    (states,) = kept
+    rows = torch.arange(len(batch), device=states.device)
+    return anatomy.read_out(states[rows, (lengths - 1).to(states.device)])
+
+
+def _states(
+    twin: LanguageModel, ids: Sequence[Sequence[int]], note: str, done: int, total: int
+) -> Steps[Tensor]:
+    """States after the final norm, without gradients."""
+    steps = text_states(twin, ids, layers=(-1,), batch_tokens=PART_TOKENS)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return twin.read_out(end.value.raw[:, 0])
+        yield Progress(done, total, note)
+
+
+def _parts(chosen: Sequence[int], ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """A batch in parts of like length, each of at most PART_TOKENS tokens or a single text."""
+    part: list[int] = []
+    for i in sorted(chosen, key=lambda i: (len(ids[i]), i)):
+        if part and len(ids[i]) * (len(part) + 1) > PART_TOKENS:
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part

@@ -1,0 +1,1 @@
+"""A Hugging Face model opened, and the hidden states that it has."""

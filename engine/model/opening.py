@@ -1,0 +1,315 @@
+"""Open a language model by hub id or local folder.
+
+Opening never runs code of the model's author: safetensors only, remote code only when asked for in
+so many words, and sizes are compared with the free memory before any weight is read.
+
+Knows nothing about prompts or semantic bases; what it opens is a
+:class:`engine.model.language_model.LanguageModel`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import torch
+from torch import nn
+
+from engine.errors import (
+    ModelError,
+    ModelNotFound,
+    ModelTooLarge,
+    OptionError,
+    UnsafeModel,
+    UnsupportedModel,
+    shorten,
+)
+from engine.model.folder import check_folder
+from engine.model.language_model import LanguageModel, Limits
+from engine.model.placement import DeviceMap, check_device_map
+
+Tell = Callable[[str], None]
+"""Takes a few words on what is being done just now."""
+
+
+def silent(phase: str) -> None:
+    """Tells nobody."""
+
+
+DEVICES: Final = ("auto", "cpu", "cuda", "mps")
+DTYPES: Final = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` is CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        OptionError: an unknown name, or a device that is not there.
+    """
+    if device not in DEVICES:
+        raise OptionError(
+            f"device must be one of {', '.join(DEVICES)}; got {shorten(str(device))!r}."
+        )
+    cuda = torch.cuda.is_available()
+    mps = torch.backends.mps.is_available()
+    if device == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    if device == "cuda" and not cuda:
+        raise OptionError("no CUDA device was found; choose device cpu or auto.")
+    if device == "mps" and not mps:
+        raise OptionError("no Apple MPS device was found; choose device cpu or auto.")
+    return torch.device(device)
+
+
+def load_model(
+    source: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    offline: bool = False,
+    limits: Limits | None = None,
+    name: str | None = None,
+    device_map: DeviceMap | None = None,
+    tell: Tell = silent,
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> LanguageModel:
+    """Open a causal or masked language model by hub id or local folder.
+
+    Args:
+        source: a folder with config.json and safetensors, or a hub id.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        dtype: ``auto`` is float32 on the CPU and the checkpoint's own elsewhere; or ``float32``,
+            ``bfloat16``, ``float16``.
+        revision: of a hub id: a commit, tag or branch.
+        trust_remote_code: allow code that comes with the model to run.
+        offline: use what is on the disk only.
+        limits: what one request may ask for.
+        name: shown instead of the source.
+        device_map: spread the model over several GPUs by the package accelerate, in one of its
+            ways (``auto``, ``balanced``, ``balanced_low_0``, ``sequential``) or with a device for
+            each module path; what does not fit them stays in main memory. None: one device.
+        tell: called with a few words at each phase.
+        alone: entered while transformers changes what holds for the whole process (torch's default
+            dtype): no other thread may compute meanwhile. On the CPU in float32 nothing changes.
+
+    Raises:
+        ModelNotFound, UnsupportedModel, UnsafeModel, ModelTooLarge, OptionError: one sentence each.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    where = choose_device(device)
+    if device_map is not None:
+        check_device_map(device_map, device)
+    if dtype != "auto" and dtype not in DTYPES:
+        raise OptionError(
+            f"dtype must be one of auto, {', '.join(DTYPES)}; got {shorten(str(dtype))!r}."
+        )
+    text = str(source)
+    try:
+        folder = Path(text).expanduser()
+        local = folder.is_dir()
+    except (OSError, RuntimeError):  # a name too long for any folder; a home that is nobody's
+        raise ModelNotFound(
+            f"{shorten(text, 80)!r} can be no folder; give a folder with config.json and"
+            " safetensors weights, or a hub id such as gpt2."
+        ) from None
+    shown = name or (folder.resolve().name if local else text)
+    if local:
+        check_folder(folder, shown, trust_remote_code=trust_remote_code)
+    elif folder.exists():
+        raise ModelNotFound(f"{shorten(text, 80)!r} is a file; give the folder that holds it.")
+    elif text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise ModelNotFound(
+            f"there is no folder {shorten(text, 80)!r}; give a folder with config.json and"
+            " safetensors weights, or a hub id such as gpt2."
+        )
+    common: dict[str, Any] = {
+        "trust_remote_code": trust_remote_code,
+        "revision": revision,
+        "local_files_only": offline or local,
+    }
+    path = str(folder) if local else text
+    tell("reading the configuration")
+    try:
+        # `common` holds the revision.
+        config = AutoConfig.from_pretrained(path, **common)  # nosec B615
+    except Exception as error:
+        raise _cannot_open(shown, local, offline, error) from error
+    kind = _kind_of(config, shown)
+    _check_size(config, folder if local else None, shown, where, dtype, device_map is not None)
+    chosen = DTYPES[dtype] if dtype != "auto" else torch.float32 if where.type == "cpu" else "auto"
+    tell("reading the weights")
+    same = where.type == "cpu" and chosen is torch.get_default_dtype()
+    with nullcontext() if same else alone():
+        module = _open_weights(path, kind, chosen, common, shown, local, offline, device_map)
+    tell("reading the tokenizer")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **common)  # nosec B615
+    except Exception as error:
+        raise UnsupportedModel(
+            f"the tokenizer of {shown} cannot be opened ({_short(error)}); a model is read through"
+            " its vocabulary, so it needs one."
+        ) from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        # Where a folder has no tokenizer files, transformers makes up an empty one.
+        raise UnsupportedModel(
+            f"the tokenizer of {shown} has no tokens beside special ones, as if its files were not"
+            " there; a model is read through its vocabulary, so it needs one."
+        )
+    try:
+        if device_map is None:
+            module.to(where)
+    except RuntimeError as error:
+        raise ModelTooLarge(
+            f"{shown} does not fit on {where} ({_short(error)}); choose a smaller model, dtype"
+            " bfloat16 or another device."
+        ) from error
+    commit = getattr(config, "_commit_hash", None)
+    tell("finding the model's parts")
+    return LanguageModel(
+        module,
+        tokenizer,
+        name=shown,
+        revision="local" if local else str(commit or revision or "main"),
+        kind=kind,
+        limits=limits,
+    )
+
+
+def _open_weights(
+    path: str,
+    kind: str,
+    dtype: torch.dtype | str,
+    common: dict[str, Any],
+    shown: str,
+    local: bool,
+    offline: bool,
+    device_map: DeviceMap | None,
+) -> nn.Module:
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    factory = AutoModelForCausalLM if kind == "causal" else AutoModelForMaskedLM
+    if device_map is not None:
+        common = common | {"device_map": device_map}
+    try:
+        module, info = factory.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
+        )
+    except Exception as error:
+        raise _cannot_open(shown, local, offline, error) from error
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        raise UnsupportedModel(
+            f"the weights of {shown} lack {missing[0]!r}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + f" that {type(module).__name__} needs; they would be random, so the model is refused."
+        )
+    assert isinstance(module, nn.Module)
+    if isinstance(device_map, str) and "disk" in getattr(module, "hf_device_map", {}).values():
+        raise ModelTooLarge(
+            f"{shown} fits neither the GPUs nor the main memory beside them, and reading its layers"
+            " from the disk for every prompt would take minutes; choose a smaller model or dtype"
+            " bfloat16."
+        )
+    return module
+
+
+def _kind_of(config: Any, shown: str) -> str:
+    """``causal`` or ``masked``, from what the checkpoint says it is."""
+    names = [str(n) for n in (getattr(config, "architectures", None) or [])]
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModel(
+            f"{shown} is an encoder-decoder ({', '.join(names) or config.model_type}): its decoder"
+            " reads a second text, which a single prompt does not give; choose a causal model."
+        )
+    if any("MaskedLM" in n for n in names):
+        return "masked"
+    if not names or any("CausalLM" in n or "LMHead" in n for n in names):
+        return "causal"
+    raise UnsupportedModel(
+        f"{shown} is a {names[0]}, which has no output embedding (LM head) over a vocabulary;"
+        " choose a model ending in ForCausalLM, LMHeadModel or ForMaskedLM."
+    )
+
+
+def _check_size(
+    config: Any,
+    folder: Path | None,
+    shown: str,
+    where: torch.device,
+    dtype: str,
+    spread: bool,
+) -> None:
+    """Refuse before loading what cannot fit."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    v, d = getattr(text, "vocab_size", 0) or 0, getattr(text, "hidden_size", 0) or 0
+    layers = getattr(text, "num_hidden_layers", 0) or 0
+    size = 4 if (dtype == "float32" or (dtype == "auto" and where.type == "cpu")) else 2
+    try:
+        need = float(size) * (float(v) * float(d) + 8.0 * float(layers) * float(d) ** 2)
+    except (TypeError, ValueError, OverflowError):
+        raise ModelError(f"config.json of {shown} holds sizes that are not numbers.") from None
+    if folder is not None:
+        files = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+        stored = torch.empty(0, dtype=_stored_dtype(config)).element_size()
+        need = max(float(size) * v * d, files * size / stored)
+    free = float(psutil.virtual_memory().available)
+    if where.type == "cuda" and spread:
+        # What does not fit the GPUs stays in main memory and is fetched for each layer's turn.
+        free += sum(float(torch.cuda.mem_get_info(n)[0]) for n in range(torch.cuda.device_count()))
+    elif where.type == "cuda":
+        free = float(torch.cuda.mem_get_info()[0])
+    if not math.isfinite(need) or need > free:
+        raise ModelTooLarge(
+            f"{shown} needs about {need / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are free on"
+            f" {where}; choose a smaller model, dtype bfloat16 or another device."
+        )
+
+
+def _stored_dtype(config: Any) -> torch.dtype:
+    """In what precision the checkpoint says that it was saved."""
+    found = getattr(config, "dtype", None)
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def _cannot_open(shown: str, local: bool, offline: bool, error: Exception) -> ModelError:
+    message = str(error)
+    if "safetensors" in message and not local:
+        return UnsafeModel(
+            f"{shorten(shown, 80)} has no safetensors weights, and pickled ones are not opened."
+        )
+    if "trust_remote_code" in message or "custom code" in message:
+        return UnsafeModel(
+            f"{shorten(shown, 80)} brings code of its own; it is not run unless the setting"
+            " trust_remote_code allows it."
+        )
+    if not local and isinstance(error, OSError):
+        how = "on this disk (the setting offline is on)" if offline else "on the hub or this disk"
+        return ModelNotFound(
+            f"no model {shorten(shown, 80)!r} was found {how}; give a folder or a hub id such as"
+            " gpt2."
+        )
+    if "deserializing header" in message:  # how safetensors begins what it says of such a file
+        return ModelError(
+            f"the weights of {shorten(shown, 80)} are damaged or incomplete ({_short(error)}); copy"
+            " or download them again."
+        )
+    return ModelError(f"{shorten(shown, 80)} cannot be opened: {_short(error)}.")
+
+
+def _short(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return shorten(first, 160).rstrip(".")

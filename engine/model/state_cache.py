@@ -1,0 +1,56 @@
+"""The hidden states of the latest prompts, so that another question never runs the model again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from engine.errors import BudgetExceeded
+from engine.model.language_model import LanguageModel, States
+from engine.progress import Check
+
+
+class StateCache:
+    """Takes the states of prompts and keeps the latest; the least recently used go first.
+
+    Args:
+        model: whose states they are.
+        limit_bytes: of what is kept; the states of one prompt are kept whatever they take.
+    """
+
+    def __init__(self, model: LanguageModel, limit_bytes: int) -> None:
+        self.passes = 0
+        """How often the model ran."""
+        self._model = model
+        self._limit_bytes = limit_bytes
+        self._kept: OrderedDict[tuple[int, ...], States] = OrderedDict()
+
+    def __contains__(self, ids: tuple[int, ...]) -> bool:
+        """Whether the states of these token ids are kept."""
+        return ids in self._kept
+
+    def take(self, ids: tuple[int, ...], check: Check) -> States:
+        """The states of a prompt, kept or from a forward pass.
+
+        Raises:
+            BudgetExceeded: they need more memory than one prompt may take.
+        """
+        found = self._kept.get(ids)
+        if found is not None:
+            self._kept.move_to_end(ids)
+            return found
+        model = self._model
+        need = 4 * (model.blocks + 1) * len(ids) * model.anatomy.residual_width
+        limit = model.limits.memory_budget_mib * 2**20
+        if need > limit:
+            raise BudgetExceeded(
+                f"the states of {len(ids):,} tokens need {need / 2**20:,.0f} MiB and the"
+                f" budget is {limit / 2**20:,.0f} MiB; shorten the prompt."
+            )
+        states = model.states(ids, check=check)
+        self.passes += 1
+        self._kept[ids] = states
+        held = sum(s.bytes for s in self._kept.values())
+        while held > self._limit_bytes and len(self._kept) > 1:
+            _, old = self._kept.popitem(last=False)
+            held -= old.bytes
+        return states

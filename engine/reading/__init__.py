@@ -1,0 +1,1 @@
+"""A state read against a frame: scores, nearest tokens, ranks, regions, shares."""

@@ -1,0 +1,202 @@
+"""Semantic regions: where one token is nearest, and how far a state is from the border of its own.
+
+Keeping only the nearest basis cuts latent space into discrete regions (the paper's semantic
+fields, seen as cells). Knows nothing about layers or prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from engine.frames.frame import Frame
+from engine.progress import Check, no_check
+from engine.reading.read import Reading, tiling
+from engine.reading.similarity import check_geometry, columns, gather_rows, prepare_rows, products
+
+
+def borders(
+    frame: Frame,
+    states: Tensor,
+    regions: Tensor,
+    geometry: str,
+    *,
+    near: Reading | None = None,
+    centred: bool = False,
+    budget_bytes: int = 256 * 2**20,
+    check: Check = no_check,
+) -> tuple[Tensor, Tensor]:
+    """Distance of each state to the border of its semantic region, and the token beyond it.
+
+    The region of token i is where no other token scores higher: a Voronoi cell (l2), its
+    counterpart on the sphere (cosine), a polyhedral cone (matmul). All three are intersections of
+    half-spaces {r : f_i(r) ≥ f_j(r)} with f linear after what both sides share is dropped, so the
+    distance to the border is the smallest distance to any of their walls:
+
+    * cosine: asin(r̂·(b̂_i − b̂_j) / ‖b̂_i − b̂_j‖), an angle in radians in [0, π/2];
+    * l2: (‖r − b_j‖² − ‖r − b_i‖²) / (2·‖b_i − b_j‖), a length;
+    * matmul: (f_i − f_j) / ‖b_i − b_j‖, a length, f before the soft cap (which keeps the order).
+
+    Exact over the whole vocabulary. The walls to the nearest tokens are tried first: any other
+    wall is at least (gap to the last of them) / (largest possible ‖b_i − b_j‖) away, and where that
+    is further than the best of them, no other needs to be looked at. The rest goes through another
+    product, of the distinct b_i with every b_j. Tokens whose vectors are b_i's own but for a
+    thousandth (a copied row) make no wall.
+
+    Args:
+        regions: the nearest token of each state (n).
+        near: the nearest tokens of the same states by the same geometry, whole vocabulary.
+
+    Returns:
+        distances (n), float32, at least 0; tokens beyond the nearest wall (n).
+    """
+    check_geometry(geometry)
+    n = len(states)
+    if n == 0:
+        return states.new_zeros(0), regions
+    beyond = regions.clone()
+    open_rows = torch.arange(n, device=states.device)
+    if near is not None and near.ids.shape[1] > 2 and near.ids.shape[1] < frame.size:
+        beyond, certain = _near_walls(frame, states, near, geometry, centred, budget_bytes // 2)
+        open_rows = (~certain).nonzero().squeeze(1)
+    if len(open_rows):
+        beyond[open_rows] = _all_walls(
+            frame, states[open_rows], regions[open_rows], geometry, centred, budget_bytes, check
+        )
+    return _wall(frame, states, regions, beyond, geometry, centred), beyond
+
+
+_COPY: Final = 1e-3
+"""Vectors closer than this share of their length are one and the same for a border."""
+
+
+def _near_walls(
+    frame: Frame, states: Tensor, near: Reading, geometry: str, centred: bool, budget_bytes: int
+) -> tuple[Tensor, Tensor]:
+    """The nearest wall among listed tokens, and whether no other can be nearer (n, n)."""
+    norms, inverse = columns(frame, centred=centred)
+    longest = float(norms.max())
+    k = near.ids.shape[1]
+    # Of a row's k vectors: the float64 rows and products of the distinct ones, and three float32.
+    step = max(1, budget_bytes // (28 * k * frame.width))
+    tokens, certain = [], []
+    for first in range(0, len(states), step):
+        ids = near.ids[first : first + step]
+        score = near.scores[first : first + step]
+        unique, place = torch.unique(ids, return_inverse=True)  # neighbours share many of them
+        flat = frame.vectors(unique)
+        if centred:
+            flat -= frame.mean
+        vectors = flat.float().to(states.device)[place]  # (row, k, d)
+        own = vectors[:, :1]
+        if geometry == "cosine":
+            unit = vectors * inverse[ids].unsqueeze(2)
+            span = (unit[:, :1] - unit).norm(dim=2)
+            limit = torch.full_like(span[:, 0], 2.0)
+            gap, least = score[:, :1] - score, torch.full_like(limit, _COPY)
+        else:
+            span = (own - vectors).norm(dim=2)
+            limit = norms[ids[:, 0]] + longest
+            least = _COPY * norms[ids[:, 0]]
+            gap = score[:, :1] - score
+            if geometry == "l2":
+                gap = gap / 2
+        wall = torch.where(span > least[:, None], gap / span, torch.inf)
+        best, where = wall.min(1)
+        certain.append(best <= gap[:, -1] / limit)
+        tokens.append(ids.gather(1, where[:, None]).squeeze(1))
+    found = torch.cat(certain)
+    # A soft cap bends the gaps, so they bound nothing.
+    return torch.cat(tokens), found if frame.finish is None else torch.zeros_like(found)
+
+
+def _all_walls(
+    frame: Frame,
+    states: Tensor,
+    regions: Tensor,
+    geometry: str,
+    centred: bool,
+    budget_bytes: int,
+    check: Check,
+) -> Tensor:
+    """The token beyond the nearest of all walls (n)."""
+    n, v = len(states), frame.size
+    # Half as many blocks again are alive here as in a reading.
+    chunk, tile = tiling(n, v, frame.width, budget_bytes * 3 // 5, frame.device)
+    norms, inverse = columns(frame, centred=centred)
+    centre = frame.centre_scores() if centred else None
+    square = float(frame.mean @ frame.mean)
+    bias = None if frame.bias is None else frame.bias.detach().float()
+    found = []
+    for first in range(0, n, tile):
+        rows = prepare_rows(frame, states[first : first + tile], centred=centred)
+        own_ids = regions[first : first + tile]
+        unique, place = torch.unique(own_ids, return_inverse=True)
+        queries = frame.queries(frame.vectors(unique).to(states.device, torch.float32))
+        own_dot = products(frame, rows, gather_rows(frame, unique), centre).gather(
+            1, place[:, None]
+        )
+        own_norm, own_inverse = norms[own_ids][:, None], inverse[own_ids][:, None]
+        best = torch.full((len(own_ids),), torch.inf, device=states.device)
+        token = own_ids.clone()
+        for start in range(0, v, chunk):
+            check()
+            part = slice(start, min(start + chunk, v))
+            block = frame.block(part.start, part.stop)
+            dots = products(frame, rows, block, centre)
+            between = queries @ block.T  # b_i·b_j (distinct i, c)
+            if centre is not None:
+                between = between - centre[unique][:, None] - centre[part] + square
+            between = between[place]
+            if geometry == "cosine":
+                gap = own_dot * own_inverse - dots * inverse[part]
+                # ‖b̂_j‖ is 1, or 0 where b_j is zero.
+                length = (inverse[part] > 0).float()
+                span = 1 + length - 2 * between * own_inverse * inverse[part]
+                span = span.clamp_min(0).sqrt()
+                least: Tensor | float = _COPY
+            else:
+                span = (own_norm**2 + norms[part] ** 2 - 2 * between).clamp_min(0).sqrt()
+                least = _COPY * own_norm
+                gap = own_dot - dots
+                if geometry == "l2":
+                    gap = gap - own_norm**2 / 2 + norms[part] ** 2 / 2
+                elif bias is not None:
+                    gap = gap + bias[own_ids][:, None] - bias[part]
+            wall = torch.where(span > least, gap.clamp_min(0) / span, torch.inf)
+            inside = ((own_ids >= start) & (own_ids < part.stop)).nonzero().squeeze(1)
+            wall[inside, own_ids[inside] - start] = torch.inf
+            nearest, where = wall.min(1)
+            token = torch.where(nearest < best, where + start, token)
+            best = torch.minimum(nearest, best)
+        found.append(token)
+    return torch.cat(found)
+
+
+def _wall(
+    frame: Frame, states: Tensor, own: Tensor, other: Tensor, geometry: str, centred: bool
+) -> Tensor:
+    """The distance to one wall each, in float64 from the vectors themselves (n).
+
+    Near-equal bases make 2 − 2·cos a difference of near-equal numbers, too coarse in float32.
+    """
+    r = (states if centred else frame.place(states)).cpu().double()
+    a, b = frame.vectors(own), frame.vectors(other)
+    if centred:
+        a, b = a - frame.mean, b - frame.mean
+    lift = torch.zeros(len(r), dtype=torch.float64)
+    if geometry == "cosine":
+        a, b, r = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-300) for x in (a, b, r))
+    elif geometry == "l2":
+        lift = (b.square().sum(1) - a.square().sum(1)) / 2
+    elif frame.bias is not None:
+        bias = frame.bias.detach().cpu().double()
+        lift = bias[own.cpu()] - bias[other.cpu()]
+    gap = ((r * (a - b)).sum(1) + lift).clamp_min(0)
+    span = (a - b).norm(dim=1)
+    wall = torch.where(span > 0, gap / span, torch.inf)
+    if geometry == "cosine":
+        wall = wall.clamp(max=1).asin()
+    return wall.float().to(states.device)

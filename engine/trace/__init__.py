@@ -1,0 +1,1 @@
+"""A prompt through the layers: grid, cell, curves, agreement."""

@@ -1,0 +1,286 @@
+"""One hidden state in full: its lists, its region, its history and its resolution into tokens.
+
+Knows nothing about the model's forward pass; it reads what a trace holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from engine.errors import LayerError
+from engine.frames.frame import Frame
+from engine.json_number import number
+from engine.model.language_model import LanguageModel, States
+from engine.model.vocabulary import Token
+from engine.progress import Check, no_check
+from engine.reading.resolution import resolve
+from engine.reading.similarity import GEOMETRIES
+from engine.trace.compute import NOBODY, Frames
+from engine.trace.result import Trace
+from engine.trace.states import prepare
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A token in a list of nearest ones."""
+
+    token: Token
+    rank: int
+    score: float
+    probability: float
+    distance: float | None = None
+    """‖r − b_i‖, where it was asked for."""
+    cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one token accounts for in r = Σ z_i s_i."""
+
+    token: Token
+    logit: float
+    signed: float
+    parseval: float
+
+
+@dataclass(frozen=True)
+class HistoryStep:
+    """The region of a position at one layer."""
+
+    layer: int
+    token: Token
+    border: float
+    crossed: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Everything about one state."""
+
+    layer: int
+    position: int
+    token: Token
+    """The prompt's token at that position."""
+    final: Token
+    """The model's final answer there."""
+    final_probability_by_model: float
+    geometry: str
+    frame: str
+    temperature: float
+    tables: dict[str, tuple[Entry, ...]]
+    """The k nearest by each geometry on the chosen frame."""
+    nearest: tuple[Entry, ...]
+    """Nearest bases by the chosen geometry, with distance and cosine."""
+    history: tuple[HistoryStep, ...]
+    shares: tuple[Share, ...]
+    """The largest by |signed share|."""
+    share_sums: tuple[float, float]
+    """Σ signed, Σ Parseval: both 1."""
+    resolution_error: float
+    region: Token
+    border: float
+    border_to: Token
+    state_norm: float
+    entropy: float
+    final_rank: int
+    target_similarity: float
+    deviation: float
+    gain: float
+    alignment: float
+    divergence: float
+    finite: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: numbers that are not finite are None."""
+
+        def entry(e: Entry) -> dict[str, Any]:
+            out = {
+                "id": e.token.id,
+                "text": e.token.text,
+                "rank": e.rank,
+                "score": number(e.score),
+                "probability": number(e.probability),
+            }
+            if e.distance is not None:
+                out |= {"distance": number(e.distance), "cosine": number(e.cosine or 0.0)}
+            return out
+
+        return {
+            "layer": self.layer,
+            "position": self.position,
+            "token": self.token.to_dict(),
+            "final": self.final.to_dict()
+            | {"probability": number(self.final_probability_by_model)},
+            "geometry": self.geometry,
+            "frame": self.frame,
+            "temperature": self.temperature,
+            "tables": {g: [entry(e) for e in rows] for g, rows in self.tables.items()},
+            "nearest": [entry(e) for e in self.nearest],
+            "history": [
+                {
+                    "layer": h.layer,
+                    "id": h.token.id,
+                    "text": h.token.text,
+                    "border": number(h.border),
+                    "crossed": h.crossed,
+                }
+                for h in self.history
+            ],
+            "shares": [
+                {
+                    "id": s.token.id,
+                    "text": s.token.text,
+                    "logit": number(s.logit),
+                    "signed": number(s.signed),
+                    "parseval": number(s.parseval),
+                }
+                for s in self.shares
+            ],
+            "share_sums": {
+                "signed": number(self.share_sums[0]),
+                "parseval": number(self.share_sums[1]),
+            },
+            "resolution_error": number(self.resolution_error),
+            "region": self.region.to_dict(),
+            "border": number(self.border),
+            "border_to": self.border_to.to_dict(),
+            "norm": number(self.state_norm),
+            "entropy": number(self.entropy),
+            "final_rank": self.final_rank or None,
+            "target_similarity": number(self.target_similarity),
+            "deviation": number(self.deviation),
+            "gain": number(self.gain),
+            "alignment": number(self.alignment),
+            "divergence": number(self.divergence),
+            "finite": self.finite,
+        }
+
+
+def compute_cell(
+    model: LanguageModel,
+    frames: Frames,
+    trace: Trace,
+    states: States,
+    layer: int,
+    position: int,
+    *,
+    check: Check = no_check,
+) -> Cell:
+    """One state in full. `trace` is of that layer and position (among others).
+
+    Raises:
+        LayerError: the cell is not among what was read.
+    """
+    if layer not in trace.layers:
+        raise LayerError(
+            f"layer {layer} is not among those read"
+            f" ({trace.layers[0]} to {trace.layers[-1]}); choose one of them."
+        )
+    if position not in trace.positions:
+        raise LayerError(
+            f"position {position} is not among those read"
+            f" ({trace.positions[0]} to {trace.positions[-1]}); choose one of them."
+        )
+    i, j = trace.layers.index(layer), trace.positions.index(position)
+    options = trace.options
+    frame = frames(options.frame)
+    got = prepare(model, states, replace(options, layers=str(layer), positions=None), check=check)
+    state = got.states[0, position]
+    texts = model.vocabulary_texts
+    finite = bool(trace.finite[i, j])
+
+    def entries(geometry: str) -> tuple[Entry, ...]:
+        reading = trace.readings[geometry]
+        return tuple(
+            Entry(
+                texts.token(int(t)),
+                n + 1,
+                float(reading.top_scores[i, j, n]),
+                float(reading.top_probabilities[i, j, n]),
+            )
+            for n, t in enumerate(reading.top_ids[i, j])
+            if t >= 0
+        )
+
+    nearest: tuple[Entry, ...] = ()
+    shares: tuple[Share, ...] = ()
+    sums, error = (float("nan"), float("nan")), float("nan")
+    if finite:
+        nearest = _with_distances(frame, state, entries(options.geometry), options.centred)
+        whole = state
+        if options.centred:  # what is resolved is the state itself, not its distance from others
+            plain = replace(options, layers=str(layer), positions=None, centred=False)
+            whole = prepare(model, states, plain, check=check).states[0, position]
+        found = resolve(frames("output"), frames("head"), frames("tight"), whole)
+        largest = found.signed.abs().topk(min(options.k, len(found.signed))).indices.tolist()
+        shares = tuple(
+            Share(
+                texts.token(t),
+                float(found.logits[t]),
+                float(found.signed[t]),
+                float(found.parseval[t]),
+            )
+            for t in largest
+        )
+        sums = (float(found.signed.double().sum()), float(found.parseval.double().sum()))
+        error = found.error
+    history = []
+    for n, read_layer in enumerate(trace.layers):
+        token = int(trace.regions[n, j])
+        if token < 0:
+            continue
+        crossed = n > 0 and int(trace.regions[n - 1, j]) not in (token, -1)
+        history.append(
+            HistoryStep(read_layer, texts.token(token), float(trace.border[n, j]), crossed)
+        )
+    region, beyond = int(trace.regions[i, j]), int(trace.border_ids[i, j])
+    return Cell(
+        layer=layer,
+        position=position,
+        token=trace.tokens[position],
+        final=trace.token_info[int(trace.final_ids[j])],
+        final_probability_by_model=float(trace.final_probabilities[j]),
+        geometry=options.geometry,
+        frame=options.frame,
+        temperature=trace.temperature,
+        tables={g: entries(g) for g in GEOMETRIES},
+        nearest=nearest,
+        history=tuple(history),
+        shares=shares,
+        share_sums=sums,
+        resolution_error=error,
+        region=texts.token(region) if region >= 0 else NOBODY,
+        border=float(trace.border[i, j]),
+        border_to=texts.token(beyond) if beyond >= 0 else NOBODY,
+        state_norm=float(trace.state_norm[i, j]),
+        entropy=float(trace.entropy[i, j]),
+        final_rank=int(trace.final_rank[i, j]),
+        target_similarity=float(trace.target_similarity[i, j]),
+        deviation=float(trace.deviation[i, j]),
+        gain=float(trace.gain[i, j]),
+        alignment=float(trace.alignment[i, j]),
+        divergence=float(trace.divergence[i, j]),
+        finite=finite,
+    )
+
+
+def _with_distances(
+    frame: Frame, state: Tensor, entries: tuple[Entry, ...], centred: bool
+) -> tuple[Entry, ...]:
+    """The same entries with ‖r − b_i‖ and cos(r, b_i), in float64."""
+    if not entries:
+        return entries
+    placed = state.unsqueeze(0) if centred else frame.place(state.unsqueeze(0))
+    r = placed.cpu().double()
+    b = frame.vectors([e.token.id for e in entries])
+    if centred:
+        b = b - frame.mean
+    distance = (b - r).norm(dim=1)
+    cosine = (b * r).sum(1) / (b.norm(dim=1) * r.norm()).clamp_min(1e-300)
+    return tuple(
+        replace(e, distance=float(x), cosine=float(c))
+        for e, x, c in zip(entries, distance, cosine, strict=True)
+    )

@@ -1,0 +1,470 @@
+"""No client holds a connection open for nothing."""
+
+from __future__ import annotations
+
+import http.client
+import inspect
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from asgi import Blocked, settings_with
+from fastapi import FastAPI
+from processes import PATIENCE, raw_connection, serve, server_process
+from starlette.responses import StreamingResponse
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from app.main import create_app
+from app.web.connections import MARGIN, Connections, GuardedProtocol
+from app.web.security import HEADERS
+from app.web.serving import Server
+from engine import LatentSpace
+
+SLOW = int(os.environ.get("LEXISCOPE_TEST_SLOW", "200"))
+"""Slow connections; `make soak` sets more."""
+
+
+@contextmanager
+def served(app: FastAPI, book: Connections | None) -> Iterator[uvicorn.Server]:
+    """The app in a thread of this process: guarded, or on uvicorn as it comes."""
+    config = uvicorn.Config(
+        app, port=0, log_config=None, http=book.protocol() if book else "h11", ws="none",
+        timeout_keep_alive=15, access_log=False, timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    server = Server(config, book) if book else uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        until(lambda: server.started or not thread.is_alive())
+        assert server.started
+        yield server
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for something that will come true."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def address(server: uvicorn.Server) -> tuple[str, int]:
+    """Where it listens."""
+    port: int = server.servers[0].sockets[0].getsockname()[1]
+    return "127.0.0.1", port
+
+
+def book_with(**values: Any) -> Connections:
+    return Connections(**{"limit": 100, "head_deadline_s": 0.5, "send_deadline_s": 0.5, **values})
+
+
+@pytest.fixture
+def app(space: LatentSpace) -> FastAPI:
+    return create_app(settings_with(body_deadline_s=1.0), space)
+
+
+KINDS = ("nothing", "head", "body", "leftover", "unread", "chunks")
+BEGINNINGS = {
+    "nothing": b"",
+    "head": b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+    "body": b"POST /api/v1/trace HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 5000\r\n\r\n",
+    # Answered before the body is there: nobody in the app waits for the rest.
+    "leftover": b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n",
+    "unread": b"GET /static/plotly.min.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 4,
+    "chunks": b"POST /api/v1/trace HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+    b"\r\nTransfer-Encoding: chunked\r\n\r\n",
+}
+DROPS = {"head": b"x", "body": b" ", "leftover": b" ", "chunks": b"1\r\n \r\n"}
+"""What is sent once more every moment."""
+
+
+class Slow:
+    """Connections that take their time."""
+
+    def __init__(self, where: tuple[str, int], count: int) -> None:
+        self.kinds = [KINDS[i % len(KINDS)] for i in range(count)]
+        self.sockets = [raw_connection(where, small=kind == "unread") for kind in self.kinds]
+        for kind, one in zip(self.kinds, self.sockets, strict=True):
+            one.sendall(BEGINNINGS[kind])
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._drip, daemon=True)
+        self._thread.start()
+
+    def _drip(self) -> None:
+        while not self._stop.wait(0.1):
+            for kind, one in zip(self.kinds, self.sockets, strict=True):
+                if kind in DROPS:
+                    with suppress(OSError):
+                        one.send(DROPS[kind], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(PATIENCE)
+        for one in self.sockets:
+            one.close()
+
+
+def open_now(get: Callable[[str], Any]) -> int:
+    """How many connections the server says it has, but for the one that asks."""
+    status, _, body = get("/metrics")
+    assert status == 200
+    line = next(x for x in body.decode().splitlines() if 'connections{what="open"}' in x)
+    return int(float(line.split()[-1])) - 1
+
+
+@pytest.mark.slow
+def test_slow_connections_are_all_closed_and_others_are_served(
+    model_folder: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    environment = {"head_deadline_s": 2, "body_deadline_s": 2, "send_deadline_s": 2}
+    with server_process(tmp_path, serve(model_folder), environment) as server:
+        server.ready()
+        slow = Slow(server.address(), SLOW)
+        begun = time.monotonic()
+        try:
+            asked, left = 0, SLOW
+            end = time.monotonic() + PATIENCE
+            while left:
+                status, _, _ = server.get(f"/api/v1/trace?prompt=the+cat+{asked % 7}")
+                assert status == 200
+                asked += 1
+                left = open_now(server.get)
+                assert time.monotonic() < end, f"{left} connections are still open"
+            assert asked > 1
+            record_property("slow connections", SLOW)
+            record_property("seconds until all were closed", round(time.monotonic() - begun, 1))
+            record_property("questions answered meanwhile", asked)
+            # Each of the six kinds was seen and given up by the server.
+            text = server.get("/metrics")[2].decode()
+            why = {
+                line.split('why="')[1].split('"')[0]: float(line.split()[-1])
+                for line in text.splitlines()
+                if line.startswith("lexiscope_connections_given_up_total{")
+            }
+            of = {kind: slow.kinds.count(kind) for kind in KINDS}
+            assert why["not_taken"] == of["unread"]
+            assert why["late_head"] == of["nothing"] + of["head"] + of["leftover"]
+            assert f'"/api/v1/trace",status="408"}} {of["body"] + of["chunks"]}.0' in text
+        finally:
+            slow.close()
+
+
+def test_uvicorn_as_it_comes_keeps_slow_connections(app: FastAPI, space: LatentSpace) -> None:
+    """What the test above would show without the deadlines: only slow bodies are closed."""
+    with served(create_app(settings_with(body_deadline_s=1.0), space), None) as plain:
+        slow = Slow(address(plain), 24)
+        try:
+            time.sleep(4.0)  # eight times the deadline of the next test
+            assert len(plain.server_state.connections) >= 16
+        finally:
+            slow.close()
+    book = book_with()
+    with served(app, book) as guarded:
+        slow = Slow(address(guarded), 24)
+        try:
+            # Four of each kind; slow bodies are closed by the app, whose 408 ends the connection.
+            until(lambda: (book.closed["late_head"], book.closed["not_taken"]) == (12, 4))
+            until(lambda: book.open == 0)
+        finally:
+            slow.close()
+
+
+def alive(one: socket.socket) -> bool:
+    """Whether the answer of /livez comes; the connection stays open."""
+    raw = b""
+    while b"alive" not in raw:
+        more = one.recv(65536)
+        if not more:
+            return False
+        raw += more
+    return True
+
+
+def answer_of(one: socket.socket) -> tuple[int, dict[str, str], str]:
+    """A whole answer up to the end of the connection."""
+    raw = b""
+    with suppress(ConnectionResetError):
+        while more := one.recv(65536):
+            raw += more
+    head, _, body = raw.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (x.partition(": ") for x in lines)}
+    return int(first.split()[1]), headers, body.decode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: local", 408),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nbad header\r\n\r\n", 400),
+        (b"GET /\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET / HTTP/2\r\nHost: localhost\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+         b"Transfer-Encoding: gzip\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200, 400),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * 600_000 + b"\r\n\r\n", 400),
+    ],
+)  # fmt: skip
+def test_what_is_not_http_gets_a_sentence_and_the_headers(
+    app: FastAPI, sent: bytes, status: int
+) -> None:
+    with served(app, book_with()) as server, closing(raw_connection(address(server))) as one:
+        with suppress(ConnectionError):
+            one.sendall(sent)
+        got, headers, body = answer_of(one)
+    assert got == status
+    assert body.endswith(".\n")
+    assert headers["connection"] == "close"
+    for name, value in HEADERS.items():
+        assert headers[name.lower()] == value
+
+
+def test_a_broken_body_ends_the_connection_and_not_the_server(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(app, book_with()) as server, closing(raw_connection(address(server))) as one:
+        one.sendall(BEGINNINGS["chunks"] + b"1\r\n \r\nnot a chunk\r\n")
+        status, _, _ = answer_of(one)
+        assert status == 400
+        until(lambda: not server.server_state.tasks)
+        with closing(http.client.HTTPConnection(*address(server))) as next_one:
+            next_one.request("GET", "/livez")
+            assert next_one.getresponse().status == 200
+    assert "Traceback" not in caplog.text
+
+
+UPGRADES = ("websocket", "h2c", "TLS/1.0", "x" * 200)
+
+
+@pytest.mark.parametrize("upgrade", [*UPGRADES, None])
+def test_what_a_stranger_sends_does_not_fill_the_log(
+    app: FastAPI, caplog: pytest.LogCaptureFixture, upgrade: str | None
+) -> None:
+    """Who asks for another protocol is answered in this one; None: not even HTTP is sent."""
+    asked = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
+    if upgrade is None:
+        asked = b"not HTTP at all\r\n\r\n"
+    else:
+        asked += f"Connection: Upgrade, close\r\nUpgrade: {upgrade}\r\n\r\n".encode()
+    caplog.set_level("WARNING")
+    book = book_with(head_deadline_s=PATIENCE)
+    with served(app, book) as server:
+        for _ in range(3):
+            with closing(raw_connection(address(server))) as one:
+                one.sendall(asked)
+                assert answer_of(one)[0] == (400 if upgrade is None else 200)
+    assert not caplog.records
+    assert book.closed["malformed"] == (3 if upgrade is None else 0)
+
+
+def test_an_error_of_the_app_is_still_logged(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half an answer was out: only the log and the closed connection say so."""
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise RuntimeError("what was to come")
+
+    @app.get("/half")
+    async def answer() -> StreamingResponse:
+        return StreamingResponse(half())
+
+    with served(app, book_with()) as server, closing(raw_connection(address(server))) as one:
+        one.sendall(b"GET /half HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while one.recv(65536):
+            pass
+    assert [r for r in caplog.records if r.name == "lexiscope.connections" and r.exc_info]
+
+
+def test_a_quick_client_keeps_its_connection(app: FastAPI) -> None:
+    """Deadlines count from the first byte of a head, not from the beginning of the connection."""
+    with (
+        served(app, book_with(head_deadline_s=1.0)) as server,
+        closing(http.client.HTTPConnection(*address(server))) as one,
+    ):
+        one.connect()
+        first = one.sock
+        for _ in range(6):
+            one.request("GET", "/livez")
+            assert one.getresponse().read()
+            time.sleep(0.3)
+        assert one.sock is first
+        # Two requests at once, the second one's head in two pieces.
+        first.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET /livez HTTP/1.1\r\nHo")
+        first.settimeout(PATIENCE)
+        assert alive(first)
+        first.sendall(b"st: localhost\r\nConnection: close\r\n\r\n")
+        assert answer_of(first)[0] == 200
+
+
+def test_one_connection_too_many_is_told_so_and_closed(space: LatentSpace) -> None:
+    blocked = Blocked(space)
+    app = create_app(settings_with(), blocked)  # type: ignore[arg-type]
+    book = book_with(limit=3, head_deadline_s=30)
+    with served(app, book) as server:
+        where = address(server)
+        held = [raw_connection(where) for _ in range(3)]
+        try:
+            for n, one in enumerate(held):
+                one.sendall(
+                    f"GET /api/v1/trace?prompt=cat{n} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+                )
+            until(lambda: len(server.server_state.tasks) == 3)
+            time.sleep(1.2)  # these are not idle, however long they have been there
+            for path in ("/api/v1/model", "/"):
+                with closing(raw_connection(where)) as late:
+                    late.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                    status, headers, body = answer_of(late)
+                assert status == 503
+                assert int(headers["retry-after"]) > 0
+                assert headers["connection"] == "close"
+                assert headers["content-security-policy"] == HEADERS["Content-Security-Policy"]
+                assert "Too many connections" in body
+            with closing(http.client.HTTPConnection(*where)) as health:
+                health.request("GET", "/livez")
+                assert health.getresponse().status == 200
+            assert book.closed["full"] == 3
+            blocked.release.set()
+            for one in held:
+                assert b"200 OK" in one.recv(65536)
+        finally:
+            blocked.release.set()
+            for one in held:
+                one.close()
+
+
+def test_an_idle_connection_gives_way_to_a_new_one(app: FastAPI) -> None:
+    book = book_with(limit=3, head_deadline_s=30)
+    with served(app, book) as server:
+        held = []
+        for _ in range(3):
+            one = raw_connection(address(server))
+            one.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert alive(one)
+            held.append(one)
+            time.sleep(0.2)
+        time.sleep(1.2)
+        with closing(http.client.HTTPConnection(*address(server))) as newcomer:
+            newcomer.request("GET", "/api/v1/model")
+            assert newcomer.getresponse().status == 200
+            with suppress(ConnectionResetError):
+                assert held[0].recv(10) == b""  # the one that was idle longest
+            for one in held[1:]:
+                one.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert alive(one)
+        for one in held:
+            one.close()
+    assert (book.closed["idle"], book.closed["full"]) == (1, 0)
+
+
+def test_a_flood_of_connections_is_not_even_answered(app: FastAPI) -> None:
+    book = book_with(limit=8, head_deadline_s=30)
+    with served(app, book) as server:
+        flood = [raw_connection(address(server)) for _ in range(8 + MARGIN + 40)]
+        try:
+            until(lambda: book.closed["full"] + book.closed["idle"] >= MARGIN + 40)
+            until(lambda: book.open <= 8 + MARGIN)
+            with closing(http.client.HTTPConnection(*address(server))) as health:
+                time.sleep(1.2)
+                health.request("GET", "/livez")
+                assert health.getresponse().status == 200
+        finally:
+            for one in flood:
+                one.close()
+
+
+def test_who_waits_when_the_server_ends_is_answered(space: LatentSpace) -> None:
+    """Not with a closed connection and not with a traceback, but with 503 and the headers."""
+    blocked = Blocked(space)
+    app = create_app(settings_with(), blocked)  # type: ignore[arg-type]
+    with served(app, book_with(head_deadline_s=30)) as server:
+        held = [raw_connection(address(server)) for _ in range(3)]
+        for n, one in enumerate(held):
+            path = f"/api/v1/trace?prompt={n}"
+            one.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        until(blocked.entered.is_set)
+        until(lambda: len(server.server_state.tasks) == 3)
+        server.should_exit = True
+        for one in held:
+            status, headers, body = answer_of(one)
+            assert status == 503
+            assert int(headers["retry-after"]) > 0
+            assert headers["content-security-policy"] == HEADERS["Content-Security-Policy"]
+            assert json.loads(body)["error"]["sentence"].startswith("The server is shutting down")
+            one.close()
+
+
+def test_what_we_lean_on_in_uvicorn_is_still_there() -> None:
+    """Names and signatures that `app.web.connections` overrides or reads; see its docstring."""
+    arguments = {
+        "connection_made": ["self", "transport"],
+        "connection_lost": ["self", "exc"],
+        "data_received": ["self", "data"],
+        "on_response_complete": ["self"],
+        "send_400_response": ["self", "msg"],
+        "shutdown": ["self"],
+    }
+    for name, expected in arguments.items():
+        theirs = inspect.signature(getattr(H11Protocol, name))
+        assert list(theirs.parameters) == expected, name
+        assert name in vars(GuardedProtocol), name
+    source = inspect.getsource(H11Protocol)
+    for name in ("app_state", "conn", "connections", "cycle", "logger", "transport"):
+        assert f"self.{name}" in source, name
+    assert '"state": self.app_state.copy()' in source
+    assert "on_response=self.on_response_complete" in source
+    cycle = inspect.getsource(inspect.getmodule(H11Protocol))  # type: ignore[arg-type]
+    for name in ("response_complete", "disconnected", "message_event"):
+        assert f"self.{name} = " in cycle, name
+    assert inspect.iscoroutinefunction(uvicorn.Server.on_tick)
+    assert "await asyncio.sleep(0.1)" in inspect.getsource(uvicorn.Server.main_loop)
+
+
+def test_a_malformed_body_of_a_head_request_is_refused_without_a_body(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(app, book_with()) as server, closing(raw_connection(address(server))) as one:
+        one.sendall(
+            b"HEAD /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n"
+        )
+        answer = b""
+        while part := one.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b"\r\n\r\n")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says what it holds")
+def test_who_reads_slowly_is_not_who_does_not_read(app: FastAPI) -> None:
+    """The kernel takes a whole lot at once, and then for a long time nothing."""
+    book = book_with(send_deadline_s=2.0, head_deadline_s=30.0)
+    question = b"GET /static/plotly.min.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with (
+        served(app, book) as server,
+        closing(raw_connection(address(server), small=True)) as one,
+    ):
+        one.sendall(question * 2)
+        end = time.monotonic() + 8
+        while time.monotonic() < end:
+            assert one.recv(2000)
+            time.sleep(0.05)
+        assert book.closed["not_taken"] == 0
+        until(lambda: book.closed["not_taken"] == 1)  # once it reads no more

@@ -1,0 +1,124 @@
+"""Tuning the model's own layers: on a copy, exactly the parameters asked for, down the slope."""
+
+from __future__ import annotations
+
+import planted_tasks
+import pytest
+import torch
+from tiny_models import Spaces
+from torch import Tensor
+
+from engine.calibration.training import tuning
+from engine.calibration.training.features import task_states
+from engine.calibration.training.losses import clustering_loss
+from engine.calibration.training.train import CalibrationOptions, calibrate, untrained
+from engine.calibration.training.tuning import last_states, prepare, tuned_model
+from engine.errors import BudgetExceeded, OptionError
+from engine.progress import drain
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "inside"),
+    [
+        ("llama", "layers:1", ["model.layers.2."]),
+        ("llama", "layers:2", ["model.layers.1.", "model.layers.2."]),
+        ("gpt2", "layers:all", ["transformer.h."]),
+        ("bf16", "layers:1", ["model.layers.2."]),
+    ],
+)
+def test_layer_tuning_changes_exactly_those_parameters(
+    spaces: Spaces, name: str, target: str, inside: list[str]
+) -> None:
+    space = spaces[name]
+    task = planted_tasks.task(space, 60)
+    states = drain(task_states(space, task))
+    options = CalibrationOptions(target=target, epochs=1, learning_rate=1e-3, patience=0)
+    found = drain(calibrate(space, states, task, options))
+    start = dict(prepare(space.model, options).module.named_parameters())
+    assert set(found.tuned) == {n for n in start if n.startswith(tuple(inside))}
+    end = dict(tuned_model(found, space.model).module.named_parameters())
+    for n, p in end.items():
+        assert torch.equal(p, found.tuned[n] if n in found.tuned else start[n])
+    if found.best_epoch > 0:  # the key biases of attention have no slope, and stay
+        changed = [n for n in found.tuned if not torch.equal(end[n], start[n])]
+        assert len(changed) >= 0.8 * len(found.tuned)
+    assert found.trained_weights == sum(t.numel() for t in found.tuned.values())
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "bert"])
+def test_lora_trains_its_two_matrices_per_projection_only(spaces: Spaces, name: str) -> None:
+    space = spaces[name]
+    task = planted_tasks.task(space, 60)
+    states = drain(task_states(space, task))
+    options = CalibrationOptions(target="lora", rank=2, epochs=1, learning_rate=0.01, patience=0)
+    found = drain(calibrate(space, states, task, options))
+    assert found.tuned
+    assert all("lora_A" in n or "lora_B" in n for n in found.tuned)
+    twin = tuned_model(found, space.model)
+    own = space.model.module.state_dict()
+    for n, t in twin.module.state_dict().items():
+        if "lora_" in n:
+            assert torch.equal(t, found.tuned[n])
+        else:
+            assert torch.equal(t, own[n.replace(".base_layer", "")].float())
+    projections = {n.split(".lora_")[0] for n in found.tuned}
+    assert len(found.tuned) == 2 * len(projections)
+    assert len(projections) % space.model.blocks == 0
+
+
+@pytest.mark.parametrize("target", ["layers:2", "lora"])
+def test_tuning_lowers_the_training_loss_and_predicts_with_the_tuned_model(
+    spaces: Spaces, target: str
+) -> None:
+    space = spaces["llama"]
+    task = planted_tasks.task(space, 60, valid=0)
+    states = drain(task_states(space, task))
+    options = CalibrationOptions(target=target, epochs=8, learning_rate=5e-3, patience=0)
+    found = drain(calibrate(space, states, task, options))
+    assert found.history[-1].train_loss < found.history[0].train_loss
+    calibrated = drain(found.states_of(space, states, task, "train"))
+    y = torch.from_numpy(task.labels["train"])
+    loss = clustering_loss("sm", calibrated, y, found.centroids, options.used_temperature)
+    assert float(loss) < found.history[0].train_loss
+    answer = drain(found.predict(space, states, task, "train"))
+    assert torch.equal(answer.predicted, found.read_calibrated(calibrated).predicted)
+    with pytest.raises(OptionError, match="predict"):
+        found.apply(states.normed["test"])
+
+
+def test_gradients_through_the_model_are_finite_differences(spaces: Spaces) -> None:
+    """What tuning follows is the slope of the loss in the last block's weights."""
+    space = spaces["llama"]
+    task = planted_tasks.task(space, 30)
+    twin = prepare(space.model, CalibrationOptions(target="layers:1"))
+    twin.module.double()
+    own = untrained(space, task).centroids
+    ids, y = task.ids["train"][:5], torch.from_numpy(task.labels["train"][:5])
+
+    def loss() -> Tensor:
+        # read_out answers in float32, so the difference is taken over a larger step
+        return clustering_loss("sm", last_states(twin, ids), y, own, 0.5)
+
+    loss().backward()  # type: ignore[no-untyped-call]
+    weight = next(p for p in twin.module.parameters() if p.requires_grad)
+    assert weight.grad is not None
+    flat, slope = weight.data.view(-1), weight.grad.view(-1)
+    for i in slope.abs().topk(5).indices.tolist():
+        kept, step = float(flat[i]), 1e-2
+        flat[i] = kept + step
+        above = loss().item()
+        flat[i] = kept - step
+        below = loss().item()
+        flat[i] = kept
+        assert float(slope[i]) == pytest.approx((above - below) / (2 * step), rel=0.03, abs=1e-5)
+
+
+def test_a_copy_that_does_not_fit_is_refused(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = spaces["llama"]
+    task, states = planted_tasks.planted(space, 60)
+    memory = type("Memory", (), {"available": 1000})
+    monkeypatch.setattr(tuning.psutil, "virtual_memory", memory)
+    with pytest.raises(BudgetExceeded, match="copy"):
+        drain(calibrate(space, states, task, CalibrationOptions(target="lora")))
