@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from engine.reading.geometries import GEOMETRIES
+
 
 def layer_label(layer: int) -> str:
     """A layer's name on an axis: its number, and ``emb`` for the embedding."""
@@ -10,13 +12,4 @@ def layer_label(layer: int) -> str:
 
 def score_name(geometry: str) -> str:
     """What a score is, with its unit."""
-    return {
-        "cosine": "cosine (−1…1)",
-        "l2": "minus squared distance",
-        "matmul": "inner product (logit)",
-    }[geometry]
-
-
-def border_unit(geometry: str) -> str:
-    """The unit of the distance to a region's border."""
-    return "radians" if geometry == "cosine" else "length in the state's space"
+    return GEOMETRIES[geometry].score

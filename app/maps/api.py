@@ -23,17 +23,17 @@ from app.maps.service import MapService, start_umap
 from app.model.explorer import Explorer
 from app.trace.api import (
     FaultDocument,
-    Frame,
     LayerNumber,
     Question,
-    State,
     described,
     json_answer,
 )
 from app.web import export
 from app.web.dependencies import ExplorerDep, JobsDep, PromptText, ShortText
 from app.web.rendering import link
+from engine.frames.kinds import FrameName
 from engine.maps import CalibrationName, MapOptions, TextSet
+from engine.trace.options import StateName
 
 ColourName = Annotated[str, Field(max_length=40, pattern=r"^[a-z_ ]+$")]
 SEED_CEILING = 2**31 - 2
@@ -54,7 +54,7 @@ class MapQuestion(Question):
 
     vocabulary: Literal["bases", "alone", "none"] = Field("bases", description="The tokens of the "
         "vocabulary: their fixed bases, each token's own state at the layer, or none.")  # fmt: skip
-    frame: Frame = Field("output", description="The vectors that stand for the tokens.")
+    frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
     select: LongText = Field("all", description="Which tokens: all, ids:1,2, words:cat,dog, "
         "words:NAME=cat,dog;NAME=red,blue, search:TEXT, regex:EXPRESSION, prompt, or near:K to "
         "the prompt's last state.")  # fmt: skip
@@ -66,7 +66,7 @@ class MapQuestion(Question):
         "its name or id; each text's last state is a point.")  # fmt: skip
     layer: LayerNumber = Field(-1, description="The layer of the states: 0 is the embedding, "
         "-1 the last.")  # fmt: skip
-    state: State = Field("normed", description="States after the final norm, or raw.")
+    state: StateName = Field("normed", description="States after the final norm, or raw.")
     preprocessing: Literal["raw", "centred", "unit", "standardised"] = Field(
         "unit", description="What is done to every point before anything is fitted or placed."
     )

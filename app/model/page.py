@@ -19,17 +19,9 @@ from app.web.rendering import link, number, render, render_text
 from engine.bases.frame_report import FrameReport
 from engine.bases.selfcheck import CheckItem
 from engine.errors import OptionError
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 
 router = APIRouter(include_in_schema=False)
-
-FRAME_NAMES: Mapping[str, str] = {
-    "output": "semantic bases (output)",
-    "input": "input embeddings",
-    "head": "raw head rows",
-    "tight": "tight frame",
-    "random": "random (control)",
-}
 
 
 class ModelQuery(Question):
@@ -135,15 +127,13 @@ async def frames_panel(request: Request, explorer: ExplorerDep) -> HTMLResponse:
 async def frame_table(request: Request, explorer: Explorer) -> FrameTable:
     """Every frame's figures; a frame that the model does not have says why."""
     columns = []
-    for name in FRAMES:
+    for name, kind in FRAMES.items():
         try:
             report = await explorer.frame_report(request, name)
         except OptionError as error:
-            columns.append(FrameColumn(name, FRAME_NAMES[name], "", str(error), ()))
+            columns.append(FrameColumn(name, kind.heading, "", str(error), ()))
             continue
-        columns.append(
-            FrameColumn(name, FRAME_NAMES[name], report.note, None, tuple(_figures(report)))
-        )
+        columns.append(FrameColumn(name, kind.heading, report.note, None, tuple(_figures(report))))
     labels = (*FIGURES, (None, "taken apart in"), (None, "held besides the weights"))
     return FrameTable(labels, tuple(columns))
 

@@ -17,10 +17,10 @@ from app.settings import K_CEILING, TOKEN_CEILING
 from app.web import export
 from app.web.dependencies import ExplorerDep, PromptText, RangeText, ShortText
 from engine import TraceOptions
+from engine.frames.kinds import FrameName
+from engine.reading.geometries import GeometryName
+from engine.trace.options import StateName
 
-Geometry = Literal["cosine", "l2", "matmul"]
-Frame = Literal["output", "input", "head", "tight", "random"]
-State = Literal["normed", "raw"]
 LayerNumber = Annotated[int, Field(ge=-1, le=10_000)]
 IdList = Annotated[str, Field(max_length=320, pattern=r"^[0-9]{1,9}(,[0-9]{1,9}){0,31}$")]
 
@@ -38,9 +38,9 @@ class TraceQuestion(Question):
     """A prompt and how to read it."""
 
     prompt: PromptText = Field(description="The text to trace.")
-    geometry: Geometry = Field("cosine", description="How nearness is measured.")
-    frame: Frame = Field("output", description="The vectors that stand for the tokens.")
-    state: State = Field("normed", description="Read states after the final norm, or raw.")
+    geometry: GeometryName = Field("cosine", description="How nearness is measured.")
+    frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
+    state: StateName = Field("normed", description="Read states after the final norm, or raw.")
     centred: bool = Field(False, description="Take the layer's mean over the prompt "
         "off each state, and the mean basis off each basis.")  # fmt: skip
     temperature: float | None = Field(None, ge=1e-3, le=1e4, description="Of the probabilities; "
@@ -102,8 +102,8 @@ class BasesQuestion(Question):
     """A token and where to look for its neighbours."""
 
     token: ShortText = Field(description="The token's text, or #262 for an id.")
-    frame: Frame = Field("output", description="The vectors that stand for the tokens.")
-    geometry: Geometry = Field("cosine", description="How nearness is measured.")
+    frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
+    geometry: GeometryName = Field("cosine", description="How nearness is measured.")
     k: int = Field(10, ge=1, le=K_CEILING, description="How many neighbours.")
 
 
@@ -151,8 +151,8 @@ class TraceDocument(Document):
     """A prompt through the layers."""
 
     model: Any
-    geometry: Geometry
-    frame: Frame
+    geometry: GeometryName
+    frame: FrameName
     tokens: list[TokenDocument]
     layers: list[int]
     cells: list[CellOfTrace]
@@ -347,7 +347,7 @@ async def bases_csv(
 @router.get("/frames/{frame}", responses=described(FrameDocument))
 async def frame(
     request: Request,
-    frame: Annotated[Frame, Path(description="Which frame.")],
+    frame: Annotated[FrameName, Path(description="Which frame.")],
     explorer: ExplorerDep,
 ) -> Response:
     """The figures of a frame: rank, condition, residuals, bounds, leverage, round trip."""

@@ -31,6 +31,7 @@ from app.trace.words import (
     GEOMETRIES,
     LABELS,
     MAX_PINS,
+    STATES,
     Choice,
     probability,
 )
@@ -194,7 +195,7 @@ def _form(
         prompt=query.prompt,
         geometries=choices(GEOMETRIES, query.geometry),
         frames=choices(FRAMES, query.frame),
-        states=choices((("normed", "final-normed"), ("raw", "raw")), query.state),
+        states=choices(STATES, query.state),
         colours=choices(COLOURS, query.colour),
         bos=choices((("auto", "as the model does"), ("yes", "yes"), ("no", "no")), query.bos),
         centred=query.centred,

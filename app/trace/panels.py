@@ -41,6 +41,7 @@ from app.trace.words import (
 )
 from app.web.rendering import number
 from engine.model.vocabulary import Token
+from engine.reading.geometries import geometry_of
 from engine.trace.cell import Cell, Entry
 from engine.trace.curves import Curves
 from engine.trace.result import Trace
@@ -176,7 +177,7 @@ class Panels:
 
         largest = max((abs(s.signed) for s in cell.shares), default=1.0) or 1.0
         signed_sum, parseval_sum = cell.share_sums
-        angle = query.geometry == "cosine"
+        geometry = geometry_of(query.geometry)
         return CellPanel(
             layer=cell.layer,
             position=cell.position,
@@ -187,7 +188,8 @@ class Panels:
             note=note,
             region=cell.region,
             region_href=self._basis(cell.region.id),
-            border=f"{number(cell.border)} rad" if angle else number(cell.border),
+            border=f"{number(cell.border)}{geometry.borders.sign}" if geometry.borders else None,
+            no_border=geometry.no_border,
             border_to=cell.border_to,
             up=step(1, 0),
             down=step(-1, 0),

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from app.figures.names import layer_label
 from app.web.rendering import number
+from engine.frames import kinds
+from engine.reading import geometries
+from engine.trace import options
 
 MAX_PINS = 8
 
@@ -22,18 +25,9 @@ class Choice:
     href: str = ""
 
 
-GEOMETRIES = (
-    ("cosine", "cosine", "The angle to each token's vector; the paper's reading."),
-    ("l2", "squared L2", "The distance to each token's vector."),
-    ("matmul", "matrix product", "The inner product, as the model's own head computes it."),
-)
-FRAMES = (
-    ("output", "semantic bases (output side)"),
-    ("input", "input embeddings"),
-    ("head", "raw head rows"),
-    ("tight", "tight frame"),
-    ("random", "random (control)"),
-)
+GEOMETRIES = tuple((one.name, one.title, one.what) for one in geometries.GEOMETRIES.values())
+STATES = tuple((one.name, one.title) for one in options.STATES.values())
+FRAMES = tuple((one.name, one.choice) for one in kinds.FRAMES.values())
 COLOURS = (
     ("probability", "probability"),
     ("entropy", "entropy"),

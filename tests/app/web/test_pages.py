@@ -16,7 +16,7 @@ from app.figures.trace_curves import MEASURES, curves, isotropy, transitions
 from app.figures.trace_planes import COLOURS
 from app.method import page as method
 from engine import LatentSpace
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 from engine.model.vocabulary import visible
 
 
