@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from engine.reading.geometries import GEOMETRIES
+from engine.frames import kinds
+from engine.reading import geometries
+from engine.trace import options
+
+GEOMETRIES = tuple((one.name, one.title, one.what) for one in geometries.GEOMETRIES.values())
+FRAMES = tuple((one.name, one.choice) for one in kinds.FRAMES.values())
+STATES = tuple((one.name, one.title) for one in options.STATES.values())
+LABELS = dict([*((k, v) for k, v, _ in GEOMETRIES), *FRAMES])
 
 
 def layer_label(layer: int) -> str:
@@ -12,4 +19,4 @@ def layer_label(layer: int) -> str:
 
 def score_name(geometry: str) -> str:
     """What a score is, with its unit."""
-    return GEOMETRIES[geometry].score
+    return geometries.GEOMETRIES[geometry].score

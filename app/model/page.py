@@ -12,10 +12,11 @@ from fastapi.responses import HTMLResponse
 
 from app.method.page import TERMS, Term
 from app.model.choice import ModelList, model_list
-from app.model.explorer import Explorer, ModelFacts
-from app.trace.api import Question
-from app.web.dependencies import ExplorerDep
-from app.web.rendering import link, number, render, render_text
+from app.model.explorer import Explorer, ExplorerDep
+from app.model.open_model import ModelFacts
+from app.web.questions import Question
+from app.web.rendering import link, render, render_text
+from app.web.words import number
 from engine import LatentSpace
 from engine.bases.frame_report import FrameReport
 from engine.bases.selfcheck import CheckItem
