@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from app.figures.bases import neighbours
 from app.figures.names import GEOMETRIES, score_name
 from app.figures.theme import payload
-from app.method.page import TERMS, Term
+from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep, token_reference
 from app.settings import K_CEILING
 from app.web.questions import Question, ShortText, ask

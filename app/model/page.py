@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
-from app.method.page import TERMS, Term
+from app.method.terms import TERMS, Term
 from app.model.choice import ModelList, model_list
 from app.model.explorer import Explorer, ExplorerDep
 from app.model.open_model import ModelFacts

@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse
 
 from app.calibrate.calibrations import Calibrations, CalibrationsDep
 from app.figures.names import FRAMES, GEOMETRIES, LABELS, STATES
-from app.method.page import TERMS, Term
+from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
 from app.model.open_model import ModelFacts
 from app.trace import calibrated as switched_on
