@@ -11,17 +11,16 @@ from fastapi.responses import HTMLResponse
 from pydantic import Field, model_validator
 
 from app.figures.bases import neighbours
-from app.figures.names import score_name
+from app.figures.names import GEOMETRIES, score_name
 from app.figures.theme import payload
 from app.method.page import TERMS, Term
-from app.model.explorer import Explorer, token_reference
+from app.model.explorer import Explorer, ExplorerDep, token_reference
 from app.model.page import FRAME_NAMES
 from app.settings import K_CEILING
-from app.trace.api import Geometry, Question
-from app.trace.words import GEOMETRIES, Choice, signed
-from app.web.dependencies import ExplorerDep, ShortText
-from app.web.questions import ask
-from app.web.rendering import link, number, render
+from app.web.pages import Page
+from app.web.questions import Geometry, Question, ShortText, ask
+from app.web.rendering import link, render
+from app.web.words import Choice, number, signed
 from engine import LatentSpace
 from engine.bases.lookup import TokenHit
 from engine.bases.token_basis import TokenBasis
@@ -30,6 +29,7 @@ from engine.frames.frame import FRAMES
 from engine.model.vocabulary import Token
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Bases", "/bases", router)
 
 HITS = 60
 """Tokens that a search lists at most."""
