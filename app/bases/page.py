@@ -16,6 +16,7 @@ from app.figures.theme import payload
 from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep, token_reference
 from app.settings import K_CEILING
+from app.web.pages import Page
 from app.web.questions import Question, ShortText, ask
 from app.web.rendering import link, render
 from app.web.words import Choice, number, signed
@@ -28,6 +29,7 @@ from engine.model.vocabulary import Token
 from engine.reading.geometries import GeometryName
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Bases", "/bases", router)
 
 HITS = 60
 """Tokens that a search lists at most."""

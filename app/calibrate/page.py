@@ -37,6 +37,7 @@ from app.jobs.lanes import JobsDep
 from app.method.terms import TERMS, Term
 from app.model.explorer import ExplorerDep
 from app.storage.store import aside
+from app.web.pages import Page
 from app.web.problems import NotFound
 from app.web.questions import ask_params
 from app.web.rendering import link, render
@@ -44,6 +45,7 @@ from app.web.words import sentence
 from engine.errors import InputError, OptionError
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Calibrate", "/calibrate", router)
 
 
 SavedId = Annotated[str, Path(pattern=r"^[0-9a-f]{24}$")]

@@ -45,6 +45,7 @@ from app.maps.service import MapService, start_umap
 from app.maps.tables import ChangesPanel, LayersPanel
 from app.method.terms import TERMS, Term
 from app.model.explorer import ExplorerDep
+from app.web.pages import Page
 from app.web.questions import ask
 from app.web.rendering import link, render
 from engine.errors import (
@@ -57,6 +58,7 @@ from engine.errors import (
 from engine.maps import MapNotReady
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Map", "/map", router)
 
 SELECTED = 300
 """Rows of a selection that the page lists."""

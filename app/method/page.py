@@ -18,6 +18,7 @@ from starlette.responses import Response
 import engine
 from app.method.formulas import ENTRIES
 from app.method.terms import TERMS, Term
+from app.web.pages import Page
 from app.web.rendering import link, render
 from engine.explanation import Explanation
 from engine.frames.kinds import FRAMES
@@ -26,6 +27,7 @@ from engine.reading.geometries import GEOMETRIES
 from engine.reading.geometries.geometry import Geometry
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Method", "/method", router)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from app.method.terms import TERMS, Term
 from app.model.choice import ModelList, model_list
 from app.model.explorer import Explorer, ExplorerDep
 from app.model.open_model import ModelFacts
+from app.web.pages import Page
 from app.web.questions import Question
 from app.web.rendering import link, render, render_text
 from app.web.words import number
@@ -24,6 +25,7 @@ from engine.errors import OptionError
 from engine.frames.kinds import FRAMES
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Model", "/model", router)
 
 
 class ModelQuery(Question):

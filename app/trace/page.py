@@ -26,6 +26,7 @@ from app.trace.panels import Panels, agreement
 from app.trace.question import TraceQuery, TraceQuestion, link_to
 from app.trace.shown import AgreementPanel, CellPanel, CurvePanel, GridPanel, PathPanel
 from app.trace.words import COLOURS
+from app.web.pages import Page
 from app.web.questions import ask
 from app.web.rendering import link, render, render_text
 from app.web.words import Choice, choices, probability, seconds
@@ -35,6 +36,7 @@ from engine.model.vocabulary import Token
 from engine.trace.result import Cost, Trace
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Trace", "/", router)
 
 
 # ---- what is shown -------------------------------------------------------------------------------

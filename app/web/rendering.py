@@ -15,7 +15,8 @@ What every template may use, besides the fields of its context dataclass:
   say more), ``model`` (the facts of the loaded model, or None), ``badge`` (the self-check's
   ``.level``, ``.text`` and ``.reason``), ``notice`` (a sentence for a banner on each page, or
   None), ``jobs_mark`` (the ``.text`` and ``.level`` of what is under way or was interrupted, or
-  None), ``version``, ``path`` (of this request, without the root path), ``is_fragment``.
+  None), ``pages`` (of the navigation), ``version``, ``path`` (of this request, without the root
+  path), ``is_fragment``.
 """
 
 from __future__ import annotations
@@ -215,5 +216,6 @@ def _common(request: Request) -> dict[str, object]:
         "notice": explorer.notice,
         "jobs_mark": request.app.state.jobs.mark if known else None,
         "version": version(),
+        "pages": request.app.state.pages,
         "path": own_path(request.scope),
     }
