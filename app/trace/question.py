@@ -96,6 +96,14 @@ class TraceQuery(TraceQuestion):
     calibration: str | None = Field(None, pattern=r"^[0-9a-f]{24}$")
     """A saved calibration that is switched on."""
 
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """The cell as (layer, position)."""
+        if self.cell is None:
+            return None
+        layer, position = self.cell.split(",")
+        return int(layer), int(position)
+
     @model_validator(mode="before")
     @classmethod
     def _empty_fields(cls, values: Any) -> Any:
