@@ -1,4 +1,4 @@
-"""A page added the way CONTRIBUTING says: its module, its template, its place in the list, its test.
+"""A page added the way CONTRIBUTING says: module, template, a place in the list, a test.
 
 The throw-away page is added to a copy of the tree, where its own test and the contracts of all
 pages run in a process of their own.

@@ -83,7 +83,7 @@ def load_space(
     settings: Settings,
     check: Check = no_check,
     tell: Callable[[str], None] = lambda words: None,
-    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+    exclusive: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> LatentSpace:
     """Load the model that the settings name; slow.
 
@@ -91,7 +91,7 @@ def load_space(
         settings: which model, and where and how it runs.
         check: raises to stop.
         tell: called with a few words at each phase.
-        alone: entered for the moments in which no other thread may compute.
+        exclusive: entered for the moments in which no other thread may compute.
     """
     return load(
         settings.model,
@@ -107,7 +107,7 @@ def load_space(
         device_map=settings.device_map,
         check=check,
         tell=tell,
-        alone=alone,
+        exclusive=exclusive,
     )
 
 
@@ -414,9 +414,9 @@ def _load(
     settings: Settings,
     check: Check,
     tell: Callable[[str], None],
-    alone: Callable[[], AbstractContextManager[None]],
+    exclusive: Callable[[], AbstractContextManager[None]],
 ) -> LatentSpace:
-    return load_space(settings, check, tell, alone)
+    return load_space(settings, check, tell, exclusive)
 
 
 def client_of(request: Request) -> str:

@@ -39,7 +39,7 @@ class Load(Protocol):
         settings: Settings,
         check: Check,
         tell: Callable[[str], None],
-        alone: Callable[[], AbstractContextManager[None]],
+        exclusive: Callable[[], AbstractContextManager[None]],
     ) -> LatentSpace:
         """The space of the model that the settings name."""
 

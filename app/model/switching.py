@@ -339,7 +339,7 @@ class Models:
             entry.settings(self._settings),
             self._check,
             partial(self._say, entry.name),
-            self._alone,
+            self._exclusive,
         )
         if entry.listed:
             space.model.name = entry.name
@@ -381,7 +381,7 @@ class Models:
             raise Cancelled("The server is shutting down.")
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _exclusive(self) -> Iterator[None]:
         """Keep the device thread waiting: nobody computes meanwhile."""
         if self._opened is None:
             yield

@@ -15,12 +15,13 @@ import re
 import secrets
 import time
 from asyncio import CancelledError, timeout
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 from urllib.parse import parse_qs, unquote_to_bytes
 
 import orjson
+from cachetools import LRUCache
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request, cookie_parser
@@ -253,7 +254,7 @@ class Gate:
         # Cookies know no ports; two servers on one machine must not overwrite each other's.
         self.cookie_name = f"lexiscope_{settings.port}"
         self._clock = clock
-        self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
+        self._wrong: LRUCache[str, deque[float]] = LRUCache(_ADDRESSES)
 
     def check(self, request: Request) -> Response | int | None:
         """None: come in. A status: refused. A response: the answer to a login."""
@@ -301,9 +302,6 @@ class Gate:
             return None
         wrong.append(now)
         self._wrong[address] = wrong
-        self._wrong.move_to_end(address)
-        while len(self._wrong) > _ADDRESSES:
-            self._wrong.popitem(last=False)
         return 401
 
 
