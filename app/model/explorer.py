@@ -222,11 +222,6 @@ class Explorer:
         self.models.close()
 
     @property
-    def notice(self) -> str | None:
-        """A sentence that stands on each page, or None."""
-        return self.settings.notice
-
-    @property
     def badge(self) -> Badge:
         """The mark at the head of each page."""
         found = self.self_check

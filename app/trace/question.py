@@ -40,19 +40,9 @@ class TraceQuestion(Question):
 
     def options(self) -> TraceOptions:
         """The engine's options."""
-        return TraceOptions(
-            geometry=self.geometry,
-            frame=self.frame,
-            state=self.state,
-            centred=self.centred,
-            temperature=self.temperature,
-            k=self.k,
-            layers=self.layers or None,
-            positions=self.positions or None,
-            bos=self.bos,
-            chat=self.chat,
-            words_only=self.words_only,
-        )
+        plain = {name: getattr(self, name) for name in TraceOptions.__dataclass_fields__}
+        ranges = {"layers": self.layers or None, "positions": self.positions or None}
+        return TraceOptions(**plain | ranges)
 
 
 class CellQuestion(TraceQuestion):

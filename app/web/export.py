@@ -17,7 +17,7 @@ import io
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import orjson
@@ -95,8 +95,7 @@ class Source:
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in JSON, with the versions that decided the numbers."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**plain, "versions": versions()}
+        return {**asdict(self), "versions": versions()}
 
     @property
     def words(self) -> str:
@@ -138,11 +137,6 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def forecast(value: Any) -> bytes:
-    """What a run would cost, as JSON; here the seconds are the answer."""
-    return dumps(value.to_dict())
-
-
 def without_clock(value: Any) -> Any:
     """The same structure without measured and forecast seconds, which differ from run to run."""
     if isinstance(value, Mapping):
@@ -152,13 +146,9 @@ def without_clock(value: Any) -> Any:
     return value
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """The versions that decide the numbers."""
-    return dict(_versions())
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
     found = {"lexiscope": version()}
     for name in ("torch", "transformers", "tokenizers", "numpy"):
         try:
