@@ -26,7 +26,7 @@ from pydantic import Field
 
 from app.model.explorer import ExplorerDep
 from app.web.pages import Page
-from app.web.questions import Question, ShortText, ask
+from app.web.questions import PageQuestion, ShortText, ask
 from app.web.rendering import render
 from engine import LatentSpace
 from engine.errors import InputError, OptionError
@@ -36,7 +36,7 @@ router = APIRouter(include_in_schema=False)
 PAGE = Page("Echo", "/echo", router)
 
 
-class EchoQuery(Question):
+class EchoQuery(PageQuestion):
     """The whole state of the page."""
 
     text: ShortText = "a"

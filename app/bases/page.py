@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from app.bases.reading import HITS, Reading, read
 from app.figures.bases import neighbours
@@ -19,7 +18,7 @@ from app.model.explorer import Explorer, ExplorerDep
 from app.model.page import FRAME_NAMES
 from app.settings import K_CEILING
 from app.web.pages import Page
-from app.web.questions import Geometry, Question, ShortText, ask
+from app.web.questions import Geometry, PageQuestion, ShortText, ask
 from app.web.rendering import link, render
 from app.web.words import Choice, choices, number, signed
 from engine.bases.token_basis import TokenBasis
@@ -30,9 +29,10 @@ router = APIRouter(include_in_schema=False)
 PAGE = Page("Bases", "/bases", router)
 
 
-class BasesQuery(Question):
+class BasesQuery(PageQuestion):
     """The whole state of the page."""
 
+    empty_counts = ("shown",)
     token: ShortText | None = None
     search: ShortText | None = None
     geometry: Geometry = "cosine"
@@ -40,14 +40,6 @@ class BasesQuery(Question):
     shown: ShortText | None = None
     """The search whose hits stood on the page that the form was sent from; None for a link. A new
     search shows its first hit instead of the token that stood there."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_fields(cls, values: Any) -> Any:
-        """An empty field of a form is a setting left at its default."""
-        if not isinstance(values, dict):
-            return values
-        return {k: v for k, v in values.items() if k == "shown" or v not in ("", [""])}
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,10 @@ class Explorer:
         self.device = DeviceThread(
             places=settings.queue_places, per_client=partial(places_of, settings)
         )
-        self.models = Models(settings, self.device, _load, space, threads=threads_of(settings))
+        self.models = Models(
+            settings, self.device, lambda *given: load_space(*given), space,
+            threads=threads_of(settings),
+        )  # fmt: skip
         self.models.on_change = self._changed
         self._results = ResultCache(settings.result_cache_mib * 2**20)
         self._flights: dict[Hashable, _Flight] = {}
@@ -403,15 +406,6 @@ async def _explorer(request: Request) -> Explorer:
 
 ExplorerDep = Annotated[Explorer, Depends(_explorer)]
 """The open model as the handlers see it."""
-
-
-def _load(
-    settings: Settings,
-    check: Check,
-    tell: Callable[[str], None],
-    exclusive: Callable[[], AbstractContextManager[None]],
-) -> LatentSpace:
-    return load_space(settings, check, tell, exclusive)
 
 
 def client_of(request: Request) -> str:

@@ -20,7 +20,7 @@ from typing import Literal, TypeVar
 
 from anyio import to_thread
 
-from app.model.catalogue import Catalogue, Entry, as_name, catalogue_of
+from app.model.catalogue import Catalogue, Entry, catalogue_of
 from app.model.device import DeviceThread
 from app.model.loading import (
     WAIT_S,
@@ -459,6 +459,3 @@ def _at_once(act: Callable[[], None]) -> bool:
 
 def _nothing() -> None:
     """What is done where nobody waits for news."""
-
-
-__all__ = ["FailedOpening", "Models", "Opening", "State", "as_name"]

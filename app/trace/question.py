@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from app.settings import K_CEILING, TOKEN_CEILING
 from app.trace.examples import EXAMPLES
 from app.trace.words import MAX_PINS
-from app.web.questions import Frame, Geometry, LayerNumber, PromptText, Question, RangeText, State
+from app.web.questions import (
+    Frame,
+    Geometry,
+    LayerNumber,
+    PageQuestion,
+    PromptText,
+    Question,
+    RangeText,
+    State,
+)
 from app.web.rendering import link
 from engine import TraceOptions
 
@@ -71,9 +80,10 @@ class CurvesQuestion(TraceQuestion):
         return tuple(dict.fromkeys(int(one) for one in self.ids.split(",")))
 
 
-class TraceQuery(TraceQuestion):
+class TraceQuery(TraceQuestion, PageQuestion):
     """The whole state of the page."""
 
+    empty_counts = ("prompt",)
     prompt: PromptText = EXAMPLES[0].prompt
     colour: Literal["probability", "entropy", "rank", "kl", "agreement", "deviation", "border"] = (
         "probability"
@@ -93,14 +103,6 @@ class TraceQuery(TraceQuestion):
             return None
         layer, position = self.cell.split(",")
         return int(layer), int(position)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_fields(cls, values: Any) -> Any:
-        """An empty field of a form is a setting left at its default; an empty prompt is one."""
-        if not isinstance(values, dict):
-            return values
-        return {k: v for k, v in values.items() if k == "prompt" or v not in ("", [""])}
 
 
 def link_to(request: Request, query: TraceQuery, /, path: str = "/", **changes: Any) -> str:

@@ -48,28 +48,19 @@ def document(value: Any) -> bytes:
     return dumps(without_clock(value.to_dict()))
 
 
-class Facts(Protocol):
-    """What an answer says of the model that its numbers are of."""
+class _Facts(Protocol):
+    """What an answer says of the model that its numbers are of; `app.model` has them."""
 
     @property
-    def name(self) -> str:
-        """What people call it."""
-
+    def name(self) -> str: ...
     @property
-    def revision(self) -> str:
-        """The hub's commit, or ``local``."""
-
+    def revision(self) -> str: ...
     @property
-    def fingerprint(self) -> str:
-        """Of the weights."""
-
+    def fingerprint(self) -> str: ...
     @property
-    def device(self) -> str:
-        """Where it runs."""
-
+    def device(self) -> str: ...
     @property
-    def dtype(self) -> str:
-        """The type of the weights."""
+    def dtype(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ class Source:
     """Of the prompt in UTF-8; None where none was asked about."""
 
     @classmethod
-    def of(cls, facts: Facts, prompt: str | None = None) -> Source:
+    def of(cls, facts: _Facts, prompt: str | None = None) -> Source:
         """Of this model, asked about this prompt."""
         digest = None
         if prompt is not None:
