@@ -13,8 +13,8 @@ from app.model.choice import ModelState, OpenOrder, rows_of
 from app.model.explorer import Explorer, ExplorerDep, limits_of
 from app.web import export
 from app.web.answers import Document, described, json_answer
-from app.web.questions import Frame
 from engine import LatentSpace
+from engine.frames.kinds import FrameName
 
 router = APIRouter(prefix="/api/v1", tags=["api"])
 
@@ -58,7 +58,7 @@ class CheckDocument(Document):
 @router.get("/frames/{frame}", responses=described(FrameDocument))
 async def frame(
     request: Request,
-    frame: Annotated[Frame, Path(description="Which frame.")],
+    frame: Annotated[FrameName, Path(description="Which frame.")],
     explorer: ExplorerDep,
 ) -> Response:
     """The figures of a frame: rank, condition, residuals, bounds, leverage, round trip."""

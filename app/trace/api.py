@@ -15,8 +15,9 @@ from app.trace.question import CellQuestion, CurvesQuestion, TraceQuestion
 from app.trace.reading import predict_cost
 from app.web import export
 from app.web.answers import Document, TokenDocument, csv_answer, described, json_answer
-from app.web.questions import Frame, Geometry
 from engine import LatentSpace
+from engine.frames.kinds import FrameName
+from engine.reading.geometries import GeometryName
 
 
 class TopDocument(TokenDocument):
@@ -40,8 +41,8 @@ class TraceDocument(Document):
     """A prompt through the layers."""
 
     model: Any
-    geometry: Geometry
-    frame: Frame
+    geometry: GeometryName
+    frame: FrameName
     tokens: list[TokenDocument]
     layers: list[int]
     cells: list[CellOfTrace]

@@ -15,8 +15,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from app.calibrate.calibrations import Calibrations, CalibrationsDep
-from app.figures.names import FRAMES, GEOMETRIES, LABELS
-from app.method.page import TERMS, Term
+from app.figures.names import FRAMES, GEOMETRIES, LABELS, STATES
+from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
 from app.model.open_model import ModelFacts
 from app.trace import calibrated as switched_on
@@ -152,7 +152,7 @@ def _form(
         prompt=query.prompt,
         geometries=choices(GEOMETRIES, query.geometry),
         frames=choices(FRAMES, query.frame),
-        states=choices((("normed", "final-normed"), ("raw", "raw")), query.state),
+        states=choices(STATES, query.state),
         colours=choices(COLOURS, query.colour),
         bos=choices((("auto", "as the model does"), ("yes", "yes"), ("no", "no")), query.bos),
         centred=query.centred,

@@ -10,18 +10,12 @@ from pydantic import Field
 from app.settings import K_CEILING, TOKEN_CEILING
 from app.trace.examples import EXAMPLES
 from app.trace.words import MAX_PINS
-from app.web.questions import (
-    Frame,
-    Geometry,
-    LayerNumber,
-    PageQuestion,
-    PromptText,
-    Question,
-    RangeText,
-    State,
-)
+from app.web.questions import LayerNumber, PageQuestion, PromptText, Question, RangeText
 from app.web.rendering import link
 from engine import TraceOptions
+from engine.frames.kinds import FrameName
+from engine.reading.geometries import GeometryName
+from engine.trace.options import StateName
 
 IdList = Annotated[str, Field(max_length=320, pattern=r"^[0-9]{1,9}(,[0-9]{1,9}){0,31}$")]
 
@@ -30,9 +24,9 @@ class TraceQuestion(Question):
     """A prompt and how to read it."""
 
     prompt: PromptText = Field(description="The text to trace.")
-    geometry: Geometry = Field("cosine", description="How nearness is measured.")
-    frame: Frame = Field("output", description="The vectors that stand for the tokens.")
-    state: State = Field("normed", description="Read states after the final norm, or raw.")
+    geometry: GeometryName = Field("cosine", description="How nearness is measured.")
+    frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
+    state: StateName = Field("normed", description="Read states after the final norm, or raw.")
     centred: bool = Field(False, description="Take the layer's mean over the prompt "
         "off each state, and the mean basis off each basis.")  # fmt: skip
     temperature: float | None = Field(None, ge=1e-3, le=1e4, description="Of the probabilities; "

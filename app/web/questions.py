@@ -6,7 +6,7 @@ form and the prompt stand as they were sent, and says what was wrong where the a
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin
 
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -32,9 +32,6 @@ ShortText = Annotated[str, Field(max_length=400), AfterValidator(no_nul)]
 RangeText = Annotated[str, Field(max_length=40), AfterValidator(no_nul)]
 """Layers or positions in a query model, ``0:6``, ``0:12:2``, ``-1``: kept short here, read by the
 engine, which says what is wrong with it."""
-Geometry = Literal["cosine", "l2", "matmul"]
-Frame = Literal["output", "input", "head", "tight", "random"]
-State = Literal["normed", "raw"]
 LayerNumber = Annotated[int, Field(ge=-1, le=10_000)]
 
 
