@@ -27,7 +27,7 @@ import engine.errors
 from app.calibrate.calibrations import SavedView
 from app.calibrate.question import CalibrationQuestion
 from app.calibrate.sets import SetView
-from app.cli.main import _parser
+from app.cli.main import parser as commands_parser
 from app.jobs.lanes import JobView
 from app.maps import api as map_api
 from app.settings import Settings
@@ -174,7 +174,7 @@ def test_the_commands_of_the_documents_are_understood() -> None:
     tried = 0
     for where, words in _commands():
         if Path(words[0]).name == "lexiscope":
-            given = _parser().parse_args(words[1:])  # raises a Mistake with a sentence
+            given = commands_parser().parse_args(words[1:])  # raises a Mistake with a sentence
             assert callable(given.run), where
             tried += 1
     assert tried > 10
@@ -192,7 +192,7 @@ def test_the_targets_of_make_exist() -> None:
 
 def test_options_in_the_text_exist() -> None:
     """An option such as `--model` in running text belongs to one of the commands."""
-    parser = _parser()
+    parser = commands_parser()
     commands = next(a for a in parser._actions if isinstance(a.choices, dict)).choices
     assert commands is not None
     actions = [action for command in commands.values() for action in command._actions]
