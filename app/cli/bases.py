@@ -14,12 +14,7 @@ from app.web import export
 
 
 def register(commands: Any, model: argparse.ArgumentParser) -> None:
-    """Hang the two commands into the command line.
-
-    Args:
-        commands: of the whole parser.
-        model: the options about the model.
-    """
+    """Hang the two commands into the command line, with the options about the model besides."""
     bases = commands.add_parser(
         "bases", parents=[model], help="a token's nearest tokens, or a frame's figures"
     )

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import PositiveInt
+
 from app.calibrate.question import CalibrationQuestion
 from app.cli.labelled import labelled_set, task_source
-from app.cli.options import Parser, add, settings_of, space_of, taken, whole
+from app.cli.options import Parser, add, reader, settings_of, space_of, taken
 from app.cli.report import evaluation_csv, report_html
 from app.cli.terminal import follow, visible, write
 from app.cli.terminal import save as save_file
@@ -44,12 +46,8 @@ _WRITERS: Final[Mapping[str, Callable[[Evaluation], bytes]]] = {
 
 
 def register(commands: Any, model: argparse.ArgumentParser) -> None:
-    """Hang the two commands into the command line.
-
-    Args:
-        commands: of the whole parser.
-        model: the options about the model.
-    """
+    """Hang the two commands into the command line, with the options about the model besides."""
+    count = reader(PositiveInt)
     rows = Parser(add_help=False)
     rows.add_argument("--text-column", help="One, or several with commas; text without it.")
     rows.add_argument(
@@ -59,14 +57,12 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     add(rows, CalibrationQuestion, "label_column", "word_rule")
     rows.add_argument("--test", help="A file with test rows; else a part of DATA.")
     rows.add_argument(
-        "--rows", type=whole(1),
+        "--rows", type=count,
         help="Training rows, a ninth of it besides to stop by; all without it.",
     )  # fmt: skip
+    rows.add_argument("--test-rows", type=count, help="Test rows; all of --test, else a quarter.")
     rows.add_argument(
-        "--test-rows", type=whole(1), help="Test rows; all of --test, else a quarter."
-    )
-    rows.add_argument(
-        "--context", type=whole(1), metavar="TOKENS",
+        "--context", type=count, metavar="TOKENS",
         help="Of a prompt with demonstrations at most; as many as the model declares without it."
         " Give what the model was trained on where that is less.",
     )  # fmt: skip
@@ -117,10 +113,12 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
         help="all; fast, those that need nothing but the texts' states; or names with commas of"
         f" {', '.join(METHODS)}. Without it: fast.",
     )  # fmt: skip
-    many.add_argument("--seeds", type=whole(1), default=3, help="How many. Without it: 3.")
+    many.add_argument("--seeds", type=count, default=3, help="How many. Without it: 3.")
     add(many, CalibrationQuestion, seed="The first of them, the others follow it.")
     many.add_argument(
-        "--adapter-rows", type=whole(1), help="Training rows of LoRA and IA3; all without it."
+        "--adapter-rows",
+        type=count,
+        help="Training rows of LoRA and IA3; all without it.",
     )
     many.add_argument("--out", type=Path, help="report.html, .json or .csv; else a table.")
     many.add_argument("--json", action="store_true", help="JSON to stdout.")

@@ -34,13 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> Parser:
     """Every command with its options."""
-    whole = Parser(prog="lexiscope", description="Look into a language model's latent space.")
-    names = "serve|trace|cell|curves|agreement|bases|check|map|verify|calibrate|evaluate"
-    commands = whole.add_subparsers(required=True, metavar=names)
+    line = Parser(prog="lexiscope", description="Look into a language model's latent space.")
+    commands = line.add_subparsers(required=True)
     model = of_the_model()
     for family in (serve, trace, bases, map, calibrate):
         family.register(commands, model)
-    return whole
+    commands.metavar = "|".join(commands.choices)
+    return line
 
 
 if __name__ == "__main__":

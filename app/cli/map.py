@@ -32,12 +32,7 @@ _SAVED: Final = "What lexiscope calibrate --save wrote."
 
 
 def register(commands: Any, model: argparse.ArgumentParser) -> None:
-    """Hang the two commands into the command line.
-
-    Args:
-        commands: of the whole parser.
-        model: the options about the model.
-    """
+    """Hang the two commands into the command line, with the options about the model besides."""
     draw = commands.add_parser(
         "map", parents=[model], help="bases and states in the plane, as a file"
     )

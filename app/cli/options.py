@@ -7,11 +7,10 @@ takes, what it is without being given, and what it means: so an option is writte
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from app.model.explorer import load_space
 from app.settings import Settings
@@ -49,62 +48,41 @@ def add(parser: argparse.ArgumentParser, asked: type[BaseModel], *names: str, **
     """
     described = asked.model_json_schema()["properties"]
     for name in (*names, *more):
-        field = described[name]
-        kinds = (one for one in field.get("anyOf", [field]) if one.get("type") != "null")
-        shape: dict[str, Any] = next(kinds)
-        default = None if asked is Settings else field.get("default")
-        words = more.get(name, field["description"])
+        field, plain = asked.model_fields[name], described[name]
+        shape = next(one for one in plain.get("anyOf", [plain]) if one.get("type") != "null")
+        default = None if asked is Settings else field.default
+        words = more.get(name, field.description)
         if default is not None and default is not False and default != "":
             words += f" Without it: {default}."
-        taken: dict[str, Any] = {"type": _reader(shape), "choices": shape.get("enum")}
-        if shape["type"] == "boolean":
-            taken = {"action": "store_true"}
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", default=default, help=words.replace("%", "%%"), **taken
-        )
+        kind: Any = Annotated[field.annotation, Field(), *field.metadata]
+        if shape.get("minimum", 0) < 0:  # −1 is the last; here all may be counted from the end
+            kind = Annotated[int, Field(ge=-shape["maximum"], le=shape["maximum"])]
+        given: dict[str, Any] = {"choices": shape.get("enum")}
+        if shape["type"] in ("integer", "number"):
+            given = {"type": reader(kind)}
+        elif shape["type"] == "boolean":
+            given = {"action": "store_true"}
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, default=default, help=words.replace("%", "%%"), **given)
 
 
-def _reader(shape: dict[str, Any]) -> Callable[[str], Any] | None:
-    """What turns an option's text into the value that the field's JSON schema describes."""
-    low, high = shape.get("minimum"), shape.get("maximum")
-    if shape["type"] == "integer":
-        # −1 is the last of something; here every place may be counted from the end.
-        return whole(None if low is not None and low < 0 else low, high)
-    return _number(low, high) if shape["type"] == "number" else None
+def reader(kind: Any) -> Callable[[str], Any]:
+    """What turns an option's text into a value of this type, within its bounds."""
+    adapter = TypeAdapter(kind)
 
-
-def whole(low: int | None = None, high: int | None = None) -> Callable[[str], int]:
-    """A reader of whole numbers of at most ten digits, within bounds."""
-
-    def read(text: str) -> int:
-        if not re.fullmatch(r"-?[0-9]{1,10}", text) or not _within(int(text), low, high):
-            raise argparse.ArgumentTypeError(f"it must be a whole number{_bounds(low, high)}")
-        return int(text)
-
-    return read
-
-
-def _number(low: float | None, high: float | None) -> Callable[[str], float]:
-    def read(text: str) -> float:
+    def read(text: str) -> Any:
         try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not _within(value, low, high):
-            raise argparse.ArgumentTypeError(f"it must be a number{_bounds(low, high)}")
-        return value
+            return adapter.validate_python(text)
+        except ValidationError as error:
+            raise argparse.ArgumentTypeError(_reason(error)) from None
 
     return read
 
 
-def _within(value: float, low: float | None, high: float | None) -> bool:
-    """Whether it lies between the bounds; NaN does not."""
-    return (low is None or value >= low) and (high is None or value <= high)
-
-
-def _bounds(low: float | None, high: float | None) -> str:
-    start = "" if low is None else f" from {low:g}"
-    return start if high is None else f"{start} to {high}"
+def _reason(error: ValidationError) -> str:
+    """What the first value that cannot be used must be, without a full stop."""
+    reason = str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
+    return reason.replace("Input should be", "it must be").partition(", unable to")[0]
 
 
 def taken(names: Iterable[str], given: argparse.Namespace) -> dict[str, Any]:
@@ -129,14 +107,11 @@ def settings_of(given: argparse.Namespace) -> Settings:
     try:
         return Settings(**taken((*_MODEL, *SERVING), given))
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        name = "_".join(str(part) for part in first["loc"])
-        reason = str(first["msg"]).removeprefix("Value error, ")
-        reason = reason.replace("Input should be", "it must be").partition(", unable to")[0]
+        name = "_".join(str(part) for part in error.errors()[0]["loc"])
         place = f"LEXISCOPE_{name.upper()}: " if name else ""
         if name in (*_MODEL, *SERVING) and hasattr(given, name):  # an option of this command, too
             place = f"--{name.replace('_', '-')} (LEXISCOPE_{name.upper()}): "
-        raise Mistake(f"{place}{reason}.") from None
+        raise Mistake(f"{place}{_reason(error)}.") from None
 
 
 def space_of(given: argparse.Namespace) -> LatentSpace:

@@ -18,12 +18,7 @@ from app.web.serving import serve
 
 
 def register(commands: Any, model: argparse.ArgumentParser) -> None:
-    """Hang the command into the command line.
-
-    Args:
-        commands: of the whole parser.
-        model: the options about the model.
-    """
+    """Hang the command into the command line, with the options about the model besides."""
     parser = commands.add_parser("serve", parents=[model], help="open the pages in a browser")
     add(parser, Settings, *SERVING)
     parser.set_defaults(run=_serve)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import sys
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from app.model.open_model import facts_of
 from app.web import export
 from engine import LatentSpace
 from engine.errors import OptionError
-from engine.progress import Steps
+from engine.progress import Progress, Steps, drain, told
 
 T = TypeVar("T")
 
@@ -40,21 +40,14 @@ def save(path: Path, body: bytes) -> None:
     Raises:
         OptionError: it cannot be written.
     """
+    aside = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name[:40]}.", delete=False
-        ) as file:
+        with aside.open("xb") as file:
             file.write(body)
-        try:
-            # A temporary file is its owner's alone; what is exported is an ordinary file.
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(file.name).chmod(0o666 & ~mask)
-            Path(file.name).replace(path)
-        except OSError:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        aside.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
         raise OptionError(
             f"{path} cannot be written ({error.strerror}); choose another place with --out."
         ) from None
@@ -62,18 +55,15 @@ def save(path: Path, body: bytes) -> None:
 
 def follow(steps: Steps[T]) -> T:
     """Do the work; where stderr is a terminal, say on one line where it is."""
-    shown = sys.stderr.isatty()
+    if not sys.stderr.isatty():
+        return drain(steps)
     try:
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            if shown:
-                share = f"{step.share:4.0%}  " if step.share is not None else ""
-                print(f"\r\033[K{share}{step.note[:70]}", end="", file=sys.stderr, flush=True)
+        return drain(told(steps, _tell))
     finally:
-        steps.close()
-        if shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _tell(step: Progress) -> Progress:
+    share = f"{step.share:4.0%}  " if step.share is not None else ""
+    print(f"\r\033[K{share}{step.note[:70]}", end="", file=sys.stderr, flush=True)
+    return step

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from app.cli.options import Parser, add, space_of, taken
 from app.cli.terminal import document, write
 from app.cli.text import trace_text
 from app.model.open_model import facts_of
-from app.trace.api import CellQuestion, TraceQuestion
+from app.trace.api import CellQuestion, CurvesQuestion, TraceQuestion
 from app.web import export
 from engine import LatentSpace, TraceOptions
 
-Ask = Callable[[LatentSpace, argparse.Namespace, TraceOptions], Any]
-"""What a command asks of the model."""
-
 
 def register(commands: Any, model: argparse.ArgumentParser) -> None:
-    """Hang the four commands into the command line.
-
-    Args:
-        commands: of the whole parser.
-        model: the options about the model.
-    """
+    """Hang the four commands into the command line, with the options about the model besides."""
     reading = Parser(add_help=False)
     reading.add_argument("prompt", help="Any text.")
     add(reading, TraceQuestion, *(n for n in TraceQuestion.model_fields if n != "prompt"))
@@ -40,20 +32,21 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     form.add_argument("--csv", action="store_true", help="One row per layer, position and rank.")
     trace.set_defaults(run=_trace)
 
-    def command(name: str, words: str, ask: Ask) -> argparse.ArgumentParser:
+    def command(name: str, words: str, ask: Any, *further: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = commands.add_parser(
             name, parents=[model, reading, as_json], help=f"{words}, as JSON"
         )
-        parser.set_defaults(run=lambda given: _document(given, ask))
+        parser.set_defaults(run=lambda given: _document(given, ask, further))
         return parser
 
-    cell = command("cell", "one hidden state in full", _cell)
+    cell = command("cell", "one hidden state in full", LatentSpace.cell, "layer", "position")
     add(cell, CellQuestion, "layer", "position")
     cell.set_defaults(layer=-1)
-    curves = command("curves", "tokens over the layers", _curves)
+    curves = command("curves", "tokens over the layers", LatentSpace.curves, "ids", "position")
     curves.add_argument("--ids", type=_ids, help="Token ids: 12,262; else the default pins.")
-    add(curves, CellQuestion, "position")
-    command("agreement", "every geometry and frame against the model's own answers", _agreement)
+    add(curves, CurvesQuestion, "position")
+    words = "every geometry and frame against the model's own answers"
+    command("agreement", words, LatentSpace.agreement)
 
 
 def _options(given: argparse.Namespace) -> TraceOptions:
@@ -72,22 +65,12 @@ def _trace(given: argparse.Namespace) -> int:
     return write(trace_text(trace, width).encode())
 
 
-def _document(given: argparse.Namespace, ask: Ask) -> int:
+def _document(given: argparse.Namespace, ask: Any, further: Sequence[str]) -> int:
+    """What the engine answers to the prompt, its options and what a command asks further."""
     options = _options(given)
     space = space_of(given)
-    return document(space, ask(space, given, options), given.prompt)
-
-
-def _cell(space: LatentSpace, given: argparse.Namespace, options: TraceOptions) -> Any:
-    return space.cell(given.prompt, given.layer, given.position, options)
-
-
-def _curves(space: LatentSpace, given: argparse.Namespace, options: TraceOptions) -> Any:
-    return space.curves(given.prompt, given.ids, options, position=given.position)
-
-
-def _agreement(space: LatentSpace, given: argparse.Namespace, options: TraceOptions) -> Any:
-    return space.agreement(given.prompt, options)
+    found = ask(space, given.prompt, options=options, **{n: getattr(given, n) for n in further})
+    return document(space, found, given.prompt)
 
 
 def _ids(text: str) -> tuple[int, ...]:

@@ -228,11 +228,11 @@ def test_a_folder_with_train_and_test(where: list[str], tmp_path: Path, capfd: A
         (["calibrate", "DATA", "--text-column", "nothing"], "nothing"),
         (["calibrate", "DATA", *COLUMNS, "--labels", "up=a"], "no label of the data"),
         (["calibrate", "DATA", *COLUMNS, "--method", "zero-shot", "--save", "x"], "--save keeps"),
-        (["calibrate", "DATA", *COLUMNS, "--epochs", "none"], "whole number"),
+        (["calibrate", "DATA", *COLUMNS, "--epochs", "none"], "valid integer"),
         (["calibrate", "DATA", *COLUMNS, "--target", "tail"], "target must be one of"),
         (
             ["calibrate", "DATA", *COLUMNS, "--temperature", "0"],
-            "--temperature: it must be a number from",
+            "--temperature: it must be greater than",
         ),
         (["calibrate", "DATA", *COLUMNS, "--method", "lora", "--loss", "sm"], "one of the two"),
         (["calibrate", "hub:"], "needs the id"),
