@@ -241,6 +241,14 @@ def test_every_module_and_function_that_is_named_exists(path: Path) -> None:
     assert not missing
 
 
+@each_document
+def test_every_test_that_is_named_exists(path: Path) -> None:
+    """By the name of its file, with as much of its folder as is written."""
+    tests = [f"/{file.relative_to(ROOT).with_suffix('')}" for file in ROOT.rglob("tests/**/*.py")]
+    named = set(re.findall(r"(?:\w+/)*test_\w+", text_of(path)))
+    assert [n for n in sorted(named) if not any(test.endswith(f"/{n}") for test in tests)] == []
+
+
 def test_names_are_looked_up_for_real() -> None:
     assert _resolves("engine.reading.regions.borders")
     assert _resolves("engine.frames.frame.Frame.place")
