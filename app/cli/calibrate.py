@@ -115,11 +115,7 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     many.add_argument("--seeds", type=count, default=3, help="How many. Without it: 3.")
     add(many, CalibrationQuestion, seed="The first of them, the others follow it.")
-    many.add_argument(
-        "--adapter-rows",
-        type=count,
-        help="Training rows of LoRA and IA3; all without it.",
-    )
+    many.add_argument("--adapter-rows", type=count, help="Training rows of LoRA and IA3, or all.")
     many.add_argument("--out", type=Path, help="report.html, .json or .csv; else a table.")
     many.add_argument("--json", action="store_true", help="JSON to stdout.")
     many.set_defaults(run=_evaluate)

@@ -50,7 +50,7 @@ def add(parser: argparse.ArgumentParser, asked: type[BaseModel], *names: str, **
     for name in (*names, *more):
         field, plain = asked.model_fields[name], described[name]
         shape = next(one for one in plain.get("anyOf", [plain]) if one.get("type") != "null")
-        default = None if asked is Settings else field.default
+        default = None if asked is Settings else plain.get("default")
         words = more.get(name) or field.description or ""
         if default is not None and default is not False and default != "":
             words += f" Without it: {default}."

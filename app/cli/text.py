@@ -24,28 +24,21 @@ _MIB: Final = 2**20
 
 def trace_text(trace: Trace, width: int = 100) -> str:
     """A trace as a table of layers and tokens, the nearest token in each cell; for a terminal."""
-    head = [
+    head = (
         f"model {trace.model.name}   geometry {trace.geometry}   frame {trace.frame}   "
         f"temperature {trace.temperature:g}"
-    ]
-    labels = {p: trace.tokens[p].label for p in trace.positions}
-    cells = {
-        (i, j): _top_label(trace, i, j)
-        for i in range(len(trace.layers))
-        for j in range(len(trace.positions))
-    }
-    blocks: list[str] = []
+    )
+    rows = [("layer", [trace.tokens[p].label for p in trace.positions])]
+    for i, layer in enumerate(trace.layers):
+        tops = [_top_label(trace, i, j) for j in range(len(trace.positions))]
+        rows.append((f"{layer:>5}", tops))
+    rows.append(("model", [trace.token_info[int(id)].label for id in trace.final_ids]))
     column = 14
-    per_block = max(1, (width - 8) // (column + 1))
-    for start in range(0, len(trace.positions), per_block):
-        part = range(start, min(start + per_block, len(trace.positions)))
-        lines = ["layer   " + " ".join(fit(labels[trace.positions[j]], column) for j in part)]
-        lines += [
-            f"{layer:>5}   " + " ".join(fit(cells[i, j], column) for j in part)
-            for i, layer in enumerate(trace.layers)
-        ]
-        finals = (trace.token_info[int(trace.final_ids[j])].label for j in part)
-        lines.append("model   " + " ".join(fit(label, column) for label in finals))
+    step = max(1, (width - 8) // (column + 1))
+    blocks = []
+    for start in range(0, len(trace.positions), step):
+        parts = ((name, cells[start : start + step]) for name, cells in rows)
+        lines = (f"{name}   {' '.join(fit(c, column) for c in cells)}" for name, cells in parts)
         blocks.append("\n".join(line.rstrip() for line in lines))
     notes = [f"note: {warning}" for warning in trace.warnings]
     cost = trace.cost
@@ -54,7 +47,7 @@ def trace_text(trace: Trace, width: int = 100) -> str:
             f"took {cost.seconds:.2g} s and {cost.bytes / 2**20:.1f} MiB, foretold "
             f"{cost.predicted_seconds:.2g} s and {cost.predicted_bytes / 2**20:.1f} MiB"
         )
-    return "\n\n".join([*head, *blocks, *(["\n".join(notes)] if notes else [])]) + "\n"
+    return "\n\n".join([head, *blocks, *(["\n".join(notes)] if notes else [])]) + "\n"
 
 
 def _top_label(trace: Trace, layer: int, position: int) -> str:
@@ -79,9 +72,8 @@ def basis_text(basis: TokenBasis) -> str:
 
 def report_text(report: FrameReport) -> str:
     """The figures of a frame, for a terminal."""
-    plain = report.to_dict()
     lines = []
-    for name, value in plain.items():
+    for name, value in report.to_dict().items():
         if isinstance(value, Mapping):
             value = ", ".join(f"{key} {_short(one)}" for key, one in value.items())
         lines.append(f"{name.replace('_', ' '):<24} {_short(value)}")

@@ -40,7 +40,7 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
         return parser
 
     cell = command("cell", "one hidden state in full", LatentSpace.cell, "layer", "position")
-    add(cell, CellQuestion, "layer", "position")
+    add(cell, CellQuestion, "position", layer="0 is the embedding, -1 the last. Without it: -1.")
     cell.set_defaults(layer=-1)
     curves = command("curves", "tokens over the layers", LatentSpace.curves, "ids", "position")
     curves.add_argument("--ids", type=_ids, help="Token ids: 12,262; else the default pins.")
