@@ -24,7 +24,6 @@ import orjson
 
 from app import version
 from engine import Trace
-from engine.bases.frame_report import FrameReport
 from engine.bases.lookup import TokenHit
 from engine.bases.token_basis import TokenBasis
 
@@ -253,90 +252,3 @@ def _plain(value: object) -> object:
     if callable(tolist):
         return tolist()
     raise TypeError(f"{type(value).__name__} is no JSON")
-
-
-# Text for a terminal
-
-
-def trace_text(trace: Trace, width: int = 100) -> str:
-    """A trace as a table of layers and tokens, the nearest token in each cell; for a terminal."""
-    head = [
-        f"model {trace.model.name}   geometry {trace.geometry}   frame {trace.frame}   "
-        f"temperature {trace.temperature:g}"
-    ]
-    labels = {p: trace.tokens[p].label for p in trace.positions}
-    cells = {
-        (i, j): _top_label(trace, i, j)
-        for i in range(len(trace.layers))
-        for j in range(len(trace.positions))
-    }
-    blocks: list[str] = []
-    column = 14
-    per_block = max(1, (width - 8) // (column + 1))
-    for start in range(0, len(trace.positions), per_block):
-        part = range(start, min(start + per_block, len(trace.positions)))
-        lines = ["layer   " + " ".join(fit(labels[trace.positions[j]], column) for j in part)]
-        lines += [
-            f"{layer:>5}   " + " ".join(fit(cells[i, j], column) for j in part)
-            for i, layer in enumerate(trace.layers)
-        ]
-        finals = (trace.token_info[int(trace.final_ids[j])].label for j in part)
-        lines.append("model   " + " ".join(fit(label, column) for label in finals))
-        blocks.append("\n".join(line.rstrip() for line in lines))
-    notes = [f"note: {warning}" for warning in trace.warnings]
-    cost = trace.cost
-    if cost.seconds is not None and cost.bytes is not None:
-        notes.append(
-            f"took {cost.seconds:.2g} s and {cost.bytes / 2**20:.1f} MiB, foretold "
-            f"{cost.predicted_seconds:.2g} s and {cost.predicted_bytes / 2**20:.1f} MiB"
-        )
-    return "\n\n".join([*head, *blocks, *(["\n".join(notes)] if notes else [])]) + "\n"
-
-
-def _top_label(trace: Trace, layer: int, position: int) -> str:
-    if not trace.finite[layer, position]:
-        return "(not finite)"
-    return trace.token_info[int(trace.top_ids[layer, position, 0])].label
-
-
-def basis_text(basis: TokenBasis) -> str:
-    """A token's nearest tokens, for a terminal."""
-    lines = [
-        f"token {basis.id} {basis.token.label}   frame {basis.frame}   geometry {basis.geometry}",
-        f"norm {basis.norm:.6g}   leverage {basis.leverage:.6g}",
-        "",
-    ]
-    lines += [
-        f"{rank:>4}  {fit(n.token.label, 24)} {n.token.id:>8}  {float(n.score):.6g}"
-        for rank, n in enumerate(basis.neighbours, start=1)
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def report_text(report: FrameReport) -> str:
-    """The figures of a frame, for a terminal."""
-    plain = report.to_dict()
-    lines = []
-    for name, value in plain.items():
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{key} {_short(one)}" for key, one in value.items())
-        lines.append(f"{name.replace('_', ' '):<24} {_short(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _short(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else "–" if value is None else str(value)
-
-
-def fit(text: str, width: int) -> str:
-    """The text cut or padded to so many columns of a terminal, where some characters take two."""
-    used, out = 0, ""
-    for c in text:
-        size = 2 if unicodedata.east_asian_width(c) in "WF" else int(not unicodedata.combining(c))
-        if used + size > width:
-            while used + 1 > width:
-                used -= 2 if unicodedata.east_asian_width(out[-1]) in "WF" else 1
-                out = out[:-1]
-            return out + "…" + " " * (width - used - 1)
-        out, used = out + c, used + size
-    return out + " " * (width - used)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 
 from app.calibrate.question import CalibrationQuestion
-from app.cli import calibrate as cli_calibrate
 from app.cli import main as cli
 from app.cli.report import evaluation_csv, report_html
 from app.cli.report_drawings import accuracy_and_time, dots_with_intervals
@@ -170,21 +168,11 @@ def test_a_data_set_of_the_hub(
         asked.append(name)
         return read_table(rows().encode(), "t.csv")
 
-    monkeypatch.setattr(cli_calibrate, "read_hub", read)
+    monkeypatch.setattr("app.cli.labelled.read_hub", read)
     command = ["calibrate", "hub:someone/news", *COLUMNS, *WORDS, "--quick", "--epochs", "2"]
     assert cli.main([*command, *where]) == 0
     assert asked == ["someone/news"]
     assert "\nnews: " in capfd.readouterr().out
-
-
-@pytest.mark.parametrize("command", ["calibrate", "evaluate"])
-def test_every_option_is_explained(command: str) -> None:
-    """A description, and a line for each option."""
-    [parsers] = [a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    parser = parsers.choices[command]
-    assert parser.description
-    assert len(parser.description) > 60
-    assert [a.dest for a in parser._actions if not a.help] == []
 
 
 @pytest.mark.parametrize("method", ["zero-shot", "knn-lm", "linear-probe"])
@@ -240,9 +228,12 @@ def test_a_folder_with_train_and_test(where: list[str], tmp_path: Path, capfd: A
         (["calibrate", "DATA", "--text-column", "nothing"], "nothing"),
         (["calibrate", "DATA", *COLUMNS, "--labels", "up=a"], "no label of the data"),
         (["calibrate", "DATA", *COLUMNS, "--method", "zero-shot", "--save", "x"], "--save keeps"),
-        (["calibrate", "DATA", *COLUMNS, "--epochs", "none"], "whole number"),
+        (["calibrate", "DATA", *COLUMNS, "--epochs", "none"], "valid integer"),
         (["calibrate", "DATA", *COLUMNS, "--target", "tail"], "target must be one of"),
-        (["calibrate", "DATA", *COLUMNS, "--temperature", "0"], "temperature must be in"),
+        (
+            ["calibrate", "DATA", *COLUMNS, "--temperature", "0"],
+            "--temperature: it must be greater than",
+        ),
         (["calibrate", "DATA", *COLUMNS, "--method", "lora", "--loss", "sm"], "one of the two"),
         (["calibrate", "hub:"], "needs the id"),
         (["evaluate", "DATA", *COLUMNS, "--methods", "magic"], "methods must be"),

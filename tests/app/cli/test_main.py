@@ -80,7 +80,7 @@ def test_check_is_0_when_green_and_1_when_not(
         space.self_check = replace(space.self_check, ok=False)
         return space
 
-    monkeypatch.setattr(cli, "load_space", red)
+    monkeypatch.setattr("app.cli.options.load_space", red)
     assert cli.main(["check", *where]) == 1
     assert cli.main(["check", *where, "--json"]) == 1
 

@@ -127,7 +127,7 @@ HANGS = textwrap.dedent(
     from pathlib import Path
     import engine
     from app.web import logs
-    from app.cli.main import _listen
+    from app.cli.serve import listen
     from app.main import create_app
     from app.web.serving import serve
     from app.settings import Settings
@@ -142,7 +142,7 @@ HANGS = textwrap.dedent(
             time.sleep(3600)  # it never asks whether anybody waits
 
     settings = Settings(port=0)
-    listener = _listen(settings)
+    listener = listen(settings)
     logs.begin()
     app = create_app(settings, Deaf())
     print(f"is on http://localhost:{listener.getsockname()[1]}/", flush=True)
