@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from engine.calibration.evidence.metrics import Interval, bootstrap_interval, paired_interval
 from engine.calibration.evidence.probes import fit_probe
 from engine.calibration.labelled.tasks import Task, known_spec, make_task, read_table
+from engine.calibration.training.calibrated import untrained
 from engine.calibration.training.features import task_states
 from engine.calibration.training.options import CalibrationOptions
-from engine.calibration.training.train import calibrate, untrained
+from engine.calibration.training.train import calibrate
 from engine.progress import drain
 from engine.space import LatentSpace
 

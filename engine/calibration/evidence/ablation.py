@@ -20,10 +20,11 @@ from engine.calibration.evidence.metrics import Interval
 from engine.calibration.evidence.protocol import timed
 from engine.calibration.evidence.resampling import Bootstrap
 from engine.calibration.labelled.tasks import SPLITS, Task
+from engine.calibration.training.calibrated import Calibration, predict_from, untrained
 from engine.calibration.training.features import TaskStates
 from engine.calibration.training.losses import LOSS_NAMES, LOSSES
 from engine.calibration.training.options import CalibrationOptions
-from engine.calibration.training.train import Calibration, calibrate, predict_from, untrained
+from engine.calibration.training.train import calibrate
 from engine.checkpoints import NOTHING, Checkpoints, tensor_digest
 from engine.errors import LexiscopeError, OptionError
 from engine.frames.frame import FrameName

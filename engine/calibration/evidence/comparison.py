@@ -41,14 +41,10 @@ from engine.calibration.evidence.probes import Probe, fit_probe
 from engine.calibration.evidence.prompting import label_logits
 from engine.calibration.evidence.resampling import accuracy_draws, difference_draws, f1_difference
 from engine.calibration.labelled.tasks import SPLITS, Task, shuffled_labels
+from engine.calibration.training.calibrated import Calibration, Prediction, predict_from, untrained
 from engine.calibration.training.features import TaskStates, task_states
-from engine.calibration.training.train import (
-    Calibration,
-    Prediction,
-    calibrate,
-    predict_from,
-    untrained,
-)
+from engine.calibration.training.train import calibrate
+from engine.calibration.training.tuning import calibrated_states, predict
 from engine.checkpoints import NOTHING, Checkpoint, Checkpoints, Kept, tensor_digest
 from engine.errors import LexiscopeError
 from engine.progress import Progress, Steps
@@ -104,7 +100,7 @@ def compare_before_after(
     raw = {s: states.at(layer)[s] for s in ("train", "test")}
     moved: dict[str, Tensor] = {}
     for split in ("train", "test"):
-        moved[split] = yield from calibration.states_of(space, states, task, split)
+        moved[split] = yield from calibrated_states(calibration, space, states, task, split)
         moved[split] = moved[split].cpu()
     said = {
         "before": _reading(plain, calibration, raw["test"]),
@@ -281,7 +277,7 @@ def _control(
         if held is None:
             training = cells.kept.of("training of a control")
             trained = yield from calibrate(space, shared, one, own, checkpoint=training)
-            said = yield from trained.predict(space, shared, one, "test")
+            said = yield from predict(trained, space, shared, one)
             answer = said.predicted.cpu()
             cells.save(cell, {"answer": answer}, {}, f"control {place + 1} of {len(given)}")
             training.remove()

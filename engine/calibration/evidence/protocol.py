@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from engine.calibration.labelled.tasks import Task
 from engine.calibration.training.features import TaskStates
-from engine.calibration.training.train import CalibrationOptions
+from engine.calibration.training.options import CalibrationOptions
 from engine.errors import NonFiniteError, OptionError
 from engine.progress import Steps
 from engine.space import LatentSpace

@@ -23,8 +23,9 @@ from engine.calibration.evidence.comparison import (
 from engine.calibration.evidence.metrics import Interval
 from engine.calibration.evidence.plane import fit_plane
 from engine.calibration.labelled.tasks import Task
+from engine.calibration.training.calibrated import Calibration
 from engine.calibration.training.options import CalibrationOptions
-from engine.calibration.training.train import Calibration, calibrate
+from engine.calibration.training.train import calibrate
 from engine.errors import ArtifactError, LexiscopeError, OptionError
 from engine.progress import drain
 
