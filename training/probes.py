@@ -8,7 +8,7 @@ counts is what the model knows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,8 +48,8 @@ class MethodScore:
         """For the report's JSON."""
         return {
             "method": self.method,
-            "accuracy": self.accuracy.to_dict(),
-            "over_words": self.over_words.to_dict(),
+            "accuracy": asdict(self.accuracy),
+            "over_words": asdict(self.over_words),
             "note": self.note,
         }
 

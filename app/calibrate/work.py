@@ -16,7 +16,7 @@ from app.web import export
 from engine.calibration.labelled.tasks import Task, TaskSpec
 from engine.calibration.training.options import CalibrationOptions
 from engine.checkpoints import NOTHING, Checkpoints
-from engine.progress import Progress, Steps, told
+from engine.progress import Progress, Steps, relabelled
 
 if TYPE_CHECKING:
     from engine import LatentSpace
@@ -101,7 +101,7 @@ def calibration_steps(
             space, task, found, calibration, seed=options.seed, cache_dir=states, kept=kept
         )
         # The controls are trained as well; theirs is not the curve that the page shows.
-        controls = told(compared, _of_controls)
+        controls = relabelled(compared, _of_controls)
         comparison = yield from _part(3, parts, controls, curve=False)
     yield Progress(1, 1, "saving")
     return Made(task, calibration, comparison)
@@ -119,7 +119,7 @@ def _part(number: int, parts: int, steps: Steps[T], *, curve: bool = True) -> St
         note = f"part {number} of {parts}: {step.note}"
         return replace(step, note=note, values=step.values if curve else {})
 
-    return told(steps, tell)
+    return relabelled(steps, tell)
 
 
 def competitor_steps(

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.calibration.evidence.findings import counted, loss_words, percent, points, side
-from engine.calibration.evidence.metrics import Interval
+from engine.calibration.evidence.metrics import Interval, flat
 from engine.calibration.evidence.protocol import timed
 from engine.calibration.evidence.resampling import Bootstrap
 from engine.calibration.labelled.tasks import SPLITS, Task
@@ -28,7 +28,7 @@ from engine.calibration.training.train import calibrate
 from engine.checkpoints import NOTHING, Checkpoints, tensor_digest
 from engine.errors import LexiscopeError, OptionError
 from engine.frames.frame import FrameName
-from engine.progress import Progress, Steps, told
+from engine.progress import Progress, Steps, relabelled
 from engine.space import LatentSpace
 
 ABLATION_FRAMES: Final[tuple[FrameName, ...]] = ("output", "head", "tight", "input", "random")
@@ -97,32 +97,12 @@ class Ablation:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "sentence": self.sentence,
-            "task": self.task,
-            "rows": [row.to_dict() for row in self.rows],
-            "left_out": list(self.left_out),
-            "seeds": list(self.seeds),
-            "test": self.test,
-            "notes": list(self.notes),
-        }
+        rows = [row.to_dict() for row in self.rows]
+        return {"sentence": self.sentence, **vars(self), "rows": rows}
 
     def rows_for_csv(self) -> list[dict[str, Any]]:
         """Flat, one per row."""
-        out = []
-        for row in self.rows:
-            flat: dict[str, Any] = {
-                n: getattr(row, n) for n in ("basis", "similarity", "loss", "inference")
-            }
-            for name in ("accuracy", "macro_f1", "difference"):
-                interval: Interval = getattr(row, name)
-                flat |= {
-                    name: interval.value,
-                    f"{name}_low": interval.low,
-                    f"{name}_high": interval.high,
-                }
-            out.append(flat | {"seconds": row.seconds})
-        return out
+        return [flat(row) for row in self.rows]
 
 
 def ablate(
@@ -221,7 +201,7 @@ def _as_one(
 ) -> Steps[Calibration]:
     """One training reported as one part of the whole."""
     note = f"bases {frame}, loss {loss}"
-    return told(steps, lambda step: Progress(done, total, note, step.values))
+    return relabelled(steps, lambda step: Progress(done, total, note, step.values))
 
 
 def _answers(

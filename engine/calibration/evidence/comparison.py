@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -350,7 +350,7 @@ def _layer_probe(
         return Interval(**held.values["accuracy"])
     _, report, _ = yield from _probe(task, states, layer, seed)
     found = report.accuracy
-    cells.save(cell, {}, {"accuracy": found.to_dict()}, f"layer {layer} of the comparison")
+    cells.save(cell, {}, {"accuracy": asdict(found)}, f"layer {layer} of the comparison")
     return found
 
 

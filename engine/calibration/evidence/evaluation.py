@@ -29,7 +29,7 @@ from engine.calibration.training.features import TaskStates, task_states
 from engine.checkpoints import NOTHING, Checkpoint, Checkpoints, Kept
 from engine.errors import LexiscopeError, OptionError
 from engine.model.texts import text_states
-from engine.progress import Progress, Steps, told
+from engine.progress import Progress, Steps, relabelled
 from engine.space import LatentSpace
 
 TaskSource = Task | Callable[[int], Task]
@@ -187,7 +187,7 @@ def reading_seconds(
 def _noted(steps: Steps[Any], place: tuple[int, int], note: str) -> Steps[Any]:
     """The same work, reported as one part of the whole."""
     done, total = place
-    return told(steps, lambda step: Progress(done, total, note, step.values))
+    return relabelled(steps, lambda step: Progress(done, total, note, step.values))
 
 
 def _task_line(task: Task, taken: Sequence[str]) -> TaskLine:

@@ -33,9 +33,16 @@ class Interval:
     low: float
     high: float
 
-    def to_dict(self) -> dict[str, float]:
-        """The JSON contract."""
-        return asdict(self)
+
+def flat(result: Any) -> dict[str, Any]:
+    """A frozen value as a row of a table: an interval becomes three columns."""
+    row: dict[str, Any] = {}
+    for name, value in vars(result).items():
+        if isinstance(value, Interval):
+            row |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        else:
+            row[name] = value
+    return row
 
 
 @dataclass(frozen=True)
@@ -261,7 +268,8 @@ class ClassificationReport:
     accuracy: Interval
     macro_f1: Interval
     ece: Interval | None
-    """Expected calibration error, 15 bins; None where a method gives no probabilities."""
+    """Expected calibration error; None where a method gives no probabilities."""
+    ece_bins: int
     ari: float
     """Adjusted Rand index of predicted classes and labels."""
     nmi: float
@@ -270,17 +278,7 @@ class ClassificationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "n": self.n,
-            "accuracy": self.accuracy.to_dict(),
-            "macro_f1": self.macro_f1.to_dict(),
-            "ece": None if self.ece is None else self.ece.to_dict(),
-            "ece_bins": ECE_BINS,
-            "ari": self.ari,
-            "nmi": self.nmi,
-            "confusion": self.confusion.tolist(),
-            "per_class": [asdict(c) for c in self.per_class],
-        }
+        return asdict(self) | {"confusion": self.confusion.tolist()}
 
 
 def classification_report(
@@ -314,6 +312,7 @@ def classification_report(
         ece=None
         if probabilities is None
         else bootstrap_interval(statistic=ece, n=n, resamples=resamples, seed=seed),
+        ece_bins=ECE_BINS,
         ari=adjusted_rand(labels, predicted),
         nmi=normalized_mutual_information(labels, predicted),
         confusion=confusion(labels, predicted, classes),
