@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from app.calibrate.tables import FRAMES
-from app.trace.api import Question
-from app.trace.words import Choice
-from app.web.dependencies import ShortText
+from app.web.questions import Question, ShortText, no_nul
+from app.web.words import Choice
 from engine.calibration.labelled.tables import Table
 from engine.calibration.labelled.tasks import TaskSpec, example_sets
 from engine.calibration.training.options import CalibrationOptions
@@ -26,16 +25,10 @@ MAX_LABELS = 100
 """Label words that the form holds; more labels than the engine allows."""
 
 
-def _no_nul(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("the text holds a NUL character; take it out")
-    return value
+Template = Annotated[str, Field(max_length=4_000), AfterValidator(no_nul)]
 
 
-Template = Annotated[str, Field(max_length=4_000), AfterValidator(_no_nul)]
-
-
-Title = Annotated[str, Field(max_length=80), AfterValidator(_no_nul)]
+Title = Annotated[str, Field(max_length=80), AfterValidator(no_nul)]
 """As long as the JSON API allows."""
 
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.calibrate.words import Numbers, between, seconds, share, size
+from app.calibrate.words import Numbers, between, share
 from app.figures import calibrate as figures
 from app.figures.calibrate import Dot
+from app.web.words import seconds, size
 
 KINDS: Mapping[str, str] = {
     "model": "The model alone",

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+GEOMETRIES = (
+    ("cosine", "cosine", "The angle to each token's vector; the paper's reading."),
+    ("l2", "squared L2", "The distance to each token's vector."),
+    ("matmul", "matrix product", "The inner product, as the model's own head computes it."),
+)
+FRAMES = (
+    ("output", "semantic bases (output side)"),
+    ("input", "input embeddings"),
+    ("head", "raw head rows"),
+    ("tight", "tight frame"),
+    ("random", "random (control)"),
+)
+LABELS = dict([*((k, v) for k, v, _ in GEOMETRIES), *FRAMES])
+
 
 def layer_label(layer: int) -> str:
     """A layer's name on an axis: its number, and ``emb`` for the embedding."""

@@ -15,23 +15,16 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
+from app.jobs.lanes import JobsDep
 from app.maps.calibrated import calibration_name, reading_of
 from app.maps.files.export import MEDIA, Format
 from app.maps.files.picture import Look
 from app.maps.inputs import concept_axes, text_set
 from app.maps.service import MapService, start_umap
-from app.model.explorer import Explorer
-from app.trace.api import (
-    FaultDocument,
-    Frame,
-    LayerNumber,
-    Question,
-    State,
-    described,
-    json_answer,
-)
+from app.model.explorer import Explorer, ExplorerDep
 from app.web import export
-from app.web.dependencies import ExplorerDep, JobsDep, PromptText, ShortText
+from app.web.answers import FaultDocument, described, json_answer
+from app.web.questions import Frame, LayerNumber, PromptText, Question, ShortText, State, no_nul
 from app.web.rendering import link
 from engine.maps import CalibrationName, MapOptions, TextSet
 
@@ -39,13 +32,7 @@ ColourName = Annotated[str, Field(max_length=40, pattern=r"^[a-z_ ]+$")]
 SEED_CEILING = 2**31 - 2
 
 
-def _no_nul(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("the text holds a NUL character; take it out")
-    return value
-
-
-LongText = Annotated[str, Field(max_length=4_000), AfterValidator(_no_nul)]
+LongText = Annotated[str, Field(max_length=4_000), AfterValidator(no_nul)]
 """A selection or the tokens of concept axes in a query model."""
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 
+from app.figures.names import FRAMES
 from app.maps.calibrated import SavedChoice
 from app.maps.panels import LinkTo
 from app.maps.question import PROMPT
-from app.model.explorer import ModelFacts
-from app.trace.words import FRAMES, Choice
+from app.model.open_model import ModelFacts
 from app.web.rendering import link
+from app.web.words import Choice
 from engine.calibration.labelled.tasks import example_sets
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Form, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from starlette.responses import RedirectResponse, Response
 
+from app.jobs.lanes import JobsDep
 from app.maps.api import MapQuestion, download, link_path, options_of
 from app.maps.calibrated import before_and_after, saved_choices
 from app.maps.form import (
@@ -43,7 +44,8 @@ from app.maps.question import MapQuery, drawn_at_once
 from app.maps.service import MapService, start_umap
 from app.maps.tables import ChangesPanel, LayersPanel
 from app.method.page import TERMS, Term
-from app.web.dependencies import ExplorerDep, JobsDep
+from app.model.explorer import ExplorerDep
+from app.web.pages import Page
 from app.web.questions import ask
 from app.web.rendering import link, render
 from engine.errors import (
@@ -56,6 +58,7 @@ from engine.errors import (
 from engine.maps import MapNotReady
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Map", "/map", router)
 
 SELECTED = 300
 """Rows of a selection that the page lists."""

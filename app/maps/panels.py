@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.trace.words import Choice
-from app.web.rendering import number
+from app.web.words import Choice, number
 
 LinkTo = Callable[..., str]
 """The page's link with some of its state changed."""

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from app.maps.api import ColourName, MapQuestion
-from app.trace.api import LayerNumber
-from app.web.dependencies import PromptText, ShortText
+from app.web.questions import LayerNumber, PromptText, ShortText
 from engine.maps import COLOURS
 
 PROMPT = "She opened the door and"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.maps.panels import LinkTo, Name, name_of
-from app.web.rendering import number
+from app.web.words import number
 
 SHADES = 7
 """Of the heat tables, as in the style sheet."""

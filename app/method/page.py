@@ -19,9 +19,11 @@ from fastapi.responses import HTMLResponse
 
 import engine
 from app.method.formulas import ENTRIES, Entry
+from app.web.pages import Page
 from app.web.rendering import link, render
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Method", "/method", router)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from fastapi.responses import HTMLResponse
 
 from app.method.page import TERMS, Term
 from app.model.choice import ModelList, model_list
-from app.model.explorer import Explorer, ModelFacts
-from app.trace.api import Question
-from app.web.dependencies import ExplorerDep
-from app.web.rendering import link, number, render, render_text
+from app.model.explorer import Explorer, ExplorerDep
+from app.model.open_model import ModelFacts
+from app.web.pages import Page
+from app.web.questions import Question
+from app.web.rendering import link, render, render_text
+from app.web.words import number
 from engine import LatentSpace
 from engine.bases.frame_report import FrameReport
 from engine.bases.selfcheck import CheckItem
@@ -23,6 +25,7 @@ from engine.errors import OptionError
 from engine.frames.frame import FRAMES
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Model", "/model", router)
 
 FRAME_NAMES: Mapping[str, str] = {
     "output": "semantic bases (output)",

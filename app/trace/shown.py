@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.trace.words import Choice
+from app.web.words import Choice
 from engine.model.vocabulary import Token
 
 
