@@ -13,6 +13,7 @@ from starlette.responses import FileResponse, Response
 from app.calibrate.calibrations import SEEDS_AT_MOST, CalibrationsDep, remove
 from app.calibrate.question import CalibrationQuestion
 from app.calibrate.sets import SetsDep
+from app.calibrate.work import Order
 from app.jobs.api import Id, JobDocument, job_answer
 from app.settings import K_CEILING
 from app.storage.store import aside
@@ -180,15 +181,8 @@ async def calibration_start(
     request: Request, query: CalibrationQuestion, calibrations: CalibrationsDep
 ) -> Response:
     """Queue a calibration; the job's result is the id of a saved one."""
-    view = await calibrations.start(
-        request,
-        query.set,
-        query.spec(),
-        query.options(),
-        name=query.name,
-        compare=query.compare,
-        words=query.label_words,
-    )
+    order = Order(query.set, query.name, query.spec(), query.options(), query.compare)
+    view = await calibrations.start(request, order, query.label_words)
     return job_answer(request, view, 202)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from anyio import to_thread
+from cachetools import LRUCache, cachedmethod
 from fastapi import Depends
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -27,6 +27,7 @@ from app.storage.store import Record, Store, digest, new_id, storage_error
 from app.web.problems import ClientGone, NotFound, StorageError
 from app.web.words import iso
 from engine.calibration.labelled.tables import Table
+from engine.calibration.labelled.tasks import example_sets
 from engine.errors import (
     BudgetExceeded,
     InputError,
@@ -67,20 +68,7 @@ class SetView:
 
     def to_dict(self) -> dict[str, object]:
         """As it stands in the JSON."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "example": self.example,
-            "rows": self.rows,
-            "columns": list(self.columns),
-            "problems": [dict(one) for one in self.problems],
-            "problem_count": self.problem_count,
-            "notes": [dict(one) for one in self.notes],
-            "separator": self.separator,
-            "bytes": self.bytes,
-            "sha256": self.sha256,
-            "created": self.created,
-        }
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -104,7 +92,7 @@ class Sets:
         self.store: Store | None = None
         self.unavailable = ""
         """Why nothing can be saved, or empty."""
-        self._tables: OrderedDict[str, Table] = OrderedDict()
+        self._tables: LRUCache[str, Table] = LRUCache(_TABLES)
         self._lock = threading.Lock()
         self._reading = threading.Semaphore(_READERS)
 
@@ -116,7 +104,9 @@ class Sets:
 
     def all(self) -> tuple[SetView, ...]:
         """The examples, then what was uploaded, the newest first."""
-        shipped = tuple(_example_view(name, title, table) for name, title, table in _examples())
+        shipped = tuple(
+            _example_view(one.name, one.title, one.table) for one in example_sets().values()
+        )
         if self.store is None:
             return shipped
         return (*shipped, *map(_view_or_damaged, self.store.records("sets")))
@@ -130,21 +120,13 @@ class Sets:
 
     def table(self, id_: str) -> Table:
         """The rows of a set; `NotFound`, or `ArtifactError` where its file is damaged."""
-        for name, _, table in _examples():
-            if name == id_:
-                return table
-        with self._lock:
-            kept = self._tables.get(id_)
-            if kept is not None:
-                self._tables.move_to_end(id_)
-                return kept
+        example = example_sets().get(id_)
+        return example.table if example is not None else self._uploaded(id_)
+
+    @cachedmethod(lambda self: self._tables, lock=lambda self: self._lock)
+    def _uploaded(self, id_: str) -> Table:
         self.get(id_)
-        table = load_table(self.kept().folder_of("sets", id_))
-        with self._lock:
-            self._tables[id_] = table
-            while len(self._tables) > _TABLES:
-                self._tables.popitem(last=False)
-        return table
+        return load_table(self.kept().folder_of("sets", id_))
 
     def add(self, filename: str, file: bytes | Path, name: str = "") -> SetView:
         """Read a labelled file and keep its rows.
@@ -286,12 +268,6 @@ def _of_file(error: LexiscopeError, name: str) -> LexiscopeError:
     if name and sentence.startswith(shorten(name)):
         error.args = (f"The file {sentence}", *error.args[1:])
     return error
-
-
-def _examples() -> list[tuple[str, str, Table]]:
-    from engine.calibration.labelled.tasks import example_sets
-
-    return [(name, one.title, one.table) for name, one in example_sets().items()]
 
 
 def _example_view(name: str, title: str, table: Table) -> SetView:

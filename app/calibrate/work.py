@@ -8,7 +8,7 @@ for, the settings, the task with its report, the learning curve) and ``compariso
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,13 +43,7 @@ class Order:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, defaults written out."""
-        return {
-            "set": self.set,
-            "name": self.name,
-            "spec": self.spec.to_dict(),
-            "options": self.options.to_dict(),
-            "compare": self.compare,
-        }
+        return asdict(self) | {"options": self.options.to_dict()}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Order:
