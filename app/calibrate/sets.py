@@ -104,9 +104,8 @@ class Sets:
 
     def all(self) -> tuple[SetView, ...]:
         """The examples, then what was uploaded, the newest first."""
-        shipped = tuple(
-            _example_view(one.name, one.title, one.table) for one in example_sets().values()
-        )
+        examples = example_sets().values()
+        shipped = tuple(_example_view(one.name, one.title, one.table) for one in examples)
         if self.store is None:
             return shipped
         return (*shipped, *map(_view_or_damaged, self.store.records("sets")))
@@ -123,7 +122,7 @@ class Sets:
         example = example_sets().get(id_)
         return example.table if example is not None else self._uploaded(id_)
 
-    @cachedmethod(lambda self: self._tables, lock=lambda self: self._lock)
+    @cachedmethod(lambda self: self._tables, lambda self, id_: id_, lambda self: self._lock)
     def _uploaded(self, id_: str) -> Table:
         self.get(id_)
         return load_table(self.kept().folder_of("sets", id_))
