@@ -60,21 +60,21 @@ class SavedView:
     id: str
     name: str
     created: str
-    set_id: str
-    set_name: str
-    model_name: str
-    model_fingerprint: str
-    usable: bool
+    set_id: str = ""
+    set_name: str = ""
+    model_name: str = ""
+    model_fingerprint: str = ""
+    usable: bool = False
     """Whether it belongs to the loaded model."""
-    method: str
+    method: str = ""
     """What was trained, and how, in a line."""
-    changed: Mapping[str, Any] | None
+    changed: Mapping[str, Any] | None = None
     """The settings that are not the default ones; None where that was not written down."""
-    accuracy_before: float | None
-    accuracy_after: float | None
-    sentence: str
+    accuracy_before: float | None = None
+    accuracy_after: float | None = None
+    sentence: str = ""
     """What happened, in one plain sentence."""
-    bytes: int
+    bytes: int = 0
     """On the disk."""
     damaged: bool = False
     """Whether what was written down about it cannot be read; then it can only be deleted."""
@@ -436,23 +436,8 @@ class Calibrations:
         try:
             return self._view(record)
         except ArtifactError as error:
-            return SavedView(
-                id=record.id,
-                name="(damaged)",
-                created=iso(record.created),
-                set_id="",
-                set_name="",
-                model_name="",
-                model_fingerprint="",
-                usable=False,
-                method="",
-                changed=None,
-                accuracy_before=None,
-                accuracy_after=None,
-                sentence=str(error),
-                bytes=0,
-                damaged=True,
-            )
+            made = iso(record.created)
+            return SavedView(record.id, "(damaged)", made, sentence=str(error), damaged=True)
 
     def _view(self, record: Record) -> SavedView:
         try:

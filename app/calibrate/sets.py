@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,18 +53,18 @@ class SetView:
     """Whether it ships with Lexiscope."""
     rows: int
     columns: tuple[str, ...]
-    problems: tuple[Mapping[str, Any], ...]
+    problems: tuple[Mapping[str, Any], ...] = ()
     """The first bad rows: ``line`` and ``reason``; they are left out of the set."""
-    problem_count: int
-    notes: tuple[Mapping[str, Any], ...]
+    problem_count: int = 0
+    notes: tuple[Mapping[str, Any], ...] = ()
     """The first lines that were read otherwise than they may be meant: ``line`` and ``text``."""
-    separator: str
+    separator: str = ""
     """What separates its columns: comma, semicolon, tab or bar; empty where nothing does."""
-    bytes: int
+    bytes: int = 0
     """Of the file that was uploaded; 0 for an example."""
-    sha256: str
+    sha256: str = ""
     """Of that file; empty for an example."""
-    created: str | None
+    created: str | None = None
 
     def to_dict(self) -> dict[str, object]:
         """As it stands in the JSON."""
@@ -105,7 +105,10 @@ class Sets:
     def all(self) -> tuple[SetView, ...]:
         """The examples, then what was uploaded, the newest first."""
         examples = example_sets().values()
-        shipped = tuple(_example_view(one.name, one.title, one.table) for one in examples)
+        shipped = tuple(
+            SetView(one.name, one.title, True, len(one.table.rows), one.table.columns)
+            for one in examples
+        )
         if self.store is None:
             return shipped
         return (*shipped, *map(_view_or_damaged, self.store.records("sets")))
@@ -269,31 +272,12 @@ def _of_file(error: LexiscopeError, name: str) -> LexiscopeError:
     return error
 
 
-def _example_view(name: str, title: str, table: Table) -> SetView:
-    return SetView(
-        id=name,
-        name=title,
-        example=True,
-        rows=len(table.rows),
-        columns=table.columns,
-        problems=(),
-        problem_count=0,
-        notes=(),
-        separator="",
-        bytes=0,
-        sha256="",
-        created=None,
-    )
-
-
 def _view_or_damaged(record: Record) -> SetView:
     """As it stands in a list; what cannot be read is listed all the same, so that it can go."""
     try:
         return _view(record)
     except (KeyError, TypeError, ValueError):
-        return replace(
-            _example_view(record.id, "(damaged)", Table("damaged", (), (), ())), example=False
-        )
+        return SetView(record.id, "(damaged)", False, 0, ())
 
 
 def _view(record: Record) -> SetView:

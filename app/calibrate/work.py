@@ -20,7 +20,7 @@ from engine.progress import Progress, Steps, relabelled
 
 if TYPE_CHECKING:
     from engine import LatentSpace
-    from engine.calibration.evidence.comparison import Comparison
+    from engine.calibration.evidence.comparison_result import Comparison
     from engine.calibration.training.calibrated import Calibration
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from app.figures.report import Bar, accuracy_and_time, means_with_intervals
 from app.figures.theme import DARK, LIGHT, Theme, text_colours
 from app.web import export
 from app.web.rendering import environment
-from engine.calibration.evidence.evaluation import Cell, Evaluation
+from engine.calibration.evidence.evaluation_result import Cell, Evaluation
 from engine.calibration.evidence.findings import OURS, counted, signed
 from engine.calibration.evidence.methods import METHODS
 from engine.calibration.evidence.metrics import Interval

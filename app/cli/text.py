@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from engine.calibration.evidence.ablation import READINGS
-from engine.calibration.evidence.comparison import Comparison
-from engine.calibration.evidence.evaluation import Evaluation
+from engine.calibration.evidence.comparison_result import Comparison
+from engine.calibration.evidence.evaluation_result import Evaluation
 from engine.calibration.evidence.findings import counted, loss_words, percent, points
 from engine.calibration.evidence.metrics import Interval
 from engine.calibration.labelled.tasks import Task

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.calibration.evidence.findings import counted, loss_words, percent, points, side
-from engine.calibration.evidence.metrics import Interval, flat
+from engine.calibration.evidence.metrics import Interval
 from engine.calibration.evidence.protocol import timed
 from engine.calibration.evidence.resampling import Bootstrap
 from engine.calibration.labelled.tasks import SPLITS, Task
@@ -99,10 +99,6 @@ class Ablation:
         """The JSON contract."""
         rows = [row.to_dict() for row in self.rows]
         return {"sentence": self.sentence, **vars(self), "rows": rows}
-
-    def rows_for_csv(self) -> list[dict[str, Any]]:
-        """Flat, one per row."""
-        return [flat(row) for row in self.rows]
 
 
 def ablate(

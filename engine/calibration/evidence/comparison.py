@@ -25,7 +25,6 @@ from engine.calibration.evidence.comparison_result import (
     LayerCurve,
     Side,
     TestRow,
-    verdict,
 )
 from engine.calibration.evidence.metrics import (
     ClassificationReport,
@@ -380,16 +379,3 @@ def _rows(task: Task, said: Mapping[str, Prediction]) -> tuple[TestRow, ...]:
             )
         )
     return tuple(out)
-
-
-__all__ = [
-    "CONTROLS",
-    "SHUFFLES",
-    "Comparison",
-    "ControlLine",
-    "LayerCurve",
-    "Side",
-    "TestRow",
-    "compare_before_after",
-    "verdict",
-]

@@ -140,22 +140,6 @@ def normalized_mutual_information(labels: Labels, clusters: Labels) -> float:
     return max(0.0, mutual) / mean if mean > 0 and mutual > np.finfo(float).eps else 0.0
 
 
-def knn_accuracy(
-    train_states: Tensor,
-    train_labels: Labels,
-    test_states: Tensor,
-    test_labels: Labels,
-    *,
-    ks: Sequence[int] = KNN,
-) -> dict[int, float]:
-    """k → accuracy of the majority label among the k nearest training states by cosine.
-
-    Where labels tie, the smallest index. A k beyond the training rows is left out.
-    """
-    right = knn_correct(train_states, train_labels, test_states, test_labels, ks=ks)
-    return {k: float(hits.mean()) for k, hits in right.items()}
-
-
 def knn_correct(
     train_states: Tensor,
     train_labels: Labels,
@@ -164,7 +148,11 @@ def knn_correct(
     *,
     ks: Sequence[int] = KNN,
 ) -> dict[int, Numbers]:
-    """The same row by row: 1.0 right, 0.0 wrong."""
+    """k → for each row, whether the majority label of the k nearest training states is its own.
+
+    Nearest by cosine; 1.0 right, 0.0 wrong. Where labels tie, the smallest index. A k beyond the
+    training rows is left out.
+    """
     ks = [k for k in ks if 1 <= k <= len(train_states)]
     if not ks:
         return {}

@@ -20,7 +20,8 @@ from app.cli import calibrate as cli_calibrate
 from app.cli import main as cli
 from app.cli.report import evaluation_csv, report_html
 from engine import LatentSpace, load
-from engine.calibration.evidence.evaluation import Evaluation, evaluate
+from engine.calibration.evidence.evaluation import evaluate
+from engine.calibration.evidence.evaluation_result import Evaluation
 from engine.calibration.evidence.methods import METHODS
 from engine.calibration.evidence.protocol import MethodSettings
 from engine.calibration.labelled.tables import Table, read_table
