@@ -215,10 +215,9 @@ class Calibrations:
         """
         from engine.calibration.evidence.methods import methods_named
 
-        if not 1 <= seeds <= SEEDS_AT_MOST:
-            raise OptionError(f"seeds must be from 1 to {SEEDS_AT_MOST}; got {seeds}.")
+        numbers = _seeds(seeds)
         chosen = tuple(method.name for method in methods_named(methods))
-        make = partial(competitor_steps, methods=chosen, seeds=tuple(range(seeds)))
+        make = partial(competitor_steps, methods=chosen, seeds=numbers)
         spec = {"of": id_, "methods": methods, "seeds": seeds}
         return await self._report(request, id_, "competitors", "Competitors of", make, spec)
 
@@ -226,9 +225,7 @@ class Calibrations:
         self, request: Request, id_: str, seeds: int = ABLATION_SEEDS
     ) -> JobView:
         """Queue the ablation (basis × similarity × loss × inference) of a saved calibration."""
-        if not 1 <= seeds <= SEEDS_AT_MOST:
-            raise OptionError(f"seeds must be from 1 to {SEEDS_AT_MOST}; got {seeds}.")
-        make = partial(ablation_steps, seeds=tuple(range(seeds)))
+        make = partial(ablation_steps, seeds=_seeds(seeds))
         spec = {"of": id_, "seeds": seeds}
         return await self._report(request, id_, "ablation", "Ablation of", make, spec)
 
@@ -257,8 +254,8 @@ class Calibrations:
 
             store.record("calibrations", id_)  # deleted meanwhile: its report has no place
             made = store.publish("reports", write).id
-            for report in store.records("reports"):  # the newest of a kind is shown
-                if report.id != made and report.summary == {"of": id_, "what": what}:
+            for report in self._reports_of(id_):  # the newest of a kind is shown
+                if report.id != made and report.summary["what"] == what:
                     store.delete("reports", report.id)
             return made
 
@@ -326,9 +323,9 @@ class Calibrations:
         run = _json(folder / "run.json")
         compared = folder / "comparison.json"
         reports: dict[str, Mapping[str, Any]] = {}
-        for report in store.records("reports"):
+        for report in self._reports_of(id_):
             what = str(report.summary.get("what"))
-            if report.summary.get("of") == id_ and what not in reports:
+            if what not in reports:
                 reports[what] = _json(store.folder_of("reports", report.id) / f"{what}.json")
         return Saved(
             view=view,
@@ -342,15 +339,19 @@ class Calibrations:
             ablation=reports.get("ablation"),
         )
 
+    def _reports_of(self, id_: str) -> list[Record]:
+        """The newest first."""
+        reports = self._sets.kept().records("reports")
+        return [report for report in reports if report.summary.get("of") == id_]
+
     async def delete(self, id_: str) -> None:
         """Delete it with its reports; `NotFound`."""
 
         def work() -> None:
             store = self._sets.kept()
             store.delete("calibrations", id_)
-            for report in store.records("reports"):
-                if report.summary.get("of") == id_:
-                    store.delete("reports", report.id)
+            for report in self._reports_of(id_):
+                store.delete("reports", report.id)
 
         await aside(work)
 
@@ -361,10 +362,9 @@ class Calibrations:
     def _archive(self, id_: str) -> Path:
         store = self._sets.kept()
         folders = {"": store.folder_of("calibrations", id_)}
-        for report in store.records("reports"):
-            if report.summary.get("of") == id_:
-                name = f"{report.summary['what']}-{report.id[:8]}/"
-                folders[name] = store.folder_of("reports", report.id)
+        for report in self._reports_of(id_):
+            name = f"{report.summary['what']}-{report.id[:8]}/"
+            folders[name] = store.folder_of("reports", report.id)
         with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as out:
             try:
                 with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -477,6 +477,12 @@ async def _calibrations(request: Request) -> Calibrations:
 
 CalibrationsDep = Annotated[Calibrations, Depends(_calibrations)]
 """The saved calibrations of this server."""
+
+
+def _seeds(count: int) -> tuple[int, ...]:
+    if not 1 <= count <= SEEDS_AT_MOST:
+        raise OptionError(f"seeds must be from 1 to {SEEDS_AT_MOST}; got {count}.")
+    return tuple(range(count))
 
 
 def _json(path: Path) -> Any:

@@ -280,6 +280,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-__all__ = ["describe", "load_calibration", "read_info", "save", "versions"]
