@@ -255,7 +255,7 @@ class Calibrations:
             store.record("calibrations", id_)  # deleted meanwhile: its report has no place
             made = store.publish("reports", write).id
             for report in self._reports_of(id_):  # the newest of a kind is shown
-                if report.id != made and report.summary["what"] == what:
+                if report.id != made and report.summary.get("what") == what:
                     store.delete("reports", report.id)
             return made
 
@@ -339,10 +339,10 @@ class Calibrations:
             ablation=reports.get("ablation"),
         )
 
-    def _reports_of(self, id_: str) -> list[Record]:
+    def _reports_of(self, id_: str) -> tuple[Record, ...]:
         """The newest first."""
         reports = self._sets.kept().records("reports")
-        return [report for report in reports if report.summary.get("of") == id_]
+        return tuple(report for report in reports if report.summary.get("of") == id_)
 
     async def delete(self, id_: str) -> None:
         """Delete it with its reports; `NotFound`."""
