@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -87,7 +87,7 @@ class FrameNeighbours:
     def to_dict(self) -> dict[str, Any]:
         """For the report's JSON."""
         return {
-            "share": self.share.to_dict(),
+            "share": asdict(self.share),
             "by_field": {name: list(pair) for name, pair in self.by_field().items()},
             "words": [
                 {"field": w.field, "word": w.word, "nearest": list(w.nearest), "found": w.found}

@@ -18,7 +18,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
-from app.calibrate.calibrations import CalibrationsDep, SavedView
+from app.calibrate.calibrations import KINDS, CalibrationsDep, SavedView
 from app.calibrate.form import (
     CalibrateQuery,
     Columns,
@@ -33,6 +33,7 @@ from app.calibrate.preview import LeftOut, Preview, left_out, preview
 from app.calibrate.sets import SetsDep, SetView
 from app.calibrate.tables import changed_words
 from app.calibrate.words import share, thin, when
+from app.calibrate.work import Order
 from app.jobs.lanes import JobsDep
 from app.method.terms import TERMS, Term
 from app.model.explorer import ExplorerDep
@@ -51,8 +52,6 @@ PAGE = Page("Calibrate", "/calibrate", router)
 SavedId = Annotated[str, Path(pattern=r"^[0-9a-f]{24}$")]
 
 
-_KINDS = ("calibration", "competitors", "ablation")
-"""The kinds of jobs that this page is about."""
 _NOTES = 8
 """Notes on a set that its view shows."""
 
@@ -145,14 +144,8 @@ async def run(
                 " one below and run it again."
             )
         spec = spec_of(query, await aside(partial(sets.table, query.set)))
-        job = await calibrations.start(
-            request,
-            query.set,
-            spec,
-            options_of(query),
-            name=query.title or "",
-            words=query.words,
-        )
+        order = Order(query.set, query.title or "", spec, options_of(query))
+        job = await calibrations.start(request, order, query.words)
     except InputError as error:
         page = await _page(request, calibrations, sets, jobs, query, problem=str(error))
         return render(request, "calibrate/page.html", page, status=422)
@@ -221,7 +214,7 @@ async def _page(
             link(request, f"/jobs/{job.id}"),
         )
         for job in await aside(jobs.list)
-        if job.kind in _KINDS and not job.finished
+        if job.kind in KINDS and not job.finished
     )
     saved = await calibrations.list()
     return CalibratePage(

@@ -8,7 +8,7 @@ for, the settings, the task with its report, the learning curve) and ``compariso
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,11 +16,11 @@ from app.web import export
 from engine.calibration.labelled.tasks import Task, TaskSpec
 from engine.calibration.training.options import CalibrationOptions
 from engine.checkpoints import NOTHING, Checkpoints
-from engine.progress import Progress, Steps, told
+from engine.progress import Progress, Steps, relabelled
 
 if TYPE_CHECKING:
     from engine import LatentSpace
-    from engine.calibration.evidence.comparison import Comparison
+    from engine.calibration.evidence.comparison_result import Comparison
     from engine.calibration.training.calibrated import Calibration
 
 T = TypeVar("T")
@@ -43,13 +43,7 @@ class Order:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, defaults written out."""
-        return {
-            "set": self.set,
-            "name": self.name,
-            "spec": self.spec.to_dict(),
-            "options": self.options.to_dict(),
-            "compare": self.compare,
-        }
+        return asdict(self) | {"options": self.options.to_dict()}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Order:
@@ -101,7 +95,7 @@ def calibration_steps(
             space, task, found, calibration, seed=options.seed, cache_dir=states, kept=kept
         )
         # The controls are trained as well; theirs is not the curve that the page shows.
-        controls = told(compared, _of_controls)
+        controls = relabelled(compared, _of_controls)
         comparison = yield from _part(3, parts, controls, curve=False)
     yield Progress(1, 1, "saving")
     return Made(task, calibration, comparison)
@@ -119,7 +113,7 @@ def _part(number: int, parts: int, steps: Steps[T], *, curve: bool = True) -> St
         note = f"part {number} of {parts}: {step.note}"
         return replace(step, note=note, values=step.values if curve else {})
 
-    return told(steps, tell)
+    return relabelled(steps, tell)
 
 
 def competitor_steps(

@@ -9,7 +9,7 @@ from app.cli.options import add, space_of
 from app.cli.terminal import document, write
 from app.cli.text import basis_text, check_text, report_text
 from app.model.explorer import token_reference
-from app.trace.api import BasesQuestion
+from app.bases.api import BasesQuestion
 from app.web import export
 
 

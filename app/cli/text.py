@@ -11,8 +11,8 @@ from engine.bases.frame_report import FrameReport
 from engine.bases.selfcheck import SelfCheck
 from engine.bases.token_basis import TokenBasis
 from engine.calibration.evidence.ablation import READINGS
-from engine.calibration.evidence.comparison import Comparison
-from engine.calibration.evidence.evaluation import Evaluation
+from engine.calibration.evidence.comparison_result import Comparison
+from engine.calibration.evidence.evaluation_result import Evaluation
 from engine.calibration.evidence.findings import counted, loss_words, percent, points
 from engine.calibration.evidence.methods import METHODS
 from engine.calibration.evidence.metrics import ClassificationReport, Interval

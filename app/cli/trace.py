@@ -11,7 +11,7 @@ from app.cli.options import Parser, add, space_of, taken
 from app.cli.terminal import document, write
 from app.cli.text import trace_text
 from app.model.open_model import facts_of
-from app.trace.api import CellQuestion, CurvesQuestion, TraceQuestion
+from app.trace.question import CellQuestion, CurvesQuestion, TraceQuestion
 from app.web import export
 from engine import LatentSpace, TraceOptions
 

@@ -20,14 +20,15 @@ from engine.calibration.evidence.metrics import Interval
 from engine.calibration.evidence.protocol import timed
 from engine.calibration.evidence.resampling import Bootstrap
 from engine.calibration.labelled.tasks import SPLITS, Task
+from engine.calibration.training.calibrated import Calibration, predict_from, untrained
 from engine.calibration.training.features import TaskStates
 from engine.calibration.training.losses import LOSS_NAMES, LOSSES
 from engine.calibration.training.options import CalibrationOptions
-from engine.calibration.training.train import Calibration, calibrate, predict_from, untrained
+from engine.calibration.training.train import calibrate
 from engine.checkpoints import NOTHING, Checkpoints, tensor_digest
 from engine.errors import LexiscopeError, OptionError
 from engine.frames.kinds import FRAMES
-from engine.progress import Progress, Steps, told
+from engine.progress import Progress, Steps, relabelled
 from engine.space import LatentSpace
 
 ABLATION_FRAMES: Final = ("output", "head", "tight", "input", "random")
@@ -89,32 +90,8 @@ class Ablation:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "sentence": self.sentence,
-            "task": self.task,
-            "rows": [row.to_dict() for row in self.rows],
-            "left_out": list(self.left_out),
-            "seeds": list(self.seeds),
-            "test": self.test,
-            "notes": list(self.notes),
-        }
-
-    def rows_for_csv(self) -> list[dict[str, Any]]:
-        """Flat, one per row."""
-        out = []
-        for row in self.rows:
-            flat: dict[str, Any] = {
-                n: getattr(row, n) for n in ("basis", "similarity", "loss", "inference")
-            }
-            for name in ("accuracy", "macro_f1", "difference"):
-                interval: Interval = getattr(row, name)
-                flat |= {
-                    name: interval.value,
-                    f"{name}_low": interval.low,
-                    f"{name}_high": interval.high,
-                }
-            out.append(flat | {"seconds": row.seconds})
-        return out
+        rows = [row.to_dict() for row in self.rows]
+        return {"sentence": self.sentence, **vars(self), "rows": rows}
 
 
 def ablate(
@@ -213,7 +190,7 @@ def _as_one(
 ) -> Steps[Calibration]:
     """One training reported as one part of the whole."""
     note = f"bases {frame}, loss {loss}"
-    return told(steps, lambda step: Progress(done, total, note, step.values))
+    return relabelled(steps, lambda step: Progress(done, total, note, step.values))
 
 
 def _answers(

@@ -17,9 +17,9 @@ import pytest
 from app.calibrate.question import CalibrationQuestion
 from app.cli import main as cli
 from app.cli.report import evaluation_csv, report_html
-from app.cli.report_drawings import accuracy_and_time, dots_with_intervals
 from engine import LatentSpace, load
-from engine.calibration.evidence.evaluation import Evaluation, evaluate
+from engine.calibration.evidence.evaluation import evaluate
+from engine.calibration.evidence.evaluation_result import Evaluation
 from engine.calibration.evidence.methods import METHODS
 from engine.calibration.evidence.protocol import MethodSettings
 from engine.calibration.labelled.tables import Table, read_table
@@ -348,17 +348,24 @@ def test_the_report_stands_alone(evaluation: Evaluation) -> None:
     assert evaluation.model["fingerprint"][:12] in text
 
 
+def drawings(evaluation: Evaluation) -> list[str]:
+    """Mean accuracies with their intervals, then accuracy and time."""
+    return re.findall(r"<svg.*?</svg>", report_html(evaluation), re.S)
+
+
 def test_the_drawings_show_every_method(evaluation: Evaluation) -> None:
     """A dot per method, inside the drawing, higher accuracy further right or up."""
-    for drawing in (dots_with_intervals(evaluation), accuracy_and_time(evaluation)):
+    assert len(drawings(evaluation)) == 2
+    for drawing in drawings(evaluation):
         circles = re.findall(r'<circle class="[^"]*" cx="([\d.]+)" cy="([\d.]+)"', drawing)
         assert len(circles) == len(evaluation.averages)
         width, height = map(int, re.findall(r'viewBox="0 0 (\d+) (\d+)"', drawing)[0])
         assert all(0 < float(x) < width and 0 < float(y) < height for x, y in circles)
     places = dict(
-        re.findall(r"<title>([^:]+): [^<]*</title><text[^>]*>[^<]*</text>.*?cx=\"([\d.]+)\"",
-                   dots_with_intervals(evaluation))
-    )  # fmt: skip
+        re.findall(
+            r"<title>([^:]+): [^<]*</title>.*?cx=\"([\d.]+)\"", drawings(evaluation)[0], re.S
+        )
+    )
     means = {METHODS[m].title: a.accuracy.value for m, a in evaluation.averages.items()}
     order = sorted(places, key=lambda t: float(places[t]))
     values = [means[t] for t in order]
@@ -367,7 +374,7 @@ def test_the_drawings_show_every_method(evaluation: Evaluation) -> None:
 
 def test_only_the_front_and_calibration_are_named(evaluation: Evaluation) -> None:
     """In the drawing of accuracy and time; the names do not cover each other or a dot."""
-    drawing = accuracy_and_time(evaluation)
+    drawing = drawings(evaluation)[1]
     named = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">([^<]+)</text></g>', drawing)
     own = {METHODS[m].title: (a.accuracy.value, a.seconds) for m, a in evaluation.averages.items()}
     front = {

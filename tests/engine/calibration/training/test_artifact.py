@@ -13,7 +13,9 @@ from tiny_models import Spaces
 from engine.calibration.training import artifact
 from engine.calibration.training.artifact import load_calibration, read_info, save
 from engine.calibration.training.features import task_states
-from engine.calibration.training.train import CalibrationOptions, calibrate
+from engine.calibration.training.options import CalibrationOptions
+from engine.calibration.training.train import calibrate
+from engine.calibration.training.tuning import predict
 from engine.errors import ArtifactError
 from engine.progress import drain
 
@@ -41,8 +43,8 @@ def test_a_reopened_calibration_gives_the_same_bits(
     folder = save(made, tmp_path / "one", extra={"accuracy": 0.5, "none": float("nan")})
     assert sorted(p.name for p in folder.iterdir()) == ["calibration.json", "weights.safetensors"]
     again = load_calibration(folder, space)
-    one = drain(made.predict(space, states, task))
-    two = drain(again.predict(space, states, task))
+    one = drain(predict(made, space, states, task))
+    two = drain(predict(again, space, states, task))
     assert torch.equal(one.scores, two.scores)
     assert torch.equal(one.probabilities, two.probabilities)
     assert artifact.describe(again)["options"] == artifact.describe(made)["options"]

@@ -19,15 +19,12 @@ from engine import LatentSpace
 from engine.calibration.evidence import metrics
 from engine.calibration.labelled.tables import read_table
 from engine.calibration.labelled.tasks import Task, known_spec, make_task, shuffled_labels
+from engine.calibration.training.calibrated import Calibration, untrained
 from engine.calibration.training.features import TaskStates, task_states
 from engine.calibration.training.losses import LOSSES, clustering_loss
-from engine.calibration.training.train import (
-    Calibration,
-    CalibrationOptions,
-    Keeper,
-    calibrate,
-    untrained,
-)
+from engine.calibration.training.options import CalibrationOptions
+from engine.calibration.training.resuming import BestSoFar
+from engine.calibration.training.train import calibrate
 from engine.errors import (
     ArtifactError,
     LexiscopeError,
@@ -403,17 +400,17 @@ def test_the_default_rate_falls_with_the_width_and_a_given_one_stands(case: Case
 def test_an_epoch_that_diverged_is_not_taken_for_the_best() -> None:
     """A validation loss of NaN counts as none only where there never was one."""
     weight = torch.nn.Parameter(torch.ones(2))
-    keeper = Keeper([weight], 5, 1.0, 1.0, 0.5, 0.0)
+    best = BestSoFar([weight], 5, 1.0, 1.0, 0.5, 0.0)
     with torch.no_grad():
         weight.fill_(float("nan"))
-    keeper.take(1, 0.9, float("nan"), 0.5)
-    keeper.restore()
-    assert keeper.best == 0
+    best.take(1, 0.9, float("nan"), 0.5)
+    best.restore()
+    assert best.epoch == 0
     assert weight.tolist() == [1.0, 1.0]
-    blind = Keeper([weight], 5, 1.0, float("nan"), float("nan"), 0.0)
+    blind = BestSoFar([weight], 5, 1.0, float("nan"), float("nan"), 0.0)
     with torch.no_grad():
         weight.fill_(3.0)
     blind.take(1, 0.9, float("nan"), float("nan"))
     blind.restore()
-    assert blind.best == 1
+    assert blind.epoch == 1
     assert weight.tolist() == [3.0, 3.0]
