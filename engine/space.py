@@ -30,7 +30,7 @@ from engine.errors import LayerError, LexiscopeError, OptionError, TokenError
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.decomposition_cache import cached_decomposition
 from engine.frames.frame import Frame, build_frame
-from engine.maps import MapStudio
+from engine.maps import MapMaker
 from engine.model.language_model import LanguageModel, States
 from engine.model.opening import Tell, silent
 from engine.model.prompts import Tokens
@@ -262,9 +262,9 @@ class LatentSpace:
         return self._states.take(self.tokenize(prompt, bos=bos, chat=chat).ids, check)
 
     @cached_property
-    def maps(self) -> MapStudio:
+    def maps(self) -> MapMaker:
         """Maps of this space: its bases and states in the plane (:mod:`engine.maps`)."""
-        return MapStudio(self, cache_dir=self._cache_dir and self._cache_dir / "maps")
+        return MapMaker(self, cache_dir=self._cache_dir and self._cache_dir / "maps")
 
     # --- bases ---
 

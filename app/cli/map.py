@@ -23,7 +23,7 @@ from app.web import export
 from engine import FRAMES, STATES, LatentSpace
 from engine.calibration.labelled.tables import read_table
 from engine.errors import ArtifactError, OptionError
-from engine.maps import COLOURS, MapOptions, TextSet
+from engine.maps import COLOURS, MapOptions, TextSet, verify
 from engine.maps.options import PREPROCESSINGS, PROJECTIONS, SIDES, VOCABULARIES
 from engine.progress import Progress, Steps, no_check
 
@@ -196,7 +196,7 @@ def _verify(given: argparse.Namespace, load: Space) -> int:
     try:
         if given.calibration:
             open_folder(space, Path(given.calibration))
-        report = space.maps.verify(document)
+        report = verify(space.maps, document)
     finally:
         space.maps.close()
     if given.json:

@@ -16,8 +16,9 @@ import torch
 
 from engine.errors import OptionError, shorten
 from engine.json_number import number
+from engine.maps.arrays import Floats, Ints, Longs
 from engine.maps.options import MapOptions
-from engine.maps.points import BASIS, KINDS, PROMPT, TEXT, Floats, Ints, Longs, MapPoints, Space
+from engine.maps.points import BASIS, KINDS, PROMPT, MapPoints, Space
 from engine.maps.quality import Distortion
 from engine.model.vocabulary import Vocabulary
 from engine.progress import Check
@@ -258,6 +259,3 @@ def _read(
         else f"The basis of the frame {options.frame!r} nearest by cosine."
     )
     return _named(by, given, caption, limit=_NAMED)
-
-
-__all__ = ["CLASSES", "COLOURS", "NONE", "TEXT", "Colour", "colour_points", "token_class"]

@@ -14,7 +14,8 @@ import torch
 
 from engine.errors import OptionError, shorten
 from engine.json_number import number
-from engine.maps.points import KINDS, Doubles, Floats, Ints, Longs, MapPoints
+from engine.maps.arrays import Doubles, Floats, Ints, Longs
+from engine.maps.points import KINDS, MapPoints
 from engine.progress import Check, no_check
 
 METRICS: Final = ("cosine", "l2")

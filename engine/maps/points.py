@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from engine.errors import BudgetExceeded, NonFiniteError, OptionError, PromptError, shorten
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.frame import Frame
+from engine.maps.arrays import Bools, Floats, Ints, Longs
 from engine.maps.calibrated import Calibrator
 from engine.maps.options import MapOptions, TextSet
 from engine.model.language_model import LanguageModel, States
@@ -27,12 +28,6 @@ from engine.model.prompts import Tokens
 from engine.model.texts import text_states
 from engine.model.vocabulary import Token, Vocabulary, visible
 from engine.progress import Check, Steps, drain, no_check
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int32]
-Longs = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 KINDS: Final = ("basis", "alone", "prompt", "text")
 """What a point is; :attr:`MapPoints.kind` counts from 0 in this order."""

@@ -23,8 +23,8 @@ from typing import Any, Final
 import numpy as np
 
 from engine.json_number import number
+from engine.maps.arrays import Doubles, Floats, Longs
 from engine.maps.neighbours import distance_blocks
-from engine.maps.points import Doubles, Floats, Longs
 from engine.progress import Check, no_check
 
 K: Final = 15

@@ -34,6 +34,7 @@ from engine.calibration.training.options import CalibrationOptions
 from engine.calibration.training.train import calibrate
 from engine.errors import BudgetExceeded, InputError, LexiscopeError
 from engine.maps import MapOptions
+from engine.maps import verify as verify_map
 from engine.progress import drain, no_check
 
 FILES = int(os.environ.get("LEXISCOPE_TEST_MUTATED_FILES", "300"))
@@ -262,7 +263,7 @@ def test_no_mutated_calibration_is_more_than_a_sentence(
 def test_no_mutated_map_is_more_than_a_sentence(own: LatentSpace, format: Any) -> None:
     options = MapOptions(prompt=PROMPT, layer=2, select="ids:1,2,3,4,5,6,7,8")
     whole = write(drawing_of(own, options, format, "class", check=no_check), format)
-    assert own.maps.verify(read(whole)).ok
+    assert verify_map(own.maps, read(whole)).ok
     chance = random.Random(8)
     refused = 0
     for turn in range(max(8, ARTIFACTS // 4 // len(FORMATS))):
@@ -270,7 +271,7 @@ def test_no_mutated_map_is_more_than_a_sentence(own: LatentSpace, format: Any) -
         if format == "json" and turn % 2:
             body = json.dumps(strange(json.loads(whole), chance)).encode()
         try:
-            report = own.maps.verify(read(body))
+            report = verify_map(own.maps, read(body))
             refused += not report.ok
             assert report.sentence
         except LexiscopeError as error:

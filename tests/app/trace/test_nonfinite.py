@@ -16,7 +16,7 @@ from app.main import create_app
 from app.maps.files.export import FORMATS, read, write
 from app.maps.service import drawing_of
 from engine import LatentSpace
-from engine.maps import MapOptions
+from engine.maps import MapOptions, verify
 from engine.progress import no_check
 
 LAST = 3
@@ -165,6 +165,6 @@ def test_a_map_with_a_gap_is_the_same_map_in_every_file(
     space = spoilt(model_folder, cache, 2)
     options = MapOptions(prompt=PROMPT, layer=LAST)
     body = write(drawing_of(space, options, format, "class", check=no_check), format)
-    report = space.maps.verify(read(body))
+    report = verify(space.maps, read(body))
     assert report.ok, report.sentence
-    assert not load_tiny(model_folder, cache).maps.verify(read(body)).ok  # where it has a place
+    assert not verify(load_tiny(model_folder, cache).maps, read(body)).ok  # where it has a place

@@ -30,7 +30,7 @@ from app.maps.files.picture import Look
 from app.maps.service import drawing_of
 from engine import LatentSpace
 from engine.errors import ArtifactError, OptionError
-from engine.maps import Colour, MapOptions
+from engine.maps import Colour, MapOptions, verify
 from engine.maps.colours import CLASSES
 from engine.progress import no_check
 
@@ -78,7 +78,7 @@ def test_a_file_holds_the_coordinates_bit_for_bit_and_verifies(
     np.testing.assert_array_equal(
         np.asarray(document["coordinates"], dtype=np.float32), found.map.coordinates
     )
-    report = reference.maps.verify(document)
+    report = verify(reference.maps, document)
     assert report.ok, report.sentence
     assert report.n == found.map.n
     assert report.largest_difference == 0
@@ -90,7 +90,7 @@ def test_a_changed_coordinate_is_found_by_its_size(reference: LatentSpace, forma
     moved = found.map.coordinates.copy()
     moved[3, 1] += 0.25
     body = write(replace(found, map=replace(found.map, coordinates=moved)), format)
-    report = reference.maps.verify(read(body))
+    report = verify(reference.maps, read(body))
     assert not report.ok
     assert report.largest_difference == pytest.approx(0.25, rel=1e-5)
 
@@ -203,7 +203,7 @@ def test_a_file_that_was_cut_short_never_verifies(reference: LatentSpace, format
     for share in (0.3, 0.6, 0.9):
         cut = body[: int(len(body) * share)]
         try:
-            report = reference.maps.verify(read(cut))
+            report = verify(reference.maps, read(cut))
         except ArtifactError:
             continue
         # The numbers stand whole before the drawing; then the file says what it always said.
