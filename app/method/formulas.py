@@ -193,7 +193,7 @@ ENTRIES: tuple[Entry, ...] = (
         "a mere change of basis between layers looks like movement.",
         "principal component analysis; fitting it on the bases is ours",
         True,
-        (("maps.projection", "principal_axes"), ("maps.projection", "variance_shown")),
+        (("maps.axes", "principal_axes"), ("maps.axes", "variance_shown")),
     ),
     Entry(
         "procrustes",
@@ -203,7 +203,7 @@ ENTRIES: tuple[Entry, ...] = (
         "construction.",
         "Schönemann 1966 (orthogonal Procrustes); bases as landmarks are ours",
         True,
-        (("maps.projection", "procrustes"),),
+        (("maps.axes", "procrustes"),),
     ),
     Entry(
         "umap",
