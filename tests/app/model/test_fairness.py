@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 import pytest
 import uvicorn
-from asgi import Blocked, Call, load_tiny, running, settings_with, until
+from asgi import Blocked, Call, load_tiny, running, settings_with, share, until
 from fastapi import FastAPI
 
 from app.main import create_app
@@ -32,21 +32,18 @@ GREEDY = 32
 SLOW_S = 0.02
 
 
-class Paced:
+class Paced(LatentSpace):
     """A space whose readings take a while in small steps, each of which may be stopped."""
 
     def __init__(self, space: LatentSpace, seconds: float) -> None:
-        self._space = space
+        share(self, space)
         self.seconds = seconds
         self.steps = 10
         self.taken: list[str] = []
         self.stopped = 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._space, name)
-
-    def trace(self, prompt: str, options: Any = None, *, check: Any = None, **more: Any) -> Any:
-        self.taken.append(prompt)
+    def _read(self, tokens: Any, options: Any, check: Any) -> Any:
+        self.taken.append(tokens.prompt)
         for _ in range(self.steps):
             try:
                 check()
@@ -54,7 +51,7 @@ class Paced:
                 self.stopped += 1
                 raise
             time.sleep(self.seconds / self.steps)
-        return self._space.trace(prompt, options, check=check, **more)
+        return super()._read(tokens, options, check)
 
 
 @pytest.mark.parametrize(
