@@ -78,6 +78,8 @@ class LatentSpace:
         self._frames: dict[str, Frame] = {}
         self._reports: dict[tuple[str, bool], FrameReport] = {}
         self._costs = CostModel()
+        self.maps = MapMaker(self, cache_dir=cache_dir and cache_dir / "maps")
+        """Maps of this space: its bases and states in the plane (:mod:`engine.maps`)."""
         tell("taking the head apart")
         self.decomposition: HeadDecomposition = cached_decomposition(
             model.anatomy.weight, cache_dir, check=check
@@ -260,11 +262,6 @@ class LatentSpace:
     ) -> States:
         """The hidden states of a prompt before the final norm: for work of one's own."""
         return self._states.take(self.tokenize(prompt, bos=bos, chat=chat).ids, check)
-
-    @cached_property
-    def maps(self) -> MapMaker:
-        """Maps of this space: its bases and states in the plane (:mod:`engine.maps`)."""
-        return MapMaker(self, cache_dir=self._cache_dir and self._cache_dir / "maps")
 
     # --- bases ---
 

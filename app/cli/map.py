@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from app.maps.calibrated import open_folder, reading_in
-from app.maps.files.export import FORMATS, format_of, read, write
+from app.maps.files.export import FORMATS, drawing_of, format_of, read, write
 from app.maps.files.picture import Look
 from app.maps.inputs import concept_axes, example_text_set, text_set_of
-from app.maps.service import drawing_of
 from app.web import export
 from engine import FRAMES, STATES, LatentSpace
 from engine.calibration.labelled.tables import read_table
 from engine.errors import ArtifactError, OptionError
-from engine.maps import COLOURS, MapOptions, TextSet, verify
-from engine.maps.options import PREPROCESSINGS, PROJECTIONS, SIDES, VOCABULARIES
+from engine.maps import COLOURS, PROJECTIONS, MapOptions, TextSet, verify
+from engine.maps.options import SIDES, VOCABULARIES
+from engine.maps.preprocessing import PREPROCESSINGS
 from engine.progress import Progress, Steps, no_check
 
 Space = Callable[[argparse.Namespace], LatentSpace]
@@ -121,9 +121,9 @@ def _map(given: argparse.Namespace, load: Space) -> int:
         if given.calibration:
             named = open_folder(space, Path(given.calibration))
             options = replace(options, calibration=named, side=given.side)
-        if options.projection == "umap":
+        if PROJECTIONS[options.projection].is_job:
             _follow(space.maps.umap(options))
-        drawing = drawing_of(space, options, format, given.colour, check=no_check)
+        drawing = drawing_of(space.maps, options, format, given.colour, check=no_check)
         body = write(drawing, format, look)
     finally:
         space.maps.close()

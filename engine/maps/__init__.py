@@ -18,7 +18,7 @@ from engine.maps.colours import COLOURS, Colour
 from engine.maps.maker import MapMaker
 from engine.maps.neighbours import Cka, Near, Neighbours
 from engine.maps.options import CalibrationName, MapNotReady, MapOptions, TextSet
-from engine.maps.points import KINDS, MapPoints
+from engine.maps.points import KINDS, MapPoints, Point
 from engine.maps.projections import PROJECTIONS, Projection
 from engine.maps.quality import Quality
 from engine.maps.reduction import UmapResult, reduce
@@ -43,6 +43,7 @@ __all__ = [
     "Mover",
     "Near",
     "Neighbours",
+    "Point",
     "Projection",
     "Quality",
     "TextSet",

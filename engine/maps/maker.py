@@ -88,6 +88,12 @@ class MapMaker:
         self._changes: LRUCache[tuple[MapOptions, MapOptions, int], Changes] = LRUCache(_FEW)
         self._ckas: LRUCache[MapOptions, Cka] = LRUCache(_FEW)
 
+    @property
+    def layouts(self) -> int:
+        """How often a layout was kept; what was said of the map of a job before holds for one of
+        them. Any thread may ask."""
+        return self.umap_cache.version
+
     def close(self) -> None:
         """End the process that runs UMAP, if it is there."""
         self.umap_process.close()
@@ -280,19 +286,9 @@ class MapMaker:
         )
 
     def changes(
-        self, options: MapOptions, layer_b: int, *, k: int = 15, check: Check = no_check
-    ) -> Changes:
-        """What differs between the options' layer and another, on the map and in the model.
-
-        Raises:
-            MapNotReady: UMAP, and one of the two layouts is not kept yet.
-        """
-        return self.changes_between(options, replace(options, layer=layer_b), k=k, check=check)
-
-    def changes_between(
         self, options: MapOptions, other: MapOptions, *, k: int = 15, check: Check = no_check
     ) -> Changes:
-        """What differs between two maps of the same points, such as the two sides of a calibration.
+        """What differs between two maps of the same points: two layers, two sides of a calibration.
 
         Raises:
             MapNotReady: UMAP, and one of the two layouts is not kept yet.

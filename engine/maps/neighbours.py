@@ -275,6 +275,11 @@ class Cka:
     of_what: str
     note: str
 
+    @property
+    def sentence(self) -> str:
+        """What was compared."""
+        return f"Linear CKA of {self.of_what}, of every two layers."
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
         return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -64,6 +65,34 @@ class Space(Protocol):
 
 
 @dataclass(frozen=True)
+class Point:
+    """What one point of a map is; not where."""
+
+    index: int
+    """On the map, from 0."""
+    kind: str
+    """One of :data:`KINDS`."""
+    row: int
+    """Token id of a basis or a token alone, position in the prompt, or row of the text set."""
+    id: int | None
+    """Of its token; None of a text."""
+    text: str
+    """True text: of its token, or the whole text."""
+    label: str
+    """A visible form of it, short."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Points of one kind that follow each other."""
+
+    kind: str
+    start: int
+    """Index of the first."""
+    count: int
+
+
+@dataclass(frozen=True)
 class MapPoints:
     """Which points a map has, in order; nothing about where they are."""
 
@@ -87,6 +116,17 @@ class MapPoints:
         """How many of which kind, in order: ``(("basis", 8192), ("prompt", 7))``."""
         counts = np.bincount(self.kind, minlength=len(KINDS))
         return tuple((name, int(c)) for name, c in zip(KINDS, counts, strict=True) if c)
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The points as stretches of one kind, in order."""
+        edges = [0, *(np.flatnonzero(np.diff(self.kind)) + 1).tolist(), len(self)]
+        return tuple(Run(KINDS[self.kind[a]], a, b - a) for a, b in pairwise(edges))
+
+    def point(self, i: int) -> Point:
+        """What the point at an index is."""
+        kind, row = KINDS[self.kind[i]], int(self.row[i])
+        return Point(int(i), kind, row, self.id(i), self.text(i), self.label(i))
 
     def id(self, i: int) -> int | None:
         """Token id of a point; None of a text."""

@@ -135,15 +135,7 @@ class Map:
 
     def row(self, i: int) -> dict[str, Any]:
         """One point as a row of a table."""
-        out: dict[str, Any] = {
-            "index": i,
-            "kind": KINDS[self.points.kind[i]],
-            "row": int(self.points.row[i]),
-            "id": self.points.id(i),
-            "text": self.points.text(i),
-            "label": self.points.label(i),
-            "group": self.points.group(i),
-        }
+        out: dict[str, Any] = {**asdict(self.points.point(i)), "group": self.points.group(i)}
         for name, value in zip(_AXIS, self.coordinates[i], strict=False):
             out[name] = number(value)
         out["outside"] = bool(self.border.outside[i])

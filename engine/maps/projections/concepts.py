@@ -46,4 +46,5 @@ AXES = Projection(
     axis_names=_names,
     blind_to=_blind_to,
     check=_check,
+    beside=False,
 )

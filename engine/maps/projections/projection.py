@@ -125,6 +125,8 @@ class Projection:
     it is not known), in map radii; begins with a space, or is empty."""
     check: Callable[[Settings], None] = anything
     """Raises `OptionError` where the settings do not allow it."""
+    beside: bool = True
+    """Whether it can be drawn beside another with nothing more set."""
     bases_move: bool = False
     """Whether bases lie elsewhere at every layer."""
     packages: tuple[str, ...] = ()

@@ -21,8 +21,7 @@ from hostile_files import mutate
 
 import app as app_package
 from app.calibrate.parsing import Orders, load_table, parse
-from app.maps.files.export import FORMATS, read, write
-from app.maps.service import drawing_of
+from app.maps.files.export import FORMATS, drawing_of, read, write
 from app.storage.store import Store, verify
 from engine import LatentSpace
 from engine.calibration.labelled.tables import Row, Table
@@ -262,7 +261,7 @@ def test_no_mutated_calibration_is_more_than_a_sentence(
 @pytest.mark.parametrize("format", FORMATS)
 def test_no_mutated_map_is_more_than_a_sentence(own: LatentSpace, format: Any) -> None:
     options = MapOptions(prompt=PROMPT, layer=2, select="ids:1,2,3,4,5,6,7,8")
-    whole = write(drawing_of(own, options, format, "class", check=no_check), format)
+    whole = write(drawing_of(own.maps, options, format, "class", check=no_check), format)
     assert verify_map(own.maps, read(whole)).ok
     chance = random.Random(8)
     refused = 0

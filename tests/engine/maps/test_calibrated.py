@@ -114,7 +114,7 @@ def test_nothing_is_fitted_on_what_came_after(
 
 
 def test_changes_between_the_sides_by_brute_force(maker: MapMaker) -> None:
-    found = maker.changes_between(BEFORE, AFTER, k=3)
+    found = maker.changes(BEFORE, AFTER, k=3)
     a, b = maker.map(BEFORE), maker.map(AFTER)
     own = a.points.kind != 0
     by_hand = np.linalg.norm(
@@ -128,7 +128,7 @@ def test_changes_between_the_sides_by_brute_force(maker: MapMaker) -> None:
     # The identity moves nothing.
     maker.use(Calibrator(fingerprint="still", layer=a.layer, apply=lambda x: x))
     still = replace(AFTER, calibration=CalibrationName(fingerprint="still"))
-    nothing = maker.changes_between(replace(still, side="before"), still)
+    nothing = maker.changes(replace(still, side="before"), still)
     assert float(nothing.displacement.max()) == 0.0
     assert nothing.median_jaccard == 1.0
 

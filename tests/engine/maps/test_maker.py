@@ -267,7 +267,7 @@ def test_planted_movers_are_found(maker: MapMaker, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(scenes, "state_vectors", fake)
     fresh = MapMaker(maker.space)
-    found = fresh.changes(options, 2)
+    found = fresh.changes(options, replace(options, layer=2))
     assert {m.index for m in found.movers[:10]} == set(planted.tolist())
     others = np.setdiff1d(np.arange(found.n), planted)
     np.testing.assert_allclose(found.displacement[others], 0, atol=1e-5)
@@ -275,7 +275,7 @@ def test_planted_movers_are_found(maker: MapMaker, monkeypatch: pytest.MonkeyPat
     assert found.median == pytest.approx(0, abs=1e-6)
     assert (found.jaccard[planted] < 0.7).all()
     assert found.relative[planted].min() > found.relative[others].max()
-    same = fresh.changes(options, 1)
+    same = fresh.changes(options, replace(options, layer=1))
     assert same.median_jaccard == 1
     assert same.displacement.max() == 0
 
@@ -289,10 +289,12 @@ def test_motion_of_everything_is_not_relative_motion(
     scene = maker._scenes.scene(maker.resolve(options), lambda: None)
     base = maker._scenes.raw(scene, lambda: None)
     monkeypatch.setattr(scenes, "state_vectors", lambda *a: base + 3 if a[3] == 2 else base)
-    found = MapMaker(maker.space).changes(options, 2)
+    found = MapMaker(maker.space).changes(options, replace(options, layer=2))
     assert found.median > 0.01
     assert found.median_relative < 1e-4 * max(found.median, 1)
-    turned = MapMaker(maker.space).changes(replace(options, projection="layer"), 2)
+    turned = MapMaker(maker.space).changes(
+        replace(options, projection="layer"), replace(options, projection="layer", layer=2)
+    )
     assert turned.median < 1e-4  # frame B is blind to it
 
 

@@ -229,9 +229,9 @@ def test_a_umap_map_has_its_noise_floor_and_comes_back_at_once(
         np.testing.assert_array_equal(again.map(options).coordinates, drawn.coordinates)
         assert time.perf_counter() - begin < 1
         with pytest.raises(MapNotReady):
-            maker.changes(options, 2)
+            maker.changes(options, replace(options, layer=2))
         drain(maker.umap(replace(options, layer=2), floor=False))
-        changes = maker.changes(options, 2)
+        changes = maker.changes(options, replace(options, layer=2))
         assert changes.noise_floor == drawn.noise_floor
         assert "seeds" in changes.sentence
         assert changes.moving == drawn.n

@@ -20,14 +20,13 @@ from asgi import HOSTILE, PROMPT
 from PIL import Image
 
 from app.figures.theme import DARK, LIGHT
-from app.maps.answers import coloured
+from app.maps.documents import coloured
 from app.maps.files import embed as map_embed
 from app.maps.files import fonts as map_type
 from app.maps.files import picture as map_picture
 from app.maps.files.drawing import Paint, Sheet, class_colours, provenance, spread_out
-from app.maps.files.export import FORMATS, Drawing, format_of, read, write
+from app.maps.files.export import FORMATS, Drawing, drawing_of, format_of, read, write
 from app.maps.files.picture import Look
-from app.maps.service import drawing_of
 from engine import LatentSpace
 from engine.errors import ArtifactError, OptionError
 from engine.maps import Colour, MapOptions, verify
@@ -39,7 +38,7 @@ SMALL = Look("png", 500, 400)
 
 
 def drawing(space: LatentSpace, options: MapOptions = OPTIONS, colour: str = "class") -> Drawing:
-    return drawing_of(space, options, "html", colour, check=no_check)
+    return drawing_of(space.maps, options, "html", colour, check=no_check)
 
 
 def sheet_of(**more: Any) -> Sheet:
@@ -451,7 +450,7 @@ def test_a_kind_of_token_has_one_colour_whatever_else_is_on_the_map() -> None:
             drawn.setdefault(name, set()).add(colour)
         own = [name for name, slot in zip(paint.names, paint.slots, strict=True) if slot >= 0]
         assert own == sorted(own, key=order.index)
-        answer = coloured(Colour("class", None, codes.astype(np.int32), CLASSES, "?"))
+        answer = json.loads(coloured(Colour("class", None, codes.astype(np.int32), CLASSES, "?")))
         for name, slot in zip(paint.names, paint.slots, strict=True):
             if name in order:
                 assert answer["slots"][order.index(name)] == slot
