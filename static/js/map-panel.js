@@ -205,7 +205,7 @@
     }
   }
 
-  const { paint, look, layers, hand, touch } = window.lexiscope;
-  Object.assign(Panel.prototype, paint, look, layers, hand, touch);
+  const { paint, look, layers, pointer, touch } = window.lexiscope;
+  Object.assign(Panel.prototype, paint, look, layers, pointer, touch);
   window.lexiscope.map = { Panel, panels, playing: null, all: () => [...panels.values()].filter((panel) => panel.home !== undefined) };
 })();
