@@ -29,7 +29,9 @@ from engine.cost import CostModel, Measured, Work, measured
 from engine.errors import LayerError, LexiscopeError, OptionError, TokenError
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.decomposition_cache import cached_decomposition
-from engine.frames.frame import Frame, build_frame
+from engine.frames.frame import Frame
+from engine.frames.kinds import build_frame
+from engine.frames.kinds.kind import Source
 from engine.maps import MapMaker
 from engine.model.language_model import LanguageModel, States
 from engine.model.opening import Tell, silent
@@ -111,7 +113,7 @@ class LatentSpace:
         return self.self_check
 
     def frame(self, name: str) -> Frame:
-        """One of the five frames, built when first asked for.
+        """One of the frames, built when first asked for.
 
         Raises:
             OptionError: an unknown name, or a frame that this model does not have.
@@ -119,8 +121,7 @@ class LatentSpace:
         if name not in self._frames:
             anatomy = self.model.anatomy
             plain = anatomy.logit_scale == 1.0 and anatomy.softcap is None
-            self._frames[name] = build_frame(
-                name,
+            source = Source(
                 weight=anatomy.weight,
                 embedding=anatomy.embedding_rows,
                 decomposition=self.decomposition,
@@ -129,6 +130,7 @@ class LatentSpace:
                 finish=None if plain else anatomy.finish,
                 seed=self.seed,
             )
+            self._frames[name] = build_frame(name, source)
         return self._frames[name]
 
     # --- prompts ---

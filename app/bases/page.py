@@ -11,25 +11,25 @@ from fastapi.responses import HTMLResponse
 from pydantic import Field, model_validator
 
 from app.figures.bases import neighbours
-from app.figures.names import score_name
+from app.figures.names import GEOMETRIES, score_name
 from app.figures.theme import payload
-from app.method.page import TERMS, Term
-from app.model.explorer import Explorer, token_reference
-from app.model.page import FRAME_NAMES
+from app.method.terms import TERMS, Term
+from app.model.explorer import Explorer, ExplorerDep, token_reference
 from app.settings import K_CEILING
-from app.trace.api import Geometry, Question
-from app.trace.words import GEOMETRIES, Choice, signed
-from app.web.dependencies import ExplorerDep, ShortText
-from app.web.questions import ask
-from app.web.rendering import link, number, render
+from app.web.pages import Page
+from app.web.questions import Question, ShortText, ask
+from app.web.rendering import link, render
+from app.web.words import Choice, number, signed
 from engine import LatentSpace
 from engine.bases.lookup import TokenHit
 from engine.bases.token_basis import TokenBasis
 from engine.errors import InputError, OptionError
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 from engine.model.vocabulary import Token
+from engine.reading.geometries import GeometryName
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Bases", "/bases", router)
 
 HITS = 60
 """Tokens that a search lists at most."""
@@ -42,7 +42,7 @@ class BasesQuery(Question):
 
     token: ShortText | None = None
     search: ShortText | None = None
-    geometry: Geometry = "cosine"
+    geometry: GeometryName = "cosine"
     k: int = Field(10, ge=1, le=K_CEILING)
     shown: ShortText | None = None
     """The search whose hits stood on the page that the form was sent from; None for a link. A new
@@ -115,20 +115,6 @@ class BasesPage:
     terms: Mapping[str, Term]
 
 
-WHAT = {
-    "output": "The paper's semantic bases: for each token, the state that comes closest to making "
-    "the head say this token and no other.",
-    "input": "The rows of the embedding table: where each token enters the model, before the first "
-    "block.",
-    "head": "The raw rows of the head. Their inner product with a state is the model's own logit; "
-    "long rows win often.",
-    "tight": "Half-way between raw rows and bases: every direction of the space is weighed the "
-    "same, so squared products are shares.",
-    "random": "The control: directions without meaning, as long as the bases. What it shows is "
-    "chance.",
-}
-
-
 @router.get("/bases", response_class=HTMLResponse)
 async def bases_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
     """A token in every frame, and a search; a mistake is a sentence in the answer's place."""
@@ -182,8 +168,8 @@ async def _context(
     token = await _token(request, explorer, query, search)
     found: list[TokenBasis] = []
     cards: list[FrameCard] = []
-    for frame in FRAMES:
-        name, what, control = FRAME_NAMES[frame], WHAT[frame], frame == "random"
+    for frame, kind in FRAMES.items():
+        name, what, control = kind.heading, kind.what, kind.control
         try:
             basis = await explorer.ask(
                 request, LatentSpace.bases, token, frame=frame, geometry=query.geometry, k=query.k

@@ -10,14 +10,15 @@ from pydantic import Field
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
-from app.calibrate.calibrations import SEEDS_AT_MOST, remove
+from app.calibrate.calibrations import SEEDS_AT_MOST, CalibrationsDep, remove
 from app.calibrate.question import CalibrationQuestion
-from app.calibrate.sets import aside
+from app.calibrate.sets import SetsDep
 from app.jobs.api import Id, JobDocument, job_answer
 from app.settings import K_CEILING
-from app.trace.api import Document, Question, described
+from app.storage.store import aside
 from app.web import export
-from app.web.dependencies import CalibrationsDep, PromptText, SetsDep, ShortText
+from app.web.answers import Document, described
+from app.web.questions import PromptText, Question, ShortText
 from engine.calibration.labelled.tasks import SPLITS, Task
 
 router = APIRouter(prefix="/api/v1", tags=["calibration"])

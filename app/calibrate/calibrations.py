@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
+from fastapi import Depends
 from starlette.requests import Request
 
-from app.calibrate.sets import Sets, aside, text_of
+from app.calibrate.sets import Sets, text_of
 from app.calibrate.work import (
     FOLDER,
     Made,
@@ -30,10 +31,11 @@ from app.calibrate.work import (
     competitor_steps,
     write_calibration,
 )
-from app.jobs.lanes import CHECKPOINTS, Jobs, JobView, iso
+from app.jobs.lanes import CHECKPOINTS, Jobs, JobView
 from app.model.explorer import Explorer, client_of
-from app.storage.store import NotFound, Record, Store
+from app.storage.store import Record, Store, aside
 from app.web import export
+from app.web.words import iso
 from engine.calibration.labelled.tasks import Task, TaskSpec, make_task
 from engine.calibration.training.options import CalibrationOptions
 from engine.checkpoints import Checkpoints
@@ -523,6 +525,15 @@ class Calibrations:
         )
 
 
+async def _calibrations(request: Request) -> Calibrations:
+    calibrations: Calibrations = request.app.state.calibrations
+    return calibrations
+
+
+CalibrationsDep = Annotated[Calibrations, Depends(_calibrations)]
+"""The saved calibrations of this server."""
+
+
 def _json(path: Path) -> Any:
     return orjson.loads(path.read_bytes())
 
@@ -533,6 +544,3 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-__all__ = ["Calibrations", "NotFound", "Saved", "SavedView", "remove"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.calibrate.words import Numbers, seconds, share
+from app.calibrate.words import Numbers, share
 from app.figures import calibrate as figures
 from app.figures.calibrate import Chart, Series
+from app.web.words import seconds
 
 
 @dataclass(frozen=True)

@@ -13,29 +13,23 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from app.calibrate.tables import FRAMES
-from app.trace.api import Question
-from app.trace.words import Choice
-from app.web.dependencies import ShortText
+from app.web.questions import Question, ShortText, no_nul
+from app.web.words import Choice
 from engine.calibration.labelled.tables import Table
 from engine.calibration.labelled.tasks import TaskSpec, example_sets
 from engine.calibration.training.options import CalibrationOptions
 from engine.errors import OptionError
+from engine.frames.kinds import FrameName
 from engine.model.vocabulary import visible
 
 MAX_LABELS = 100
 """Label words that the form holds; more labels than the engine allows."""
 
 
-def _no_nul(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("the text holds a NUL character; take it out")
-    return value
+Template = Annotated[str, Field(max_length=4_000), AfterValidator(no_nul)]
 
 
-Template = Annotated[str, Field(max_length=4_000), AfterValidator(_no_nul)]
-
-
-Title = Annotated[str, Field(max_length=80), AfterValidator(_no_nul)]
+Title = Annotated[str, Field(max_length=80), AfterValidator(no_nul)]
 """As long as the JSON API allows."""
 
 
@@ -60,7 +54,7 @@ class CalibrateQuery(Question):
     target: str = Field("module", pattern=r"^(module|head|lora|layers:(all|[1-9][0-9]{0,2}))$")
     loss: Literal["sm", "mm", "sm-gt", "sm-exp", "mm-exp"] = "sm"
     epochs: int | None = Field(None, ge=1, le=2_000)
-    frame: Literal["output", "input", "head", "tight", "random"] = "output"
+    frame: FrameName = "output"
     centroids: Literal["labels", "vocabulary"] = "labels"
     inference: Literal["sm", "mm"] = "sm"
     inference_over: Literal["labels", "vocabulary"] = "labels"

@@ -18,7 +18,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
-from app.calibrate.calibrations import SavedView
+from app.calibrate.calibrations import CalibrationsDep, SavedView
 from app.calibrate.form import (
     CalibrateQuery,
     Columns,
@@ -30,17 +30,22 @@ from app.calibrate.form import (
     spec_of,
 )
 from app.calibrate.preview import LeftOut, Preview, left_out, preview
-from app.calibrate.sets import SetView, aside
+from app.calibrate.sets import SetsDep, SetView
 from app.calibrate.tables import changed_words
-from app.calibrate.words import sentence, share, thin, when
-from app.method.page import TERMS, Term
-from app.storage.store import NotFound
-from app.web.dependencies import CalibrationsDep, ExplorerDep, JobsDep, SetsDep
+from app.calibrate.words import share, thin, when
+from app.jobs.lanes import JobsDep
+from app.method.terms import TERMS, Term
+from app.model.explorer import ExplorerDep
+from app.storage.store import aside
+from app.web.pages import Page
+from app.web.problems import NotFound
 from app.web.questions import ask_params
 from app.web.rendering import link, render
+from app.web.words import sentence
 from engine.errors import InputError, OptionError
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Calibrate", "/calibrate", router)
 
 
 SavedId = Annotated[str, Path(pattern=r"^[0-9a-f]{24}$")]

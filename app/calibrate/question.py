@@ -6,21 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from app.web.questions import no_nul
 from engine.calibration.labelled.tasks import TaskSpec
 from engine.calibration.training.options import CalibrationOptions
-
-
-def _no_nul(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("the text holds a NUL character; take it out")
-    return value
-
+from engine.frames.kinds import FrameName
 
 SetId = Annotated[str, Field(max_length=24, pattern=r"^(topics|sentiment|[0-9a-f]{24})$")]
 """An example's name or the id of an uploaded set."""
-_Name = Annotated[str, Field(max_length=80), AfterValidator(_no_nul)]
-_Word = Annotated[str, Field(max_length=200), AfterValidator(_no_nul)]
-_Template = Annotated[str, Field(max_length=4000), AfterValidator(_no_nul)]
+_Name = Annotated[str, Field(max_length=80), AfterValidator(no_nul)]
+_Word = Annotated[str, Field(max_length=200), AfterValidator(no_nul)]
+_Template = Annotated[str, Field(max_length=4000), AfterValidator(no_nul)]
 _Rows = Annotated[int, Field(ge=2, le=1_000_000)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -52,7 +47,7 @@ class CalibrationQuestion(BaseModel):
     target: str = Field("module", max_length=10,
         pattern=r"^(module|head|lora|layers:(all|[1-9][0-9]{0,2}))$",
         description="What is trained: module, head, layers:k, layers:all, lora.")  # fmt: skip
-    frame: Literal["output", "input", "head", "tight", "random"] = Field("output",
+    frame: FrameName = Field("output",
         description="Whose vectors are the centroids.")  # fmt: skip
     centroids: Literal["labels", "vocabulary"] = Field("labels", description="Which of them "
         "compete in the loss.")  # fmt: skip

@@ -13,12 +13,13 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from app.calibrate import curves, result, tables
-from app.calibrate.calibrations import Saved
-from app.calibrate.words import size, when
-from app.storage.store import NotFound
+from app.calibrate.calibrations import CalibrationsDep, Saved
+from app.calibrate.words import when
+from app.model.explorer import ExplorerDep
 from app.web import export
-from app.web.dependencies import CalibrationsDep, ExplorerDep
+from app.web.problems import NotFound
 from app.web.rendering import link, render
+from app.web.words import size
 
 router = APIRouter(include_in_schema=False)
 

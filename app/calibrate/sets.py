@@ -9,22 +9,23 @@ from __future__ import annotations
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
 from anyio import to_thread
+from fastapi import Depends
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from app.calibrate.parsing import SHOWN_PROBLEMS, Orders, load_table, parse
-from app.jobs.lanes import iso
-from app.model.explorer import ClientGone
 from app.settings import PROMPT_CEILING, Settings
-from app.storage.store import NotFound, Record, StorageError, Store, digest, new_id, storage_error
+from app.storage.store import Record, Store, digest, new_id, storage_error
+from app.web.problems import ClientGone, NotFound, StorageError
+from app.web.words import iso
 from engine.calibration.labelled.tables import Table
 from engine.errors import (
     BudgetExceeded,
@@ -35,7 +36,6 @@ from engine.errors import (
     shorten,
 )
 
-T = TypeVar("T")
 _TABLES = 2
 _READERS = 2
 _NAME = 80
@@ -259,6 +259,15 @@ class Sets:
             raise storage_error(error) from error
 
 
+async def _sets(request: Request) -> Sets:
+    sets: Sets = request.app.state.sets
+    return sets
+
+
+SetsDep = Annotated[Sets, Depends(_sets)]
+"""The label sets of this server."""
+
+
 def text_of(text: str) -> str:
     """A name as people see it: one line, printable, short."""
     seen = "".join(c if c.isprintable() else " " for c in text)
@@ -277,11 +286,6 @@ def _of_file(error: LexiscopeError, name: str) -> LexiscopeError:
     if name and sentence.startswith(shorten(name)):
         error.args = (f"The file {sentence}", *error.args[1:])
     return error
-
-
-async def aside(work: Callable[[], T]) -> T:
-    """Do what reads or writes files beside the event loop."""
-    return await to_thread.run_sync(work)
 
 
 def _examples() -> list[tuple[str, str, Table]]:

@@ -25,8 +25,9 @@ from app.model.catalogue import absent
 from app.model.explorer import load_space, token_reference
 from app.model.open_model import facts_of
 from app.settings import K_CEILING, Settings
-from app.storage.store import StorageBusy, open_store
+from app.storage.store import open_store
 from app.web import export, logs
+from app.web.problems import StorageBusy
 from app.web.serving import serve
 from engine import FRAMES, GEOMETRIES, STATES, LatentSpace, TraceOptions
 from engine.errors import LexiscopeError

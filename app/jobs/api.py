@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
-from app.calibrate.sets import aside
-from app.jobs.lanes import JobView
-from app.trace.api import Document, described
+from app.calibrate.calibrations import CalibrationsDep
+from app.jobs.lanes import JobsDep, JobView
+from app.storage.store import aside
 from app.web import export
-from app.web.dependencies import CalibrationsDep, JobsDep
+from app.web.answers import Document, described
 from app.web.rendering import link
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])

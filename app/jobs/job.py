@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
 from typing import Any, Literal
 
+from app.web.words import iso
 from engine.checkpoints import NOTHING, Checkpoints
 from engine.progress import Progress, Steps
 
@@ -241,8 +241,3 @@ def interrupted(what: str, job: Job) -> str:
         return f"{what} while this ran{place}; resumed, it goes on from {job.resumes}."
     place = place or " at its beginning"
     return f"{what} while this ran,{place}; nothing of it was saved, so start it again."
-
-
-def iso(seconds: float) -> str:
-    """A time since 1970 as people and JSON read it, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

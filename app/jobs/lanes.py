@@ -21,23 +21,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from anyio import to_thread
+from fastapi import Depends, Request
 
-from app.jobs.job import (
-    LANES,
-    POINTS,
-    Job,
-    JobsMark,
-    JobView,
-    LaneName,
-    State,
-    interrupted,
-    iso,
-)
+from app.jobs.job import LANES, POINTS, Job, JobsMark, JobView, LaneName, State, interrupted
 from app.model.device import DeviceThread
-from app.storage.store import JOB, NotFound, StorageError, Store, new_id, storage_error
+from app.storage.store import JOB, Store, new_id, storage_error
+from app.web.problems import NotFound, StorageError
+from app.web.words import iso
 from engine.checkpoints import NOTHING, Checkpoints, sweep
 from engine.errors import Cancelled, LexiscopeError, QueueFull
 from engine.progress import Progress, Steps
@@ -529,6 +522,15 @@ class Jobs:
         if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
             return "There was not enough memory for this; ask for fewer rows or a smaller batch."
         return f"Something went wrong on the server; its log says what, under job {job.id}."
+
+
+async def _jobs(request: Request) -> Jobs:
+    jobs: Jobs = request.app.state.jobs
+    return jobs
+
+
+JobsDep = Annotated[Jobs, Depends(_jobs)]
+"""The long work of this server."""
 
 
 def _next(steps: Steps[T]) -> Progress | _End:

@@ -11,10 +11,10 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from starlette.responses import RedirectResponse, Response
 
-from app.calibrate.sets import aside
-from app.jobs.lanes import JobView
+from app.calibrate.calibrations import CalibrationsDep
+from app.jobs.lanes import JobsDep, JobView
 from app.jobs.panel import JobPanel, job_panel
-from app.web.dependencies import CalibrationsDep, JobsDep
+from app.storage.store import aside
 from app.web.rendering import link, render, wants_fragment
 
 router = APIRouter(include_in_schema=False)

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
+from app.jobs.lanes import JobsDep
 from app.maps import answers, documents
 from app.maps.answers import describe, inside, motion, neighbourhood, places
 from app.maps.files.export import MEDIA, Format, file_of
@@ -21,9 +22,10 @@ from app.maps.files.picture import Look
 from app.maps.question import ColourName, MapQuestion, link_path, options_of
 from app.maps.turn import answer, document
 from app.maps.umap import start_umap
-from app.trace.api import FaultDocument, LayerNumber, Question, described, json_answer
+from app.model.explorer import ExplorerDep
 from app.web import export
-from app.web.dependencies import ExplorerDep, JobsDep, ShortText
+from app.web.answers import FaultDocument, described, json_answer
+from app.web.questions import LayerNumber, Question, ShortText
 from app.web.rendering import link
 from engine.maps import MapMaker, MapOptions
 

@@ -22,7 +22,8 @@ from app.calibrate.sets import Sets
 from app.calibrate.work import FOLDER
 from app.maps.inputs import Reading
 from app.model.explorer import Explorer
-from app.storage.store import NotFound, Record, StorageError, Store
+from app.storage.store import Record, Store
+from app.web.problems import NotFound, StorageError
 from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.words import LabelToken
 from engine.calibration.training.artifact import load_calibration, read_info

@@ -8,13 +8,14 @@ from typing import Any
 
 from fastapi import Request
 
+from app.figures.names import FRAMES, STATES
 from app.maps.answers import Described
 from app.maps.calibrated import SavedChoice
 from app.maps.panels import LinkTo
 from app.maps.question import PROMPT, MapQuery, MapQuestion
-from app.model.explorer import ModelFacts
-from app.trace.words import FRAMES, Choice
+from app.model.open_model import ModelFacts
 from app.web.rendering import link
+from app.web.words import Choice
 from engine.calibration.labelled.tasks import example_sets
 from engine.maps import PROJECTIONS
 from engine.maps.preprocessing import PREPROCESSINGS
@@ -236,7 +237,7 @@ def form_of(query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]) ->
         select="" if query.select == "all" else query.select,
         texts=choices(texts, query.texts or ""),
         frames=choices(FRAMES, query.frame),
-        states=choices((("normed", "final-normed"), ("raw", "raw")), query.state),
+        states=choices(STATES, query.state),
         axes=query.axes or "",
         neighbours=query.neighbours,
         min_dist=query.min_dist,
@@ -268,7 +269,7 @@ def _compares(
     table += [("prompt", "another text (under More settings)")]
     for name, label, options in (
         ("projection", "picture", _compared()),
-        ("state", "state", (("normed", "final-normed"), ("raw", "raw"))),
+        ("state", "state", STATES),
         ("preprocessing", "preprocessing", _preprocessings()),
         ("frame", "frame", FRAMES),
     ):

@@ -17,6 +17,7 @@ from fastapi import APIRouter, Form, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from starlette.responses import RedirectResponse, Response
 
+from app.jobs.lanes import JobsDep
 from app.maps.answers import Words, everyday, inside
 from app.maps.api import selected_table
 from app.maps.calibrated import before_and_after, saved_choices
@@ -57,9 +58,9 @@ from app.maps.question import MapQuery, MapQuestion, drawn_at_once, link_path, o
 from app.maps.tables import ChangesPanel, LayersPanel
 from app.maps.turn import answer
 from app.maps.umap import start_umap
-from app.method.page import TERMS, Term
-from app.model.explorer import Explorer
-from app.web.dependencies import ExplorerDep, JobsDep
+from app.method.terms import TERMS, Term
+from app.model.explorer import Explorer, ExplorerDep
+from app.web.pages import Page
 from app.web.questions import ask
 from app.web.rendering import link, render
 from engine import LatentSpace
@@ -70,6 +71,7 @@ from engine.progress import Check
 T = TypeVar("T")
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Map", "/map", router)
 
 SELECTED = 300
 """Rows of a selection that the page lists."""

@@ -13,8 +13,7 @@ from typing import Any
 
 from app.maps.answers import Found, Neighbourhood
 from app.maps.documents import INDICES
-from app.trace.words import Choice
-from app.web.rendering import number
+from app.web.words import Choice, number
 from engine.maps import Map, Point, Quality
 from engine.maps.quality import Estimate
 

@@ -5,7 +5,7 @@ The map that is meant stands in the query string of every address, so each is a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -13,27 +13,19 @@ from starlette.requests import Request
 
 from app.maps.calibrated import calibration_name, reading_of
 from app.maps.inputs import concept_axes, text_set
-from app.trace.api import Frame, LayerNumber, Question, State
-from app.web.dependencies import PromptText, ShortText, _no_nul
-from engine.frames.frame import FRAMES
+from app.web.questions import LayerNumber, PromptText, Question, ShortText, no_nul
+from engine.frames.kinds import FRAMES, FrameName
 from engine.maps import COLOURS, PROJECTIONS, CalibrationName, MapOptions, TextSet
 from engine.maps.options import VOCABULARIES
-from engine.maps.preprocessing import PREPROCESSINGS
-from engine.maps.projections import SHARED
-from engine.trace.options import STATES
-
-if TYPE_CHECKING:
-    PreprocessingName = str
-    ProjectionName = str
-else:
-    PreprocessingName = Literal[tuple(PREPROCESSINGS)]
-    ProjectionName = Literal[tuple(PROJECTIONS)]
+from engine.maps.preprocessing import PREPROCESSINGS, PreprocessingName
+from engine.maps.projections import SHARED, ProjectionName
+from engine.trace.options import STATES, StateName
 
 ColourName = Annotated[str, Field(max_length=40, pattern=r"^[a-z_ ]+$")]
 SEED_CEILING = 2**31 - 2
 
 
-LongText = Annotated[str, Field(max_length=4_000), AfterValidator(_no_nul)]
+LongText = Annotated[str, Field(max_length=4_000), AfterValidator(no_nul)]
 """A selection or the tokens of concept axes in a query model."""
 
 
@@ -42,7 +34,7 @@ class MapQuestion(Question):
 
     vocabulary: Literal["bases", "alone", "none"] = Field("bases", description="The tokens of the "
         "vocabulary: their fixed bases, each token's own state at the layer, or none.")  # fmt: skip
-    frame: Frame = Field("output", description="The vectors that stand for the tokens.")
+    frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
     select: LongText = Field("all", description="Which tokens: all, ids:1,2, words:cat,dog, "
         "words:NAME=cat,dog;NAME=red,blue, search:TEXT, regex:EXPRESSION, prompt, or near:K to "
         "the prompt's last state.")  # fmt: skip
@@ -54,7 +46,7 @@ class MapQuestion(Question):
         "its name or id; each text's last state is a point.")  # fmt: skip
     layer: LayerNumber = Field(-1, description="The layer of the states: 0 is the embedding, "
         "-1 the last.")  # fmt: skip
-    state: State = Field("normed", description="States after the final norm, or raw.")
+    state: StateName = Field("normed", description="States after the final norm, or raw.")
     preprocessing: PreprocessingName = Field(
         "unit", description="What is done to every point before anything is fitted or placed."
     )

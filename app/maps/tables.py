@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.maps.panels import LinkTo, Name, name_of
-from app.web.rendering import number
+from app.web.words import number
 from engine.maps import Changes, Cka
 
 Doubles = NDArray[np.float64]

@@ -1,18 +1,21 @@
-"""The models that may be opened, as JSON under ``/api/v1/models``."""
+"""The open model, its check and frames, and the models that may be opened, as JSON."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.model.choice import ModelName, ModelState, rows_of
-from app.model.explorer import Explorer
-from app.trace.api import Document, Question, described, json_answer
+from app.model.explorer import Explorer, ExplorerDep, limits_of
 from app.web import export
-from app.web.dependencies import ExplorerDep
+from app.web.answers import Document, described, json_answer
+from app.web.questions import Question
+from engine import LatentSpace
+from engine.frames.kinds import FrameName
 
 router = APIRouter(prefix="/api/v1", tags=["api"])
 
@@ -40,6 +43,52 @@ class ModelsDocument(Document):
     open: str | None = Field(description="The name of the open one.")
     opening: str | None = Field(description="The name of the one that is being opened.")
     progress: str = Field(description="One sentence: what is being done.")
+
+
+class FrameDocument(Document):
+    """The figures of a frame."""
+
+    rank: int
+    condition_number: float | None
+    residual: float | None
+    round_trip_rate: float | None
+    vocabulary: int
+    width: int
+
+
+class CheckDocument(Document):
+    """The self-check."""
+
+    ok: bool
+
+
+@router.get("/frames/{frame}", responses=described(FrameDocument))
+async def frame(
+    request: Request,
+    frame: Annotated[FrameName, Path(description="Which frame.")],
+    explorer: ExplorerDep,
+) -> Response:
+    """The figures of a frame: rank, condition, residuals, bounds, leverage, round trip."""
+    write = explorer.writer()
+    return json_answer(await explorer.document(request, write, LatentSpace.frame_report, frame))
+
+
+@router.get("/check", responses=described(CheckDocument))
+async def check(explorer: ExplorerDep) -> Response:
+    """The self-check of the loaded model."""
+    return json_answer(export.document(explorer.checked()))
+
+
+@router.get("/model", responses=described())
+async def model(explorer: ExplorerDep) -> Response:
+    """The loaded model, this server's limits and the versions behind the numbers."""
+    facts = explorer.facts()
+    body = {
+        **facts.to_dict(),
+        "limits": asdict(limits_of(explorer.settings)),
+        "versions": export.versions(),
+    }
+    return json_answer(export.dumps(body))
 
 
 @router.get("/models", responses=described(ModelsDocument))

@@ -14,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import RedirectResponse, Response
 
 from app.model.catalogue import Entry
-from app.model.explorer import Explorer
-from app.web.dependencies import ExplorerDep
+from app.model.explorer import Explorer, ExplorerDep
 from app.web.rendering import link, render_text
 
 ModelName = Annotated[str, Field(max_length=400, description="A name of the list.")]

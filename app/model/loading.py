@@ -15,9 +15,9 @@ from typing import Any, Protocol, TypeVar
 
 from app.model.catalogue import Entry
 from app.model.device import DeviceThread, Job
-from app.model.open_model import NotReady
 from app.settings import Settings
 from app.web.logs import OWN_WORDS
+from app.web.problems import NotReady
 from engine import LatentSpace
 from engine.errors import DeadlineExceeded, LexiscopeError
 from engine.progress import Check

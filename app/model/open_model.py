@@ -17,27 +17,6 @@ from urllib.parse import quote
 
 from engine import LatentSpace
 from engine.bases.selfcheck import SelfCheck
-from engine.errors import LexiscopeError
-
-
-class NotReady(Exception):
-    """The model is not loaded yet, or could not be; the message is a sentence.
-
-    Attributes:
-        retry_after: seconds after which trying again makes sense; None: it makes none.
-    """
-
-    def __init__(self, sentence: str, *, retry_after: int | None = 2) -> None:
-        super().__init__(sentence)
-        self.retry_after = retry_after
-
-
-class Conflict(LexiscopeError):
-    """What was asked does not go together with what is open or under way (409)."""
-
-
-class ModelChanged(Conflict):
-    """Another model is open than the one that was asked."""
 
 
 @dataclass(frozen=True)

@@ -33,17 +33,9 @@ from app.model.loading import (
     no_thread,
     on_device,
 )
-from app.model.open_model import (
-    Conflict,
-    ModelChanged,
-    NotReady,
-    Opened,
-    facts_of,
-    is_pinned,
-    pin_of,
-)
+from app.model.open_model import Opened, facts_of, is_pinned, pin_of
 from app.settings import Settings
-from app.storage.store import NotFound
+from app.web.problems import Conflict, ModelChanged, NotFound, NotReady
 from engine import LatentSpace
 from engine.cost import give_memory_back
 from engine.errors import Cancelled, QueueFull

@@ -26,11 +26,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from anyio import to_thread
 
 from app.settings import Settings
+from app.web.problems import NotFound, StorageBusy, StorageError
 from engine.errors import ArtifactError
 
+T = TypeVar("T")
 Kind = Literal["sets", "calibrations", "reports"]
 KINDS: tuple[Kind, ...] = ("sets", "calibrations", "reports")
 MANIFEST = "manifest.json"
@@ -51,18 +55,6 @@ CREATE TABLE IF NOT EXISTS saved (
 );
 """
 log = logging.getLogger("lexiscope")
-
-
-class StorageError(Exception):
-    """Nothing can be saved: the disk is full, or the data folder cannot be written or read."""
-
-
-class StorageBusy(StorageError):
-    """Another process holds the data folder."""
-
-
-class NotFound(Exception):
-    """There is nothing under that id."""
 
 
 @dataclass(frozen=True)
@@ -356,6 +348,11 @@ class Store:
                 "VALUES (?, ?, ?, ?, ?)",
                 (record.kind, record.id, record.created, record.job, json.dumps(record.summary)),
             )
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """Do what reads or writes files beside the event loop."""
+    return await to_thread.run_sync(work)
 
 
 def open_store(settings: Settings) -> tuple[Store | None, str]:

@@ -14,9 +14,9 @@ from fastapi import Request
 
 from app.calibrate.calibrations import Calibrations
 from app.figures.calibrate import label_colour
-from app.storage.store import NotFound, StorageError
-from app.trace.words import Choice
+from app.web.problems import NotFound, StorageError
 from app.web.rendering import link
+from app.web.words import Choice, sentence
 from engine.errors import ArtifactError, InputError, NonFiniteError
 from engine.model.vocabulary import Token
 
@@ -113,8 +113,7 @@ async def panel(
             request, id_, prompt, k=NEAR, bos=str(how["bos"]), chat=bool(how["chat"])
         )
     except (ArtifactError, InputError, NonFiniteError, NotFound, StorageError) as error:
-        text = str(error)
-        return CalibrationPanel("", href, off_href, text[:1].upper() + text[1:])
+        return CalibrationPanel("", href, off_href, sentence(str(error)))
     return _made(found, saved.view.name, href, off_href)
 
 

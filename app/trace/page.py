@@ -7,70 +7,36 @@ link is built by `link_to` from the query it stands on, so none loses a setting.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
-from pydantic import Field, model_validator
 
-from app.calibrate.calibrations import Calibrations
-from app.method.page import TERMS, Term
-from app.model.explorer import Explorer, ModelFacts
+from app.calibrate.calibrations import Calibrations, CalibrationsDep
+from app.figures.names import FRAMES, GEOMETRIES, LABELS, STATES
+from app.method.terms import TERMS, Term
+from app.model.explorer import Explorer, ExplorerDep
+from app.model.open_model import ModelFacts
 from app.trace import calibrated as switched_on
-from app.trace.agreement import agreement
-from app.trace.api import TraceQuestion
 from app.trace.cost import CostEstimate, predict_cost
 from app.trace.examples import EXAMPLES, LOOKED_AT
-from app.trace.panels import Panels
+from app.trace.panels import Panels, agreement
+from app.trace.question import TraceQuery, TraceQuestion, link_to
 from app.trace.shown import AgreementPanel, CellPanel, CurvePanel, GridPanel, PathPanel
-from app.trace.words import (
-    COLOURS,
-    FRAMES,
-    GEOMETRIES,
-    LABELS,
-    MAX_PINS,
-    Choice,
-    probability,
-)
-from app.web.dependencies import CalibrationsDep, ExplorerDep, PromptText
+from app.trace.words import COLOURS
+from app.web.pages import Page
 from app.web.questions import ask
 from app.web.rendering import link, render, render_text
+from app.web.words import Choice, choices, probability, seconds
 from engine import LatentSpace
 from engine.errors import InputError, OptionError
 from engine.model.vocabulary import Token
 from engine.trace.result import Cost, Trace
 
 router = APIRouter(include_in_schema=False)
-
-
-# ---- what is asked -------------------------------------------------------------------------------
-
-
-class TraceQuery(TraceQuestion):
-    """The whole state of the page."""
-
-    prompt: PromptText = EXAMPLES[0].prompt
-    colour: Literal["probability", "entropy", "rank", "kl", "agreement", "deviation", "border"] = (
-        "probability"
-    )
-    curve: Literal["probability", "score", "rank"] = "probability"
-    pin: tuple[Annotated[int, Field(ge=0, le=99_999_999)], ...] = Field((), max_length=MAX_PINS)
-    cell: str | None = Field(None, pattern=r"^[0-9]{1,4},[0-9]{1,5}$")
-    start: int | None = Field(None, ge=0, le=100_000)
-    panel: Literal["agreement"] | None = None
-    calibration: str | None = Field(None, pattern=r"^[0-9a-f]{24}$")
-    """A saved calibration that is switched on."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_fields(cls, values: Any) -> Any:
-        """An empty field of a form is a setting left at its default; an empty prompt is one."""
-        if not isinstance(values, dict):
-            return values
-        return {k: v for k, v in values.items() if k == "prompt" or v not in ("", [""])}
+PAGE = Page("Trace", "/", router)
 
 
 # ---- what is shown -------------------------------------------------------------------------------
@@ -173,22 +139,9 @@ class TracePage:
     terms: dict[str, Term]
 
 
-def link_to(request: Request, query: TraceQuery, /, path: str = "/", **changes: Any) -> str:
-    """A link that keeps the entire state but for the changes; defaults are left out."""
-    state = query.model_dump(exclude_defaults=True) | changes
-    fields = type(query).model_fields
-    kept = {k: v for k, v in state.items() if v != fields[k].default}
-    if kept.get("temperature") is not None:
-        kept["temperature"] = f"{kept['temperature']:g}"
-    return link(request, path, **kept)
-
-
 def _form(
     query: TraceQuery, facts: ModelFacts, explorer: Explorer, calibrations: tuple[Choice, ...]
 ) -> Form:
-    def choices(pairs: Iterable[tuple[str, ...]], chosen: str) -> tuple[Choice, ...]:
-        return tuple(Choice(p[0], p[1], p[0] == chosen, p[2] if len(p) > 2 else "") for p in pairs)
-
     folded = ("state", "centred", "temperature", "layers", "positions", "k", "bos", "chat",
               "words_only")  # fmt: skip
     fields = type(query).model_fields
@@ -196,7 +149,7 @@ def _form(
         prompt=query.prompt,
         geometries=choices(GEOMETRIES, query.geometry),
         frames=choices(FRAMES, query.frame),
-        states=choices((("normed", "final-normed"), ("raw", "raw")), query.state),
+        states=choices(STATES, query.state),
         colours=choices(COLOURS, query.colour),
         bos=choices((("auto", "as the model does"), ("yes", "yes"), ("no", "no")), query.bos),
         centred=query.centred,
@@ -414,18 +367,9 @@ def _export(request: Request, query: TraceQuery, explorer: Explorer) -> Export:
     )
 
 
-def size(value: float) -> str:
-    """Bytes as people read them."""
-    return f"{value / 2**20:.1f} MiB" if value < 2**30 else f"{value / 2**30:.2f} GiB"
-
-
-def seconds(value: float) -> str:
-    """Seconds as people read them."""
-    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
-
-
 def _pair(time: float, memory: float) -> str:
-    return f"{seconds(time)}, {size(memory)}"
+    size = f"{memory / 2**20:.1f} MiB" if memory < 2**30 else f"{memory / 2**30:.2f} GiB"
+    return f"{seconds(time)}, {size}"
 
 
 def _forecast(estimate: CostEstimate) -> CostLine:

@@ -24,11 +24,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.model.explorer import ClientGone, NotReady
-from app.model.open_model import Conflict
-from app.storage.store import NotFound, StorageError
-from app.web.advice import less
+from app.web.paths import less, own_path
+from app.web.problems import ClientGone, Conflict, NotFound, NotReady, StorageError
 from app.web.rendering import render_text, wants_fragment
+from app.web.words import begun
 from engine.errors import (
     ArtifactError,
     BudgetExceeded,
@@ -160,7 +159,7 @@ def unforeseen(request: Request, error: Exception) -> Response:
     """The answer to what nobody foresaw: logged with its traceback, shown with an id."""
     if _out_of_memory(error):
         log.error("out of memory", exc_info=error, extra={"request_id": request_id(request)})
-        sentence = f"There was not enough memory for this; {less(_path(request))}."
+        sentence = f"There was not enough memory for this; {less(own_path(request.scope))}."
         return answer(request, 503, sentence, retry_after=5)
     log.error(
         "unforeseen error %s", request_id(request), exc_info=error,
@@ -206,14 +205,6 @@ def answer(
     return HTMLResponse(page, status, sent)
 
 
-def begun(sentence: str) -> str:
-    """A sentence with a capital at its start, unless it starts with a name such as ``a.csv``."""
-    first = sentence.split(maxsplit=1)[0] if sentence.strip() else ""
-    if any(sign in first.rstrip(".") for sign in ".'\"`“‘"):
-        return sentence
-    return f"{sentence[:1].upper()}{sentence[1:]}"
-
-
 def request_id(request: Request) -> str | None:
     """The id under which the log knows this request."""
     found = request.scope.get("state", {}).get("request_id")
@@ -244,8 +235,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> set[str]:
     """What this address can be asked with; Starlette names only its first route's methods."""
-    root = str(request.scope.get("root_path", ""))
-    path = str(request.scope["path"]).removeprefix(root)
+    path = own_path(request.scope)
     first: str | None = None
     found: set[str] = set()
     for context in iter_route_contexts(request.app.routes):
@@ -339,14 +329,7 @@ def _title(status: int) -> str:
 
 
 def _wants_json(request: Request) -> bool:
-    return _path(request).startswith("/api/")
-
-
-def _path(request: Request) -> str:
-    """The path without the root path."""
-    path = str(request.scope.get("path", ""))
-    root = str(request.scope.get("root_path", ""))
-    return path.removeprefix(root)
+    return own_path(request.scope).startswith("/api/")
 
 
 def _text_only(value: Any) -> Any:

@@ -18,12 +18,11 @@ import math
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from app import version
-from app.model.open_model import ModelFacts
 from engine import Trace
 from engine.bases.frame_report import FrameReport
 from engine.bases.lookup import TokenHit
@@ -49,6 +48,30 @@ def document(value: Any) -> bytes:
     return dumps(without_clock(value.to_dict()))
 
 
+class Facts(Protocol):
+    """What an answer says of the model that its numbers are of."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
+    def revision(self) -> str:
+        """The hub's commit, or ``local``."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+
+    @property
+    def dtype(self) -> str:
+        """The type of the weights."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where numbers come from; two that are equal are of the same model and the same text."""
@@ -62,7 +85,7 @@ class Source:
     """Of the prompt in UTF-8; None where none was asked about."""
 
     @classmethod
-    def of(cls, facts: ModelFacts, prompt: str | None = None) -> Source:
+    def of(cls, facts: Facts, prompt: str | None = None) -> Source:
         """Of this model, asked about this prompt."""
         digest = None
         if prompt is not None:

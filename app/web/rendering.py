@@ -15,14 +15,14 @@ What every template may use, besides the fields of its context dataclass:
   say more), ``model`` (the facts of the loaded model, or None), ``badge`` (the self-check's
   ``.level``, ``.text`` and ``.reason``), ``notice`` (a sentence for a banner on each page, or
   None), ``jobs_mark`` (the ``.text`` and ``.level`` of what is under way or was interrupted, or
-  None), ``version``, ``path`` (of this request, without the root path), ``is_fragment``.
+  None), ``pages`` (of the navigation), ``version``, ``path`` (of this request, without the root
+  path), ``is_fragment``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -35,7 +35,9 @@ from starlette.responses import HTMLResponse
 
 from app import version
 from app.web import assets
+from app.web.paths import own_path
 from app.web.security import KNOWN
+from app.web.words import number
 
 _root_path: ContextVar[str] = ContextVar("root_path", default="")
 
@@ -97,24 +99,6 @@ def _url(root: str, path: str, query: Mapping[str, object]) -> str:
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def number(x: float | int | None, digits: int = 3) -> str:
-    """A number with so many significant digits, as people read it; ``–`` where there is none."""
-    if x is None:
-        return "–"
-    if isinstance(x, int) and not isinstance(x, bool):
-        return f"{x:,}"
-    value = float(x)
-    if not math.isfinite(value):
-        return "–" if math.isnan(value) else ("∞" if value > 0 else "-∞")
-    if value == 0:
-        return "0"
-    size = math.floor(math.log10(abs(value)))
-    if -4 <= size < 6:
-        shown = f"{value:.{max(digits - 1 - size, 0)}f}"
-        return shown if float(shown) != 0 else "0"
-    return f"{value:.{max(digits - 1, 0)}e}"
 
 
 def _dumps(value: object, **_: object) -> str:
@@ -232,5 +216,6 @@ def _common(request: Request) -> dict[str, object]:
         "notice": explorer.notice,
         "jobs_mark": request.app.state.jobs.mark if known else None,
         "version": version(),
-        "path": request.url.path.removeprefix(str(request.scope.get("root_path", ""))),
+        "pages": request.app.state.pages,
+        "path": own_path(request.scope),
     }

@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.settings import Settings
 from app.web.metrics import Metrics
+from app.web.paths import own_path
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; "
@@ -148,7 +149,7 @@ class SecureApp:
     def _refusal(self, request: Request) -> Response | None:
         """The answer to a request that goes no further, or None."""
         headers, settings = request.headers, self._settings
-        if request.scope["state"].get(FULL) and _path(request) not in HEALTH:
+        if request.scope["state"].get(FULL) and own_path(request.scope) not in HEALTH:
             wait = {"Retry-After": "2", "Connection": "close"}
             return self._refuse(request, 503, _FULL, headers=wait)
         if not host_allowed(headers, settings.hosts):
@@ -256,7 +257,7 @@ class Gate:
 
     def check(self, request: Request) -> Response | int | None:
         """None: come in. A status: refused. A response: the answer to a login."""
-        path = _path(request)
+        path = own_path(request.scope)
         if path == "/login":
             return self._login(request)
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -334,11 +335,6 @@ def same_origin(request: Request) -> bool:
     return not has_cookie
 
 
-def _path(request: Request) -> str:
-    path, root = str(request.scope["path"]), str(request.scope["root_path"])
-    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
-
-
 def _is_text(query: bytes) -> bool:
     raw = unquote_to_bytes(query)
     try:
@@ -349,7 +345,7 @@ def _is_text(query: bytes) -> bool:
 
 
 def _is_upload(request: Request) -> bool:
-    return request.method == "POST" and _path(request) in UPLOADS
+    return request.method == "POST" and own_path(request.scope) in UPLOADS
 
 
 def _too_large(limit: int, is_upload: bool) -> str:

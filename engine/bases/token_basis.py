@@ -16,8 +16,8 @@ from engine.json_number import number
 from engine.model.language_model import LanguageModel
 from engine.model.vocabulary import Token
 from engine.progress import Check, no_check
+from engine.reading.geometries import geometry_of
 from engine.reading.read import read
-from engine.reading.similarity import check_geometry
 
 NEIGHBOURHOOD: Final = 32
 """Nearest bases whose isotropy is a token's local isotropy."""
@@ -112,7 +112,7 @@ def compute_token_basis(
     Raises:
         OptionError: an unknown geometry or frame, or k out of range.
     """
-    check_geometry(geometry)
+    geometry_of(geometry)
     limit = min(model.limits.max_k, model.vocabulary - 1)
     if not 1 <= k <= limit:
         raise OptionError(f"k must be from 1 to {limit}; got {k}.")

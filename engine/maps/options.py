@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from engine.errors import OptionError, shorten
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 from engine.maps.preprocessing import PREPROCESSINGS
 from engine.maps.projections import PROJECTIONS
 from engine.model.prompts import BOS

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import torch
@@ -74,6 +74,13 @@ PREPROCESSINGS: Final[Mapping[str, Preprocessing]] = {
         ),
     )
 }
+
+
+if TYPE_CHECKING:
+    PreprocessingName = str
+else:
+    PreprocessingName = Literal[tuple(PREPROCESSINGS)]
+    """For models of questions: the names, and no other."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from engine.errors import OptionError
-from engine.frames.frame import FRAMES, Frame
+from engine.frames.frame import Frame
+from engine.frames.kinds import FRAMES
 from engine.json_number import number
 from engine.model.language_model import LanguageModel, States
 from engine.progress import Check, no_check
+from engine.reading.geometries import GEOMETRIES
 from engine.reading.read import read
-from engine.reading.similarity import GEOMETRIES, scores
+from engine.reading.similarity import scores
 from engine.trace.compute import Frames, model_info, not_finite
 from engine.trace.options import TraceOptions
 from engine.trace.result import Floats, ModelInfo
@@ -125,7 +127,7 @@ def compute_agreement(
         return AgreementRow(
             geometry,
             frame,
-            frame == "random",
+            FRAMES[frame].control,
             mean(first),
             mean(listed.float().mean(-1)),
             mean(rho),

@@ -16,8 +16,8 @@ from engine.json_number import number
 from engine.model.language_model import LanguageModel, States
 from engine.model.vocabulary import Token
 from engine.progress import Check, no_check
+from engine.reading.geometries import GEOMETRIES
 from engine.reading.resolution import resolve
-from engine.reading.similarity import GEOMETRIES
 from engine.trace.compute import NOBODY, Frames
 from engine.trace.result import Trace
 from engine.trace.states import prepare

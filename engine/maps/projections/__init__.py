@@ -6,7 +6,7 @@ A new one is a file beside these with its value, and its name in the tuple below
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from engine.maps.projections.concepts import AXES
 from engine.maps.projections.layer import LAYER
@@ -21,4 +21,10 @@ PROJECTIONS: Final[Mapping[str, Projection]] = {
 """By name, in the order in which they are offered; the first is the one of a map that names none.
 """
 
-__all__ = ["PROJECTIONS", "SHARED", "Fitting", "Layout", "Projection", "Settings"]
+if TYPE_CHECKING:
+    ProjectionName = str
+else:
+    ProjectionName = Literal[tuple(PROJECTIONS)]
+    """For models of questions: the names, and no other."""
+
+__all__ = ["PROJECTIONS", "SHARED", "Fitting", "Layout", "Projection", "ProjectionName", "Settings"]

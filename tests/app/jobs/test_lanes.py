@@ -21,7 +21,8 @@ from app.jobs.job import Job, interrupted
 from app.jobs.lanes import POINTS, Jobs, JobView
 from app.main import create_app
 from app.model.device import DeviceThread
-from app.storage.store import NotFound, StorageError, Store
+from app.storage.store import Store
+from app.web.problems import NotFound, StorageError
 from engine.errors import OptionError, QueueFull
 from engine.progress import Progress, Steps
 

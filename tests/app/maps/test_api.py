@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from app.maps.inputs import concept_axes, text_set_of
 from app.web import export
-from app.web.errors import begun
+from app.web.words import begun
 from engine import LatentSpace
 from engine.calibration.labelled.tables import Problem, Row, Table
 from engine.errors import OptionError

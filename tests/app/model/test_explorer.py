@@ -20,7 +20,7 @@ from app.main import create_app
 from app.model.cache import ResultCache, footprint
 from app.model.explorer import token_reference
 from app.trace.cost import predict_cost
-from app.web.advice import less
+from app.web.paths import less
 from engine import LatentSpace, TraceOptions
 from engine.errors import DeadlineExceeded, ModelNotFound, TokenError
 

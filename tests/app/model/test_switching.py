@@ -23,7 +23,8 @@ from switch_models import TRACE, app_of, folders_of, switched, traced
 import app.model.explorer
 from app.main import create_app
 from app.model.one_model import OF_NO_MODEL
-from app.model.open_model import ModelChanged, pinned
+from app.model.open_model import pinned
+from app.web.problems import ModelChanged
 from engine import LatentSpace
 from engine.errors import UnsupportedModel
 from engine.progress import Progress, Steps

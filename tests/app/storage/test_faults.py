@@ -32,7 +32,8 @@ import app as app_package
 import engine.frames.decomposition_cache
 from app.calibrate.sets import Sets
 from app.main import create_app
-from app.storage.store import StorageError, Store, open_store, verify
+from app.storage.store import Store, open_store, verify
+from app.web.problems import StorageError
 from engine import LatentSpace
 from engine.frames.decomposition import HeadDecomposition, decompose
 from engine.frames.decomposition_cache import cached_decomposition
@@ -163,7 +164,8 @@ ON_A_SMALL_DISK = textwrap.dedent(
     import torch
     from app.calibrate.sets import Sets
     from app.settings import Settings
-    from app.storage.store import StorageError, Store, verify
+    from app.web.problems import StorageError
+    from app.storage.store import Store, verify
     from engine.frames.decomposition_cache import cached_decomposition
 
     place, sizes = Path(sys.argv[1]), int(sys.argv[2])

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from app.figures import theme
 from app.trace.examples import EXAMPLES
-from app.trace.page import TraceQuery
+from app.trace.question import TraceQuery
 from engine.model.vocabulary import visible
 
 ROOT = Path(__file__).resolve().parents[3]
