@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from engine.errors import OptionError
-from engine.json_number import number
+from engine.json_number import plain
 from engine.maps.arrays import Floats, Ints, Longs
 from engine.maps.axes import procrustes, rms_radius
 from engine.maps.neighbours import jaccard, nearest
@@ -52,16 +52,8 @@ class Mover:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "index": self.index,
-            "kind": self.kind,
-            "label": self.label,
-            "displacement": number(self.displacement),
-            "relative": number(self.relative),
-            "jaccard": number(self.jaccard),
-            "gained": list(self.gained),
-            "lost": list(self.lost),
-        }
+        out: dict[str, Any] = plain(self)
+        return out
 
 
 @dataclass(frozen=True)
@@ -75,41 +67,26 @@ class Changes:
     """Points that may move: states, where bases stay where they are."""
     radius: float
     """RMS radius of the first map, in its coordinates: the unit of every displacement."""
+    median: float
+    """Median displacement of the points that may move."""
+    median_relative: float
+    median_jaccard: float
+    noise_floor: float | None
+    """UMAP: median displacement between two seeds on the first layer's data."""
+    sentence: str
+    movers: tuple[Mover, ...]
+    """Largest displacement first."""
     displacement: Floats
     """n."""
     relative: Floats
     """n; NaN where neighbours were not looked for."""
     jaccard: Floats
     """n; NaN where neighbours were not looked for."""
-    median: float
-    """Median displacement of the points that may move."""
-    median_relative: float
-    median_jaccard: float
-    movers: tuple[Mover, ...]
-    """Largest displacement first."""
-    noise_floor: float | None
-    """UMAP: median displacement between two seeds on the first layer's data."""
-    sentence: str
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract, lists per point included."""
-        floor = self.noise_floor
-        return {
-            "layers": list(self.layers),
-            "n": self.n,
-            "k": self.k,
-            "moving": self.moving,
-            "radius": number(self.radius),
-            "median": number(self.median),
-            "median_relative": number(self.median_relative),
-            "median_jaccard": number(self.median_jaccard),
-            "noise_floor": None if floor is None else number(floor),
-            "sentence": self.sentence,
-            "movers": [m.to_dict() for m in self.movers],
-            "displacement": [number(x) for x in self.displacement],
-            "relative": [number(x) for x in self.relative],
-            "jaccard": [number(x) for x in self.jaccard],
-        }
+        out: dict[str, Any] = plain(self)
+        return out
 
 
 def measure_changes(

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from engine.errors import OptionError, shorten
-from engine.json_number import number
+from engine.json_number import plain
 from engine.maps.arrays import Floats, Ints, Longs
 from engine.maps.options import MapOptions
 from engine.maps.points import BASIS, KINDS, PROMPT, MapPoints, Space
@@ -67,14 +67,8 @@ class Colour:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        values = None if self.values is None else [number(x) for x in self.values]
-        return {
-            "by": self.by,
-            "values": values,
-            "codes": None if self.codes is None else self.codes.tolist(),
-            "names": list(self.names),
-            "caption": self.caption,
-        }
+        out: dict[str, Any] = plain(self)
+        return out
 
 
 def token_class(vocabulary: Vocabulary, id: int) -> str:
