@@ -17,23 +17,13 @@ from app.model.open_model import ModelFacts
 from app.web.rendering import link
 from app.web.words import Choice
 from engine.calibration.labelled.tasks import example_sets
-from engine.maps import PROJECTIONS
+from engine.maps import COLOURS, PROJECTIONS
 from engine.maps.preprocessing import PREPROCESSINGS
 
 VOCABULARIES = (
     ("bases", "bases", "One fixed point per token: what the head would have to see."),
     ("alone", "alone", "Each token's own state at this layer, as a text of one token."),
     ("none", "none", "Only states."),
-)
-COLOURS = (
-    ("class", "kind of token"),
-    ("norm", "length"),
-    ("leverage", "leverage"),
-    ("prediction", "nearest basis"),
-    ("label", "label"),
-    ("distortion", "distortion of this picture"),
-    ("kind", "kind of point"),
-    ("token_id", "token id"),
 )
 TEXTS: tuple[tuple[str, str], ...] = (
     ("", "none"),
@@ -192,6 +182,12 @@ def _projections() -> list[tuple[str, ...]]:
     return [(one.name, one.title, one.help) for one in PROJECTIONS.values()]
 
 
+def _colours() -> list[tuple[str, str]]:
+    """In an address a name is written with underscores."""
+    offered = sorted((one for one in COLOURS.values() if one.title), key=lambda one: one.place)
+    return [(one.name.replace(" ", "_"), one.title) for one in offered]
+
+
 def _compared() -> list[tuple[str, ...]]:
     return [row for row in _projections() if PROJECTIONS[row[0]].beside]
 
@@ -290,7 +286,7 @@ def bar_of(query: MapQuery, picture: Described, facts: ModelFacts, to: LinkTo) -
     kinds = picture.kinds
     table = [
         row
-        for row in COLOURS
+        for row in _colours()
         if (row[0] != "label" or "text" in kinds or "=" in query.select)
         and (row[0] != "kind" or len(kinds) > 1)
     ]

@@ -20,7 +20,7 @@ from engine.errors import NonFiniteError, OptionError
 from engine.maps.arrays import Floats, Longs
 from engine.maps.calibrated import Calibrator
 from engine.maps.changes import Changes, measure_changes
-from engine.maps.colours import Colour, colour_points
+from engine.maps.colours import Colour, Coloured, colour_of
 from engine.maps.drawing import Drawer
 from engine.maps.neighbours import (
     Cka,
@@ -334,15 +334,15 @@ class MapMaker:
         """A value or a class per point: see :mod:`engine.maps.colours`."""
         options = self.resolve(options)
         scene = self._scenes.scene(options, check)
-        return colour_points(
-            by,
-            scene.points,
+        given = Coloured(
+            points=scene.points,
             space=self.space,
             options=options,
             vectors=lambda: self._scenes.raw(scene, check),
             distortion=lambda: self.distortion(options, check=check),
             check=check,
         )
+        return colour_of(by).paint(given)
 
     def search(
         self, options: MapOptions, text: str, *, regex: bool = False, check: Check = no_check

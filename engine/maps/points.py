@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -437,14 +436,3 @@ def check_budget(n: int, d: int, limit_bytes: int) -> None:
             f"the vectors of {n:,} points need {need / 2**20:,.0f} MiB and the budget is"
             f" {limit_bytes / 2**20:,.0f} MiB; select fewer tokens."
         )
-
-
-def cache_root(folder: Path | None) -> Path | None:
-    """A folder for kept maps, made if it can be; None where it cannot."""
-    if folder is None:
-        return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder
