@@ -182,13 +182,13 @@ async def _json(
 @router.get("/map/meta", responses=_MAP)
 async def meta(request: Request, query: Annotated[MapQuestion, Query()]) -> Response:
     """Everything about the map but its coordinates."""
-    return await _json(request, query, documents.described, describe)
+    return await _json(request, query, documents.write_map, describe)
 
 
 @router.get("/map/colour", responses=_MAP)
 async def colour(request: Request, query: Annotated[MapColourQuestion, Query()]) -> Response:
     """A colour for every point: a number, or a code and its name."""
-    return await _json(request, query, documents.coloured, answers.colour, query.by)
+    return await _json(request, query, documents.write_colour, answers.colour, query.by)
 
 
 @router.get("/map/quality", responses=_MAP)
@@ -203,27 +203,27 @@ async def neighbours(
 ) -> Response:
     """A point's nearest in the model's own space, and its nearest bases."""
     asked = query.index, query.k, query.metric, query.to
-    return await _json(request, query, documents.near, neighbourhood, *asked)
+    return await _json(request, query, documents.write_neighbours, neighbourhood, *asked)
 
 
 @router.get("/map/changes", responses=_MAP)
 async def changes(request: Request, query: Annotated[MapChangesQuestion, Query()]) -> Response:
     """What moves between two layers, the biggest movers first."""
-    writer = documents.Moved(query.limit, query.values)
+    writer = documents.WriteChanges(query.limit, query.values)
     return await _json(request, query, writer, motion, query.to)
 
 
 @router.get("/map/cka", responses=_MAP)
 async def cka(request: Request, query: Annotated[MapQuestion, Query()]) -> Response:
     """How alike every two layers are: linear CKA of the states of this map."""
-    return await _json(request, query, documents.alike, MapMaker.cka)
+    return await _json(request, query, documents.write_cka, MapMaker.cka)
 
 
 @router.get("/map/search", responses=_MAP)
 async def search(request: Request, query: Annotated[MapSearchQuestion, Query()]) -> Response:
     """Points by their text."""
     asked = query.text or query.regex or "", bool(query.regex)
-    return await _json(request, query, documents.Listed(query.limit), answers.search, *asked)
+    return await _json(request, query, documents.WritePoints(query.limit), answers.search, *asked)
 
 
 @router.post("/map/select", responses={**_MAP, 200: _POINTS})
@@ -234,7 +234,7 @@ async def select(
     polygon = tuple(body.polygon)
     if query.format == "csv":
         return await selected_table(request, query, polygon)
-    return await _json(request, query, documents.Listed(SELECTED), inside, polygon)
+    return await _json(request, query, documents.WritePoints(SELECTED), inside, polygon)
 
 
 async def selected_table(
@@ -242,7 +242,7 @@ async def selected_table(
 ) -> Response:
     """The points inside a polygon as CSV, all of them."""
     options = await options_of(request, question)
-    body = await document(request, documents.table, inside, options, polygon)
+    body = await document(request, documents.write_table, inside, options, polygon)
     return _download(body, "csv", options)
 
 
@@ -268,7 +268,7 @@ async def vocabulary(
     request: Request, query: Annotated[VocabularyQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """The label of every token, by id; once per model."""
-    body = await explorer.ask(request, documents.vocabulary)
+    body = await explorer.ask(request, documents.write_vocabulary)
     packed = await asyncio.to_thread(gzip.compress, body, 6, mtime=0)
     name = explorer.facts().fingerprint
     headers = {"Vary": "Accept-Encoding"}

@@ -31,19 +31,19 @@ def _point(drawn: Map, index: int) -> dict[str, Any]:
     return {**plain, "text": plain["text"][:_TEXT]}
 
 
-def _placed(drawn: Map, index: int) -> dict[str, Any]:
+def _row(drawn: Map, index: int) -> dict[str, Any]:
     """One point with its true place and whether that lies beyond the border."""
     place = zip("xyz", drawn.coordinates[index].tolist(), strict=False)
     outside = bool(drawn.border.outside[index])
     return {**_point(drawn, index), **dict(place), "outside": outside}
 
 
-def placed(drawn: Map, indices: Iterable[int]) -> Iterable[dict[str, Any]]:
+def rows_of(drawn: Map, indices: Iterable[int]) -> Iterable[dict[str, Any]]:
     """Some points as rows of a table."""
-    return (_placed(drawn, int(i)) for i in indices)
+    return (_row(drawn, int(i)) for i in indices)
 
 
-def described(found: Described) -> bytes:
+def write_map(found: Described) -> bytes:
     """Everything about a map but its coordinates."""
     drawn, border = found.map, found.map.border
     return dumps(
@@ -113,10 +113,10 @@ def border_points(drawn: Map) -> list[dict[str, Any]]:
     """The first points at the border, with their true places and where they are drawn."""
     at = drawn.border.clipped
     some = drawn.border.indices[:BORDER].tolist()
-    return [{**_placed(drawn, i), "at": at[i].tolist()} for i in some]
+    return [{**_row(drawn, i), "at": at[i].tolist()} for i in some]
 
 
-def coloured(colour: Colour) -> bytes:
+def write_colour(colour: Colour) -> bytes:
     """A colour per point, packed."""
     if colour.values is not None:
         values = np.asarray(colour.values, dtype=np.float32)
@@ -153,7 +153,7 @@ def _extent(values: npt.NDArray[np.float32]) -> list[float] | None:
     return [float(finite.min()), float(finite.max())] if len(finite) else None
 
 
-def near(answer: Neighbourhood) -> bytes:
+def write_neighbours(answer: Neighbourhood) -> bytes:
     """A point's neighbours in the model's own space."""
     drawn, found = answer.map, answer.found
 
@@ -181,7 +181,7 @@ def near(answer: Neighbourhood) -> bytes:
             "k": found.k,
             "bases": [{**asdict(one), "score": number(one.score)} for one in found.bases],
             "sentence": answer.sentence,
-            "point": _placed(drawn, found.index),
+            "point": _row(drawn, found.index),
             "neighbours": neighbours,
             "to": to,
         }
@@ -189,7 +189,7 @@ def near(answer: Neighbourhood) -> bytes:
 
 
 @dataclass(frozen=True)
-class Moved:
+class WriteChanges:
     """Writes what moved between two maps: movers first, and on request every point's figures."""
 
     limit: int
@@ -239,7 +239,7 @@ def _summary(array: npt.NDArray[np.float32]) -> dict[str, float] | None:
     }
 
 
-def alike(found: Cka) -> bytes:
+def write_cka(found: Cka) -> bytes:
     """Linear CKA of every two layers."""
     plain = found.to_dict()
     values = plain.pop("values")
@@ -247,7 +247,7 @@ def alike(found: Cka) -> bytes:
 
 
 @dataclass(frozen=True)
-class Listed:
+class WritePoints:
     """Writes some points of a map as rows."""
 
     limit: int
@@ -260,18 +260,18 @@ class Listed:
                 "count": len(found.indices),
                 "shown": len(shown),
                 "indices": found.indices[:INDICES].tolist(),
-                "rows": list(placed(found.map, shown)),
+                "rows": list(rows_of(found.map, shown)),
                 "sentence": found.sentence(self.limit),
             }
         )
 
 
-def table(found: Found) -> bytes:
+def write_table(found: Found) -> bytes:
     """Some points of a map as CSV, all of them."""
-    return export.table(found.map, placed(found.map, found.indices))
+    return export.table(found.map, rows_of(found.map, found.indices))
 
 
-def vocabulary(space: LatentSpace, *, check: Check) -> bytes:
+def write_vocabulary(space: LatentSpace, *, check: Check) -> bytes:
     """Every token's label, by id."""
     labels = space.vocabulary.labels
     return dumps({"fingerprint": space.model.fingerprint, "size": len(labels), "labels": labels})

@@ -7,10 +7,10 @@ there is no script, a still picture of the same map stands in their place.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Form, Path, Query, Request
@@ -47,9 +47,10 @@ from app.maps.parts import (
     PageRefused,
     between,
     changes_part,
+    find_changes,
+    find_cka,
     layers_part,
     linker,
-    moved,
     outline,
     parts,
     read_page,
@@ -64,11 +65,9 @@ from app.web.pages import Page
 from app.web.questions import ask
 from app.web.rendering import link, render
 from engine import LatentSpace
-from engine.errors import InputError, LexiscopeError, OptionError
+from engine.errors import LexiscopeError, OptionError
 from engine.maps import PROJECTIONS, MapMaker, MapNotReady
 from engine.progress import Check
-
-T = TypeVar("T")
 
 router = APIRouter(include_in_schema=False)
 PAGE = Page("Map", "/map", router)
@@ -208,7 +207,7 @@ async def layers(request: Request, query: Annotated[MapQuery, Query()]) -> HTMLR
     """How alike the layers are."""
     query = _api(query, request).model_copy(update={"panel": "layers"})
     options = await options_of(request, query.question())
-    found = await tried(answer(request, MapMaker.cka, options))
+    found = await answer(request, find_cka, options)
     panel = layers_part(request, query, found, linker(request, query))
     return render(request, "maps/layers.html", _Part(dict(TERMS), layers=panel),
                   fragment="maps/_layers.html")  # fmt: skip
@@ -221,18 +220,10 @@ async def changes(request: Request, query: Annotated[MapQuery, Query()]) -> HTML
     options = await options_of(request, query.question())
     found = None
     if between(query):
-        found = await tried(answer(request, moved, options, query.compared_layer))
+        found = await answer(request, find_changes, options, query.compared_layer)
     panel = changes_part(request, query, found, partial(linker(request, query), panel=None))
     return render(request, "maps/changes.html", _Part(dict(TERMS), changes=panel),
                   fragment="maps/_changes.html")  # fmt: skip
-
-
-async def tried(asked: Awaitable[T]) -> T | str:
-    """The answer, or the sentence that says why there is none."""
-    try:
-        return await asked
-    except InputError as error:
-        return str(error)
 
 
 Polygon = Annotated[str, Form(max_length=20_000, pattern=r"^[-+0-9.eE, ]+$")]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Request
 
@@ -48,7 +48,6 @@ from engine.errors import ArtifactError, InputError, LexiscopeError, NonFiniteEr
 from engine.maps import PROJECTIONS, Changes, Cka, Map, MapMaker, MapOptions, Quality
 from engine.progress import Check
 
-T = TypeVar("T")
 NEIGHBOURS = 12
 MOVERS = 15
 HITS = 120
@@ -160,12 +159,11 @@ def _read(
         )
     if query.find is not None:
         found = search(maps, options, query.find, query.regex, check=check)
-    changes: Changes | str | None = None
+    changes = layers = None
     if query.panel == "changes" and between(query):
-        changes = or_sentence(moved, maps, options, query.compared_layer, check=check)
-    layers: Cka | str | None = None
+        changes = find_changes(maps, options, query.compared_layer, check=check)
     if query.panel == "layers":
-        layers = or_sentence(MapMaker.cka, maps, options, check=check)
+        layers = find_cka(maps, options, check=check)
     return PageAnswer(known, tuple(pictures), tuple(qualities), near, found, changes, layers)
 
 
@@ -187,17 +185,22 @@ def point_of(query: MapQuery, drawn: Map) -> int | None:
     return query.point if query.point is not None or not ends else ends[-1]
 
 
-def or_sentence(call: Callable[..., T], *arguments: Any, check: Check) -> T | str:
-    """What a call answers, or the sentence that says why it cannot."""
+def find_changes(
+    maps: MapMaker, options: MapOptions, to: int | None, *, check: Check
+) -> Changes | str:
+    """What moved to another layer, or by the calibration; a sentence where that cannot be said."""
     try:
-        return call(*arguments, check=check)
+        return motion(maps, options, to, check=check).found
     except InputError as error:
         return str(error)
 
 
-def moved(maps: MapMaker, options: MapOptions, to: int | None, *, check: Check) -> Changes:
-    """What moved to another layer, or by the calibration."""
-    return motion(maps, options, to, check=check).found
+def find_cka(maps: MapMaker, options: MapOptions, *, check: Check) -> Cka | str:
+    """How alike the layers are; a sentence where that cannot be said."""
+    try:
+        return maps.cka(options, check=check)
+    except InputError as error:
+        return str(error)
 
 
 def parts(

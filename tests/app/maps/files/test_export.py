@@ -20,7 +20,7 @@ from asgi import HOSTILE, PROMPT
 from PIL import Image
 
 from app.figures.theme import DARK, LIGHT
-from app.maps.documents import coloured
+from app.maps.documents import write_colour
 from app.maps.files import embed as map_embed
 from app.maps.files import fonts as map_type
 from app.maps.files import picture as map_picture
@@ -450,7 +450,9 @@ def test_a_kind_of_token_has_one_colour_whatever_else_is_on_the_map() -> None:
             drawn.setdefault(name, set()).add(colour)
         own = [name for name, slot in zip(paint.names, paint.slots, strict=True) if slot >= 0]
         assert own == sorted(own, key=order.index)
-        answer = json.loads(coloured(Colour("class", None, codes.astype(np.int32), CLASSES, "?")))
+        answer = json.loads(
+            write_colour(Colour("class", None, codes.astype(np.int32), CLASSES, "?"))
+        )
         for name, slot in zip(paint.names, paint.slots, strict=True):
             if name in order:
                 assert answer["slots"][order.index(name)] == slot
