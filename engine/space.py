@@ -32,7 +32,7 @@ from engine.frames.decomposition_cache import cached_decomposition
 from engine.frames.frame import Frame
 from engine.frames.kinds import build_frame
 from engine.frames.kinds.kind import Source
-from engine.maps import MapStudio
+from engine.maps import MapMaker
 from engine.model.language_model import LanguageModel, States
 from engine.model.opening import Tell, silent
 from engine.model.prompts import Tokens
@@ -80,6 +80,8 @@ class LatentSpace:
         self._frames: dict[str, Frame] = {}
         self._reports: dict[tuple[str, bool], FrameReport] = {}
         self._costs = CostModel()
+        self.maps = MapMaker(self, cache_dir=cache_dir and cache_dir / "maps")
+        """Maps of this space: its bases and states in the plane (:mod:`engine.maps`)."""
         tell("taking the head apart")
         self.decomposition: HeadDecomposition = cached_decomposition(
             model.anatomy.weight, cache_dir, check=check
@@ -259,11 +261,6 @@ class LatentSpace:
     ) -> States:
         """The hidden states of a prompt before the final norm: for work of one's own."""
         return self._states.take(self.tokenize(prompt, bos=bos, chat=chat).ids, check)
-
-    @cached_property
-    def maps(self) -> MapStudio:
-        """Maps of this space: its bases and states in the plane (:mod:`engine.maps`)."""
-        return MapStudio(self, cache_dir=self._cache_dir and self._cache_dir / "maps")
 
     # --- bases ---
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from app.bases.api import BasesQuestion
 from app.cli.options import add, space_of
 from app.cli.terminal import document, write
 from app.cli.text import basis_text, check_text, report_text
 from app.model.explorer import token_reference
-from app.bases.api import BasesQuestion
 from app.web import export
 
 

@@ -15,15 +15,14 @@ from app.cli.options import add, space_of, taken
 from app.cli.terminal import follow, save, write
 from app.maps.api import MapFileQuestion
 from app.maps.calibrated import open_folder, reading_in
-from app.maps.files.export import FORMATS, format_of, read
+from app.maps.files.export import FORMATS, drawing_of, format_of, read
 from app.maps.files.export import write as file_of
 from app.maps.files.picture import Look
 from app.maps.inputs import concept_axes, example_text_set, text_set_of
-from app.maps.service import drawing_of
 from app.web.export import dumps
 from engine.calibration.labelled.tables import read_table
 from engine.errors import ArtifactError, OptionError
-from engine.maps import COLOURS, MapOptions, TextSet
+from engine.maps import COLOURS, PROJECTIONS, MapOptions, TextSet, verify
 from engine.progress import no_check
 
 _OWN: Final = frozenset({"format", "texts", "calibration", "colour"})
@@ -75,9 +74,9 @@ def _map(given: argparse.Namespace) -> int:
         if given.calibration:
             named = open_folder(space, Path(given.calibration))
             options = replace(options, calibration=named, side=given.side)
-        if options.projection == "umap":
+        if PROJECTIONS[options.projection].is_job:
             follow(space.maps.umap(options))
-        drawing = drawing_of(space, options, format, given.colour, check=no_check)
+        drawing = drawing_of(space.maps, options, format, given.colour, check=no_check)
         body = file_of(drawing, format, look)
     finally:
         space.maps.close()
@@ -111,7 +110,7 @@ def _verify(given: argparse.Namespace) -> int:
     try:
         if given.calibration:
             open_folder(space, Path(given.calibration))
-        report = space.maps.verify(document)
+        report = verify(space.maps, document)
     finally:
         space.maps.close()
     if given.json:

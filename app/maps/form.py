@@ -4,50 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import Request
 
 from app.figures.names import FRAMES, STATES
+from app.maps.answers import Described
 from app.maps.calibrated import SavedChoice
 from app.maps.panels import LinkTo
-from app.maps.question import PROMPT
+from app.maps.question import PROMPT, MapQuery, MapQuestion
 from app.model.open_model import ModelFacts
 from app.web.rendering import link
 from app.web.words import Choice
 from engine.calibration.labelled.tasks import example_sets
-
-if TYPE_CHECKING:
-    from app.maps.question import MapQuery
+from engine.maps import COLOURS, PROJECTIONS
+from engine.maps.preprocessing import PREPROCESSINGS
 
 VOCABULARIES = (
     ("bases", "bases", "One fixed point per token: what the head would have to see."),
     ("alone", "alone", "Each token's own state at this layer, as a text of one token."),
     ("none", "none", "Only states."),
-)
-PROJECTIONS = (
-    ("shared", "shared", "PCA of the bases, once, for all layers: exact, and movement is "
-     "movement."),
-    ("selection", "selection", "PCA of the selected bases alone: the best plane for a few words."),
-    ("layer", "per layer", "PCA of each layer, turned onto the bases: its shape, no movement."),
-    ("umap", "UMAP", "For finding groups; a job of about half a minute."),
-    ("axes", "by axes", "Each axis is one token minus another."),
-)  # fmt: skip
-PREPROCESSINGS = (
-    ("unit", "unit length"),
-    ("raw", "raw"),
-    ("centred", "centred"),
-    ("standardised", "standardised"),
-)
-COLOURS = (
-    ("class", "kind of token"),
-    ("norm", "length"),
-    ("leverage", "leverage"),
-    ("prediction", "nearest basis"),
-    ("label", "label"),
-    ("distortion", "distortion of this picture"),
-    ("kind", "kind of point"),
-    ("token_id", "token id"),
 )
 TEXTS: tuple[tuple[str, str], ...] = (
     ("", "none"),
@@ -176,7 +152,7 @@ EXAMPLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
         {"prompt": PROMPT, "select": "near:300", "projection": "selection"},
     ),
     (
-        f"{len(example_sets()['topics'].texts)} sentences by topic",
+        "{topics} sentences by topic",
         "Each diamond is a sentence, at the place where the model would name its topic; colours are"
         " the true topics, which it was never shown. Where they mix, it does not tell them apart:"
         " that is what a calibration changes.",
@@ -199,6 +175,28 @@ EXAMPLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
         {"prompt": PROMPT, "dims": 3},
     ),
 )  # fmt: skip
+"""Label, what to look for, and the state of the page; ``{topics}`` is the number of sentences."""
+
+
+def _projections() -> list[tuple[str, ...]]:
+    return [(one.name, one.title, one.help) for one in PROJECTIONS.values()]
+
+
+def _colours() -> list[tuple[str, str]]:
+    """In an address a name is written with underscores."""
+    offered = sorted((one for one in COLOURS.values() if one.title), key=lambda one: one.place)
+    return [(one.name.replace(" ", "_"), one.title) for one in offered]
+
+
+def _compared() -> list[tuple[str, ...]]:
+    return [row for row in _projections() if PROJECTIONS[row[0]].beside]
+
+
+def _preprocessings() -> list[tuple[str, ...]]:
+    """The default first."""
+    default = MapQuestion.model_fields["preprocessing"].default
+    table = [(one.name, one.title) for one in PREPROCESSINGS.values()]
+    return sorted(table, key=lambda row: row[0] != default)
 
 
 def choices(table: Sequence[tuple[str, ...]], chosen: str) -> tuple[Choice, ...]:
@@ -227,9 +225,9 @@ def form_of(query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]) ->
         prompt=query.prompt or "",
         max_characters=2_000,
         vocabularies=choices(VOCABULARIES, query.vocabulary),
-        projections=choices(PROJECTIONS, query.projection),
+        projections=choices(_projections(), query.projection),
         dims=choices((("2", "2-D"), ("3", "3-D")), str(query.dims)),
-        preprocessings=choices(PREPROCESSINGS, query.preprocessing),
+        preprocessings=choices(_preprocessings(), query.preprocessing),
         compares=_compares(query, facts, saved),
         compare_prompt=query.compare_prompt or "",
         select="" if query.select == "all" else query.select,
@@ -266,9 +264,9 @@ def _compares(
     table += [(f"layer:{layer}", f"layer {layer}") for layer in range(facts.layers)]
     table += [("prompt", "another text (under More settings)")]
     for name, label, options in (
-        ("projection", "picture", PROJECTIONS[:4]),
+        ("projection", "picture", _compared()),
         ("state", "state", STATES),
-        ("preprocessing", "preprocessing", PREPROCESSINGS),
+        ("preprocessing", "preprocessing", _preprocessings()),
         ("frame", "frame", FRAMES),
     ):
         table += [
@@ -276,19 +274,19 @@ def _compares(
             for row in options
             if row[0] != getattr(query, name)
         ]
-    if query.projection == "umap":
+    if PROJECTIONS[query.projection].is_job:
         table.append((f"seed:{query.seed + 1}", "another seed of the same data"))
     if query.compare and query.compare not in dict(table):
         table.append((query.compare, query.compare.replace(":", ": ")))
     return choices(table, query.compare or ("prompt" if query.compare_prompt else ""))
 
 
-def bar_of(query: MapQuery, meta: Mapping[str, Any], facts: ModelFacts, to: LinkTo) -> Bar:
+def bar_of(query: MapQuery, picture: Described, facts: ModelFacts, to: LinkTo) -> Bar:
     """The row above the pictures."""
-    kinds = {run["kind"] for run in meta["kinds"]}
+    kinds = picture.kinds
     table = [
         row
-        for row in COLOURS
+        for row in _colours()
         if (row[0] != "label" or "text" in kinds or "=" in query.select)
         and (row[0] != "kind" or len(kinds) > 1)
     ]
@@ -298,7 +296,7 @@ def bar_of(query: MapQuery, meta: Mapping[str, Any], facts: ModelFacts, to: Link
     if not query.prompt:
         state["prompt"] = ""
     return Bar(
-        layer=meta["layer"],
+        layer=picture.map.layer,
         last=facts.layers - 1,
         layered=kinds != {"basis"},
         colours=choices(table, query.colour),
@@ -308,7 +306,7 @@ def bar_of(query: MapQuery, meta: Mapping[str, Any], facts: ModelFacts, to: Link
         ),
         find=query.find or "",
         regex=query.regex,
-        flat=meta["dims"] == 2,
+        flat=picture.map.dims == 2,
     )
 
 
@@ -323,7 +321,8 @@ def examples_of(
         first: of `first_view`.
         saved: calibrations; the one that is shown, or the newest, is offered.
     """
-    table = list(EXAMPLES)
+    topics = len(example_sets()["topics"].texts)
+    table = [(label.format(topics=topics), look, state) for label, look, state in EXAMPLES]
     if "select" in first:
         table.insert(0, (FIRST_LABEL, FIRST_LOOK, first))
     chips = [

@@ -126,7 +126,7 @@ ENTRIES: tuple[Explanation, ...] = (
         "a mere change of basis between layers looks like movement.",
         "principal component analysis; fitting it on the bases is ours",
         True,
-        (("maps.projection", "principal_axes"), ("maps.projection", "variance_shown")),
+        (("maps.axes", "principal_axes"), ("maps.axes", "variance_shown")),
     ),
     Explanation(
         "procrustes",
@@ -136,7 +136,7 @@ ENTRIES: tuple[Explanation, ...] = (
         "construction.",
         "Schönemann 1966 (orthogonal Procrustes); bases as landmarks are ours",
         True,
-        (("maps.projection", "procrustes"),),
+        (("maps.axes", "procrustes"),),
     ),
     Explanation(
         "umap",

@@ -77,6 +77,9 @@ def modules() -> Mapping[str, str]:
 
 
 RENAMED: Mapping[str, str] = {
+    "maps.compute": "maps.result",
+    "maps.projection": "maps.axes",
+    "maps.studio": "maps.maker",
     "models": "model.language_model",
     "plain": "json_number",
     "running": "reading.partition",

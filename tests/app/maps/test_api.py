@@ -644,8 +644,8 @@ def test_a_map_of_one_point_and_one_of_equal_points_are_answered(
 def test_the_memory_budget_holds_for_maps(model_folder: Any, cache: Any) -> None:
     """A space with room for nothing refuses with a sentence that names both numbers."""
     from engine.errors import BudgetExceeded
-    from engine.maps import MapStudio
+    from engine.maps import MapMaker
 
-    studio = MapStudio(load_tiny(model_folder, cache), vector_bytes=1000)
+    maker = MapMaker(load_tiny(model_folder, cache), vector_bytes=1000)
     with pytest.raises(BudgetExceeded, match="MiB"):
-        studio.quality(MapOptions())
+        maker.quality(MapOptions())

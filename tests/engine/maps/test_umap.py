@@ -20,8 +20,9 @@ from tiny_models import PROMPT, Spaces
 
 import engine.maps.umap_process as process_module
 from engine.errors import OptionError, WorkError
-from engine.maps import MapNotReady, MapOptions, MapStudio, UmapResult, reduce
-from engine.maps.reduction import UmapCache, make_problem
+from engine.maps import MapMaker, MapNotReady, MapOptions, UmapResult, reduce, verify
+from engine.maps.projections.umap import make_problem
+from engine.maps.reduction import UmapCache
 from engine.maps.umap_process import UmapProblem, UmapProcess
 from engine.progress import Progress, drain
 
@@ -211,34 +212,34 @@ def test_cancel_ends_the_process_and_keeps_nothing(tmp_path: Path) -> None:
 def test_a_umap_map_has_its_noise_floor_and_comes_back_at_once(
     spaces: Spaces, tmp_path: Path
 ) -> None:
-    studio = MapStudio(spaces["llama"], cache_dir=tmp_path)
+    maker = MapMaker(spaces["llama"], cache_dir=tmp_path)
     try:
         options = MapOptions(prompt=PROMPT, layer=1, projection="umap", vocabulary="alone")
         with pytest.raises(MapNotReady, match="start its job"):
-            studio.map(options)
-        first = drain(studio.umap(options, floor=False))
+            maker.map(options)
+        first = drain(maker.umap(options, floor=False))
         assert first.noise_floor is None
-        drawn = drain(studio.umap(options))
+        drawn = drain(maker.umap(options))
         assert drawn.noise_floor is not None
         assert 0 < drawn.noise_floor < 2
         assert "not meaningful" in drawn.blind_to
         assert drawn.variance_shown is None
-        again = MapStudio(spaces["llama"], cache_dir=tmp_path)
+        again = MapMaker(spaces["llama"], cache_dir=tmp_path)
         begin = time.perf_counter()
         np.testing.assert_array_equal(again.map(options).coordinates, drawn.coordinates)
         assert time.perf_counter() - begin < 1
         with pytest.raises(MapNotReady):
-            studio.changes(options, 2)
-        drain(studio.umap(replace(options, layer=2), floor=False))
-        changes = studio.changes(options, 2)
+            maker.changes(options, replace(options, layer=2))
+        drain(maker.umap(replace(options, layer=2), floor=False))
+        changes = maker.changes(options, replace(options, layer=2))
         assert changes.noise_floor == drawn.noise_floor
         assert "seeds" in changes.sentence
         assert changes.moving == drawn.n
-        report = studio.verify(drawn.to_dict())
+        report = verify(maker, drawn.to_dict())
         assert report.ok
         assert report.largest_difference == 0
     finally:
-        studio.close()
+        maker.close()
 
 
 def test_the_cache_on_the_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,17 +20,16 @@ from asgi import HOSTILE, PROMPT
 from PIL import Image
 
 from app.figures.theme import DARK, LIGHT
-from app.maps.answers import coloured
+from app.maps.documents import write_colour
 from app.maps.files import embed as map_embed
 from app.maps.files import fonts as map_type
 from app.maps.files import picture as map_picture
 from app.maps.files.drawing import Paint, Sheet, class_colours, provenance, spread_out
-from app.maps.files.export import FORMATS, Drawing, format_of, read, write
+from app.maps.files.export import FORMATS, Drawing, drawing_of, format_of, read, write
 from app.maps.files.picture import Look
-from app.maps.service import drawing_of
 from engine import LatentSpace
 from engine.errors import ArtifactError, OptionError
-from engine.maps import Colour, MapOptions
+from engine.maps import Colour, MapOptions, verify
 from engine.maps.colours import CLASSES
 from engine.progress import no_check
 
@@ -39,7 +38,7 @@ SMALL = Look("png", 500, 400)
 
 
 def drawing(space: LatentSpace, options: MapOptions = OPTIONS, colour: str = "class") -> Drawing:
-    return drawing_of(space, options, "html", colour, check=no_check)
+    return drawing_of(space.maps, options, "html", colour, check=no_check)
 
 
 def sheet_of(**more: Any) -> Sheet:
@@ -78,7 +77,7 @@ def test_a_file_holds_the_coordinates_bit_for_bit_and_verifies(
     np.testing.assert_array_equal(
         np.asarray(document["coordinates"], dtype=np.float32), found.map.coordinates
     )
-    report = reference.maps.verify(document)
+    report = verify(reference.maps, document)
     assert report.ok, report.sentence
     assert report.n == found.map.n
     assert report.largest_difference == 0
@@ -90,7 +89,7 @@ def test_a_changed_coordinate_is_found_by_its_size(reference: LatentSpace, forma
     moved = found.map.coordinates.copy()
     moved[3, 1] += 0.25
     body = write(replace(found, map=replace(found.map, coordinates=moved)), format)
-    report = reference.maps.verify(read(body))
+    report = verify(reference.maps, read(body))
     assert not report.ok
     assert report.largest_difference == pytest.approx(0.25, rel=1e-5)
 
@@ -203,7 +202,7 @@ def test_a_file_that_was_cut_short_never_verifies(reference: LatentSpace, format
     for share in (0.3, 0.6, 0.9):
         cut = body[: int(len(body) * share)]
         try:
-            report = reference.maps.verify(read(cut))
+            report = verify(reference.maps, read(cut))
         except ArtifactError:
             continue
         # The numbers stand whole before the drawing; then the file says what it always said.
@@ -451,7 +450,9 @@ def test_a_kind_of_token_has_one_colour_whatever_else_is_on_the_map() -> None:
             drawn.setdefault(name, set()).add(colour)
         own = [name for name, slot in zip(paint.names, paint.slots, strict=True) if slot >= 0]
         assert own == sorted(own, key=order.index)
-        answer = coloured(Colour("class", None, codes.astype(np.int32), CLASSES, "?"))
+        answer = json.loads(
+            write_colour(Colour("class", None, codes.astype(np.int32), CLASSES, "?"))
+        )
         for name, slot in zip(paint.names, paint.slots, strict=True):
             if name in order:
                 assert answer["slots"][order.index(name)] == slot
