@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from waiting import PATIENCE
 
 import engine
 from app.settings import Settings
@@ -32,7 +33,6 @@ HOSTILE = [
 """Tokens that the tiny model's vocabulary really has."""
 BASE = "http://localhost:8000"
 PROMPT = "The cat sat on the mat"
-PATIENCE = 20.0
 _DATA = tempfile.TemporaryDirectory(prefix="lexiscope-tests-", ignore_cleanup_errors=True)
 
 

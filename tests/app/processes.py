@@ -10,15 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from waiting import PATIENCE, until
+
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120.0
-"""Seconds; a busy machine takes them, an idle one does not."""
 
 
 class ServerProcess:
@@ -56,18 +55,16 @@ class ServerProcess:
 
     def ready(self) -> None:
         """Wait until it answers questions."""
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                status, _, body = self.get("/readyz")
-            except ConnectionRefusedError:
-                status, body = 0, b""
-            if status == 200:
-                return
-            assert not body or json.loads(body).get("state") != "failed", self.log
-            assert self.process.poll() is None, self.log
-            assert time.monotonic() < until, self.log
-            time.sleep(0.05)
+        until(self._is_ready, lambda: self.log)
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, self.log
+        try:
+            status, _, body = self.get("/readyz")
+        except ConnectionRefusedError:
+            return False
+        assert not body or json.loads(body).get("state") != "failed", self.log
+        return bool(status == 200)
 
     def end(self) -> int:
         """Wait for its end; the exit status."""

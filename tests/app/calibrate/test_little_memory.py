@@ -15,8 +15,9 @@ from urllib.parse import urlencode
 import pytest
 import torch
 import transformers
-from processes import PATIENCE, ServerProcess, serve, server_process
+from processes import ServerProcess, serve, server_process
 from tiny_models import byte_tokenizer
+from waiting import PATIENCE
 
 TOKENS, INNER = 900, 60_000
 ROOM = 128 * 2**20

@@ -15,7 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from asgi import PATIENCE, settings_with
+from asgi import settings_with
+from waiting import PATIENCE
 
 from app.jobs.job import Job, interrupted
 from app.jobs.lanes import POINTS, Jobs, JobView

@@ -20,9 +20,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from asgi import BASE, PATIENCE, load_tiny, settings_with
+from asgi import BASE, load_tiny, settings_with
 from processes import ServerProcess, serve, server_process
 from starlette.testclient import TestClient
+from waiting import PATIENCE
 
 from app.jobs.lanes import CHECKPOINTS, Jobs
 from app.jobs.panel import job_panel

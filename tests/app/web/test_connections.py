@@ -19,9 +19,10 @@ import pytest
 import uvicorn
 from asgi import Blocked, settings_with
 from fastapi import FastAPI
-from processes import PATIENCE, raw_connection, serve, server_process
+from processes import raw_connection, serve, server_process
 from starlette.responses import StreamingResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from waiting import PATIENCE
 
 from app.main import create_app
 from app.web.connections import MARGIN, Connections, GuardedProtocol

@@ -14,9 +14,10 @@ from urllib.parse import quote, urlencode
 from xml.etree import ElementTree
 
 import pytest
-from asgi import BASE, HOSTILE, PATIENCE, load_tiny, settings_with
+from asgi import BASE, HOSTILE, load_tiny, settings_with
 from parsed import Parsed, page
 from starlette.testclient import TestClient
+from waiting import PATIENCE
 
 from app.main import create_app
 from engine.model.vocabulary import visible

@@ -19,7 +19,8 @@ from types import SimpleNamespace
 
 import httpx2
 import pytest
-from processes import PATIENCE, ServerProcess, raw_connection, serve, server_process
+from processes import ServerProcess, raw_connection, serve, server_process
+from waiting import PATIENCE
 
 from app.web.serving import HANGING, INTERRUPTED, LAST_S, Watchdog
 

@@ -19,8 +19,9 @@ import pytest
 from asgi import BASE, PROMPT, Call, routes_of, running, settings_with
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
-from processes import PATIENCE, serve, server_process
+from processes import serve, server_process
 from starlette.testclient import TestClient
+from waiting import PATIENCE
 
 import app as app_package
 from app.cli import main as cli
