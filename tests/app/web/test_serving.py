@@ -127,7 +127,7 @@ HANGS = textwrap.dedent(
     import sys, time
     from pathlib import Path
     import engine
-    from app import logs
+    from app.web import logs
     from app.cli.main import _listen
     from app.main import create_app
     from app.web.serving import serve
