@@ -8,6 +8,7 @@ everywhere else an answer is the same where each of its numbers is within `ROUND
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ import torch
 ROUNDING = 1e-4
 """Of a number's size, or of 1 where that is more: what float32 sums lose, with room for many in a
 row. What is wrong (a layer, a seed, a bias left out) moves numbers a hundred times as far."""
+
+_NUMBER = re.compile(r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
 
 
 def assert_same(found: Any, wanted: Any, where: str = "answer") -> None:
@@ -46,3 +49,13 @@ def assert_same(found: Any, wanted: Any, where: str = "answer") -> None:
         assert close, f"{where}: {found!r} is not {wanted!r}"
     else:
         assert found == wanted, where
+
+
+def assert_same_text(found: bytes, wanted: bytes) -> None:
+    """Assert that two documents agree: to the byte, but for the rounding of what has a point."""
+    pieces, others = (_NUMBER.split(text.decode()) for text in (found, wanted))
+    assert len(pieces) == len(others)
+    for one, other in zip(pieces, others, strict=True):
+        if one != other:
+            assert set(one + other) & set(".e"), f"{one!r} is not {other!r}"
+            assert_same(float(one), float(other))

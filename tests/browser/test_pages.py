@@ -6,7 +6,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from driving import HOSTILE, Open, Site, Visit, settle
+from driving import HOSTILE, Open, Site, Visit, settle, until
 from playwright.sync_api import Page, expect
 
 from engine.model.vocabulary import visible
@@ -43,6 +43,11 @@ LARGER_LETTERS = """() => {
 """A font a quarter wider than the one that this machine has; another machine may have it."""
 
 
+def fits(page: Page) -> bool:
+    """Whether the page is no wider than its window."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
 @pytest.mark.parametrize("path", PAGES.values(), ids=PAGES.keys())
 def test_every_page_is_readable_wide_and_light_narrow_and_dark(
     visit_to: Open, site: Site, path: str
@@ -55,9 +60,7 @@ def test_every_page_is_readable_wide_and_light_narrow_and_dark(
     for size, scheme in ((WIDE, "light"), (NARROW, "dark")):
         page.set_viewport_size(size)  # type: ignore[arg-type]
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        page.wait_for_timeout(200)  # figures are drawn anew
-        wide, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-        assert wide <= room, size
+        until(page, lambda: fits(page))  # figures are drawn anew
         serious = [
             f"{scheme} {v['id']}: {node['html'][:160]} {node['failureSummary'][:200]}"
             for v in Axe().run(page).response["violations"]
@@ -68,8 +71,7 @@ def test_every_page_is_readable_wide_and_light_narrow_and_dark(
     before = page.locator("h1").first.bounding_box()
     page.evaluate(LARGER_LETTERS)
     assert page.locator("h1").first.bounding_box() != before, "the letters are as they were"
-    wide, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-    assert wide <= room, "with wider letters"
+    assert fits(page), "with wider letters"
 
 
 REFUSALS = {
@@ -94,8 +96,7 @@ def test_a_whole_page_that_is_refused_says_so_in_plain_words(visit_to: Open, sit
             problem = page.locator("#problem")
             expect(problem.locator("h2")).to_have_text(title)
             expect(problem).to_contain_text(f"The trial says {status}.")
-            wide, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-            assert wide <= room, status
+            assert fits(page), status
             if status == 503:
                 again = page.get_by_role("link", name="Try again")
                 found = Axe().run(page).response["violations"]

@@ -44,6 +44,14 @@ def ids(question: dict[str, Any]) -> str:
 each_question = pytest.mark.parametrize("question", QUESTIONS, ids=ids)
 
 
+@pytest.fixture(scope="module")
+def reference(shared_client: TestClient) -> LatentSpace:
+    """The very space that answers, since bits are promised of the same weights only; the app is
+    idle while a test asks it."""
+    space: LatentSpace = shared_client.app.state.explorer.models.space  # type: ignore[attr-defined]
+    return space
+
+
 def drawn_by(space: LatentSpace, question: dict[str, Any]) -> Any:
     return space.maps.map(MapOptions(**question))
 
