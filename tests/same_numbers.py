@@ -51,11 +51,23 @@ def assert_same(found: Any, wanted: Any, where: str = "answer") -> None:
         assert found == wanted, where
 
 
-def assert_same_text(found: bytes, wanted: bytes) -> None:
-    """Assert that two documents agree: to the byte, but for the rounding of what has a point."""
+def same_text(found: bytes, wanted: bytes) -> bool:
+    """Whether two documents agree: to the byte, but for the rounding of what has a point."""
     pieces, others = (_NUMBER.split(text.decode()) for text in (found, wanted))
-    assert len(pieces) == len(others)
+    return len(pieces) == len(others) and all(map(_same_piece, pieces, others))
+
+
+def assert_same_text(found: bytes, wanted: bytes) -> None:
+    """Assert what `same_text` tells, and show the first piece that differs."""
+    pieces, others = (_NUMBER.split(text.decode()) for text in (found, wanted))
     for one, other in zip(pieces, others, strict=True):
-        if one != other:
-            assert set(one + other) & set(".e"), f"{one!r} is not {other!r}"
-            assert_same(float(one), float(other))
+        assert _same_piece(one, other), f"{one!r} is not {other!r}"
+
+
+def _same_piece(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    fraction = _NUMBER.fullmatch(one) and _NUMBER.fullmatch(other) and set(one + other) & set(".e")
+    return bool(fraction) and math.isclose(
+        float(one), float(other), rel_tol=ROUNDING, abs_tol=ROUNDING
+    )
