@@ -243,6 +243,7 @@ def test_a_crowd_of_uploads_is_not_read_at_once(
         assert upload(client, sentences(8)).status_code == 201
 
 
+@pytest.mark.slow
 def test_a_parquet_bomb_costs_its_sender_a_sentence(site: TestClient) -> None:
     """Forty kilobytes that unfold to gigabytes: one long text, a million times."""
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")

@@ -48,6 +48,7 @@ def trace(server: ServerProcess, prompt: str, path: str = "/api/v1/trace") -> tu
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are Linux's")
+@pytest.mark.slow
 def test_a_trace_that_the_system_has_no_memory_for_is_503_and_the_next_is_answered(
     tmp_path: Path, wide_inside: Path
 ) -> None:

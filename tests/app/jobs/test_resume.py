@@ -133,6 +133,7 @@ def undisturbed(model_folder: Path, cache: Path) -> tuple[Mapping[str, Any], flo
         return found, taken
 
 
+@pytest.mark.slow
 def test_a_calibration_that_was_killed_and_stopped_goes_on_to_the_same_numbers(
     undisturbed: tuple[Mapping[str, Any], float],
     tmp_path: Path,

@@ -302,6 +302,7 @@ def test_a_search_lists_every_hit(shared_client: TestClient, reference: LatentSp
     ]
 
 
+@pytest.mark.slow
 def test_a_catastrophic_expression_ends_in_a_sentence(shared_client: TestClient) -> None:
     answer = shared_client.get(f"{MAP}/search", params={"regex": "(a+)+$|(.*.*.*.*)*!"})
     assert answer.status_code in (200, 422)

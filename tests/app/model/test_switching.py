@@ -518,6 +518,7 @@ async def test_the_server_ends_while_a_model_is_loaded(choice: FastAPI, gate: Ga
     assert not any(t.name == "lexiscope-loader" for t in threading.enumerate())
 
 
+@pytest.mark.slow
 async def test_switches_under_sixteen_clients_give_no_wrong_answer(
     choice: FastAPI,
 ) -> None:
@@ -569,6 +570,7 @@ async def test_switches_under_sixteen_clients_give_no_wrong_answer(
     assert set(counts) <= {200, 409, 503}
 
 
+@pytest.mark.slow
 async def test_the_same_question_has_the_same_bytes_under_load_and_numbers_after_switches(
     choice: FastAPI,
 ) -> None:

@@ -230,6 +230,7 @@ def may_mount(place: Path) -> bool:
     return subprocess.run(tried, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_disk_that_becomes_full_anywhere_loses_nothing(tmp_path: Path) -> None:
     if not may_mount(tmp_path):
         pytest.skip("this machine lets nobody mount a small disk")

@@ -164,6 +164,7 @@ def fuzz(address: str, cases: int) -> Found:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_that_is_sent_upsets_the_api(
     address: str, record_property: Callable[[str, object], None]
 ) -> None:

@@ -135,6 +135,7 @@ def test_the_walk_notices_what_leads_past_the_prefix(server: TestClient) -> None
     assert len(walk.outside) == 3
 
 
+@pytest.mark.slow
 def test_every_page_and_download_lies_below_the_prefix(proxied: Proxied) -> None:
     """Links of all pages, of a finished job, a calibration, a map; then what they link to."""
     sent = {"file": ("weather.csv", table_of(), "text/csv")}
@@ -218,6 +219,7 @@ def _ask(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="127.0.0.2 is an address on Linux")
+@pytest.mark.slow
 def test_what_a_proxy_says_of_its_client_is_believed_from_this_machine_only(
     model_folder: Path, tmp_path: Path
 ) -> None:

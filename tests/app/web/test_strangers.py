@@ -224,6 +224,7 @@ def test_only_those_who_must_open_files() -> None:
 # Headers, redirects, downloads
 
 
+@pytest.mark.slow
 def test_every_answer_is_guarded_and_no_redirect_leaves(client: TestClient) -> None:
     """Every route, with and without a question, as GET, HEAD and OPTIONS of another site."""
     app: Any = client.app
