@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,16 @@ class ServerProcess:
             return False
         assert not body or json.loads(body).get("state") != "failed", self.log
         return bool(status == 200)
+
+    def client(self) -> httpx2.Client:
+        """Somebody who asks it, and closes the connection."""
+        host, port = self.address()
+        return httpx2.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE)
+
+    def stop(self, number: signal.Signals) -> int:
+        """Send a signal and wait for the end; the exit status."""
+        self.process.send_signal(number)
+        return self.end()
 
     def end(self) -> int:
         """Wait for its end; the exit status."""

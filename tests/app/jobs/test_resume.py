@@ -63,8 +63,7 @@ def server(folder: Path, model: Path) -> Iterator[tuple[ServerProcess, httpx2.Cl
     settings = {"checkpoint_s": 0.2, "cache_dir": folder.parent / "cache"}
     with server_process(folder, serve(model), settings) as process:
         process.ready()
-        host, port = process.address()
-        with httpx2.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE) as client:
+        with process.client() as client:
             yield process, client
 
 

@@ -17,10 +17,9 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
-import httpx2
 import pytest
 from processes import ServerProcess, raw_connection, serve, server_process
-from waiting import PATIENCE, until
+from waiting import until
 
 from app.web.serving import HANGING, INTERRUPTED, LAST_S, Watchdog
 
@@ -286,8 +285,7 @@ def test_a_job_that_a_signal_stops_is_listed_as_interrupted(
     lines = [f"{words[n % 9]} {words[n * 7 % 9]} {n},{'ab'[n % 2]}" for n in range(80)]
     with server_process(tmp_path, serve(model_folder)) as server:
         server.ready()
-        base = "http://{}:{}".format(*server.address())
-        with httpx2.Client(base_url=base, timeout=PATIENCE) as client:
+        with server.client() as client:
             table = "\n".join(["text,label", *lines])
             made = client.post("/api/v1/sets", files={"file": ("planted.csv", table.encode())})
             assert made.status_code == 201, made.text
