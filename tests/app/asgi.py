@@ -36,8 +36,16 @@ PROMPT = "The cat sat on the mat"
 _DATA = tempfile.TemporaryDirectory(prefix="lexiscope-tests-", ignore_cleanup_errors=True)
 
 
+PATIENT = dict.fromkeys(
+    ("deadline_s", "body_deadline_s", "upload_deadline_s", "heartbeat_limit_s"), PATIENCE
+)
+"""Settings by which a busy machine would decide what is answered."""
+
+
 def settings_with(**values: Any) -> Settings:
-    """Settings with some values of our own, and a data folder that nobody else uses."""
+    """Settings with some values of our own, patient where nothing else is given, and a data folder
+    that nobody else uses."""
+    values = PATIENT | values
     values.setdefault("data_dir", Path(tempfile.mkdtemp(prefix="lexiscope-test-", dir=_DATA.name)))
     return Settings(**values)
 
