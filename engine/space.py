@@ -12,7 +12,6 @@ that another geometry, frame or colour never runs the model again.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from cachetools import LRUCache
 
 from engine.bases.frame_report import FrameReport, compute_frame_report
 from engine.bases.lookup import Lookup, TokenHit
@@ -74,7 +74,7 @@ class LatentSpace:
         self.seed = seed
         self._cache_dir = cache_dir
         self._states = StateCache(model, states_bytes)
-        self._traces: OrderedDict[tuple[Any, ...], Trace] = OrderedDict()
+        self._traces: LRUCache[tuple[Any, ...], Trace] = LRUCache(_TRACES)
         self._frames: dict[str, Frame] = {}
         self._reports: dict[tuple[str, bool], FrameReport] = {}
         self._costs = CostModel()
@@ -156,9 +156,13 @@ class LatentSpace:
         options = self._options(options, settings)
         tokens = self.tokenize(prompt, bos=options.bos, chat=options.chat)
         key = (tokens.ids, options)
-        if key in self._traces:
-            self._traces.move_to_end(key)
-            return self._traces[key]
+        found = self._traces.get(key)
+        if found is None:
+            found = self._traces[key] = self._read(tokens, options, check)
+        return found
+
+    def _read(self, tokens: Tokens, options: TraceOptions, check: Check) -> Trace:
+        """A trace that is not kept yet, with what it was foretold to cost and did."""
         count = len(tokens.ids)
         work = self._work(count, options, forward_tokens=0 if tokens.ids in self._states else count)
         foretold = Cost(self._costs.seconds(work), self._costs.bytes(work))
@@ -173,11 +177,7 @@ class LatentSpace:
                 check=check,
             )
         self._costs.add(work, spent)
-        trace = with_cost(trace, replace(foretold, seconds=spent.seconds, bytes=spent.bytes))
-        self._traces[key] = trace
-        while len(self._traces) > _TRACES:
-            self._traces.popitem(last=False)
-        return trace
+        return with_cost(trace, replace(foretold, seconds=spent.seconds, bytes=spent.bytes))
 
     def cell(
         self,
@@ -276,9 +276,15 @@ class LatentSpace:
         """A row of the vocabulary from its id, ``#id``, or its text; see :meth:`Lookup.find`."""
         return self._lookup.find(token)
 
-    def search(self, text: str, *, limit: int = 20) -> list[TokenHit]:
-        """Tokens whose text holds a piece of text; see :meth:`Lookup.search`."""
-        return self._lookup.search(text, limit=limit)
+    def search(
+        self, text: str, *, limit: int = 20, check: Check = no_check
+    ) -> tuple[TokenHit, ...]:
+        """Tokens whose text holds a piece of text; see :meth:`Lookup.search`.
+
+        `check` is called once: there is nowhere to stop in one pass over the texts.
+        """
+        check()
+        return tuple(self._lookup.search(text, limit=limit))
 
     def bases(
         self,

@@ -22,6 +22,7 @@ from app.trace.words import GEOMETRIES, Choice, signed
 from app.web.dependencies import ExplorerDep, ShortText
 from app.web.questions import ask
 from app.web.rendering import link, number, render
+from engine import LatentSpace
 from engine.bases.lookup import TokenHit
 from engine.bases.token_basis import TokenBasis
 from engine.errors import InputError, OptionError
@@ -155,7 +156,7 @@ class _Search:
 async def _search(request: Request, explorer: Explorer, query: BasesQuery) -> _Search:
     if query.search is None:
         return _Search((), False, None)
-    hits = await explorer.search(request, query.search, HITS)
+    hits = await explorer.ask(request, LatentSpace.search, query.search, limit=HITS)
     return _Search(hits, len(hits) == HITS, hits[0].token.id if hits else None)
 
 
@@ -169,7 +170,7 @@ async def _token(
     if search.first is not None:
         return search.first
     for text in FIRST:
-        hits = await explorer.search(request, text, 1)
+        hits = await explorer.ask(request, LatentSpace.search, text, limit=1)
         if hits and hits[0].token.text == text:
             return hits[0].token.id
     return explorer.facts().vocabulary // 2
@@ -184,8 +185,8 @@ async def _context(
     for frame in FRAMES:
         name, what, control = FRAME_NAMES[frame], WHAT[frame], frame == "random"
         try:
-            basis = await explorer.bases(
-                request, token, frame=frame, geometry=query.geometry, k=query.k
+            basis = await explorer.ask(
+                request, LatentSpace.bases, token, frame=frame, geometry=query.geometry, k=query.k
             )
         except OptionError as error:
             cards.append(FrameCard(name, what, control, str(error)))

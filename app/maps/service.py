@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 from starlette.requests import Request
@@ -39,7 +39,6 @@ from engine.maps.selection import word_groups
 from engine.progress import Check, Progress, Steps
 
 T = TypeVar("T")
-P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,10 @@ class MapService:
     async def _ask(
         self,
         request: Request,
-        call: Callable[Concatenate[LatentSpace, Check, MapOptions, P], T],
+        call: Callable[..., T],
         options: MapOptions,
-        *arguments: P.args,
-        **keywords: P.kwargs,
+        *arguments: Any,
+        **keywords: Any,
     ) -> T:
         """An answer about a map; kept answers about a UMAP end where its layout gets further."""
         store = _store(request, options)
@@ -266,25 +265,25 @@ def _studio(space: LatentSpace) -> MapStudio:
     return studio
 
 
-def _view(space: LatentSpace, check: Check, options: MapOptions) -> Map:
+def _view(space: LatentSpace, options: MapOptions, *, check: Check) -> Map:
     return _studio(space).map(options, check=check)
 
 
-def _meta(space: LatentSpace, check: Check, options: MapOptions) -> dict[str, Any]:
-    drawn = _view(space, check, options)
+def _meta(space: LatentSpace, options: MapOptions, *, check: Check) -> dict[str, Any]:
+    drawn = _view(space, options, check=check)
     return map_answers.described(drawn, space.model.blocks + 1)
 
 
-def _points(space: LatentSpace, check: Check, options: MapOptions) -> Places:
-    drawn = _view(space, check, options)
+def _points(space: LatentSpace, options: MapOptions, *, check: Check) -> Places:
+    drawn = _view(space, options, check=check)
     return Places(map_answers.places(drawn), drawn.n, drawn.dims, drawn.fingerprint)
 
 
-def _quality(space: LatentSpace, check: Check, options: MapOptions) -> Quality:
+def _quality(space: LatentSpace, options: MapOptions, *, check: Check) -> Quality:
     return _studio(space).quality(options, check=check)
 
 
-def _colour(space: LatentSpace, check: Check, options: MapOptions, by: str) -> Colour:
+def _colour(space: LatentSpace, options: MapOptions, by: str, *, check: Check) -> Colour:
     return _studio(space).colour(options, colour_name(by), check=check)
 
 
@@ -293,18 +292,19 @@ def colour_name(by: str) -> str:
     return by.replace("_", " ")
 
 
-def _colour_json(space: LatentSpace, check: Check, options: MapOptions, by: str) -> bytes:
-    return export.dumps(map_answers.coloured(_colour(space, check, options, by)))
+def _colour_json(space: LatentSpace, options: MapOptions, by: str, *, check: Check) -> bytes:
+    return export.dumps(map_answers.coloured(_colour(space, options, by, check=check)))
 
 
 def _neighbours(
     space: LatentSpace,
-    check: Check,
     options: MapOptions,
     index: int,
     k: int,
     metric: str,
     to: int | None,
+    *,
+    check: Check,
 ) -> dict[str, Any]:
     studio = _studio(space)
     found = studio.neighbours(options, index, k=k, metric=metric, layer_b=to, check=check)
@@ -313,11 +313,12 @@ def _neighbours(
 
 def _changes(
     space: LatentSpace,
-    check: Check,
     options: MapOptions,
     to: int | None,
     limit: int,
     values: bool,
+    *,
+    check: Check,
 ) -> dict[str, Any]:
     studio = _studio(space)
     if to is None:
@@ -334,12 +335,18 @@ def _changes(
     return map_answers.moved(studio.map(options, check=check), found, limit, values)
 
 
-def _cka(space: LatentSpace, check: Check, options: MapOptions) -> dict[str, Any]:
+def _cka(space: LatentSpace, options: MapOptions, *, check: Check) -> dict[str, Any]:
     return map_answers.similarity_of_layers(_studio(space).cka(options, check=check))
 
 
 def _search(
-    space: LatentSpace, check: Check, options: MapOptions, text: str, regex: bool, limit: int
+    space: LatentSpace,
+    options: MapOptions,
+    text: str,
+    regex: bool,
+    limit: int,
+    *,
+    check: Check,
 ) -> dict[str, Any]:
     studio = _studio(space)
     indices = studio.search(options, text, regex=regex, check=check)
@@ -349,46 +356,50 @@ def _search(
 
 def _inside(
     space: LatentSpace,
-    check: Check,
     options: MapOptions,
     polygon: tuple[tuple[float, float], ...],
+    *,
+    check: Check,
 ) -> tuple[Map, npt.NDArray[Any]]:
     indices = _studio(space).inside(options, polygon, check=check)
-    return _view(space, check, options), indices
+    return _view(space, options, check=check), indices
 
 
 def _select(
     space: LatentSpace,
-    check: Check,
     options: MapOptions,
     polygon: tuple[tuple[float, float], ...],
     limit: int,
+    *,
+    check: Check,
 ) -> dict[str, Any]:
-    drawn, indices = _inside(space, check, options, polygon)
+    drawn, indices = _inside(space, options, polygon, check=check)
     return map_answers.listed(drawn, indices, limit, "lie inside the outline")
 
 
 def _selected_table(
     space: LatentSpace,
-    check: Check,
     options: MapOptions,
     polygon: tuple[tuple[float, float], ...],
+    *,
+    check: Check,
 ) -> bytes:
-    drawn, indices = _inside(space, check, options, polygon)
+    drawn, indices = _inside(space, options, polygon, check=check)
     return map_export.table(drawn, (map_answers.placed(drawn, int(i)) for i in indices))
 
 
-def _document(space: LatentSpace, check: Check, options: MapOptions) -> bytes:
+def _document(space: LatentSpace, options: MapOptions, *, check: Check) -> bytes:
     return export.document(_studio(space).map(options, check=check))
 
 
 def _file(
     space: LatentSpace,
-    check: Check,
     options: MapOptions,
     format: map_export.Format,
     colour: str | None,
     look: Look | None,
+    *,
+    check: Check,
 ) -> bytes:
     drawing = drawing_of(space, options, format, colour, check=check)
     check()
@@ -417,7 +428,7 @@ def drawing_of(
 
 
 def _everyday(
-    space: LatentSpace, check: Check, words: tuple[tuple[str, str], ...]
+    space: LatentSpace, words: tuple[tuple[str, str], ...], *, check: Check
 ) -> dict[str, list[str]]:
     return {name: [one for one in some.split() if _is_token(space, one)] for name, some in words}
 
@@ -431,7 +442,7 @@ def _is_token(space: LatentSpace, word: str) -> bool:
     return space.vocabulary.texts[found[0]].strip() == word
 
 
-def _vocabulary(space: LatentSpace, check: Check) -> bytes:
+def _vocabulary(space: LatentSpace, *, check: Check) -> bytes:
     labels = space.vocabulary.labels
     return export.dumps(
         {"fingerprint": space.model.fingerprint, "size": len(labels), "labels": labels}
@@ -452,13 +463,13 @@ class _Stage:
 async def _stage_now(request: Request, explorer: Explorer, options: MapOptions) -> _Stage:
     store = _store(request, options)
 
-    def stage(space: LatentSpace, check: Check) -> _Stage:
-        return _stage(space, check, store, options)
+    def stage(space: LatentSpace, *, check: Check) -> _Stage:
+        return _stage(space, store, options, check)
 
     return await explorer.look(request, stage, "map")
 
 
-def _stage(space: LatentSpace, check: Check, store: Store | None, options: MapOptions) -> _Stage:
+def _stage(space: LatentSpace, store: Store | None, options: MapOptions, check: Check) -> _Stage:
     _open(space, store, options)
     studio = _studio(space)
     name = studio.resolve(options).fingerprint(space.model.fingerprint)
@@ -471,33 +482,33 @@ def _stage(space: LatentSpace, check: Check, store: Store | None, options: MapOp
 
 def _at_stage(
     space: LatentSpace,
-    check: Check,
     stage: _Stage,
     store: Store | None,
-    call: Callable[Concatenate[LatentSpace, Check, MapOptions, P], T],
+    call: Callable[..., T],
     options: MapOptions,
     /,
-    *arguments: P.args,
-    **keywords: P.kwargs,
+    *arguments: Any,
+    check: Check,
+    **keywords: Any,
 ) -> T:
     """The call itself; the stage only makes a name of its own for the kept answer."""
     _open(space, store, options)
-    return call(space, check, options, *arguments, **keywords)
+    return call(space, options, *arguments, check=check, **keywords)
 
 
 def _calibrated(
     space: LatentSpace,
-    check: Check,
     store: Store,
-    call: Callable[Concatenate[LatentSpace, Check, MapOptions, P], T],
+    call: Callable[..., T],
     options: MapOptions,
     /,
-    *arguments: P.args,
-    **keywords: P.kwargs,
+    *arguments: Any,
+    check: Check,
+    **keywords: Any,
 ) -> T:
     """The call with the calibration at hand that its options name."""
     _open(space, store, options)
-    return call(space, check, options, *arguments, **keywords)
+    return call(space, options, *arguments, check=check, **keywords)
 
 
 def _open(space: LatentSpace, store: Store | None, options: MapOptions) -> None:

@@ -375,7 +375,8 @@ async def method_page(request: Request) -> HTMLResponse:
 
 @router.get("/method/source/{module}", response_class=HTMLResponse)
 async def source_page(
-    request: Request, module: Annotated[str, Path(max_length=60, pattern=r"^[a-z_]+(\.[a-z_]+){0,2}$")]
+    request: Request,
+    module: Annotated[str, Path(max_length=60, pattern=r"^[a-z_]+(\.[a-z_]+){0,2}$")],
 ) -> HTMLResponse:
     """One module of the engine, with a line to link to for each of its lines."""
     if module not in modules():

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from starlette.requests import Request
 
@@ -30,21 +30,12 @@ from app.settings import Settings
 from app.web.advice import less, seconds
 from app.web.metrics import Metrics
 from app.web.security import QUEUED_S
-from engine import LatentSpace, Limits, Trace, TraceOptions, load
-from engine.bases.frame_report import FrameReport
-from engine.bases.lookup import TokenHit
+from engine import LatentSpace, Limits, load
 from engine.bases.selfcheck import SelfCheck
-from engine.bases.token_basis import TokenBasis
 from engine.errors import DeadlineExceeded, TokenError
-from engine.model.prompts import Tokens
 from engine.progress import Check, no_check
-from engine.trace.agreement import Agreement
-from engine.trace.cell import Cell
-from engine.trace.curves import Curves
-from engine.trace.result import Cost
 
 T = TypeVar("T")
-P = ParamSpec("P")
 PLACES_OF_A_CLIENT = 4
 """Of the queue, where the setting ``client_places`` is not set."""
 
@@ -62,22 +53,6 @@ class Badge:
     """A word or two."""
     reason: str
     """One sentence."""
-
-
-@dataclass(frozen=True)
-class CostEstimate:
-    """What a run would cost, with the tokens it was asked for."""
-
-    tokens: int
-    cost: Cost
-
-    def to_dict(self) -> dict[str, object]:
-        """As it stands in the JSON of ``/api/v1/cost``."""
-        return {
-            "tokens": self.tokens,
-            "predicted_seconds": self.cost.predicted_seconds,
-            "predicted_bytes": self.cost.predicted_bytes,
-        }
 
 
 def token_reference(text: str) -> int | str:
@@ -278,110 +253,58 @@ class Explorer:
 
     # What the pages and the API ask for.
 
-    async def trace(self, request: Request, prompt: str, options: TraceOptions) -> Trace:
-        """A prompt through all layers."""
-        return await self._answer(request, _trace, prompt, options)
+    async def ask(
+        self, request: Request, call: Callable[..., T], *arguments: Hashable, **keywords: Hashable
+    ) -> T:
+        """What a call to the engine answers: ``call(space, *arguments, check=check, **keywords)``.
 
-    async def cell(
-        self, request: Request, prompt: str, layer: int, position: int, options: TraceOptions
-    ) -> Cell:
-        """One layer at one position, in detail."""
-        return await self._answer(request, _cell, prompt, layer, position, options)
+        Args:
+            request: the request that is answered.
+            call: a method of the space (``LatentSpace.trace``) or a module-level function like it.
+            arguments: its further arguments, each of them hashable: they are the result's name.
+            keywords: the same.
+        """
 
-    async def agreement(self, request: Request, prompt: str, options: TraceOptions) -> Agreement:
-        """How far each geometry and frame agrees with the model's own prediction, per layer."""
-        return await self._answer(request, _agreement, prompt, options)
+        def work(check: Check) -> T:
+            return call(self.owned(), *arguments, check=check, **keywords)
 
-    async def curves(
-        self,
-        request: Request,
-        prompt: str,
-        ids: tuple[int, ...] | None,
-        options: TraceOptions,
-        *,
-        position: int = -1,
-    ) -> Curves:
-        """Pinned tokens over the layers at one position; without ids, the default pins there."""
-        return await self._answer(request, _curves, prompt, ids, options, position)
-
-    async def bases(
-        self,
-        request: Request,
-        token: int | str,
-        *,
-        frame: str = "output",
-        geometry: str = "cosine",
-        k: int = 10,
-    ) -> TokenBasis:
-        """The nearest tokens of a token's basis; `token_reference` reads what a person typed."""
-        return await self._answer(request, _bases, token, frame, geometry, k)
-
-    async def frame_report(self, request: Request, name: str) -> FrameReport:
-        """What a frame is, in figures."""
-        return await self._answer(request, _frame_report, name)
-
-    async def search(self, request: Request, text: str, limit: int = 20) -> tuple[TokenHit, ...]:
-        """Tokens whose text holds these characters."""
-        return await self._answer(request, _search, text, limit)
-
-    async def tokenize(
-        self, request: Request, prompt: str, *, bos: str = "auto", chat: bool = False
-    ) -> Tokens:
-        """The prompt's tokens."""
-        return await self._answer(request, _tokenize, prompt, bos, chat)
-
-    async def predict_cost(
-        self, request: Request, prompt: str | int, options: TraceOptions
-    ) -> CostEstimate:
-        """What a trace would cost; `prompt` is the text, or a number of tokens."""
-        return await self._answer(request, _predict_cost, prompt, options)
+        return await self._compute(request, _key(call, arguments, keywords), _label(call), work)
 
     async def document(
-        self, request: Request, writer: Callable[[Any], bytes], method: str, *arguments: Hashable
+        self,
+        request: Request,
+        writer: Callable[[T], bytes],
+        call: Callable[..., T],
+        *arguments: Hashable,
+        **keywords: Hashable,
     ) -> bytes:
         """A result written out (JSON, CSV), on the device thread so that the loop stays free.
 
         Args:
             request: the request that is answered.
             writer: result to bytes; a module-level function or a frozen value that can be called.
-            method: the name of one of the methods above.
-            arguments: what that method takes after the request, in its order.
+            call: as for `ask`, whose kept result is taken where there is one.
+            arguments: as for `ask`.
+            keywords: as for `ask`.
         """
-        opened = self.models.required()
-        call = _CALLS[method]
-        held = self._results.get((opened, call, *arguments))
+        key = _key(call, arguments, keywords)
+        held = self._results.get((self.models.required(), *key))
 
         def work(check: Check) -> bytes:
-            value = call(self.owned(), check, *arguments) if held is None else held
+            if held is None:
+                value = call(self.owned(), *arguments, check=check, **keywords)
+            else:
+                value = held
             check()
             return writer(value)
 
-        return await self._compute(request, (call, writer, *arguments), method, work)
+        return await self._compute(request, (writer, *key), _label(call), work)
 
-    async def ask(
-        self,
-        request: Request,
-        call: Callable[Concatenate[LatentSpace, Check, P], T],
-        *arguments: P.args,
-        **keywords: P.kwargs,
-    ) -> T:
-        """An engine call that has no method here.
-
-        Args:
-            request: the request that is answered.
-            call: a plain module-level function; takes the space and a check first.
-            arguments: its further arguments, each of them hashable: they are the result's name.
-            keywords: the same.
-        """
-        return await self._answer(request, call, *arguments, **keywords)
-
-    async def look(
-        self, request: Request, call: Callable[[LatentSpace, Check], T], label: str
-    ) -> T:
+    async def look(self, request: Request, call: Callable[..., T], label: str) -> T:
         """How something stands at this moment: asked anew each time, and not kept."""
 
         def work(check: Check) -> T:
-            return call(self.owned(), check)
+            return call(self.owned(), check=check)
 
         return await self._compute(request, object(), label, work, keep=False)
 
@@ -395,20 +318,6 @@ class Explorer:
         return self.models.owned()
 
     # How it is done.
-
-    async def _answer(
-        self,
-        request: Request,
-        call: Callable[Concatenate[LatentSpace, Check, P], T],
-        *arguments: P.args,
-        **keywords: P.kwargs,
-    ) -> T:
-
-        def work(check: Check) -> T:
-            return call(self.owned(), check, *arguments, **keywords)
-
-        key = (call, *arguments, *sorted(keywords.items()))
-        return await self._compute(request, key, call.__name__.strip("_"), work)
 
     async def _compute(
         self,
@@ -562,76 +471,18 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-# The engine's calls, each with the arguments in the order of the explorer's method.
+def _key(
+    call: Callable[..., Any], arguments: tuple[Hashable, ...], keywords: dict[str, Hashable]
+) -> tuple[Hashable, ...]:
+    """What was asked, as the name of its result."""
+    return (call, *arguments, *sorted(keywords.items()))
 
 
-def _trace(space: LatentSpace, check: Check, prompt: str, options: TraceOptions) -> Trace:
-    return space.trace(prompt, options, check=check)
+def _label(call: Callable[..., Any]) -> str:
+    return call.__name__.strip("_")
 
-
-def _cell(
-    space: LatentSpace, check: Check, prompt: str, layer: int, position: int, options: TraceOptions
-) -> Cell:
-    return space.cell(prompt, layer, position, options, check=check)
-
-
-def _agreement(space: LatentSpace, check: Check, prompt: str, options: TraceOptions) -> Agreement:
-    return space.agreement(prompt, options, check=check)
-
-
-def _curves(
-    space: LatentSpace,
-    check: Check,
-    prompt: str,
-    ids: tuple[int, ...] | None,
-    options: TraceOptions,
-    position: int,
-) -> Curves:
-    return space.curves(prompt, ids, options, position=position, check=check)
-
-
-def _bases(
-    space: LatentSpace, check: Check, token: int | str, frame: str, geometry: str, k: int
-) -> TokenBasis:
-    return space.bases(token, frame=frame, geometry=geometry, k=k, check=check)
-
-
-def _frame_report(space: LatentSpace, check: Check, name: str) -> FrameReport:
-    return space.frame_report(name, check=check)
-
-
-def _search(space: LatentSpace, check: Check, text: str, limit: int) -> tuple[TokenHit, ...]:
-    return tuple(space.search(text, limit=limit))
-
-
-def _tokenize(space: LatentSpace, check: Check, prompt: str, bos: str, chat: bool) -> Tokens:
-    return space.tokenize(prompt, bos=bos, chat=chat)
-
-
-def _predict_cost(
-    space: LatentSpace, check: Check, prompt: str | int, options: TraceOptions
-) -> CostEstimate:
-    tokens = (
-        prompt
-        if isinstance(prompt, int)
-        else len(space.tokenize(prompt, bos=options.bos, chat=options.chat).ids)
-    )
-    return CostEstimate(tokens, space.predict_cost(tokens, options))
-
-
-_CALLS: dict[str, Callable[..., Any]] = {
-    "trace": _trace,
-    "cell": _cell,
-    "agreement": _agreement,
-    "curves": _curves,
-    "bases": _bases,
-    "frame_report": _frame_report,
-    "search": _search,
-    "tokenize": _tokenize,
-    "predict_cost": _predict_cost,
-}
 
 __all__ = [
-    "Badge", "ClientGone", "CostEstimate", "Explorer", "ModelFacts", "NotReady", "ResultCache",
+    "Badge", "ClientGone", "Explorer", "ModelFacts", "NotReady", "ResultCache",
     "State", "client_of", "footprint", "limits_of", "load_space", "token_reference",
 ]  # fmt: skip

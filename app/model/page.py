@@ -16,6 +16,7 @@ from app.model.explorer import Explorer, ModelFacts
 from app.trace.api import Question
 from app.web.dependencies import ExplorerDep
 from app.web.rendering import link, number, render, render_text
+from engine import LatentSpace
 from engine.bases.frame_report import FrameReport
 from engine.bases.selfcheck import CheckItem
 from engine.errors import OptionError
@@ -137,7 +138,7 @@ async def frame_table(request: Request, explorer: Explorer) -> FrameTable:
     columns = []
     for name in FRAMES:
         try:
-            report = await explorer.frame_report(request, name)
+            report = await explorer.ask(request, LatentSpace.frame_report, name)
         except OptionError as error:
             columns.append(FrameColumn(name, FRAME_NAMES[name], "", str(error), ()))
             continue

@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from app.model.explorer import Explorer, limits_of, token_reference
 from app.settings import K_CEILING, TOKEN_CEILING
+from app.trace.cost import predict_cost
 from app.web import export
 from app.web.dependencies import ExplorerDep, PromptText, RangeText, ShortText
-from engine import TraceOptions
+from engine import LatentSpace, TraceOptions
 
 Geometry = Literal["cosine", "l2", "matmul"]
 Frame = Literal["output", "input", "head", "tight", "random"]
@@ -105,6 +106,14 @@ class BasesQuestion(Question):
     frame: Frame = Field("output", description="The vectors that stand for the tokens.")
     geometry: Geometry = Field("cosine", description="How nearness is measured.")
     k: int = Field(10, ge=1, le=K_CEILING, description="How many neighbours.")
+
+    def reference(self) -> int | str:
+        """The token as the engine takes it."""
+        return token_reference(self.token)
+
+    def reading(self) -> dict[str, Any]:
+        """The rest, as the engine's keywords."""
+        return {"frame": self.frame, "geometry": self.geometry, "k": self.k}
 
 
 class SearchQuestion(Question):
@@ -259,7 +268,11 @@ async def trace(
     """A prompt through all layers: the nearest tokens of each cell, and what is known of it."""
     return json_answer(
         await explorer.document(
-            request, _writer(explorer, query.prompt), "trace", query.prompt, query.options()
+            request,
+            _writer(explorer, query.prompt),
+            LatentSpace.trace,
+            query.prompt,
+            query.options(),
         )
     )
 
@@ -269,7 +282,11 @@ async def trace_post(request: Request, query: TraceQuestion, explorer: ExplorerD
     """The same, with the question as JSON in the body."""
     return json_answer(
         await explorer.document(
-            request, _writer(explorer, query.prompt), "trace", query.prompt, query.options()
+            request,
+            _writer(explorer, query.prompt),
+            LatentSpace.trace,
+            query.prompt,
+            query.options(),
         )
     )
 
@@ -281,7 +298,7 @@ async def trace_csv(
     """A trace as a table: one row per layer, position and rank."""
     options = query.options()
     write = export.TraceTable(export.Source.of(explorer.facts(), query.prompt))
-    body = await explorer.document(request, write, "trace", query.prompt, options)
+    body = await explorer.document(request, write, LatentSpace.trace, query.prompt, options)
     return _csv(body, export.file_stem("trace", query.prompt, options))
 
 
@@ -292,7 +309,7 @@ async def cell(
     """One cell in detail: every geometry, the nearest bases, its history and its token shares."""
     place = (query.prompt, query.layer, query.position, query.options())
     write = _writer(explorer, query.prompt)
-    return json_answer(await explorer.document(request, write, "cell", *place))
+    return json_answer(await explorer.document(request, write, LatentSpace.cell, *place))
 
 
 @router.get("/agreement", responses=described())
@@ -302,7 +319,7 @@ async def agreement(
     """How far each geometry and frame agrees with the model's own prediction, layer by layer."""
     asked = (query.prompt, query.options())
     write = _writer(explorer, query.prompt)
-    return json_answer(await explorer.document(request, write, "agreement", *asked))
+    return json_answer(await explorer.document(request, write, LatentSpace.agreement, *asked))
 
 
 @router.get("/curves", responses=described())
@@ -310,9 +327,12 @@ async def curves(
     request: Request, query: Annotated[CurvesQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """Tokens over the layers: score, probability and rank."""
-    asked = (query.prompt, query.pins(), query.options(), query.position)
+    asked = (query.prompt, query.pins(), query.options())
     write = _writer(explorer, query.prompt)
-    return json_answer(await explorer.document(request, write, "curves", *asked))
+    body = await explorer.document(
+        request, write, LatentSpace.curves, *asked, position=query.position
+    )
+    return json_answer(body)
 
 
 @router.get("/cost", responses=described())
@@ -321,7 +341,7 @@ async def cost(
 ) -> Response:
     """What a trace would cost in seconds and bytes, without running it."""
     asked = (query.prompt, query.options())
-    return json_answer(await explorer.document(request, export.forecast, "predict_cost", *asked))
+    return json_answer(await explorer.document(request, export.forecast, predict_cost, *asked))
 
 
 @router.get("/bases", responses=described(BasesDocument))
@@ -329,8 +349,10 @@ async def bases(
     request: Request, query: Annotated[BasesQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """A token's basis and its nearest tokens."""
-    asked = (token_reference(query.token), query.frame, query.geometry, query.k)
-    return json_answer(await explorer.document(request, _writer(explorer), "bases", *asked))
+    body = await explorer.document(
+        request, _writer(explorer), LatentSpace.bases, query.reference(), **query.reading()
+    )
+    return json_answer(body)
 
 
 @router.get("/bases.csv", responses=described(csv=True))
@@ -338,10 +360,10 @@ async def bases_csv(
     request: Request, query: Annotated[BasesQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """A token's nearest tokens as a table."""
-    asked = (token_reference(query.token), query.frame, query.geometry, query.k)
+    token, reading = query.reference(), query.reading()
     write = export.BasesTable(export.Source.of(explorer.facts()))
-    body = await explorer.document(request, write, "bases", *asked)
-    return _csv(body, export.file_stem("bases", *asked))
+    body = await explorer.document(request, write, LatentSpace.bases, token, **reading)
+    return _csv(body, export.file_stem("bases", token, *reading.values()))
 
 
 @router.get("/frames/{frame}", responses=described(FrameDocument))
@@ -351,7 +373,8 @@ async def frame(
     explorer: ExplorerDep,
 ) -> Response:
     """The figures of a frame: rank, condition, residuals, bounds, leverage, round trip."""
-    return json_answer(await explorer.document(request, _writer(explorer), "frame_report", frame))
+    write = _writer(explorer)
+    return json_answer(await explorer.document(request, write, LatentSpace.frame_report, frame))
 
 
 @router.get("/tokens", responses=described())
@@ -359,8 +382,10 @@ async def tokens(
     request: Request, query: Annotated[SearchQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """Tokens whose text holds these characters."""
-    asked = (query.search, query.limit)
-    return json_answer(await explorer.document(request, export.hits, "search", *asked))
+    body = await explorer.document(
+        request, export.hits, LatentSpace.search, query.search, limit=query.limit
+    )
+    return json_answer(body)
 
 
 @router.get("/check", responses=described(CheckDocument))

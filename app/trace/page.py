@@ -18,10 +18,11 @@ from pydantic import Field, model_validator
 
 from app.calibrate.calibrations import Calibrations
 from app.method.page import TERMS, Term
-from app.model.explorer import CostEstimate, Explorer, ModelFacts
+from app.model.explorer import Explorer, ModelFacts
 from app.trace import calibrated as switched_on
 from app.trace.agreement import agreement
 from app.trace.api import TraceQuestion
+from app.trace.cost import CostEstimate, predict_cost
 from app.trace.examples import EXAMPLES, LOOKED_AT
 from app.trace.panels import Panels
 from app.trace.shown import AgreementPanel, CellPanel, CurvePanel, GridPanel, PathPanel
@@ -37,6 +38,7 @@ from app.trace.words import (
 from app.web.dependencies import CalibrationsDep, ExplorerDep, PromptText
 from app.web.questions import ask
 from app.web.rendering import link, render, render_text
+from engine import LatentSpace
 from engine.errors import InputError, OptionError
 from engine.model.vocabulary import Token
 from engine.trace.result import Cost, Trace
@@ -257,7 +259,7 @@ async def agreement_panel(
     request: Request, query: Annotated[TraceQuery, Query()], explorer: ExplorerDep
 ) -> HTMLResponse:
     """The agreement panel alone, fetched once the page stands."""
-    found = await explorer.agreement(request, query.prompt, query.options())
+    found = await explorer.ask(request, LatentSpace.agreement, query.prompt, query.options())
     panel = agreement(found, query)
     body = render_text(
         request, "trace/_agreement.html", {"agreement": panel, "terms": TERMS}, is_fragment=True
@@ -272,7 +274,7 @@ async def cost_line(
     """What a run would take, while the prompt is still being written."""
     line, problem = None, None
     try:
-        line = _forecast(await explorer.predict_cost(request, query.prompt, query.options()))
+        line = _forecast(await explorer.ask(request, predict_cost, query.prompt, query.options()))
     except InputError as error:
         problem = str(error)
     context = {
@@ -292,15 +294,17 @@ async def _result(
     request: Request, explorer: Explorer, calibrations: Calibrations, query: TraceQuery
 ) -> tuple[Result, CostLine]:
     options = query.options()
-    trace = await explorer.trace(request, query.prompt, options)
+    trace = await explorer.ask(request, LatentSpace.trace, query.prompt, options)
     layer, position, note = _place(query, trace)
-    cell = await explorer.cell(request, query.prompt, layer, position, options)
-    curves = await explorer.curves(
-        request, query.prompt, query.pin or None, options, position=position
+    cell = await explorer.ask(request, LatentSpace.cell, query.prompt, layer, position, options)
+    curves = await explorer.ask(
+        request, LatentSpace.curves, query.prompt, query.pin or None, options, position=position
     )
     shown = None
     if query.panel == "agreement":
-        shown = agreement(await explorer.agreement(request, query.prompt, options), query)
+        shown = agreement(
+            await explorer.ask(request, LatentSpace.agreement, query.prompt, options), query
+        )
     switched = None
     if query.calibration is not None:
         how = {"bos": query.bos, "chat": query.chat}

@@ -20,6 +20,7 @@ from waiting import until as wait_until
 from app.main import create_app
 from app.model.cache import ResultCache, footprint
 from app.model.explorer import token_reference
+from app.trace.cost import predict_cost
 from app.web.advice import less
 from engine import LatentSpace, TraceOptions
 from engine.errors import DeadlineExceeded, ModelNotFound, TokenError
@@ -153,7 +154,7 @@ async def test_a_forward_pass_stops_between_two_of_the_models_own_layers(
     seen: list[str] = []
 
     class Paused(Blocked):
-        def trace(self, prompt: str, options: Any = None, *, check: Any = None, **_: Any) -> Any:
+        def _read(self, tokens: Any, options: Any, check: Any) -> Any:
             def slow_check() -> None:
                 seen.append("asked")
                 if seen.count("asked") == 2:
@@ -162,7 +163,7 @@ async def test_a_forward_pass_stops_between_two_of_the_models_own_layers(
                 check()
                 seen.append("went on")
 
-            return self._space.trace(prompt, options, check=slow_check)
+            return LatentSpace._read(self, tokens, options, slow_check)
 
     app = create_app(settings_with(), Paused(space))  # type: ignore[arg-type]
     before = space.forward_passes
@@ -395,7 +396,7 @@ def test_a_token_is_named_by_text_or_by_number() -> None:
         token_reference("#" + "9" * 4000)
 
 
-async def test_every_method_of_the_explorer_answers_the_engines_own_value(
+async def test_a_call_to_the_engine_answers_the_engines_own_value(
     space: LatentSpace, reference: LatentSpace
 ) -> None:
     """Through the API each is called; here each result is what the engine says by itself."""
@@ -413,22 +414,24 @@ async def test_every_method_of_the_explorer_answers_the_engines_own_value(
 
         here: Any = Here()
         options = TraceOptions(k=3)
-        trace = await explorer.trace(here, PROMPT, options)
+        trace = await explorer.ask(here, LatentSpace.trace, PROMPT, options)
         np.testing.assert_array_equal(trace.top_ids, reference.trace(PROMPT, options).top_ids)
-        cell = await explorer.cell(here, PROMPT, 1, 0, options)
+        cell = await explorer.ask(here, LatentSpace.cell, PROMPT, 1, 0, options)
         assert (cell.layer, cell.position) == (1, 0)
-        assert (await explorer.agreement(here, PROMPT, options)).layers == trace.layers
-        curves = await explorer.curves(here, PROMPT, (5, 6), options)
+        assert (
+            await explorer.ask(here, LatentSpace.agreement, PROMPT, options)
+        ).layers == trace.layers
+        curves = await explorer.ask(here, LatentSpace.curves, PROMPT, (5, 6), options)
         assert [token.id for token in curves.tokens] == [5, 6]
-        basis = await explorer.bases(here, 5, k=4)
+        basis = await explorer.ask(here, LatentSpace.bases, 5, k=4)
         assert (basis.id, len(basis.neighbours)) == (5, 4)
-        report = await explorer.frame_report(here, "output")
+        report = await explorer.ask(here, LatentSpace.frame_report, "output")
         assert report.rank == reference.frame_report("output").rank
-        found = await explorer.search(here, "cat", 5)
+        found = await explorer.ask(here, LatentSpace.search, "cat", limit=5)
         assert found
         assert all("cat" in hit.token.text for hit in found)
-        tokens = await explorer.tokenize(here, PROMPT)
-        cost = await explorer.predict_cost(here, PROMPT, options)
+        tokens = reference.tokenize(PROMPT)
+        cost = await explorer.ask(here, predict_cost, PROMPT, options)
         assert cost.tokens == len(tokens.ids)
         assert cost.cost.predicted_bytes > 0
         assert explorer.info.layers == explorer.info.blocks + 1 == 4

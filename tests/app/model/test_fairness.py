@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 import pytest
 import uvicorn
-from asgi import Blocked, Call, load_tiny, running, settings_with, until
+from asgi import Blocked, Call, load_tiny, running, settings_with, share, until
 from fastapi import FastAPI
 from waiting import PATIENCE
 from waiting import until as wait_until
@@ -34,23 +34,20 @@ STEP_S = 0.002
 """How long a step and a pause after a refusal are: nothing is counted by it."""
 
 
-class Paced:
+class Paced(LatentSpace):
     """A space whose readings go in small steps, each of which may be stopped."""
 
     def __init__(self, space: LatentSpace) -> None:
-        self._space = space
+        share(self, space)
         self.steps = 10
         self.taken: list[str] = []
         self.begun: Callable[[str], None] = lambda prompt: None
         self.walked = 0
         self.stopped = 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._space, name)
-
-    def trace(self, prompt: str, options: Any = None, *, check: Any = None, **more: Any) -> Any:
-        self.taken.append(prompt)
-        self.begun(prompt)
+    def _read(self, tokens: Any, options: Any, check: Any) -> Any:
+        self.taken.append(tokens.prompt)
+        self.begun(tokens.prompt)
         for _ in range(self.steps):
             try:
                 check()
@@ -59,7 +56,7 @@ class Paced:
                 raise
             self.walked += 1
             time.sleep(STEP_S)
-        return self._space.trace(prompt, options, check=check, **more)
+        return super()._read(tokens, options, check)
 
 
 @pytest.mark.parametrize(
