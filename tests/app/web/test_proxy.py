@@ -24,6 +24,7 @@ from calibration_forms import encoded, finished, form_of, table_of
 from parsed import Parsed
 from processes import ServerProcess, serve, server_process
 from starlette.testclient import TestClient
+from waiting import PATIENCE
 
 from app.main import create_app
 
@@ -208,7 +209,9 @@ def _ask(
 ) -> tuple[int, dict[str, str]]:
     """A request from one of this machine's own addresses."""
     host, port = server.address()
-    connection = http.client.HTTPConnection(host, port, timeout=60, source_address=(source, 0))
+    connection = http.client.HTTPConnection(
+        host, port, timeout=PATIENCE, source_address=(source, 0)
+    )
     with closing(connection):
         connection.request(
             "GET", path, headers={k.replace("_", "-"): v for k, v in headers.items()}
