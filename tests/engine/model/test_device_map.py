@@ -129,6 +129,7 @@ def test_the_pretended_devices_refuse_to_mix() -> None:
 
 
 @pytest.mark.parametrize(("name", "coarse"), OVER)
+@pytest.mark.slow
 def test_on_three_devices_every_answer_is_that_of_one(
     name: str,
     coarse: bool,
@@ -153,6 +154,7 @@ def test_on_three_devices_every_answer_is_that_of_one(
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "bert"])
+@pytest.mark.slow
 def test_weights_that_accelerate_keeps_elsewhere_give_the_same_numbers(
     name: str, plain: Callable[[str], LatentSpace]
 ) -> None:

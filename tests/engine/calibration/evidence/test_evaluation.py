@@ -140,6 +140,7 @@ def test_bootstrap_equals_rows_drawn_by_hand() -> None:
     assert found.high == pytest.approx(np.quantile(repeated, 0.975), abs=0.015)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_where_seeds_share_rows() -> None:
     """200 test files of 150 rows, five seeds that agree on most: 95 % is 95 %.
 
@@ -172,6 +173,7 @@ def test_large_unions_are_drawn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> No
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=0.012)
 
 
+@pytest.mark.slow
 def test_f1_equals_sklearns_and_its_bootstrap() -> None:
     """Macro-F1 of a confusion table is scikit-learn's; the paired difference too."""
     draw = np.random.default_rng(4)
