@@ -12,7 +12,7 @@ from app.model.open_model import facts_of
 from app.web import export
 from engine import LatentSpace
 from engine.errors import OptionError
-from engine.progress import Progress, Steps, drain, told
+from engine.progress import Progress, Steps, drain, relabelled
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ def follow(steps: Steps[T]) -> T:
     if not sys.stderr.isatty():
         return drain(steps)
     try:
-        return drain(told(steps, _tell))
+        return drain(relabelled(steps, _tell))
     finally:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from driving import PATIENCE_MS
 from playwright.sync_api import Browser, Page
 from tiny_models import Spaces
 
@@ -48,7 +49,7 @@ def opened(browser: Browser, file: Path, **more: Any) -> tuple[Page, list[str]]:
     page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:"))
         else trouble.append(r.url))  # fmt: skip
     page.goto(file.as_uri())
-    page.wait_for_selector("#map[data-drawn]", timeout=60_000)
+    page.wait_for_selector("#map[data-drawn]", timeout=PATIENCE_MS)
     return page, trouble
 
 

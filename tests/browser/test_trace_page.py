@@ -6,7 +6,7 @@ import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from driving import Open, Site, Visit, settle
+from driving import Open, Site, Visit, quiet, settle
 from playwright.sync_api import Page, Route, expect
 
 pytestmark = pytest.mark.browser
@@ -260,7 +260,7 @@ def test_the_cost_of_a_run_is_measured(visit: Visit) -> None:
     with page.expect_response("**/cost?*"):
         held[0].continue_()
     page.unroute("**/cost?*")
-    page.wait_for_timeout(300)
+    quiet(page)
     expect(page.locator("#cost")).to_contain_text("measured")
     page.locator("#prompt").fill("the king")
     expect(page.locator("#cost")).not_to_contain_text("measured")
@@ -316,11 +316,12 @@ def test_the_sentence_about_a_mistake_stays(visit: Visit) -> None:
     visit.guard.allow = ("status of 422", "Error Code 422")
     page = visit.go()
     box = page.locator("#prompt")
-    box.fill("king " * 1000)
-    box.press("Control+Enter")
+    with page.expect_response("**/cost?*"):
+        box.fill("king " * 1000)
+        box.press("Control+Enter")
+    quiet(page)
     sentence = page.locator("#result > #problem")
     expect(sentence).to_contain_text("tokens")
-    page.wait_for_timeout(2000)
     expect(sentence).to_be_visible()
     expect(page.locator("#cost strong")).to_have_count(0)
     box.fill("king " * 900)

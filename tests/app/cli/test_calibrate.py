@@ -8,11 +8,11 @@ import json
 import random
 import re
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from parsed import Parsed
 
 from app.calibrate.question import CalibrationQuestion
 from app.cli import main as cli
@@ -266,31 +266,6 @@ def test_hostile_labels_do_not_act_on_a_terminal(
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", capfd.readouterr().out)
 
 
-class _Reader(HTMLParser):
-    """Tags, attributes and text of a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.text.append(data)
-
-
 @pytest.fixture(scope="module")
 def evaluation(model_folder: Path) -> Evaluation:
     """Two tasks with hostile names, two seeds."""
@@ -322,18 +297,15 @@ def evaluation(model_folder: Path) -> Evaluation:
 def test_the_report_stands_alone(evaluation: Evaluation) -> None:
     """Well formed, nothing fetched, no script, one h1, every number of the table in it."""
     page = report_html(evaluation)
-    reader = _Reader()
-    reader.feed(page)
-    assert reader.open == []
-    names = [tag for tag, _ in reader.tags]
-    assert "script" not in names
-    assert names.count("h1") == 1
-    for _, attributes in reader.tags:
-        assert not {"src", "href", "onclick", "style", "srcset"} & set(attributes)
+    parsed = Parsed(page)
+    assert not parsed.all("script")
+    parsed.one("h1")
+    for element in parsed.elements:
+        assert not {"src", "href", "onclick", "style", "srcset"} & set(element.attrs)
     assert "http" not in page.replace("http-equiv", "")
     assert "url(" not in page
     assert "@import" not in page
-    text = "".join(reader.text)
+    text = parsed.one("body").text
     assert "<script>x</script>" in text  # shown as text, not as a tag
     for (method, _), cell in evaluation.cells.items():
         assert METHODS[method].title in text

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import threading
-import time
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -15,9 +14,11 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 from asgi import BASE, HOSTILE, PROMPT, settings_with
+from calibration_calls import follow
 from map_sources import source
 from parsed import Parsed, page
 from starlette.testclient import TestClient
+from waiting import PATIENCE
 
 from app.figures import map as figures
 from app.figures.theme import payload
@@ -337,7 +338,7 @@ def test_the_job_of_a_picture_leads_back_to_the_page_as_it_was_set(client: TestC
 
     def held() -> Any:
         yield Progress(0, 1)
-        assert free.wait(60)
+        assert free.wait(PATIENCE)
 
     before = jobs.submit("hold", "In the way", held, lambda _: None, lane="process")
     own = client.post(form.attrs["action"], follow_redirects=False).headers["location"]
@@ -349,8 +350,8 @@ def test_the_job_of_a_picture_leads_back_to_the_page_as_it_was_set(client: TestC
     kept = jobs._known(job.rpartition("/")[2])
     client.post(f"/api/v1{job}/cancel")
     free.set()
-    until_ended(client, job)
-    until_ended(client, f"/jobs/{before.id}")
+    follow(client, job.rpartition("/")[2])
+    follow(client, before.id)
     kept.state = "done"
     for place, wanted in ((own, WAITING), (other, {**WAITING, "find": None})):
         got = page(client, place)
@@ -366,13 +367,6 @@ def test_the_job_of_a_picture_leads_back_to_the_page_as_it_was_set(client: TestC
         assert answer.status_code == 200
         assert answer.headers["hx-redirect"].startswith("/map?")
     assert client.get(job, params={"back": "a" * 9_000}).status_code == 422
-
-
-def until_ended(client: TestClient, job: str) -> None:
-    end = time.monotonic() + 60
-    while not client.get(f"/api/v1{job}").json()["finished"]:
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

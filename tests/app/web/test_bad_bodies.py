@@ -30,6 +30,7 @@ from bad_corpus import (
 from bad_files import BAD_FILES, BAD_FORMS, CROSSED, FORM, WITH_IDS, multipart
 from starlette.testclient import TestClient
 
+from app.jobs.lanes import Jobs
 from app.main import create_app
 
 JSON = {"Content-Type": "application/json"}
@@ -61,9 +62,10 @@ def files_of(client: TestClient) -> set[str]:
 @pytest.fixture(autouse=True)
 def nothing_is_kept(server: TestClient) -> Iterator[None]:
     """No refused request leaves a file, a set, a calibration or a job."""
-    before = files_of(server), server.get("/api/v1/jobs").json()
+    jobs: Jobs = server.app.state.jobs  # type: ignore[attr-defined]
+    before = files_of(server), jobs.list()
     yield
-    assert (files_of(server), server.get("/api/v1/jobs").json()) == before
+    assert (files_of(server), jobs.list()) == before
 
 
 def with_query(address: str, query: str) -> str:
@@ -246,6 +248,7 @@ def test_a_write_from_another_site(server: TestClient, path: str, site: str) -> 
 
 
 @pytest.mark.parametrize("spelling", CROSSED, ids=[repr(s)[:40] for s in CROSSED])
+@pytest.mark.slow
 def test_an_id_that_is_a_path_finds_nothing(server: TestClient, spelling: str) -> None:
     app: Any = server.app
     folder: Path = app.state.settings.data_folder

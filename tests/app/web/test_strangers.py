@@ -19,8 +19,9 @@ import pytest
 from asgi import BASE, PROMPT, Call, routes_of, running, settings_with
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
-from processes import PATIENCE, serve, server_process
+from processes import serve, server_process
 from starlette.testclient import TestClient
+from waiting import PATIENCE
 
 import app as app_package
 from app.cli import main as cli
@@ -230,6 +231,7 @@ def test_only_those_who_must_open_files() -> None:
 # Headers, redirects, downloads
 
 
+@pytest.mark.slow
 def test_every_answer_is_guarded_and_no_redirect_leaves(client: TestClient) -> None:
     """Every route, with and without a question, as GET, HEAD and OPTIONS of another site."""
     app: Any = client.app

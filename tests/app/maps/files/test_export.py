@@ -10,13 +10,13 @@ import json
 import re
 import zipfile
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from asgi import HOSTILE, PROMPT
+from parsed import Parsed
 from PIL import Image
 
 from app.figures.theme import DARK, LIGHT
@@ -227,66 +227,36 @@ def test_the_ending_says_the_format() -> None:
 # ---- the page ------------------------------------------------------------------------------------
 
 
-class _Scripts(HTMLParser):
-    """The elements of a page, scripts with their text."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.scripts: list[tuple[dict[str, str | None], str]] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self._in = False
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append((dict(attrs), ""))
-            self._in = True
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "script":
-            self._in = False
-
-    def handle_data(self, data: str) -> None:
-        if self._in:
-            attributes, text = self.scripts[-1]
-            self.scripts[-1] = (attributes, text + data)
-
-
 def test_the_page_needs_nothing_else_and_hostile_tokens_are_data(reference: LatentSpace) -> None:
     body = write(drawing(reference), "html").decode()
-    parser = _Scripts()
-    parser.feed(body)
-    kinds = [attributes.get("type") for attributes, _ in parser.scripts]
+    page = Parsed(body)
+    scripts = page.all("script")
+    kinds = [script.attrs.get("type") for script in scripts]
     assert kinds == ["application/json", "application/json", None, None]
-    for attributes, text in parser.scripts[:2]:
-        assert not set("<>&") & set(text)
-        assert attributes["id"] in ("sheet", "numbers")
-    sheet = json.loads(parser.scripts[0][1])
+    for script in scripts[:2]:
+        assert not set("<>&") & set(script.text)
+        assert script.attrs["id"] in ("sheet", "numbers")
+    sheet = json.loads(scripts[0].text)
     assert sheet["labels"] == drawing(reference).map.points.labels()
     assert any("<script>" in one for one in sheet["labels"])
-    assert not [tag for tag, _ in parser.tags if tag in ("link", "img", "iframe", "a", "base")]
-    assert not [1 for _, attributes in parser.tags if {"src", "href"} & set(attributes)]
-    assert not [1 for _, attributes in parser.tags if any(n.startswith("on") for n in attributes)]
+    assert not {e.tag for e in page.elements} & {"link", "img", "iframe", "a", "base"}
+    assert not [e for e in page.elements if {"src", "href"} & set(e.attrs)]
+    assert not [e for e in page.elements if any(name.startswith("on") for name in e.attrs)]
 
 
 def test_the_pages_policy_names_its_scripts_and_allows_no_connection(
     reference: LatentSpace,
 ) -> None:
     body = write(drawing(reference), "html").decode()
-    parser = _Scripts()
-    parser.feed(body)
-    policy = next(
-        str(attributes["content"])
-        for tag, attributes in parser.tags
-        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
-    )
+    page = Parsed(body)
+    policy = page.one("meta", http_equiv="Content-Security-Policy").attrs["content"]
     assert "default-src 'none'" in policy
     assert "connect-src" not in policy
     assert "'self'" not in policy
     assert "unsafe-inline" not in policy.split("style-src")[0]
-    for attributes, text in parser.scripts:
-        if "type" not in attributes:
-            digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    for script in page.all("script"):
+        if "type" not in script.attrs:
+            digest = base64.b64encode(hashlib.sha256(script.text.encode()).digest()).decode()
             assert f"'sha256-{digest}'" in policy
 
 

@@ -103,6 +103,7 @@ def test_calibrated_states_lie_at_their_labels_bases(case: Case) -> None:
     assert (margin > 0).mean() >= 0.95
 
 
+@pytest.mark.slow
 def test_shuffled_labels_stay_at_chance_within_the_interval(spaces: Spaces) -> None:
     """Held-out accuracy over permutations has chance in its 95 % interval; real labels are above.
 
@@ -213,6 +214,7 @@ def test_over_the_vocabulary_the_whole_head_is_trained(case: Case) -> None:
 
 
 @pytest.mark.parametrize("target", ["module", "head", "layers:1", "lora"])
+@pytest.mark.slow
 def test_cancel_leaves_no_thread_process_file_or_tensor(
     spaces: Spaces, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +360,7 @@ def test_settings_that_cannot_be_run_are_refused(case: Case, settings: dict) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_on_a_real_model_and_real_text_it_beats_the_reading_before(
     small: LatentSpace, tmp_path: Path
 ) -> None:
