@@ -22,7 +22,8 @@ from app.cli.terminal import save as save_file
 from app.cli.text import comparison_text, evaluation_text, outcome_text
 from app.web.export import dumps
 from engine.calibration.evidence.comparison import compare_before_after
-from engine.calibration.evidence.evaluation import Evaluation, evaluate, prepare
+from engine.calibration.evidence.evaluation import evaluate, prepare
+from engine.calibration.evidence.evaluation_result import Evaluation
 from engine.calibration.evidence.methods import METHODS, VARIANTS, methods_named, run_method
 from engine.calibration.evidence.metrics import classification_report
 from engine.calibration.evidence.protocol import MethodSettings, Outcome
