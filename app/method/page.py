@@ -79,7 +79,7 @@ def modules() -> Mapping[str, str]:
 RENAMED: Mapping[str, str] = {
     "models": "model.language_model",
     "plain": "json_number",
-    "running": "reading.partition",
+    "running": "reading.read",
 }
 """Modules whose last name is another one than in addresses that people may have kept."""
 
