@@ -266,9 +266,7 @@ class Panels:
     def curves(self, curves: Curves, layer: int) -> CurvePanel:
         """The curves with a chip for each token."""
         query = self._query
-        figure = curves_figure(
-            curves, query.curve, geometry=query.geometry, selected=layer, legend=False
-        )
+        figure = curves_figure(curves, query.curve, selected=layer, legend=False)
         ids = [token.id for token in curves.tokens]
         values: dict[str, Sequence[Sequence[float]]] = {
             "probability": curves.probabilities.tolist(),

@@ -26,7 +26,7 @@ import app.model.explorer
 from app.main import create_app
 from app.model.one_model import OF_NO_MODEL
 from app.model.open_model import pinned
-from app.web.problems import ModelChanged
+from app.web.problems import ModelChanged, NotReady
 from engine import LatentSpace
 from engine.errors import UnsupportedModel
 from engine.progress import Progress, Steps
@@ -319,7 +319,7 @@ async def test_a_job_holds_its_model_and_a_switch_holds_the_jobs_off(
         gate.close()
         await choice.state.explorer.models.switch_to("b")
         await until(gate.at.is_set)
-        with pytest.raises(app.model.explorer.NotReady, match="b is being opened"):
+        with pytest.raises(NotReady, match="b is being opened"):
             await jobs.start("calibration", "too early", steps, lambda made: None)
         gate.go.set()
         await choice.state.explorer.models.settled()
