@@ -10,7 +10,6 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
+from cachetools import LRUCache
 from fastapi import Depends
 from starlette.requests import Request
 
@@ -33,7 +33,7 @@ from app.calibrate.work import (
 )
 from app.jobs.lanes import CHECKPOINTS, Jobs, JobView
 from app.model.explorer import Explorer, client_of
-from app.storage.store import Record, Store, aside
+from app.storage.store import Record, aside
 from app.web import export
 from app.web.words import iso
 from engine.calibration.labelled.tasks import Task, TaskSpec, make_task
@@ -128,7 +128,7 @@ class Calibrations:
         self._jobs = jobs
         self._sets = sets
         # On the device thread only: the artifacts that are switched on, as tensors.
-        self._loaded: OrderedDict[str, Calibration] = OrderedDict()
+        self._loaded: LRUCache[str, Calibration] = LRUCache(_HELD)
         explorer.models.on_letting_go.append(self._loaded.clear)
 
     # Before anything runs
@@ -257,7 +257,7 @@ class Calibrations:
         spec: Mapping[str, Any],
     ) -> JobView:
         saved = await self.get(id_)
-        self._check_model(saved.view)
+        self.check_model(saved.view)
         order = saved.order
         task = await self.task(request, order.set, order.spec)
         store = self._sets.kept()
@@ -431,35 +431,33 @@ class Calibrations:
             NotFound: no such calibration.
             ArtifactError: it belongs to another model, or its files are damaged.
         """
+        record = await aside(partial(self._sets.kept().record, "calibrations", id_))
+        self.check_model(self._view(record))
+        return await self._explorer.ask(request, self.read, id_, prompt, k=k, bos=bos, chat=chat)
+
+    def read(
+        self,
+        space: LatentSpace,
+        id_: str,
+        prompt: str,
+        *,
+        k: int,
+        bos: str,
+        chat: bool,
+        check: Check,
+    ) -> Readings:
+        """The same on the device thread, for a calibration of the open model."""
+        from engine.calibration.training.artifact import load_calibration
         from engine.calibration.training.readings import calibrated_readings
 
-        store = self._sets.kept()
-        record = await aside(partial(store.record, "calibrations", id_))
-        self._check_model(self._view(record))
-        key = ("readings", self._explorer.facts().fingerprint, id_, prompt, k, bos, chat)
+        calibration = self._loaded.get(id_)
+        if calibration is None:
+            folder = self._sets.kept().folder_of("calibrations", id_) / FOLDER
+            calibration = self._loaded[id_] = load_calibration(folder, space)
+        return calibrated_readings(space, calibration, prompt, k=k, bos=bos, chat=chat, check=check)
 
-        def work(check: Check) -> Readings:
-            calibration = self._calibration(store, id_)
-            return calibrated_readings(
-                self._space(), calibration, prompt, k=k, bos=bos, chat=chat, check=check
-            )
-
-        return await self._explorer._compute(request, key, "readings", work)
-
-    def _calibration(self, store: Store, id_: str) -> Calibration:
-        """The artifact itself; on the device thread."""
-        from engine.calibration.training.artifact import load_calibration
-
-        kept = self._loaded.get(id_)
-        if kept is None:
-            folder = store.folder_of("calibrations", id_) / FOLDER
-            kept = self._loaded[id_] = load_calibration(folder, self._space())
-        self._loaded.move_to_end(id_)
-        while len(self._loaded) > _HELD:
-            self._loaded.popitem(last=False)
-        return kept
-
-    def _check_model(self, view: SavedView) -> None:
+    def check_model(self, view: SavedView) -> None:
+        """Raise `ArtifactError` where it belongs to another model than the open one."""
         facts = self._explorer.facts()
         if view.model_fingerprint != facts.fingerprint:
             raise ArtifactError(

@@ -82,7 +82,7 @@ RENAMED: Mapping[str, str] = {
     "maps.studio": "maps.maker",
     "models": "model.language_model",
     "plain": "json_number",
-    "running": "reading.partition",
+    "running": "reading.read",
 }
 """Modules whose last name is another one than in addresses that people may have kept."""
 

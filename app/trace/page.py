@@ -20,20 +20,23 @@ from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
 from app.model.open_model import ModelFacts
 from app.trace import calibrated as switched_on
-from app.trace.cost import CostEstimate, predict_cost
+from app.trace.calibrated import CalibrationPanel
 from app.trace.examples import EXAMPLES, LOOKED_AT
 from app.trace.panels import Panels, agreement
 from app.trace.question import TraceQuery, TraceQuestion, link_to
+from app.trace.reading import Reading, Switched, predict_cost, read
 from app.trace.shown import AgreementPanel, CellPanel, CurvePanel, GridPanel, PathPanel
 from app.trace.words import COLOURS
 from app.web.pages import Page
+from app.web.problems import NotFound, StorageError
 from app.web.questions import ask
 from app.web.rendering import link, render, render_text
-from app.web.words import Choice, choices, probability, seconds
+from app.web.words import Choice, choices, probability, seconds, sentence
 from engine import LatentSpace
-from engine.errors import InputError, OptionError
+from engine.errors import ArtifactError, InputError, NonFiniteError, OptionError
 from engine.model.vocabulary import Token
-from engine.trace.result import Cost, Trace
+from engine.trace.cell import Cell
+from engine.trace.result import Cost
 
 router = APIRouter(include_in_schema=False)
 PAGE = Page("Trace", "/", router)
@@ -119,7 +122,7 @@ class Result:
     agreement_href: str
     agreement_load: str
     export: Export
-    calibration: switched_on.CalibrationPanel | None
+    calibration: CalibrationPanel | None
     """What a calibration makes of the last layer; None where none is switched on."""
     hidden: tuple[tuple[str, str], ...]
     """State that no visible switch holds, for the form."""
@@ -227,7 +230,9 @@ async def cost_line(
     """What a run would take, while the prompt is still being written."""
     line, problem = None, None
     try:
-        line = _forecast(await explorer.ask(request, predict_cost, query.prompt, query.options()))
+        cost = await explorer.ask(request, predict_cost, query.prompt, query.options())
+        foretold = _pair(cost.predicted_seconds, cost.predicted_bytes)
+        line = CostLine(cost.tokens, foretold, None)
     except InputError as error:
         problem = str(error)
     context = {
@@ -243,28 +248,45 @@ async def cost_line(
 # ---- from results to what is shown ---------------------------------------------------------------
 
 
+async def _read(
+    request: Request, explorer: Explorer, calibrations: Calibrations, query: TraceQuery
+) -> tuple[Reading, CalibrationPanel | None]:
+    """All that is shown, in one question to the engine; with the panel of a calibration.
+
+    Whatever keeps a calibration from being read is a sentence in its panel.
+    """
+    asked = partial(
+        explorer.ask,
+        request,
+        read,
+        query.prompt,
+        query.options(),
+        cell=query.place,
+        pins=query.pin or None,
+        agreement=query.panel == "agreement",
+    )
+    if query.calibration is None:
+        return await asked(), None
+    href = link(request, f"/calibrate/{query.calibration}")
+    off_href = link_to(request, query, calibration=None)
+    try:
+        saved = await calibrations.get(query.calibration)
+        calibrations.check_model(saved.view)
+        found = await asked(switched=Switched(calibrations, query.calibration))
+    except (ArtifactError, InputError, NonFiniteError, NotFound, StorageError) as error:
+        # Without it: what is wrong with the prompt itself is raised again.
+        problem = CalibrationPanel("", href, off_href, sentence(str(error)))
+        return await asked(), problem
+    assert found.switched is not None
+    return found, switched_on.panel(found.switched, saved.view.name, href, off_href)
+
+
 async def _result(
     request: Request, explorer: Explorer, calibrations: Calibrations, query: TraceQuery
 ) -> tuple[Result, CostLine]:
-    options = query.options()
-    trace = await explorer.ask(request, LatentSpace.trace, query.prompt, options)
-    layer, position, note = _place(query, trace)
-    cell = await explorer.ask(request, LatentSpace.cell, query.prompt, layer, position, options)
-    curves = await explorer.ask(
-        request, LatentSpace.curves, query.prompt, query.pin or None, options, position=position
-    )
-    shown = None
-    if query.panel == "agreement":
-        shown = agreement(
-            await explorer.ask(request, LatentSpace.agreement, query.prompt, options), query
-        )
-    switched = None
-    if query.calibration is not None:
-        how = {"bos": query.bos, "chat": query.chat}
-        off = link_to(request, query, calibration=None)
-        switched = await switched_on.panel(
-            request, calibrations, query.calibration, query.prompt, how, off
-        )
+    found, switched = await _read(request, explorer, calibrations, query)
+    trace, cell = found.trace, found.cell
+    layer, position = cell.layer, cell.position
     draw = Panels(
         query,
         trace,
@@ -281,10 +303,10 @@ async def _result(
         temperature=f"{trace.temperature:g}",
         warnings=trace.warnings,
         grid=draw.grid((layer, position)),
-        cell=draw.cell(cell, note, curves),
-        curves=draw.curves(curves, layer),
+        cell=draw.cell(cell, _note(query, cell), found.curves),
+        curves=draw.curves(found.curves, layer),
         path=draw.path(layer, position),
-        agreement=shown,
+        agreement=None if found.agreement is None else agreement(found.agreement, query),
         agreement_href=link_to(request, query, panel="agreement") + "#agreement",
         agreement_load=link_to(request, query, "/trace/agreement", cell=None, pin=(), start=None),
         export=_export(request, query, explorer),
@@ -323,17 +345,12 @@ def _page(
     return TracePage(examples, look, form, cost, None, result, problem, dict(TERMS))
 
 
-def _place(query: TraceQuery, trace: Trace) -> tuple[int, int, str | None]:
-    """The cell that is open: the one that was asked for, else the last layer's last position."""
-    last = trace.layers[-1], trace.positions[-1]
-    if query.cell is None:
-        return *last, None
-    layer, position = (int(part) for part in query.cell.split(","))
-    if layer in trace.layers and position in trace.positions:
-        return layer, position, None
-    return *last, (
-        f"Layer {layer}, position {position} is not part of this trace; here is its last cell."
-    )
+def _note(query: TraceQuery, cell: Cell) -> str | None:
+    """What is said where another cell is shown than the one that was asked for."""
+    if query.place in (None, (cell.layer, cell.position)):
+        return None
+    layer, position = query.place
+    return f"Layer {layer}, position {position} is not part of this trace; here is its last cell."
 
 
 def _hidden(query: TraceQuery) -> tuple[tuple[str, str], ...]:
@@ -370,11 +387,6 @@ def _export(request: Request, query: TraceQuery, explorer: Explorer) -> Export:
 def _pair(time: float, memory: float) -> str:
     size = f"{memory / 2**20:.1f} MiB" if memory < 2**30 else f"{memory / 2**30:.2f} GiB"
     return f"{seconds(time)}, {size}"
-
-
-def _forecast(estimate: CostEstimate) -> CostLine:
-    cost = estimate.cost
-    return CostLine(estimate.tokens, _pair(cost.predicted_seconds, cost.predicted_bytes), None)
 
 
 def _measured(tokens: int, cost: Cost) -> CostLine:

@@ -38,7 +38,7 @@ from app.web.words import Choice, number, probability, sentence, signed
 from engine.model.vocabulary import Token
 from engine.reading.geometries import geometry_of
 from engine.trace.agreement import Agreement, AgreementRow
-from engine.trace.cell import Cell, Entry
+from engine.trace.cell import Cell, ListedToken
 from engine.trace.curves import Curves
 from engine.trace.result import Trace
 
@@ -152,7 +152,7 @@ class Panels:
         )
         return TableCell(href, key, token, f"p {chance} · #{rank}", label, agrees, current)
 
-    def _rows(self, entries: Iterable[Entry], answer: int) -> tuple[TokenRow, ...]:
+    def _rows(self, entries: Iterable[ListedToken], answer: int) -> tuple[TokenRow, ...]:
         return tuple(
             TokenRow(
                 e.token,
@@ -236,7 +236,7 @@ class Panels:
             f"the Parseval shares to {parseval_sum:.5f}; put together again, the state is met to "
             f"a relative error of {cell.resolution_error:.1e}.",
             facts=(
-                Fact("norm", number(cell.state_norm)),
+                Fact("norm", number(cell.norm)),
                 Fact("entropy", number(cell.entropy), "nats"),
                 Fact("rank", number(int(cell.final_rank)), "of the answer"),
                 Fact("target", signed(cell.target_similarity)),
@@ -266,9 +266,7 @@ class Panels:
     def curves(self, curves: Curves, layer: int) -> CurvePanel:
         """The curves with a chip for each token."""
         query = self._query
-        figure = curves_figure(
-            curves, query.curve, geometry=query.geometry, selected=layer, legend=False
-        )
+        figure = curves_figure(curves, query.curve, selected=layer, legend=False)
         ids = [token.id for token in curves.tokens]
         values: dict[str, Sequence[Sequence[float]]] = {
             "probability": curves.probabilities.tolist(),

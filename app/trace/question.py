@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from app.settings import K_CEILING, TOKEN_CEILING
 from app.trace.examples import EXAMPLES
 from app.trace.words import MAX_PINS
-from app.web.questions import LayerNumber, PromptText, Question, RangeText
+from app.web.questions import (
+    LayerNumber,
+    PageQuestion,
+    PromptText,
+    Question,
+    RangeText,
+)
 from app.web.rendering import link
 from engine import TraceOptions
 from engine.frames.kinds import FrameName
@@ -43,19 +49,9 @@ class TraceQuestion(Question):
 
     def options(self) -> TraceOptions:
         """The engine's options."""
-        return TraceOptions(
-            geometry=self.geometry,
-            frame=self.frame,
-            state=self.state,
-            centred=self.centred,
-            temperature=self.temperature,
-            k=self.k,
-            layers=self.layers or None,
-            positions=self.positions or None,
-            bos=self.bos,
-            chat=self.chat,
-            words_only=self.words_only,
-        )
+        plain = {name: getattr(self, name) for name in TraceOptions.__dataclass_fields__}
+        ranges = {"layers": self.layers or None, "positions": self.positions or None}
+        return TraceOptions(**plain | ranges)
 
 
 class CellQuestion(TraceQuestion):
@@ -84,9 +80,10 @@ class CurvesQuestion(TraceQuestion):
         return tuple(dict.fromkeys(int(one) for one in self.ids.split(",")))
 
 
-class TraceQuery(TraceQuestion):
+class TraceQuery(TraceQuestion, PageQuestion):
     """The whole state of the page."""
 
+    empty_counts = ("prompt",)
     prompt: PromptText = EXAMPLES[0].prompt
     colour: Literal["probability", "entropy", "rank", "kl", "agreement", "deviation", "border"] = (
         "probability"
@@ -99,13 +96,13 @@ class TraceQuery(TraceQuestion):
     calibration: str | None = Field(None, pattern=r"^[0-9a-f]{24}$")
     """A saved calibration that is switched on."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_fields(cls, values: Any) -> Any:
-        """An empty field of a form is a setting left at its default; an empty prompt is one."""
-        if not isinstance(values, dict):
-            return values
-        return {k: v for k, v in values.items() if k == "prompt" or v not in ("", [""])}
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """The cell as (layer, position)."""
+        if self.cell is None:
+            return None
+        layer, position = self.cell.split(",")
+        return int(layer), int(position)
 
 
 def link_to(request: Request, query: TraceQuery, /, path: str = "/", **changes: Any) -> str:

@@ -70,9 +70,9 @@ def described(
     return {status: {"model": model or Document}, **faults}
 
 
-def json_answer(body: bytes) -> Response:
+def json_answer(body: bytes, status: int = 200) -> Response:
     """JSON that `app.web.export` wrote."""
-    return Response(body, media_type="application/json")
+    return Response(body, status, media_type="application/json")
 
 
 def csv_answer(body: bytes, stem: str) -> Response:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from engine.frames.decomposition_cache import cached_decomposition
 from engine.frames.frame import Frame
 from engine.frames.kinds import FRAMES
 from engine.frames.kinds.kind import without_masks
-from engine.json_number import number
+from engine.json_number import plain
 from engine.model.language_model import LanguageModel
 from engine.progress import Check, no_check
 from engine.reading.read import read
@@ -67,20 +67,8 @@ class FrameReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        plain = asdict(self)
-        for name in (
-            "condition_number",
-            "residual",
-            "lower_bound",
-            "upper_bound",
-            "redundancy",
-            "round_trip_rate",
-            "seconds",
-        ):
-            plain[name] = number(plain[name])
-        plain["residuals"] = {k: number(x) for k, x in self.residuals.items()}
-        plain["leverage"] = {k: number(x) for k, x in self.leverage.items()}
-        return plain
+        out: dict[str, Any] = plain(self)
+        return out
 
 
 def compute_frame_report(
@@ -162,13 +150,13 @@ def _round_trip(
     v = model.vocabulary
     step = 1 if v <= ROUND_TRIP_ALL else -(-v // ROUND_TRIP_SAMPLE)
     ids = torch.arange(0, v, step)
-    plain = replace(frames("head"), bias=None, finish=None)
+    bare = replace(frames("head"), bias=None, finish=None)
     hits = 0
     for start in range(0, len(ids), 512):
         some = ids[start : start + 512]
-        vectors = frame.vectors(some).to(plain.device, torch.float32)
+        vectors = frame.vectors(some).to(bare.device, torch.float32)
         found = read(
-            plain,
+            bare,
             vectors,
             geometries=("matmul",),
             k=1,

@@ -12,9 +12,8 @@ from engine.errors import OptionError
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.frame import Frame
 from engine.frames.isotropy import isotropy
-from engine.json_number import number
 from engine.model.language_model import LanguageModel
-from engine.model.vocabulary import Token
+from engine.model.vocabulary import Token, with_token
 from engine.progress import Check, no_check
 from engine.reading.geometries import geometry_of
 from engine.reading.read import read
@@ -63,27 +62,9 @@ class TokenBasis:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "id": self.token.id,
-            "text": self.token.text,
-            "label": self.token.label,
-            "frame": self.frame,
-            "geometry": self.geometry,
-            "norm": number(self.norm),
-            "leverage": number(self.leverage),
-            "self_logit": number(self.self_logit),
-            "isotropy_raw": number(self.isotropy_raw),
-            "isotropy_centred": number(self.isotropy_centred),
-            "neighbours": [
-                {
-                    "id": n.token.id,
-                    "text": n.token.text,
-                    "label": n.token.label,
-                    "score": number(n.score),
-                }
-                for n in self.neighbours
-            ],
-        }
+        parts = ("id", "text", "label")
+        near = [with_token(one, *parts) for one in self.neighbours]
+        return with_token(self, *parts) | {"neighbours": near}
 
 
 def compute_token_basis(

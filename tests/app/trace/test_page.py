@@ -12,6 +12,7 @@ from asgi import HOSTILE
 from parsed import Element, Parsed, page
 from starlette.testclient import TestClient
 
+from app import main
 from app.figures import theme
 from app.trace.examples import EXAMPLES
 from app.trace.question import TraceQuery
@@ -21,13 +22,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 PAGES = (
-    "/",
+    *(one.path for one in main.PAGES),
     "/?geometry=l2&frame=tight&colour=border&centred=true&k=3&cell=1,1&panel=agreement&curve=rank",
-    "/bases",
     "/bases?search=a",
-    "/model",
     "/model?figures=true",
-    "/method",
     "/method/source/similarity",
     "/cost?prompt=hello",
 )
