@@ -10,13 +10,7 @@ from pydantic import Field
 from app.settings import K_CEILING, TOKEN_CEILING
 from app.trace.examples import EXAMPLES
 from app.trace.words import MAX_PINS
-from app.web.questions import (
-    LayerNumber,
-    PageQuestion,
-    PromptText,
-    Question,
-    RangeText,
-)
+from app.web.questions import LayerNumber, PageQuestion, PromptText, Question, RangeText
 from app.web.rendering import link
 from engine import TraceOptions
 from engine.frames.kinds import FrameName

@@ -42,7 +42,8 @@ def test_each_page_is_sound_html(shared_client: TestClient, path: str) -> None:
     for e in got.elements:
         if e.tag in ("input", "select", "textarea") and e.attrs.get("type") != "hidden":
             inside = any(parent.tag == "label" for parent in e.within)
-            assert inside or e.attrs.get("id") in labelled, e.attrs
+            named = e.attrs.get("aria-label") or e.attrs.get("aria-labelledby")
+            assert inside or named or e.attrs.get("id") in labelled, e.attrs
         if "data-plot" in e.attrs:
             assert e.attrs["aria-label"]
         for name in ("aria-labelledby", "aria-describedby"):
