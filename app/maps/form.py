@@ -14,8 +14,9 @@ from app.maps.calibrated import SavedChoice
 from app.maps.panels import LinkTo
 from app.maps.question import PROMPT, MapQuery, MapQuestion
 from app.model.open_model import ModelFacts
-from app.web.rendering import link
-from app.web.words import Choice
+from app.web import words
+from app.web.rendering import as_text, link
+from app.web.words import Choice, choices
 from engine.calibration.labelled.tasks import example_sets
 from engine.maps import COLOURS, PROJECTIONS
 from engine.maps.preprocessing import PREPROCESSINGS
@@ -121,13 +122,13 @@ WORDS: tuple[tuple[str, str], ...] = (
 LEAST_WORDS, LEAST_GROUPS = 4, 3
 
 
-def first_view(words: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def first_view(known: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """The state of the page at a first visit.
 
     Args:
-        words: of each group those that the model's vocabulary holds.
+        known: of each group those that the model's vocabulary holds.
     """
-    groups = {name: some for name, some in words.items() if len(some) >= LEAST_WORDS}
+    groups = {name: some for name, some in known.items() if len(some) >= LEAST_WORDS}
     if len(groups) < LEAST_GROUPS:
         return {"prompt": PROMPT}
     select = ";".join(f"{name}={','.join(some)}" for name, some in groups.items())
@@ -197,13 +198,6 @@ def _preprocessings() -> list[tuple[str, ...]]:
     default = MapQuestion.model_fields["preprocessing"].default
     table = [(one.name, one.title) for one in PREPROCESSINGS.values()]
     return sorted(table, key=lambda row: row[0] != default)
-
-
-def choices(table: Sequence[tuple[str, ...]], chosen: str) -> tuple[Choice, ...]:
-    """A row of (value, label[, help]) as choices."""
-    return tuple(
-        Choice(row[0], row[1], row[0] == chosen, row[2] if len(row) > 2 else "") for row in table
-    )
 
 
 def form_of(query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]) -> MapForm:
@@ -300,10 +294,7 @@ def bar_of(query: MapQuery, picture: Described, facts: ModelFacts, to: LinkTo) -
         last=facts.layers - 1,
         layered=kinds != {"basis"},
         colours=choices(table, query.colour),
-        hidden=tuple(
-            (name, str(value).lower() if isinstance(value, bool) else str(value))
-            for name, value in state.items()
-        ),
+        hidden=tuple((name, as_text(value)) for name, value in state.items()),
         find=query.find or "",
         regex=query.regex,
         flat=picture.map.dims == 2,
@@ -353,7 +344,7 @@ def waiting_of(action: str, sentence: str, instead: str) -> Waiting:
     """
     return Waiting(
         title="This picture is not computed yet",
-        sentence=sentence[:1].upper() + sentence[1:],
+        sentence=words.sentence(sentence),
         warning="UMAP takes from a few seconds to a minute, beside everything else; the picture is"
         " kept, and comes back at once the next time. It is good for finding groups: gaps, sizes"
         " and distances between groups mean nothing on it.",

@@ -43,7 +43,7 @@ from app.maps.panels import (
 from app.maps.question import MapQuery, MapQuestion
 from app.maps.tables import ChangesPanel, LayersPanel, changes_panel, layers_panel
 from app.model.explorer import Explorer
-from app.web.rendering import link
+from app.web.rendering import as_text, link
 from engine.errors import ArtifactError, InputError, LexiscopeError, NonFiniteError, OptionError
 from engine.maps import PROJECTIONS, Changes, Cka, Map, MapMaker, MapOptions, Quality
 from engine.progress import Check
@@ -376,5 +376,5 @@ def _export(request: Request, query: MapQuery, to: LinkTo) -> MapExport:
 
 
 def _quoted(value: object) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = as_text(value)
     return text if re.fullmatch(r"[\w./:-]+", text) else "'" + text.replace("'", "'\\''") + "'"

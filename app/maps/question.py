@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator
 from starlette.requests import Request
 
 from app.maps.calibrated import calibration_name, reading_of
 from app.maps.inputs import concept_axes, text_set
-from app.web.questions import LayerNumber, PromptText, Question, ShortText, no_nul
+from app.web.questions import LayerNumber, PageQuestion, PromptText, Question, ShortText, no_nul
+from app.web.rendering import as_text
 from engine.frames.kinds import FRAMES, FrameName
 from engine.maps import COLOURS, PROJECTIONS, CalibrationName, MapOptions, TextSet
 from engine.maps.options import VOCABULARIES
@@ -109,10 +110,7 @@ async def options_of(request: Request, question: MapQuestion) -> MapOptions:
 
 def link_path(question: MapQuestion) -> str:
     """The page of this map, without the root path."""
-    pairs = {
-        name: str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in question.link_fields().items()
-    }
+    pairs = {name: as_text(value) for name, value in question.link_fields().items()}
     return "/map" + (f"?{urlencode(pairs, quote_via=quote)}" if pairs else "")
 
 
@@ -133,8 +131,10 @@ COMPARE = (
 """What the second picture may differ in."""
 
 
-class MapQuery(MapQuestion):
+class MapQuery(MapQuestion, PageQuestion):
     """The whole state of the page."""
+
+    empty_counts = ("prompt",)
 
     prompt: PromptText | None = PROMPT
     colour: ColourName = "class"
@@ -147,14 +147,6 @@ class MapQuery(MapQuestion):
     metric: Literal["cosine", "l2"] = "cosine"
     to: LayerNumber | None = None
     panel: Literal["quality", "layers", "changes"] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_fields(cls, values: Any) -> Any:
-        """An empty field of a form is a setting left at its default; an empty text is none."""
-        if not isinstance(values, dict):
-            return values
-        return {k: v for k, v in values.items() if k == "prompt" or v not in ("", [""])}
 
     @field_validator("colour")
     @classmethod

@@ -64,11 +64,13 @@ def _url(root: str, path: str, query: Mapping[str, object]) -> str:
         if value is not None
         for one in (value if isinstance(value, list | tuple) else [value])
     ]
-    text = urlencode([(name, _text(one)) for name, one in pairs], quote_via=quote, errors="replace")
+    texts = [(name, as_text(one)) for name, one in pairs]
+    text = urlencode(texts, quote_via=quote, errors="replace")
     return f"{root}{quote(path, safe='/')}" + (f"?{text}" if text else "")
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """A value as it stands in an address: a bool is written true or false."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -274,27 +274,22 @@ class _Fitting:
 
     @property
     def options(self) -> MapOptions:
-        """Of the map."""
         return self.scene.options
 
     def shared(self) -> Axes:
-        """Principal axes of all bases of the frame."""
         o = self.options
         return self.scenes.landscape.shared(o.frame, o.preprocessing, o.dims, self.check)
 
     def moments(self) -> Moments:
-        """Of all bases of the frame."""
         o = self.options
         return self.scenes.landscape.bases(o.frame, o.preprocessing, self.check).moments
 
     def selected(self) -> Floats:
-        """The bases on the map."""
         o = self.options
         treatment = self.scenes.landscape.bases(o.frame, o.preprocessing, self.check).treatment
         return treatment.apply(self.scenes.parts(self.scene, self.check)[0][: len(self.scene.ids)])
 
     def alone(self) -> tuple[Floats, Floats]:
-        """The tokens alone, here and at the last layer: the picture that others turn to."""
         here = self.states[: self._count]
         if not len(here):
             return here, here
@@ -306,12 +301,10 @@ class _Fitting:
         return here[both], there[both]
 
     def others(self) -> Floats:
-        """The finite states that are no tokens alone."""
         rest = self.states[self._count :]
         return rest[has_place(rest)]
 
     def tokens(self, words: Sequence[str]) -> Doubles:
-        """The bases of some tokens."""
         o = self.options
         return self.scenes.landscape.tokens(o.frame, o.preprocessing, words, self.check)
 

@@ -10,13 +10,14 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from engine.errors import OptionError, shorten
 from engine.frames.kinds import FRAMES
+from engine.json_number import plain
 from engine.maps.preprocessing import PREPROCESSINGS
 from engine.maps.projections import PROJECTIONS
 from engine.model.prompts import BOS
@@ -225,17 +226,9 @@ class MapOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, for JSON; :meth:`from_dict` turns it back."""
-        out = asdict(self)
-        out["axes"] = [list(pair) for pair in self.axes]
-        if self.texts is not None:
-            out["texts"] = {
-                "name": self.texts.name,
-                "texts": list(self.texts.texts),
-                "labels": list(self.texts.labels),
-            }
-            if self.texts.prompts:
-                out["texts"]["prompts"] = list(self.texts.prompts)
-                out["texts"]["template"] = self.texts.template
+        out: dict[str, Any] = plain(self)
+        if self.texts is not None and not self.texts.prompts:
+            del out["texts"]["prompts"], out["texts"]["template"]
         return out
 
     @classmethod

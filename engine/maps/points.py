@@ -170,11 +170,6 @@ class MapPoints:
         """All labels (n)."""
         return [self.label(i) for i in range(len(self))]
 
-    def find(self, kind: int, row: int) -> int | None:
-        """Index of a point by its kind and row."""
-        hits = np.flatnonzero((self.kind == kind) & (self.row == row))
-        return int(hits[0]) if len(hits) else None
-
 
 def gather_points(
     space: Space, options: MapOptions, ids: Longs, tokens: tuple[Token, ...]

@@ -22,7 +22,7 @@ from engine.progress import Check
 _ROWS = 4096
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Preprocessing:
     """What is done to every point of a map before anything is fitted or placed."""
 
@@ -44,37 +44,16 @@ class Preprocessing:
 PREPROCESSINGS: Final[Mapping[str, Preprocessing]] = {
     one.name: one
     for one in (
+        Preprocessing("raw", "raw", "vectors as they are", "lengths as they are"),
+        Preprocessing("centred", "centred", "bases and states centred", "centred", centred=True),
+        Preprocessing("unit", "unit length", "vectors of length 1", "length 1", unit=True),
         Preprocessing(
-            name="raw",
-            title="raw",
-            words="vectors as they are",
-            heading="lengths as they are",
-        ),
-        Preprocessing(
-            name="centred",
-            title="centred",
-            words="bases and states centred",
-            heading="centred",
-            centred=True,
-        ),
-        Preprocessing(
-            name="unit",
-            title="unit length",
-            words="vectors of length 1",
-            heading="length 1",
-            unit=True,
-        ),
-        Preprocessing(
-            name="standardised",
-            title="standardised",
-            words="bases and states standardised",
-            heading="standardised",
-            centred=True,
-            scaled=True,
+            "standardised", "standardised", "bases and states standardised", "standardised",
+            centred=True, scaled=True,
         ),
     )
-}
-
+}  # fmt: skip
+"""By name; a new one is its value here."""
 
 if TYPE_CHECKING:
     PreprocessingName = str

@@ -146,12 +146,6 @@ class Map:
         for i in range(self.n):
             yield self.row(i)
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of what :meth:`row` gives, in order."""
-        head = ("index", "kind", "row", "id", "text", "label", "group")
-        return (*head, *_AXIS[: self.dims], "outside")
-
 
 def _share(x: float | None) -> float | None:
     return None if x is None else number(x)

@@ -61,7 +61,6 @@ class Paint:
     """Per point: a code into `names`, or a number (NaN where unknown)."""
     names: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
-    unit: str = ""
     slots: tuple[int, ...] = ()
     """Per name its place in `LINES`, or `GREY`; empty before `grouped`."""
 
@@ -85,8 +84,7 @@ class Paint:
             colours.append(GREY)
         codes = place[self.values.astype(np.int64)]
         return Paint(
-            self.by, self.caption, "category", codes, tuple(names), tuple(sizes), self.unit,
-            tuple(colours),
+            self.by, self.caption, "category", codes, tuple(names), tuple(sizes), tuple(colours),
         )  # fmt: skip
 
 

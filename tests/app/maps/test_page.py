@@ -46,6 +46,7 @@ PAGES = (
     f"{HERE}&layer=1&compare=layer%3A0&panel=changes&find=a&point=3&to=0&metric=l2",
     f"{HERE}&panel=quality&colour=norm&preprocessing=centred",
     f"{HERE}&panel=layers&projection=layer",
+    f"{HERE}&compare=projection%3Aselection",
     f"{HERE}&compare=projection%3Alayer&vocabulary=alone&select=search%3Aa",
     "/map?prompt=&select=search%3At&frame=input",
 )
