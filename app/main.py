@@ -37,7 +37,14 @@ from app.web import errors, static
 from app.web.security import SecureApp
 from engine import LatentSpace
 
-PAGES = (trace.PAGE, bases.PAGE, maps.PAGE, calibrate.PAGE, model.PAGE, method.PAGE)
+PAGES = (
+    trace.PAGE,
+    bases.PAGE,
+    maps.PAGE,
+    calibrate.PAGE,
+    model.PAGE,
+    method.PAGE,
+)
 """The pages, in the order of the navigation."""
 FURTHER = (
     *(saved, choice, jobs_page, static, health),  # HTML and files

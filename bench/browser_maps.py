@@ -36,7 +36,7 @@ PAGE = """{% import "_macros.html" as ui %}<!doctype html><html lang="en" class=
 <link rel="stylesheet" href="/static/css/lexiscope.css">
 <link id="plotly.js-style-global" class="no-inline-styles" rel="stylesheet"
  href="/static/css/plotly.css"><link rel="stylesheet" href="/static/css/map.css">
-{% for part in ["asking", "figures", "map-points", "map-cloud", "map-common", "map-paint",
+{% for part in ["questions", "figures", "map-points", "map-cloud", "map-common", "map-paint",
  "map-look", "map-layers", "map-hand", "map-touch", "map-panel", "map"] %}
 <script defer src="/static/js/{{ part }}.js"></script>{% endfor %}</head><body><main class="wrap">
 <select data-colour hidden><option value="class"></option></select>

@@ -12,8 +12,10 @@ from app.model.explorer import ExplorerDep, token_reference
 from app.settings import K_CEILING
 from app.web import export
 from app.web.answers import TokenDocument, csv_answer, described, json_answer
-from app.web.questions import Frame, Geometry, Question, ShortText
+from app.web.questions import Question, ShortText
 from engine import LatentSpace
+from engine.frames.kinds import FrameName
+from engine.reading.geometries import GeometryName
 
 router = APIRouter(prefix="/api/v1", tags=["api"])
 
@@ -22,8 +24,8 @@ class BasesQuestion(Question):
     """A token and where to look for its neighbours."""
 
     token: ShortText = Field(description="The token's text, or #262 for an id.")
-    frame: Frame = Field("output", description="The vectors that stand for the tokens.")
-    geometry: Geometry = Field("cosine", description="How nearness is measured.")
+    frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
+    geometry: GeometryName = Field("cosine", description="How nearness is measured.")
     k: int = Field(10, ge=1, le=K_CEILING, description="How many neighbours.")
 
     def reference(self) -> int | str:

@@ -4,50 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from app.bases.reading import HITS, Reading, read
 from app.figures.bases import neighbours
 from app.figures.names import GEOMETRIES, score_name
 from app.figures.theme import payload
-from app.method.page import TERMS, Term
+from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
-from app.model.page import FRAME_NAMES
 from app.settings import K_CEILING
 from app.web.pages import Page
-from app.web.questions import Geometry, Question, ShortText, ask
+from app.web.questions import PageQuestion, ShortText, ask
 from app.web.rendering import link, render
 from app.web.words import Choice, choices, number, signed
 from engine.bases.token_basis import TokenBasis
 from engine.errors import InputError, OptionError
+from engine.frames.kinds import FRAMES
 from engine.model.vocabulary import Token
+from engine.reading.geometries import GeometryName
 
 router = APIRouter(include_in_schema=False)
 PAGE = Page("Bases", "/bases", router)
 
 
-class BasesQuery(Question):
+class BasesQuery(PageQuestion):
     """The whole state of the page."""
 
+    empty_counts = ("shown",)
     token: ShortText | None = None
     search: ShortText | None = None
-    geometry: Geometry = "cosine"
+    geometry: GeometryName = "cosine"
     k: int = Field(10, ge=1, le=K_CEILING)
     shown: ShortText | None = None
     """The search whose hits stood on the page that the form was sent from; None for a link. A new
     search shows its first hit instead of the token that stood there."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_fields(cls, values: Any) -> Any:
-        """An empty field of a form is a setting left at its default."""
-        if not isinstance(values, dict):
-            return values
-        return {k: v for k, v in values.items() if k == "shown" or v not in ("", [""])}
 
 
 @dataclass(frozen=True)
@@ -108,20 +101,6 @@ class BasesPage:
     terms: Mapping[str, Term]
 
 
-WHAT = {
-    "output": "The paper's semantic bases: for each token, the state that comes closest to making "
-    "the head say this token and no other.",
-    "input": "The rows of the embedding table: where each token enters the model, before the first "
-    "block.",
-    "head": "The raw rows of the head. Their inner product with a state is the model's own logit; "
-    "long rows win often.",
-    "tight": "Half-way between raw rows and bases: every direction of the space is weighed the "
-    "same, so squared products are shares.",
-    "random": "The control: directions without meaning, as long as the bases. What it shows is "
-    "chance.",
-}
-
-
 @router.get("/bases", response_class=HTMLResponse)
 async def bases_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
     """A token in every frame, and a search; a mistake is a sentence in the answer's place."""
@@ -148,7 +127,8 @@ async def bases_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
 
 
 def _card(request: Request, query: BasesQuery, frame: str, basis: TokenBasis | str) -> FrameCard:
-    name, what, control = FRAME_NAMES[frame], WHAT[frame], frame == "random"
+    kind = FRAMES[frame]
+    name, what, control = kind.heading, kind.what, kind.control
     if isinstance(basis, str):
         return FrameCard(name, what, control, basis)
     return FrameCard(

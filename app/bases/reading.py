@@ -9,7 +9,7 @@ from engine import LatentSpace
 from engine.bases.lookup import TokenHit
 from engine.bases.token_basis import TokenBasis
 from engine.errors import InputError, OptionError
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 from engine.progress import Check
 
 HITS = 60

@@ -19,6 +19,7 @@ from engine.calibration.labelled.tables import Table
 from engine.calibration.labelled.tasks import TaskSpec, example_sets
 from engine.calibration.training.options import CalibrationOptions
 from engine.errors import OptionError
+from engine.frames.kinds import FrameName
 from engine.model.vocabulary import visible
 
 MAX_LABELS = 100
@@ -53,7 +54,7 @@ class CalibrateQuery(Question):
     target: str = Field("module", pattern=r"^(module|head|lora|layers:(all|[1-9][0-9]{0,2}))$")
     loss: Literal["sm", "mm", "sm-gt", "sm-exp", "mm-exp"] = "sm"
     epochs: int | None = Field(None, ge=1, le=2_000)
-    frame: Literal["output", "input", "head", "tight", "random"] = "output"
+    frame: FrameName = "output"
     centroids: Literal["labels", "vocabulary"] = "labels"
     inference: Literal["sm", "mm"] = "sm"
     inference_over: Literal["labels", "vocabulary"] = "labels"

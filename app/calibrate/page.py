@@ -35,7 +35,7 @@ from app.calibrate.tables import changed_words
 from app.calibrate.words import share, thin, when
 from app.calibrate.work import Order
 from app.jobs.lanes import JobsDep
-from app.method.page import TERMS, Term
+from app.method.terms import TERMS, Term
 from app.model.explorer import ExplorerDep
 from app.storage.store import aside
 from app.web.pages import Page

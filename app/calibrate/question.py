@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from app.web.questions import no_nul
 from engine.calibration.labelled.tasks import TaskSpec
 from engine.calibration.training.options import CalibrationOptions
+from engine.frames.kinds import FrameName
 
 SetId = Annotated[str, Field(max_length=24, pattern=r"^(topics|sentiment|[0-9a-f]{24})$")]
 """An example's name or the id of an uploaded set."""
@@ -46,7 +47,7 @@ class CalibrationQuestion(BaseModel):
     target: str = Field("module", max_length=10,
         pattern=r"^(module|head|lora|layers:(all|[1-9][0-9]{0,2}))$",
         description="What is trained: module, head, layers:k, layers:all, lora.")  # fmt: skip
-    frame: Literal["output", "input", "head", "tight", "random"] = Field("output",
+    frame: FrameName = Field("output",
         description="Whose vectors are the centroids.")  # fmt: skip
     centroids: Literal["labels", "vocabulary"] = Field("labels", description="Which of them "
         "compete in the loss.")  # fmt: skip

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-GEOMETRIES = (
-    ("cosine", "cosine", "The angle to each token's vector; the paper's reading."),
-    ("l2", "squared L2", "The distance to each token's vector."),
-    ("matmul", "matrix product", "The inner product, as the model's own head computes it."),
-)
-FRAMES = (
-    ("output", "semantic bases (output side)"),
-    ("input", "input embeddings"),
-    ("head", "raw head rows"),
-    ("tight", "tight frame"),
-    ("random", "random (control)"),
-)
+from engine.frames import kinds
+from engine.reading import geometries
+from engine.trace import options
+
+GEOMETRIES = tuple((one.name, one.title, one.what) for one in geometries.GEOMETRIES.values())
+FRAMES = tuple((one.name, one.choice) for one in kinds.FRAMES.values())
+STATES = tuple((one.name, one.title) for one in options.STATES.values())
 LABELS = dict([*((k, v) for k, v, _ in GEOMETRIES), *FRAMES])
 
 
@@ -24,13 +19,4 @@ def layer_label(layer: int) -> str:
 
 def score_name(geometry: str) -> str:
     """What a score is, with its unit."""
-    return {
-        "cosine": "cosine (−1…1)",
-        "l2": "minus squared distance",
-        "matmul": "inner product (logit)",
-    }[geometry]
-
-
-def border_unit(geometry: str) -> str:
-    """The unit of the distance to a region's border."""
-    return "radians" if geometry == "cosine" else "length in the state's space"
+    return geometries.GEOMETRIES[geometry].score

@@ -24,9 +24,11 @@ from app.maps.service import MapService, start_umap
 from app.model.explorer import Explorer, ExplorerDep
 from app.web import export
 from app.web.answers import FaultDocument, described, json_answer
-from app.web.questions import Frame, LayerNumber, PromptText, Question, ShortText, State, no_nul
+from app.web.questions import LayerNumber, PromptText, Question, ShortText, no_nul
 from app.web.rendering import link
+from engine.frames.kinds import FrameName
 from engine.maps import CalibrationName, MapOptions, TextSet
+from engine.trace.options import StateName
 
 ColourName = Annotated[str, Field(max_length=40, pattern=r"^[a-z_ ]+$")]
 SEED_CEILING = 2**31 - 2
@@ -41,7 +43,7 @@ class MapQuestion(Question):
 
     vocabulary: Literal["bases", "alone", "none"] = Field("bases", description="The tokens of the "
         "vocabulary: their fixed bases, each token's own state at the layer, or none.")  # fmt: skip
-    frame: Frame = Field("output", description="The vectors that stand for the tokens.")
+    frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
     select: LongText = Field("all", description="Which tokens: all, ids:1,2, words:cat,dog, "
         "words:NAME=cat,dog;NAME=red,blue, search:TEXT, regex:EXPRESSION, prompt, or near:K to "
         "the prompt's last state.")  # fmt: skip
@@ -53,7 +55,7 @@ class MapQuestion(Question):
         "its name or id; each text's last state is a point.")  # fmt: skip
     layer: LayerNumber = Field(-1, description="The layer of the states: 0 is the embedding, "
         "-1 the last.")  # fmt: skip
-    state: State = Field("normed", description="States after the final norm, or raw.")
+    state: StateName = Field("normed", description="States after the final norm, or raw.")
     preprocessing: Literal["raw", "centred", "unit", "standardised"] = Field(
         "unit", description="What is done to every point before anything is fitted or placed."
     )

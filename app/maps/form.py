@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 
-from app.figures.names import FRAMES
+from app.figures.names import FRAMES, STATES
 from app.maps.calibrated import SavedChoice
 from app.maps.panels import LinkTo
 from app.maps.question import PROMPT
@@ -235,7 +235,7 @@ def form_of(query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]) ->
         select="" if query.select == "all" else query.select,
         texts=choices(texts, query.texts or ""),
         frames=choices(FRAMES, query.frame),
-        states=choices((("normed", "final-normed"), ("raw", "raw")), query.state),
+        states=choices(STATES, query.state),
         axes=query.axes or "",
         neighbours=query.neighbours,
         min_dist=query.min_dist,
@@ -267,7 +267,7 @@ def _compares(
     table += [("prompt", "another text (under More settings)")]
     for name, label, options in (
         ("projection", "picture", PROJECTIONS[:4]),
-        ("state", "state", (("normed", "final-normed"), ("raw", "raw"))),
+        ("state", "state", STATES),
         ("preprocessing", "preprocessing", PREPROCESSINGS),
         ("frame", "frame", FRAMES),
     ):

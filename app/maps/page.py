@@ -43,7 +43,7 @@ from app.maps.parts import MapExport, changes_part, layers_part, linker, outline
 from app.maps.question import MapQuery, drawn_at_once
 from app.maps.service import MapService, start_umap
 from app.maps.tables import ChangesPanel, LayersPanel
-from app.method.page import TERMS, Term
+from app.method.terms import TERMS, Term
 from app.model.explorer import ExplorerDep
 from app.web.pages import Page
 from app.web.questions import ask

@@ -9,20 +9,14 @@ from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from app.model.choice import ModelName, ModelState, rows_of
+from app.model.choice import ModelState, OpenOrder, rows_of
 from app.model.explorer import Explorer, ExplorerDep, limits_of
 from app.web import export
 from app.web.answers import Document, described, json_answer
-from app.web.questions import Frame, Question
 from engine import LatentSpace
+from engine.frames.kinds import FrameName
 
 router = APIRouter(prefix="/api/v1", tags=["api"])
-
-
-class OpenOrder(Question):
-    """Which model is to be opened."""
-
-    name: ModelName
 
 
 class ModelDocument(BaseModel):
@@ -64,7 +58,7 @@ class CheckDocument(Document):
 @router.get("/frames/{frame}", responses=described(FrameDocument))
 async def frame(
     request: Request,
-    frame: Annotated[Frame, Path(description="Which frame.")],
+    frame: Annotated[FrameName, Path(description="Which frame.")],
     explorer: ExplorerDep,
 ) -> Response:
     """The figures of a frame: rank, condition, residuals, bounds, leverage, round trip."""
@@ -103,7 +97,7 @@ async def models_open(order: OpenOrder, explorer: ExplorerDep) -> Response:
     Ask ``/api/v1/models`` how far it is. A model that is open already stays open.
     """
     await explorer.models.switch_to(order.name)
-    return Response(export.dumps(_document(explorer)), 202, media_type="application/json")
+    return json_answer(export.dumps(_document(explorer)), 202)
 
 
 def _document(explorer: Explorer) -> dict[str, Any]:

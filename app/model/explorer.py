@@ -83,7 +83,7 @@ def load_space(
     settings: Settings,
     check: Check = no_check,
     tell: Callable[[str], None] = lambda words: None,
-    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+    exclusive: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> LatentSpace:
     """Load the model that the settings name; slow.
 
@@ -91,7 +91,7 @@ def load_space(
         settings: which model, and where and how it runs.
         check: raises to stop.
         tell: called with a few words at each phase.
-        alone: entered for the moments in which no other thread may compute.
+        exclusive: entered for the moments in which no other thread may compute.
     """
     return load(
         settings.model,
@@ -107,7 +107,7 @@ def load_space(
         device_map=settings.device_map,
         check=check,
         tell=tell,
-        alone=alone,
+        exclusive=exclusive,
     )
 
 
@@ -137,7 +137,10 @@ class Explorer:
         self.device = DeviceThread(
             places=settings.queue_places, per_client=partial(places_of, settings)
         )
-        self.models = Models(settings, self.device, _load, space, threads=threads_of(settings))
+        self.models = Models(
+            settings, self.device, lambda *given: load_space(*given), space,
+            threads=threads_of(settings),
+        )  # fmt: skip
         self.models.on_change = self._changed
         self._results = ResultCache(settings.result_cache_mib * 2**20)
         self._flights: dict[Hashable, _Flight] = {}
@@ -220,11 +223,6 @@ class Explorer:
         self.models.stop()
         self.device.close()
         self.models.close()
-
-    @property
-    def notice(self) -> str | None:
-        """A sentence that stands on each page, or None."""
-        return self.settings.notice
 
     @property
     def badge(self) -> Badge:
@@ -408,15 +406,6 @@ async def _explorer(request: Request) -> Explorer:
 
 ExplorerDep = Annotated[Explorer, Depends(_explorer)]
 """The open model as the handlers see it."""
-
-
-def _load(
-    settings: Settings,
-    check: Check,
-    tell: Callable[[str], None],
-    alone: Callable[[], AbstractContextManager[None]],
-) -> LatentSpace:
-    return load_space(settings, check, tell, alone)
 
 
 def client_of(request: Request) -> str:

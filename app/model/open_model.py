@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from urllib.parse import quote
 
@@ -53,9 +53,7 @@ class ModelFacts:
 
     def to_dict(self) -> dict[str, object]:
         """As it stands in the JSON of ``/api/v1/model``."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "anatomy"}
-        plain["anatomy"] = dict(self.anatomy)
-        return plain
+        return {**asdict(self), "anatomy": dict(self.anatomy)}
 
 
 def facts_of(space: LatentSpace) -> ModelFacts:

@@ -11,12 +11,13 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.model.explorer import ExplorerDep
-from app.trace.cost import predict_cost
 from app.trace.question import CellQuestion, CurvesQuestion, TraceQuestion
+from app.trace.reading import predict_cost
 from app.web import export
 from app.web.answers import Document, TokenDocument, csv_answer, described, json_answer
-from app.web.questions import Frame, Geometry
 from engine import LatentSpace
+from engine.frames.kinds import FrameName
+from engine.reading.geometries import GeometryName
 
 
 class TopDocument(TokenDocument):
@@ -40,8 +41,8 @@ class TraceDocument(Document):
     """A prompt through the layers."""
 
     model: Any
-    geometry: Geometry
-    frame: Frame
+    geometry: GeometryName
+    frame: FrameName
     tokens: list[TokenDocument]
     layers: list[int]
     cells: list[CellOfTrace]
@@ -69,15 +70,7 @@ async def trace(
 @router.post("/trace", responses=described(TraceDocument))
 async def trace_post(request: Request, query: TraceQuestion, explorer: ExplorerDep) -> Response:
     """The same, with the question as JSON in the body."""
-    return json_answer(
-        await explorer.document(
-            request,
-            explorer.writer(query.prompt),
-            LatentSpace.trace,
-            query.prompt,
-            query.options(),
-        )
-    )
+    return await trace(request, query, explorer)
 
 
 @router.get("/trace.csv", responses=described(csv=True))
@@ -130,4 +123,4 @@ async def cost(
 ) -> Response:
     """What a trace would cost in seconds and bytes, without running it."""
     asked = (query.prompt, query.options())
-    return json_answer(await explorer.document(request, export.forecast, predict_cost, *asked))
+    return json_answer(await explorer.document(request, export.dumps, predict_cost, *asked))

@@ -15,17 +15,16 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from app.calibrate.calibrations import Calibrations, CalibrationsDep
-from app.figures.names import FRAMES, GEOMETRIES, LABELS
-from app.method.page import TERMS, Term
+from app.figures.names import FRAMES, GEOMETRIES, LABELS, STATES
+from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
 from app.model.open_model import ModelFacts
 from app.trace import calibrated as switched_on
 from app.trace.calibrated import CalibrationPanel
-from app.trace.cost import CostEstimate, predict_cost
 from app.trace.examples import EXAMPLES, LOOKED_AT
 from app.trace.panels import Panels, agreement
 from app.trace.question import TraceQuery, TraceQuestion, link_to
-from app.trace.reading import Reading, Switched, read
+from app.trace.reading import Reading, Switched, predict_cost, read
 from app.trace.shown import AgreementPanel, CellPanel, CurvePanel, GridPanel, PathPanel
 from app.trace.words import COLOURS
 from app.web.pages import Page
@@ -153,7 +152,7 @@ def _form(
         prompt=query.prompt,
         geometries=choices(GEOMETRIES, query.geometry),
         frames=choices(FRAMES, query.frame),
-        states=choices((("normed", "final-normed"), ("raw", "raw")), query.state),
+        states=choices(STATES, query.state),
         colours=choices(COLOURS, query.colour),
         bos=choices((("auto", "as the model does"), ("yes", "yes"), ("no", "no")), query.bos),
         centred=query.centred,
@@ -231,7 +230,9 @@ async def cost_line(
     """What a run would take, while the prompt is still being written."""
     line, problem = None, None
     try:
-        line = _forecast(await explorer.ask(request, predict_cost, query.prompt, query.options()))
+        cost = await explorer.ask(request, predict_cost, query.prompt, query.options())
+        foretold = _pair(cost.predicted_seconds, cost.predicted_bytes)
+        line = CostLine(cost.tokens, foretold, None)
     except InputError as error:
         problem = str(error)
     context = {
@@ -386,11 +387,6 @@ def _export(request: Request, query: TraceQuery, explorer: Explorer) -> Export:
 def _pair(time: float, memory: float) -> str:
     size = f"{memory / 2**20:.1f} MiB" if memory < 2**30 else f"{memory / 2**30:.2f} GiB"
     return f"{seconds(time)}, {size}"
-
-
-def _forecast(estimate: CostEstimate) -> CostLine:
-    cost = estimate.cost
-    return CostLine(estimate.tokens, _pair(cost.predicted_seconds, cost.predicted_bytes), None)
 
 
 def _measured(tokens: int, cost: Cost) -> CostLine:

@@ -36,8 +36,9 @@ from app.trace.shown import (
 from app.trace.words import MAX_PINS, layer_span
 from app.web.words import Choice, number, probability, sentence, signed
 from engine.model.vocabulary import Token
+from engine.reading.geometries import geometry_of
 from engine.trace.agreement import Agreement, AgreementRow
-from engine.trace.cell import Cell, Entry
+from engine.trace.cell import Cell, ListedToken
 from engine.trace.curves import Curves
 from engine.trace.result import Trace
 
@@ -151,7 +152,7 @@ class Panels:
         )
         return TableCell(href, key, token, f"p {chance} · #{rank}", label, agrees, current)
 
-    def _rows(self, entries: Iterable[Entry], answer: int) -> tuple[TokenRow, ...]:
+    def _rows(self, entries: Iterable[ListedToken], answer: int) -> tuple[TokenRow, ...]:
         return tuple(
             TokenRow(
                 e.token,
@@ -177,7 +178,7 @@ class Panels:
 
         largest = max((abs(s.signed) for s in cell.shares), default=1.0) or 1.0
         signed_sum, parseval_sum = cell.share_sums
-        angle = query.geometry == "cosine"
+        geometry = geometry_of(query.geometry)
         return CellPanel(
             layer=cell.layer,
             position=cell.position,
@@ -188,7 +189,8 @@ class Panels:
             note=note,
             region=cell.region,
             region_href=self._basis(cell.region.id),
-            border=f"{number(cell.border)} rad" if angle else number(cell.border),
+            border=f"{number(cell.border)}{geometry.borders.sign}" if geometry.borders else None,
+            no_border=geometry.no_border,
             border_to=cell.border_to,
             up=step(1, 0),
             down=step(-1, 0),
@@ -234,7 +236,7 @@ class Panels:
             f"the Parseval shares to {parseval_sum:.5f}; put together again, the state is met to "
             f"a relative error of {cell.resolution_error:.1e}.",
             facts=(
-                Fact("norm", number(cell.state_norm)),
+                Fact("norm", number(cell.norm)),
                 Fact("entropy", number(cell.entropy), "nats"),
                 Fact("rank", number(int(cell.final_rank)), "of the answer"),
                 Fact("target", signed(cell.target_similarity)),

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from app.settings import K_CEILING, TOKEN_CEILING
 from app.trace.examples import EXAMPLES
 from app.trace.words import MAX_PINS
-from app.web.questions import Frame, Geometry, LayerNumber, PromptText, Question, RangeText, State
+from app.web.questions import LayerNumber, PageQuestion, PromptText, Question, RangeText
 from app.web.rendering import link
 from engine import TraceOptions
+from engine.frames.kinds import FrameName
+from engine.reading.geometries import GeometryName
+from engine.trace.options import StateName
 
 IdList = Annotated[str, Field(max_length=320, pattern=r"^[0-9]{1,9}(,[0-9]{1,9}){0,31}$")]
 
@@ -21,9 +24,9 @@ class TraceQuestion(Question):
     """A prompt and how to read it."""
 
     prompt: PromptText = Field(description="The text to trace.")
-    geometry: Geometry = Field("cosine", description="How nearness is measured.")
-    frame: Frame = Field("output", description="The vectors that stand for the tokens.")
-    state: State = Field("normed", description="Read states after the final norm, or raw.")
+    geometry: GeometryName = Field("cosine", description="How nearness is measured.")
+    frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
+    state: StateName = Field("normed", description="Read states after the final norm, or raw.")
     centred: bool = Field(False, description="Take the layer's mean over the prompt "
         "off each state, and the mean basis off each basis.")  # fmt: skip
     temperature: float | None = Field(None, ge=1e-3, le=1e4, description="Of the probabilities; "
@@ -40,19 +43,9 @@ class TraceQuestion(Question):
 
     def options(self) -> TraceOptions:
         """The engine's options."""
-        return TraceOptions(
-            geometry=self.geometry,
-            frame=self.frame,
-            state=self.state,
-            centred=self.centred,
-            temperature=self.temperature,
-            k=self.k,
-            layers=self.layers or None,
-            positions=self.positions or None,
-            bos=self.bos,
-            chat=self.chat,
-            words_only=self.words_only,
-        )
+        plain = {name: getattr(self, name) for name in TraceOptions.__dataclass_fields__}
+        ranges = {"layers": self.layers or None, "positions": self.positions or None}
+        return TraceOptions(**plain | ranges)
 
 
 class CellQuestion(TraceQuestion):
@@ -81,9 +74,10 @@ class CurvesQuestion(TraceQuestion):
         return tuple(dict.fromkeys(int(one) for one in self.ids.split(",")))
 
 
-class TraceQuery(TraceQuestion):
+class TraceQuery(TraceQuestion, PageQuestion):
     """The whole state of the page."""
 
+    empty_counts = ("prompt",)
     prompt: PromptText = EXAMPLES[0].prompt
     colour: Literal["probability", "entropy", "rank", "kl", "agreement", "deviation", "border"] = (
         "probability"
@@ -103,14 +97,6 @@ class TraceQuery(TraceQuestion):
             return None
         layer, position = self.cell.split(",")
         return int(layer), int(position)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_fields(cls, values: Any) -> Any:
-        """An empty field of a form is a setting left at its default; an empty prompt is one."""
-        if not isinstance(values, dict):
-            return values
-        return {k: v for k, v in values.items() if k == "prompt" or v not in ("", [""])}
 
 
 def link_to(request: Request, query: TraceQuery, /, path: str = "/", **changes: Any) -> str:

@@ -83,3 +83,21 @@ def read(
         space.agreement(prompt, options, check=check) if agreement else None,
         switched.read(space, prompt, options, check) if switched is not None else None,
     )
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What a trace would cost, with the tokens of its prompt."""
+
+    tokens: int
+    predicted_seconds: float
+    predicted_bytes: int
+
+
+def predict_cost(
+    space: LatentSpace, prompt: str, options: TraceOptions, *, check: Check
+) -> CostEstimate:
+    """What a trace of this prompt would cost, without running it."""
+    tokens = len(space.tokenize(prompt, bos=options.bos, chat=options.chat).ids)
+    cost = space.predict_cost(tokens, options)
+    return CostEstimate(tokens, cost.predicted_seconds, cost.predicted_bytes)

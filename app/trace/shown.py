@@ -119,7 +119,9 @@ class CellPanel:
     note: str | None
     region: Token
     region_href: str
-    border: str
+    border: str | None
+    """None where the geometry has no formula for it; `no_border` says so."""
+    no_border: str
     border_to: Token
     up: str | None
     down: str | None

@@ -8,13 +8,11 @@ the log only.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
@@ -26,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.web.paths import less, own_path
 from app.web.problems import ClientGone, Conflict, NotFound, NotReady, StorageError
-from app.web.rendering import render_text, wants_fragment
+from app.web.rendering import json_text, render_text, wants_fragment
 from app.web.words import begun
 from engine.errors import (
     ArtifactError,
@@ -113,10 +111,8 @@ def install(app: FastAPI) -> None:
     """Hang the handlers into the app; the boundary for everything else is `ErrorBoundary`."""
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(LexiscopeError, _on_known)
-    app.add_exception_handler(NotReady, _on_known)
-    app.add_exception_handler(NotFound, _on_known)
-    app.add_exception_handler(StorageError, _on_known)
+    for kind in (LexiscopeError, NotReady, NotFound, StorageError):
+        app.add_exception_handler(kind, _on_known)
     app.add_exception_handler(ClientGone, _on_client_gone)
 
 
@@ -184,8 +180,7 @@ def answer(
     error_id = request_id(request)
     if _wants_json(request):
         body = {"error": {"sentence": sentence, "status": status, "id": error_id}}
-        content = orjson.dumps(_text_only(body), option=orjson.OPT_APPEND_NEWLINE)
-        return Response(content, status, sent, media_type="application/json")
+        return Response(f"{json_text(body)}\n", status, sent, media_type="application/json")
     context = ErrorContext(
         status=status,
         title=_title(status),
@@ -330,14 +325,6 @@ def _title(status: int) -> str:
 
 def _wants_json(request: Request) -> bool:
     return own_path(request.scope).startswith("/api/")
-
-
-def _text_only(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {key: _text_only(one) for key, one in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _out_of_memory(error: BaseException) -> bool:

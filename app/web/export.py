@@ -17,7 +17,7 @@ import io
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import orjson
@@ -48,28 +48,19 @@ def document(value: Any) -> bytes:
     return dumps(without_clock(value.to_dict()))
 
 
-class Facts(Protocol):
-    """What an answer says of the model that its numbers are of."""
+class _Facts(Protocol):
+    """What an answer says of the model that its numbers are of; `app.model` has them."""
 
     @property
-    def name(self) -> str:
-        """What people call it."""
-
+    def name(self) -> str: ...
     @property
-    def revision(self) -> str:
-        """The hub's commit, or ``local``."""
-
+    def revision(self) -> str: ...
     @property
-    def fingerprint(self) -> str:
-        """Of the weights."""
-
+    def fingerprint(self) -> str: ...
     @property
-    def device(self) -> str:
-        """Where it runs."""
-
+    def device(self) -> str: ...
     @property
-    def dtype(self) -> str:
-        """The type of the weights."""
+    def dtype(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ class Source:
     """Of the prompt in UTF-8; None where none was asked about."""
 
     @classmethod
-    def of(cls, facts: Facts, prompt: str | None = None) -> Source:
+    def of(cls, facts: _Facts, prompt: str | None = None) -> Source:
         """Of this model, asked about this prompt."""
         digest = None
         if prompt is not None:
@@ -95,8 +86,7 @@ class Source:
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in JSON, with the versions that decided the numbers."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**plain, "versions": versions()}
+        return {**asdict(self), "versions": versions()}
 
     @property
     def words(self) -> str:
@@ -138,11 +128,6 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def forecast(value: Any) -> bytes:
-    """What a run would cost, as JSON; here the seconds are the answer."""
-    return dumps(value.to_dict())
-
-
 def without_clock(value: Any) -> Any:
     """The same structure without measured and forecast seconds, which differ from run to run."""
     if isinstance(value, Mapping):
@@ -152,13 +137,9 @@ def without_clock(value: Any) -> Any:
     return value
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """The versions that decide the numbers."""
-    return dict(_versions())
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
     found = {"lexiscope": version()}
     for name in ("torch", "transformers", "tokenizers", "numpy"):
         try:

@@ -6,10 +6,10 @@ form and the prompt stand as they were sent, and says what was wrong where the a
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin
 
 from fastapi import Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.datastructures import QueryParams
 
 from app.settings import PROMPT_CEILING
@@ -32,9 +32,6 @@ ShortText = Annotated[str, Field(max_length=400), AfterValidator(no_nul)]
 RangeText = Annotated[str, Field(max_length=40), AfterValidator(no_nul)]
 """Layers or positions in a query model, ``0:6``, ``0:12:2``, ``-1``: kept short here, read by the
 engine, which says what is wrong with it."""
-Geometry = Literal["cosine", "l2", "matmul"]
-Frame = Literal["output", "input", "head", "tight", "random"]
-State = Literal["normed", "raw"]
 LayerNumber = Annotated[int, Field(ge=-1, le=10_000)]
 
 
@@ -42,6 +39,20 @@ class Question(BaseModel):
     """What all questions have in common: nothing unknown, nothing endless."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PageQuestion(Question):
+    """The whole state of a page; a field that its form sent empty is left at its default."""
+
+    empty_counts: ClassVar[tuple[str, ...]] = ()
+    """Fields of which an empty text says something."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_fields(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {k: v for k, v in values.items() if k in cls.empty_counts or v not in ("", [""])}
 
 
 def ask(model: type[Q], request: Request) -> tuple[Q, str | None]:

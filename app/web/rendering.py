@@ -25,7 +25,6 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -40,34 +39,6 @@ from app.web.security import KNOWN
 from app.web.words import number
 
 _root_path: ContextVar[str] = ContextVar("root_path", default="")
-
-
-class ExplorerView(Protocol):
-    """What templates see of the explorer; the class itself stands in `app.model.explorer`."""
-
-    @property
-    def state(self) -> str:
-        """``loading``, ``ready`` or ``failed``."""
-
-    @property
-    def progress(self) -> str:
-        """What is being done while it loads."""
-
-    @property
-    def failure(self) -> str | None:
-        """Why it failed, or None."""
-
-    @property
-    def info(self) -> Any:
-        """The model's facts, or None."""
-
-    @property
-    def badge(self) -> Any:
-        """The self-check as one mark."""
-
-    @property
-    def notice(self) -> str | None:
-        """A sentence for a banner, or None."""
 
 
 def static_url(name: str) -> str:
@@ -101,8 +72,8 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _dumps(value: object, **_: object) -> str:
-    """JSON for a page's data: NaN becomes null; what is not text is replaced, never an error."""
+def json_text(value: object, **_: object) -> str:
+    """JSON for people and pages: NaN becomes null; what is not text is replaced, never an error."""
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     try:
         return orjson.dumps(value, default=_plain, option=options).decode()
@@ -140,7 +111,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.policies["json.dumps_function"] = _dumps
+    env.policies["json.dumps_function"] = json_text
     env.policies["json.dumps_kwargs"] = {}
     env.globals.update(static_url=static_url, url_for_path=url_for_path, number=number)
     env.filters["number"] = number
@@ -205,7 +176,7 @@ def _fields(context: object) -> dict[str, object]:
 
 
 def _common(request: Request) -> dict[str, object]:
-    explorer: ExplorerView = request.app.state.explorer
+    explorer = request.app.state.explorer
     # Whoever has not shown the token learns nothing of the model, not even from a refusal.
     known = bool(request.scope.get("state", {}).get(KNOWN, True))
     return {
@@ -213,7 +184,7 @@ def _common(request: Request) -> dict[str, object]:
         "known": known,
         "model": explorer.info if known else None,
         "badge": explorer.badge,
-        "notice": explorer.notice,
+        "notice": request.app.state.settings.notice,
         "jobs_mark": request.app.state.jobs.mark if known else None,
         "version": version(),
         "pages": request.app.state.pages,

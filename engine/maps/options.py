@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from engine.errors import OptionError, shorten
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 from engine.model.prompts import BOS
 from engine.trace.options import STATES
 
@@ -324,7 +324,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _one_of(what: str, value: object, allowed: Sequence[str]) -> None:
+def _one_of(what: str, value: object, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise OptionError(
             f"{what} must be one of {', '.join(allowed)}; got {shorten(str(value))!r}."

@@ -81,7 +81,7 @@ def load_model(
     name: str | None = None,
     device_map: DeviceMap | None = None,
     tell: Tell = silent,
-    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+    exclusive: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> LanguageModel:
     """Open a causal or masked language model by hub id or local folder.
 
@@ -99,8 +99,9 @@ def load_model(
             ways (``auto``, ``balanced``, ``balanced_low_0``, ``sequential``) or with a device for
             each module path; what does not fit them stays in main memory. None: one device.
         tell: called with a few words at each phase.
-        alone: entered while transformers changes what holds for the whole process (torch's default
-            dtype): no other thread may compute meanwhile. On the CPU in float32 nothing changes.
+        exclusive: entered while transformers changes what holds for the whole process (torch's
+            default dtype): no other thread may compute meanwhile. On the CPU in float32 nothing
+            changes.
 
     Raises:
         ModelNotFound, UnsupportedModel, UnsafeModel, ModelTooLarge, OptionError: one sentence each.
@@ -153,7 +154,7 @@ def load_model(
     chosen = DTYPES[dtype] if dtype != "auto" else torch.float32 if where.type == "cpu" else "auto"
     tell("reading the weights")
     same = where.type == "cpu" and chosen is torch.get_default_dtype()
-    with nullcontext() if same else alone():
+    with nullcontext() if same else exclusive():
         module = _open_weights(path, kind, chosen, common, shown, local, offline, device_map)
     tell("reading the tokenizer")
     try:

@@ -6,8 +6,8 @@ keeps what was asked only. It is differentiable with respect to the states.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import torch
@@ -15,19 +15,10 @@ from torch import Tensor
 
 from engine.frames.frame import Frame
 from engine.progress import Check, no_check
+from engine.reading.geometries import GEOMETRIES, geometry_of
+from engine.reading.geometries.geometry import Columns, Geometry, Rows
 from engine.reading.partition import Running, Scratch
-from engine.reading.similarity import (
-    DEFAULT_TEMPERATURE,
-    GEOMETRIES,
-    Rows,
-    bare_scores,
-    check_geometry,
-    columns,
-    gather_rows,
-    prepare_rows,
-    products,
-    row_part,
-)
+from engine.reading.similarity import columns_of, prepare_rows, products
 
 _CPU_CHUNK: Final = 1024
 _CPU_TILE: Final = 512
@@ -73,7 +64,7 @@ def read(
     frame: Frame,
     states: Tensor,
     *,
-    geometries: Sequence[str] = GEOMETRIES,
+    geometries: Iterable[str] = GEOMETRIES,
     k: int = 10,
     temperatures: Mapping[str, float] | None = None,
     targets: Tensor | None = None,
@@ -90,9 +81,9 @@ def read(
     Args:
         frame: b_1 … b_v.
         states: n × d on the frame's device.
-        geometries: which of the three.
+        geometries: by which, by their names.
         k: how many nearest tokens; at most v.
-        temperatures: T per geometry; what is missing is :data:`DEFAULT_TEMPERATURE`.
+        temperatures: T per geometry; what is missing is the geometry's own.
         targets: token ids whose ranks and scores are wanted (n × m).
         centred: subtract the mean basis from each basis.
         allowed: True for tokens that may stand among the k nearest (v); probabilities, entropy
@@ -104,11 +95,10 @@ def read(
     Returns:
         A reading per geometry. Equal scores come in no promised order.
     """
-    for geometry in geometries:
-        check_geometry(geometry)
+    chosen = [geometry_of(name) for name in geometries]
     n, v = len(states), frame.size
     k = min(k, v)
-    temps = {g: (temperatures or {}).get(g, DEFAULT_TEMPERATURE[g]) for g in geometries}
+    temps = {g.name: (temperatures or {}).get(g.name, g.temperature) for g in chosen}
     chunk, tile = tiling(n, v, frame.width, budget_bytes, frame.device)
     parts: list[dict[str, Reading]] = []
     for first in range(0, max(n, 1), tile):
@@ -118,7 +108,7 @@ def read(
             _read_tile(
                 frame,
                 prepare_rows(frame, states[some], centred=centred, vectors=vectors),
-                tuple(geometries),
+                chosen,
                 k,
                 temps,
                 wanted,
@@ -130,7 +120,7 @@ def read(
         )
     if len(parts) == 1:
         return parts[0]
-    return {g: _join([p[g] for p in parts]) for g in geometries}
+    return {g.name: _join([p[g.name] for p in parts]) for g in chosen}
 
 
 def tiling(n: int, v: int, d: int, budget_bytes: int, device: torch.device) -> tuple[int, int]:
@@ -147,23 +137,18 @@ def tiling(n: int, v: int, d: int, budget_bytes: int, device: torch.device) -> t
 
 
 def _join(parts: list[Reading]) -> Reading:
-    return Reading(
-        ids=torch.cat([p.ids for p in parts]),
-        scores=torch.cat([p.scores for p in parts]),
-        log_partition=torch.cat([p.log_partition for p in parts]),
-        entropy=torch.cat([p.entropy for p in parts]),
-        target_scores=torch.cat([p.target_scores for p in parts]),
-        ranks=torch.cat([p.ranks for p in parts]),
-        probabilities=torch.cat([p.probabilities for p in parts]),
-        target_probabilities=torch.cat([p.target_probabilities for p in parts]),
-        temperature=parts[0].temperature,
-    )
+    whole = {
+        one.name: torch.cat([getattr(part, one.name) for part in parts])
+        for one in fields(Reading)
+        if one.name != "temperature"
+    }
+    return Reading(**whole, temperature=parts[0].temperature)
 
 
 def _read_tile(
     frame: Frame,
     rows: Rows,
-    geometries: tuple[str, ...],
+    geometries: list[Geometry],
     k: int,
     temperatures: Mapping[str, float],
     targets: Tensor | None,
@@ -174,62 +159,44 @@ def _read_tile(
 ) -> dict[str, Reading]:
     n, v = len(rows.queries), frame.size
     device = frame.device
-    norms, inverse = columns(frame, centred=centred)
-    centre = frame.centre_scores() if centred else None
-    bias = None if frame.bias is None else frame.bias.detach().float()
+    columns = columns_of(frame, centred=centred)
     if targets is None:
         targets = torch.empty((n, 0), dtype=torch.long, device=device)
-    wanted = _target_scores(frame, geometries, rows, targets, norms, inverse, bias, centre)
+    wanted = _target_scores(frame, geometries, rows, targets, columns)
     graph = torch.is_grad_enabled() and rows.queries.requires_grad
     scratch = Scratch(n, chunk, device, reuse=not graph)
-    running = {}
-    for geometry in geometries:
-        gain, _ = row_part(geometry, rows)
-        cold = 1.0 / temperatures[geometry]
-        running[geometry] = Running(
-            n, k, targets, wanted[geometry].detach(), cold if gain is None else gain * cold, scratch
+    running = []
+    for geometry, own in zip(geometries, wanted, strict=True):
+        gain, _ = geometry.row_part(rows)
+        cold = 1.0 / temperatures[geometry.name]
+        running.append(
+            Running(n, k, targets, own.detach(), cold if gain is None else gain * cold, scratch)
         )
     for start in range(0, v, chunk):
         check()
         stop = min(start + chunk, v)
-        dots = products(
-            frame, rows, frame.block(start, stop), centre, scratch.block(2, n, stop - start)
-        )
+        dots = products(rows, frame.block(start, stop), scratch.block(2, n, stop - start))
         hidden = None if allowed is None else ~allowed[start:stop]
-        part = None if bias is None else bias[start:stop]
-        for geometry, state in running.items():
+        part = columns.at(slice(start, stop))
+        for geometry, state in zip(geometries, running, strict=True):
             room = scratch.block(3, n, stop - start)
-            block = bare_scores(
-                frame, geometry, dots, norms[start:stop], inverse[start:stop], part, room
-            )
-            state.take(block, start, hidden)
+            state.take(geometry.bare(dots, part, room), start, hidden)
     return {
-        g: _finish(running[g], wanted[g], temperatures[g], row_part(g, rows), allowed is None)
-        for g in geometries
+        g.name: _finish(state, own, temperatures[g.name], g.row_part(rows), allowed is None)
+        for g, state, own in zip(geometries, running, wanted, strict=True)
     }
 
 
 def _target_scores(
-    frame: Frame,
-    geometries: tuple[str, ...],
-    rows: Rows,
-    targets: Tensor,
-    norms: Tensor,
-    inverse: Tensor,
-    bias: Tensor | None,
-    centre: Tensor | None,
-) -> dict[str, Tensor]:
+    frame: Frame, geometries: list[Geometry], rows: Rows, targets: Tensor, columns: Columns
+) -> list[Tensor]:
     """Bare scores of the targets (n × m), by one small product with the distinct ones."""
     if targets.numel() == 0:
-        empty = torch.zeros(targets.shape, device=targets.device)
-        return dict.fromkeys(geometries, empty)
+        return [torch.zeros(targets.shape, device=targets.device)] * len(geometries)
     unique, place = torch.unique(targets, return_inverse=True)
-    dots = products(frame, rows, gather_rows(frame, unique), centre)
-    part = None if bias is None else bias[unique]
-    return {
-        g: bare_scores(frame, g, dots, norms[unique], inverse[unique], part).gather(1, place)
-        for g in geometries
-    }
+    dots = products(rows, frame.gather(unique).float())
+    part = columns.at(unique)
+    return [g.bare(dots, part, None).gather(1, place) for g in geometries]
 
 
 def _finish(

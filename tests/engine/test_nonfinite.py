@@ -16,10 +16,10 @@ from torch import nn
 import engine
 from engine import LatentSpace
 from engine.errors import NonFiniteError
-from engine.frames.frame import NEVER
+from engine.frames.kinds.head import NEVER
 from engine.maps import MapOptions
 from engine.model.language_model import LanguageModel
-from engine.reading.similarity import GEOMETRIES
+from engine.reading.geometries import GEOMETRIES
 
 BAD = [float("nan"), float("inf"), -float("inf")]
 LATE = 2

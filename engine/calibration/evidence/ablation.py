@@ -27,21 +27,14 @@ from engine.calibration.training.options import CalibrationOptions
 from engine.calibration.training.train import calibrate
 from engine.checkpoints import NOTHING, Checkpoints, tensor_digest
 from engine.errors import LexiscopeError, OptionError
-from engine.frames.frame import FrameName
+from engine.frames.kinds import FRAMES
 from engine.progress import Progress, Steps, relabelled
 from engine.space import LatentSpace
 
-ABLATION_FRAMES: Final[tuple[FrameName, ...]] = ("output", "head", "tight", "input", "random")
+ABLATION_FRAMES: Final = ("output", "head", "tight", "input", "random")
 """Bases that are compared; one that a model does not have is left out with its sentence."""
 ABLATION_LOSSES: Final = tuple(LOSSES)
 READINGS: Final = {"sm": "cosine", "mm": "matrix product"}
-BASIS_NAMES: Final = {
-    "output": "semantic bases",
-    "head": "raw head rows",
-    "tight": "the tight frame",
-    "input": "input embeddings",
-    "random": "random bases",
-}
 UNTRAINED: Final = "none"
 REFERENCE: Final = ("output", "sm", "sm")
 
@@ -261,7 +254,7 @@ def _sentence(found: Ablation) -> str:
     how = "not trained" if not best.trained else f"loss {loss_words(best.loss)}"
     words = (
         f"Of {counted(len(found.rows), 'combination')} the best is {how}, read by"
-        f" {READINGS[best.inference]}, on {BASIS_NAMES.get(best.basis, best.basis)}: right on"
+        f" {READINGS[best.inference]}, on {FRAMES[best.basis].phrase}: right on"
         f" {percent(best.accuracy)} of {counted(found.test, 'test text')} (chosen on the test"
         " texts, so flattered)"
     )

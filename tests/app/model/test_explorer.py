@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from app.main import create_app
 from app.model.cache import ResultCache, footprint
 from app.model.explorer import token_reference
-from app.trace.cost import predict_cost
+from app.trace.reading import predict_cost
 from app.web.paths import less
 from engine import LatentSpace, TraceOptions
 from engine.errors import DeadlineExceeded, ModelNotFound, TokenError
@@ -435,6 +435,6 @@ async def test_a_call_to_the_engine_answers_the_engines_own_value(
         tokens = reference.tokenize(PROMPT)
         cost = await explorer.ask(here, predict_cost, PROMPT, options)
         assert cost.tokens == len(tokens.ids)
-        assert cost.cost.predicted_bytes > 0
+        assert cost.predicted_bytes > 0
         assert explorer.info.layers == explorer.info.blocks + 1 == 4
         assert explorer.self_check is space.self_check

@@ -488,7 +488,7 @@ def test_half_precision_is_loaded_alone(
     settings = settings_with(
         model=str(folders["a"]), dtype=dtype, device="cpu", cache_dir=cache, threads=1
     )
-    app.model.explorer.load_space(settings, alone=alone)
+    app.model.explorer.load_space(settings, exclusive=alone)
     assert bool(entered) == held
 
 

@@ -25,10 +25,11 @@ from parsed import Parsed
 from processes import ServerProcess, serve, server_process
 from starlette.testclient import TestClient
 
+from app import main
 from app.main import create_app
 
 ROOT = "/lexiscope"
-PAGES = ("/", "/map", "/bases", "/calibrate", "/model", "/method", "/jobs", "/no/such/page")
+PAGES = (*(one.path for one in main.PAGES), "/jobs", "/no/such/page")
 VISITS = 2
 """Times that one path is asked for with another query."""
 FOLLOWED = ("href", "src", "hx-get")

@@ -78,7 +78,7 @@ def test_no_script_holds(rule: str) -> None:
 def test_one_script_asks_for_all() -> None:
     """So that every request says which model its page was made with."""
     asking = [file.name for file in SCRIPTS if re.search(r"\bfetch\(", file.read_text())]
-    assert asking == ["asking.js"]
+    assert asking == ["questions.js"]
     base = (assets.templates_folder() / "base.html").read_text()
     assert re.search(r"<body[^>]*hx-headers='\{\{ \{\"X-Lexiscope-Expect\"", base)
 

@@ -18,7 +18,7 @@ from torch import nn
 import engine
 from engine import LatentSpace
 from engine.errors import ModelTooLarge, OptionError, UnsupportedModel
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 from engine.model.language_model import LanguageModel
 from engine.model.placement import check_trainable, devices, with_values
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from engine import GEOMETRIES, LatentSpace, Limits, TraceOptions
 from engine.errors import LayerError, OptionError, PromptError, TokenError, WorkError
-from engine.frames.frame import FRAMES
 from engine.frames.isotropy import isotropy
+from engine.frames.kinds import FRAMES
 from engine.model.ranges import parse_range
 from engine.reading.similarity import scores
 from engine.trace.compute import default_pins, find_crossings
