@@ -449,24 +449,24 @@ class Calibrations:
             ) from None
 
     def _read_view(self, record: Record) -> SavedView:
-        told, info = record.summary, self._explorer.info
-        before, after = told.get("accuracy_before"), told.get("accuracy_after")
-        changed = told.get("changed")
+        summary, info = record.summary, self._explorer.info
+        before, after = summary.get("accuracy_before"), summary.get("accuracy_after")
+        changed = summary.get("changed")
         return SavedView(
             id=record.id,
-            name=str(told["name"]),
+            name=str(summary["name"]),
             created=iso(record.created),
-            set_id=str(told["set_id"]),
-            set_name=str(told["set_name"]),
-            model_name=str(told["model_name"]),
-            model_fingerprint=str(told["model_fingerprint"]),
-            usable=info is not None and info.fingerprint == told["model_fingerprint"],
-            method=str(told["method"]),
+            set_id=str(summary["set_id"]),
+            set_name=str(summary["set_name"]),
+            model_name=str(summary["model_name"]),
+            model_fingerprint=str(summary["model_fingerprint"]),
+            usable=info is not None and info.fingerprint == summary["model_fingerprint"],
+            method=str(summary["method"]),
             changed=None if changed is None else dict(changed),
             accuracy_before=None if before is None else float(before),
             accuracy_after=None if after is None else float(after),
-            sentence=str(told["sentence"]),
-            bytes=int(told["bytes"]),
+            sentence=str(summary["sentence"]),
+            bytes=int(summary["bytes"]),
         )
 
 

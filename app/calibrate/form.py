@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -17,6 +17,8 @@ from app.web.questions import Question, ShortText, no_nul
 from app.web.words import Choice, choices
 from engine.calibration.labelled.tables import Table
 from engine.calibration.labelled.tasks import TaskSpec, example_sets
+from engine.calibration.labelled.words import WordRule
+from engine.calibration.training.losses import LossName, Scope, Similarity
 from engine.calibration.training.options import CalibrationOptions
 from engine.errors import OptionError
 from engine.frames.kinds import FrameName
@@ -50,14 +52,14 @@ class CalibrateQuery(Question):
     name: tuple[ShortText, ...] = Field((), max_length=MAX_LABELS)
     """Labels, each with the word beside it in `word`."""
     word: tuple[ShortText, ...] = Field((), max_length=MAX_LABELS)
-    rule: Literal["first", "last", "mean"] = "first"
+    rule: WordRule = "first"
     target: str = Field("module", pattern=r"^(module|head|lora|layers:(all|[1-9][0-9]{0,2}))$")
-    loss: Literal["sm", "mm", "sm-gt", "sm-exp", "mm-exp"] = "sm"
+    loss: LossName = "sm"
     epochs: int | None = Field(None, ge=1, le=2_000)
     frame: FrameName = "output"
-    centroids: Literal["labels", "vocabulary"] = "labels"
-    inference: Literal["sm", "mm"] = "sm"
-    inference_over: Literal["labels", "vocabulary"] = "labels"
+    centroids: Scope = "labels"
+    inference: Similarity = "sm"
+    inference_over: Scope = "labels"
     temperature: float | None = Field(None, ge=1e-3, le=1e3)
     learning_rate: float | None = Field(None, ge=1e-7, le=10)
     batch: int | None = Field(None, ge=1, le=65_536)

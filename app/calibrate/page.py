@@ -170,8 +170,10 @@ async def upload(
             await aside(partial(sent.path.unlink, missing_ok=True))
     except InputError as error:
         query = CalibrateQuery.model_validate({})
-        told = str(error)
-        page = await _page(request, calibrations, sets, jobs, query, problem=told, upload_open=True)
+        problem = str(error)
+        page = await _page(
+            request, calibrations, sets, jobs, query, problem=problem, upload_open=True
+        )
         return render(request, "calibrate/page.html", page, status=422)
     return RedirectResponse(link(request, "/calibrate", set=view.id), 303)
 

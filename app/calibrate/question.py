@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from app.web.questions import no_nul
 from engine.calibration.labelled.tasks import TaskSpec
+from engine.calibration.labelled.words import WordRule
+from engine.calibration.training.losses import LossName, Scope, Similarity
 from engine.calibration.training.options import CalibrationOptions
 from engine.frames.kinds import FrameName
 
@@ -34,7 +36,7 @@ class CalibrationQuestion(BaseModel):
         description="The prompt, with {text} or {column} where a row's text goes.")  # fmt: skip
     label_words: dict[_Word, _Word] = Field(default_factory=dict, max_length=100,
         description="Label to word; a label without one is its own word.")  # fmt: skip
-    word_rule: Literal["first", "last", "mean"] = Field("first", description="Which token stands "
+    word_rule: WordRule = Field("first", description="Which token stands "
         "for a word of several.")  # fmt: skip
     train: _Rows | None = Field(None, description="Rows to train on; left out: all.")
     valid: _Rows | _Share = Field(0.1, description="Rows for early stopping, or their share.")
@@ -49,11 +51,11 @@ class CalibrationQuestion(BaseModel):
         description="What is trained: module, head, layers:k, layers:all, lora.")  # fmt: skip
     frame: FrameName = Field("output",
         description="Whose vectors are the centroids.")  # fmt: skip
-    centroids: Literal["labels", "vocabulary"] = Field("labels", description="Which of them "
+    centroids: Scope = Field("labels", description="Which of them "
         "compete in the loss.")  # fmt: skip
-    loss: Literal["sm", "mm", "sm-gt", "sm-exp", "mm-exp"] = Field("sm", description="The loss.")
-    inference: Literal["sm", "mm"] = Field("sm", description="How calibrated states are read.")
-    inference_over: Literal["labels", "vocabulary"] = Field("labels", description="Over which "
+    loss: LossName = Field("sm", description="The loss.")
+    inference: Similarity = Field("sm", description="How calibrated states are read.")
+    inference_over: Scope = Field("labels", description="Over which "
         "tokens probabilities are taken.")  # fmt: skip
     temperature: float | None = Field(None, ge=1e-3, le=1e3, description="Of the loss; left out: "
         "the loss's own.")  # fmt: skip

@@ -281,18 +281,18 @@ def _view_or_damaged(record: Record) -> SetView:
 
 
 def _view(record: Record) -> SetView:
-    told = record.summary
+    summary = record.summary
     return SetView(
         id=record.id,
-        name=str(told["name"]),
+        name=str(summary["name"]),
         example=False,
-        rows=int(told["rows"]),
-        columns=tuple(told["columns"]),
-        problems=tuple(told["problems"][:SHOWN_PROBLEMS]),
-        problem_count=int(told["problem_count"]),
-        notes=tuple(told.get("notes", ())),
-        separator=str(told.get("separator", "")),
-        bytes=int(told["bytes"]),
-        sha256=str(told["sha256"]),
+        rows=int(summary["rows"]),
+        columns=tuple(summary["columns"]),
+        problems=tuple(summary["problems"][:SHOWN_PROBLEMS]),
+        problem_count=int(summary["problem_count"]),
+        notes=tuple(summary.get("notes", ())),
+        separator=str(summary.get("separator", "")),
+        bytes=int(summary["bytes"]),
+        sha256=str(summary["sha256"]),
         created=iso(record.created),
     )

@@ -180,10 +180,10 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
         },
     }
     (folder / "run.json").write_bytes(export.dumps(run))
-    told: Mapping[str, Any] = {}
+    compared: Mapping[str, Any] = {}
     if made.comparison is not None:
-        told = made.comparison.to_dict()
-        (folder / "comparison.json").write_bytes(export.dumps(told))
+        compared = made.comparison.to_dict()
+        (folder / "comparison.json").write_bytes(export.dumps(compared))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {
         "name": order.name,
@@ -194,9 +194,9 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
         "method": f"{options.target}, loss {options.loss}, read by {options.inference}, "
         f"bases {options.frame}, seed {options.seed}",
         "changed": changed(order),
-        "accuracy_before": _figure(told, "before"),
-        "accuracy_after": _figure(told, "after"),
-        "sentence": str(told.get("sentence", "It was trained; nothing was compared.")),
+        "accuracy_before": _figure(compared, "before"),
+        "accuracy_after": _figure(compared, "after"),
+        "sentence": str(compared.get("sentence", "It was trained; nothing was compared.")),
         "bytes": size,
     }
 
@@ -209,8 +209,8 @@ def changed(order: Order) -> dict[str, Any]:
     return found if order.spec.train is None else {**found, "train": order.spec.train}
 
 
-def _figure(told: Mapping[str, Any], side: str) -> float | None:
+def _figure(compared: Mapping[str, Any], side: str) -> float | None:
     try:
-        return float(told[side]["accuracy"]["value"])
+        return float(compared[side]["accuracy"]["value"])
     except (KeyError, TypeError, ValueError):
         return None
