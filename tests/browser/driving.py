@@ -20,7 +20,9 @@ from app.web import errors
 PATIENCE_MS = 120_000
 """Milliseconds after which a wait gives up; only what hangs takes so long."""
 expect.set_options(timeout=PATIENCE_MS)
-HARMLESS = ("GPU stall", "GL Driver Message")
+HARMLESS = ("GPU stall", "GL Driver Message", "htmx:sendAbort", "htmx:afterRequest")
+"""Of the console: notes of the driver, and a request given up for a newer one. One that failed is
+told as `htmx:sendError`, `htmx:timeout` or `htmx:responseError`."""
 
 HOSTILE = [
     "<b>",

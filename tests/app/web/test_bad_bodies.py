@@ -33,6 +33,7 @@ from starlette.testclient import TestClient
 from app.jobs.lanes import Jobs
 from app.main import create_app
 
+pytestmark = pytest.mark.slow  # two thousand requests together
 JSON = {"Content-Type": "application/json"}
 TAKES_JSON = (
     "/api/v1/map/select", "/api/v1/calibrations", "/api/v1/calibrations/task",
@@ -248,7 +249,6 @@ def test_a_write_from_another_site(server: TestClient, path: str, site: str) -> 
 
 
 @pytest.mark.parametrize("spelling", CROSSED, ids=[repr(s)[:40] for s in CROSSED])
-@pytest.mark.slow
 def test_an_id_that_is_a_path_finds_nothing(server: TestClient, spelling: str) -> None:
     app: Any = server.app
     folder: Path = app.state.settings.data_folder

@@ -143,6 +143,7 @@ def test_the_public_list_has_nothing_that_is_not_there(gated: TestClient) -> Non
 # No text becomes part of a path
 
 
+@pytest.mark.slow
 async def test_no_spelling_of_a_name_reaches_a_file(space: LatentSpace) -> None:
     app = create_app(settings_with(), space)
     places = [
