@@ -48,7 +48,7 @@ _WRITERS: Final[Mapping[str, Callable[[Evaluation], bytes]]] = {
 
 def register(commands: Any, model: argparse.ArgumentParser) -> None:
     """Hang the two commands into the command line, with the options about the model besides."""
-    count = reader(PositiveInt)
+    count = reader(PositiveInt, "a whole number of at least 1")
     rows = Parser(add_help=False)
     rows.add_argument("--text-column", help="One, or several with commas; text without it.")
     rows.add_argument(

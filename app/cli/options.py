@@ -59,24 +59,42 @@ def add(parser: argparse.ArgumentParser, asked: type[BaseModel], *names: str, **
             kind = Annotated[int, Field(ge=-shape["maximum"], le=shape["maximum"])]
         given: dict[str, Any] = {"choices": shape.get("enum")}
         if shape["type"] in ("integer", "number"):
-            given = {"type": reader(kind)}
+            given = {"type": reader(kind, _what(shape))}
         elif shape["type"] == "boolean":
             given = {"action": "store_true"}
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, default=default, help=words.replace("%", "%%"), **given)
 
 
-def reader(kind: Any) -> Callable[[str], Any]:
-    """What turns an option's text into a value of this type, within its bounds."""
+def reader(kind: Any, what: str) -> Callable[[str], Any]:
+    """What turns an option's text into a value of this type, within its bounds.
+
+    Args:
+        kind: the type.
+        what: what it must be, for the sentence where it is something else.
+    """
     adapter = TypeAdapter(kind)
 
     def read(text: str) -> Any:
         try:
             return adapter.validate_python(text)
-        except ValidationError as error:
-            raise argparse.ArgumentTypeError(_reason(error)) from None
+        except ValidationError:
+            raise argparse.ArgumentTypeError(f"it must be {what}") from None
 
     return read
+
+
+def _what(shape: dict[str, Any]) -> str:
+    """A number's kind and bounds in words, from its description."""
+    kind = "a whole number" if shape["type"] == "integer" else "a number"
+    low, high, above = (shape.get(one) for one in ("minimum", "maximum", "exclusiveMinimum"))
+    if low is not None and low < 0:
+        return f"{kind}, -1 for the last"
+    if low is not None and high is not None:
+        return f"{kind} from {low:,} to {high:,}"
+    if above is not None:
+        return f"{kind} above {above:g}" + ("" if high is None else f", at most {high:,}")
+    return kind if low is None else f"{kind} of at least {low:,}"
 
 
 def _reason(error: ValidationError) -> str:

@@ -228,11 +228,11 @@ def test_a_folder_with_train_and_test(where: list[str], tmp_path: Path, capfd: A
         (["calibrate", "DATA", "--text-column", "nothing"], "nothing"),
         (["calibrate", "DATA", *COLUMNS, "--labels", "up=a"], "no label of the data"),
         (["calibrate", "DATA", *COLUMNS, "--method", "zero-shot", "--save", "x"], "--save keeps"),
-        (["calibrate", "DATA", *COLUMNS, "--epochs", "none"], "valid integer"),
+        (["calibrate", "DATA", *COLUMNS, "--epochs", "none"], "a whole number"),
         (["calibrate", "DATA", *COLUMNS, "--target", "tail"], "target must be one of"),
         (
             ["calibrate", "DATA", *COLUMNS, "--temperature", "0"],
-            "--temperature: it must be greater than",
+            "--temperature: it must be a number above 0",
         ),
         (["calibrate", "DATA", *COLUMNS, "--method", "lora", "--loss", "sm"], "one of the two"),
         (["calibrate", "hub:"], "needs the id"),
