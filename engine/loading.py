@@ -79,6 +79,7 @@ def load(
     """
     if threads is not None:
         torch.set_num_threads(max(1, threads))
+    folder = default_cache() if cache_dir is None else cache_dir
     shipped = model is None
     opened = load_model(
         default_model() if model is None else model,
@@ -90,10 +91,11 @@ def load(
         limits=limits,
         name="lexiscope-small" if shipped else None,
         device_map=device_map,
+        cache_dir=folder,
+        check=check,
         tell=tell,
         alone=alone,
     )
-    folder = default_cache() if cache_dir is None else cache_dir
     return LatentSpace(
         opened, cache_dir=folder, seed=seed, states_bytes=states_bytes, check=check, tell=tell
     )
