@@ -91,7 +91,7 @@ def test_a_file_opens_like_any_model_and_says_where_it_comes_from(
     assert model.origin.licence == "cc0-1.0"
     assert model.has_chat_template
     tokens = space.tokenize(" the cat sat")
-    assert [t.text for t in tokens.info] == [" the", " cat", " sat"]
+    assert [t.text for t in tokens.items] == [" the", " cat", " sat"]
     again = engine.load(tmp_path, device="cpu", cache_dir=cache, threads=1)
     assert again.model.fingerprint == model.fingerprint
     assert len(list((cache / "gguf").iterdir())) == len(set((cache / "gguf").iterdir()))
@@ -301,7 +301,7 @@ def test_the_vocabulary_of_the_file_is_the_tokenizers(tmp_path: Path, cache: Pat
     tokens, _ = vocabulary()
     assert space.model.tokenizer.convert_ids_to_tokens(range(len(tokens))) == tokens
     chat = space.tokenize("the cat", chat=True)
-    assert "".join(t.text for t in chat.info) == "<the cat>"
+    assert "".join(t.text for t in chat.items) == "<the cat>"
 
 
 # The real one
