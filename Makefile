@@ -5,15 +5,17 @@ BIN    := $(VENV)/bin
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 MODEL  ?=
-# Test files run in so many processes. The browser's are apart: their driver keeps an event loop
-# running in its process, beside which no asynchronous test can start one.
+# Tests run in so many processes, and those of the browser at the same time in one of their own: their
+# driver keeps an event loop running in it, beside which no asynchronous test can start one.
 WORKERS ?= 2
 PARTS  ?=
 MINUTES ?=
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+FONTS := fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji
 SOURCES := app engine training tests bench
+PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup setup-dev browser run test check fmt bench soak audit model-report clean
+.PHONY: help setup setup-dev browser run test test-quick check fmt bench soak audit model-report clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -42,20 +44,34 @@ setup: $(VENV)/installed ## create .venv and install Lexiscope into it
 
 setup-dev: $(VENV)/installed-dev ## the same with what the tests need
 
-browser: ## install Chromium for the browser tests where there is none (Debian, as root or with sudo)
-	@if [ -z "$(CHROMIUM)" ]; then \
+# Each is looked for by itself: a machine may have Chromium and none of the fonts.
+browser: ## install what the browser tests need and is missing (Debian, as root or with sudo)
+	@missing="$(if $(CHROMIUM),,chromium)"; \
+	if command -v dpkg-query >/dev/null; then \
+	  for font in $(FONTS); do \
+	    dpkg-query -W -f='$${Status}' $$font 2>/dev/null | grep -q 'ok installed' \
+	      || missing="$$missing $$font"; \
+	  done; \
+	fi; \
+	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ]; then S=; else S=sudo; fi; \
-	  echo "installing Chromium"; \
+	  echo "installing $$missing"; \
 	  $$S apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$S apt-get install -y -qq \
-	    chromium fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji >/dev/null; \
+	    $$missing >/dev/null; \
 	fi
 
 run: setup ## serve on http://127.0.0.1:8000 (MODEL=folder-or-id, HOST=, PORT=)
 	$(BIN)/lexiscope serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model $(MODEL))
 
 test: setup-dev browser check ## everything: style, types, import rules, unit, contracts, real browser
-	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --ignore=tests/browser
-	$(BIN)/python -m pytest tests/browser -n $(WORKERS) --dist loadfile
+	@$(PYTEST) tests/browser >$(VENV)/browser.log 2>&1 & browser=$$!; \
+	trap 'kill $$browser 2>/dev/null' EXIT; \
+	$(PYTEST) tests -n $(WORKERS) --dist worksteal --ignore=tests/browser; units=$$?; \
+	wait $$browser; browser=$$?; cat $(VENV)/browser.log; \
+	exit $$((units | browser))
+
+test-quick: setup-dev ## the tests that take less than two minutes together: no browser, no server process
+	$(PYTEST) tests -n $(WORKERS) --dist worksteal --ignore=tests/browser -m "not slow"
 
 check: setup-dev ## ruff, mypy strict, import rules
 	$(BIN)/ruff check $(SOURCES)

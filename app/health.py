@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.model.explorer import Explorer
+from app.jobs.lanes import JobsDep
+from app.model.explorer import Explorer, ExplorerDep
 from app.storage.disk import FreeDisk
-from app.web.dependencies import ExplorerDep, JobsDep
 from app.web.export import dumps
 from app.web.metrics import CONTENT_TYPE, Metrics
 from app.web.security import KNOWN

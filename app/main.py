@@ -10,31 +10,47 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from app import health, version
+from app.bases import api as bases_api
 from app.bases import page as bases
 from app.calibrate import api as calibration_api
 from app.calibrate import page as calibrate
-from app.calibrate import saved as calibrate_saved
+from app.calibrate import saved
 from app.calibrate.calibrations import Calibrations
 from app.calibrate.sets import Sets
 from app.jobs import api as job_api
-from app.jobs import page as job_pages
+from app.jobs import page as jobs_page
 from app.jobs.lanes import Jobs
 from app.maps import api as map_api
-from app.maps import page as map_page
+from app.maps import page as maps
 from app.method import page as method
 from app.model import api as model_api
-from app.model import choice as models
+from app.model import choice
 from app.model import page as model
 from app.model.explorer import Explorer
 from app.model.one_model import OneModel
 from app.settings import Settings
 from app.storage.disk import FreeDisk
 from app.storage.store import Store, open_store
-from app.trace import api
+from app.trace import api as trace_api
 from app.trace import page as trace
 from app.web import errors, static
 from app.web.security import SecureApp
 from engine import LatentSpace
+
+PAGES = (
+    trace.PAGE,
+    bases.PAGE,
+    maps.PAGE,
+    calibrate.PAGE,
+    model.PAGE,
+    method.PAGE,
+)
+"""The pages, in the order of the navigation."""
+FURTHER = (
+    *(saved, choice, jobs_page, static, health),  # HTML and files
+    *(trace_api, bases_api, model_api, job_api, calibration_api, map_api),
+)
+"""What answers beside them."""
 
 
 class Site(FastAPI):
@@ -97,6 +113,7 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
     )
+    app.state.pages = PAGES
     app.state.settings = settings
     app.state.explorer = explorer
     app.state.jobs = jobs
@@ -118,9 +135,6 @@ def create_app(
     )
     app.add_middleware(errors.ErrorBoundary)
     errors.install(app)
-    for page in (
-        *(trace, bases, calibrate, calibrate_saved, model, method, api, health, static),
-        *(job_api, job_pages, calibration_api, map_page, map_api, models, model_api),
-    ):
-        app.include_router(page.router)
+    for router in (*(page.router for page in PAGES), *(room.router for room in FURTHER)):
+        app.include_router(router)
     return app

@@ -11,7 +11,8 @@ from bench.measure import Timing, clocked, extra_bytes, race, ratio
 from bench.report import TIMES, Goal, Section, mib, times
 from bench.setting import Setting
 from engine.frames.decomposition import decompose, gram
-from engine.frames.frame import build_frame
+from engine.frames.kinds import build_frame
+from engine.frames.kinds.kind import Source
 
 SAMPLE = 512
 """Bases that are compared, evenly spaced."""
@@ -77,7 +78,7 @@ def bases(setting: Setting) -> Section:
     )
     ours = Timing([before[0], after[0]], [before[1], after[1]])
     inverse32 = torch.linalg.pinv(head)
-    frame = build_frame("output", weight=head, embedding=head, decomposition=decomposition)
+    frame = build_frame("output", Source(weight=head, embedding=head, decomposition=decomposition))
     errors = {
         "ours": _error(frame.vectors(ids), reference),
         "exact": 0.0,

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,11 +21,16 @@ import orjson
 
 from app.figures.map import figure
 from app.figures.theme import payload
+from app.maps.documents import kinds_of
+from app.maps.files.drawing import border_sentence
 from app.maps.panels import Badge, Panel
 from app.web import assets
 from app.web.rendering import environment
 from app.web.security import CONTENT_SECURITY_POLICY
 from bench.report import Goal, Section
+from engine.maps import Map, MapOptions, MapPoints
+from engine.maps.border import draw_border
+from engine.trace.result import ModelInfo
 
 SIZES = (30_000, 100_000, 250_000)
 MOVES = 60
@@ -36,11 +40,11 @@ PAGE = """{% import "_macros.html" as ui %}<!doctype html><html lang="en" class=
 <link rel="stylesheet" href="/static/css/lexiscope.css">
 <link id="plotly.js-style-global" class="no-inline-styles" rel="stylesheet"
  href="/static/css/plotly.css"><link rel="stylesheet" href="/static/css/map.css">
-{% for part in ["asking", "figures", "map-points", "map-cloud", "map-common", "map-paint",
- "map-look", "map-layers", "map-hand", "map-touch", "map-panel", "map"] %}
+{% for part in ["questions", "figures", "map-points", "map-cloud", "map-common", "map-paint",
+ "map-look", "map-layers", "pointer", "map-touch", "map-panel", "map"] %}
 <script defer src="/static/js/{{ part }}.js"></script>{% endfor %}</head><body><main class="wrap">
 <select data-colour hidden><option value="class"></option></select>
-{% include "map/_panel.html" %}</main><div id="live"></div></body></html>"""
+{% include "maps/_panel.html" %}</main><div id="live"></div></body></html>"""
 
 
 @dataclass
@@ -50,7 +54,7 @@ class Crowd:
     n: int
     points: bytes = field(init=False)
     codes: bytes = field(init=False)
-    meta: dict[str, Any] = field(init=False)
+    map: Map = field(init=False)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.n)
@@ -58,38 +62,43 @@ class Crowd:
         places = centres[rng.integers(40, size=self.n)] + rng.normal(size=(self.n, 2)) * 0.12
         places[17] = (100.0, 80.0)
         limit = np.quantile(np.abs(places), 0.999) * 1.3
-        clipped = np.clip(places, -limit, limit).astype("<f4")
-        self.points = clipped.tobytes()
+        corner = np.full(2, limit)
+        border = draw_border(places.astype(np.float32), (-corner, corner), shared=True)
+        self.points = border.clipped.astype("<f4").tobytes()
         self.codes = rng.integers(6, size=self.n).astype("u1").tobytes()
-        at = clipped[17].tolist()
-        far = {"index": 17, "kind": "basis", "row": 17, "id": 17, "label": "far", "at": at,
-               "x": 100.0, "y": 80.0}  # fmt: skip
-        self.meta = {
-            "fingerprint": "bench", "title": f"{self.n:,} synthetic points", "how_chosen": "all",
-            "dims": 2, "n": self.n, "layer": 0, "layers": 1, "labels": [],
-            "kinds": [{"kind": "basis", "start": 0, "count": self.n, "rows": None}],
-            "axes": {"titles": ["one", "two"], "ranges": [[-limit, limit]] * 2},
-            "border": {"count": 1, "sentence": "1 point", "points": [far]},
-        }  # fmt: skip
+        kind, row = np.zeros(self.n, np.uint8), np.arange(self.n, dtype=np.int32)
+        model = ModelInfo("bench", "local", "bench", "cpu", "float32")
+        title = f"{self.n:,} synthetic points"
+        self.map = Map(
+            options=MapOptions(), model=model, layers=0, layer=0,
+            points=MapPoints(kind, row, None),  # type: ignore[arg-type]  # no label is asked for
+            coordinates=places.astype(np.float32), border=border, variance_shown=None,
+            variance_of="", variance_of_bases=None, title=title, how_chosen="all", blind_to="",
+            axis_names=("one", "two"), warnings=(), versions={}, fingerprint="bench",
+        )  # fmt: skip
 
     def figure(self) -> dict[str, object]:
         """The figure as it stands in the page."""
-        return payload(figure(self.meta))
+        return payload(figure(self.map))
 
     def page(self) -> bytes:
         """The page's own panel around these points."""
-        names = ("dims", "n", "layer", "layers", "kinds", "labels", "border", "fingerprint")
+        drawn = self.map
+        far = {"index": 17, "kind": "basis", "row": 17, "id": 17, "label": "far",
+               "at": drawn.border.clipped[17].tolist(), "x": 100.0, "y": 80.0}  # fmt: skip
         source = {
-            "figure": self.figure(), **{name: self.meta[name] for name in names},
-            "projection": "shared", "query": "", "vocabulary": True, "scale": "bench",
+            "figure": self.figure(), "dims": 2, "n": self.n, "layer": 0, "layers": 1,
+            "kinds": kinds_of(drawn), "labels": [], "border": {"points": [far]},
+            "fingerprint": "bench", "projection": "shared", "glides": True,
+            "query": "", "vocabulary": True, "scale": "bench",
             "urls": {"points": "/points", "meta": "/meta", "colour": "/colour",
                      "vocabulary": "/vocabulary"},
         }  # fmt: skip
         panel = Panel(
-            key="a", title=self.meta["title"], sentence=self.meta["title"], label="bench",
+            key="a", title=drawn.title, sentence=drawn.title, label="bench",
             badge=Badge("a", "/", "/", "bench"),
             warnings=(), how_chosen="all", variance="", blind_to="", noise="",
-            border=self.meta["border"]["sentence"], border_rows=(), border_more="", still="/",
+            border=border_sentence(drawn), border_rows=(), border_more="", still="/",
             source=source, follows=False, point=None,
         )  # fmt: skip
         template = environment().from_string(PAGE)

@@ -26,13 +26,13 @@ from bench.report import Goal, Section
 from bench.setting import Setting
 from engine import LatentSpace, load
 from engine.calibration.evidence.evaluation import (
-    Evaluation,
     TaskSource,
     evaluate,
     model_line,
     prepare,
     summarise,
 )
+from engine.calibration.evidence.evaluation_result import Evaluation
 from engine.calibration.evidence.findings import percent, points
 from engine.calibration.evidence.methods import METHODS, methods_named, run_method
 from engine.calibration.evidence.protocol import MethodContext, MethodSettings

@@ -8,7 +8,7 @@ import math
 from bench.measure import Timing, clocked, extra_bytes
 from bench.report import TIMES, Goal, Section, mib, times
 from bench.setting import Setting, make_module, make_tokenizer, prompt
-from engine.maps import Map, MapOptions, MapStudio
+from engine.maps import Map, MapMaker, MapOptions
 from engine.model.language_model import LanguageModel
 from engine.space import LatentSpace
 
@@ -44,14 +44,14 @@ def _measure(out: Section, space: LatentSpace, text: str, setting: Setting) -> N
     cold, warm, badge, near = Timing(), Timing(), Timing(), Timing()
     drawn: list[Map] = []
     for _ in range(setting.rounds if n < 100_000 else 2):
-        studio = MapStudio(space)
-        _add(cold, clocked(lambda studio=studio: drawn.append(studio.map(first))))
+        maker = MapMaker(space)
+        _add(cold, clocked(lambda maker=maker: drawn.append(maker.map(first))))
         for layer in range(1, LAYERS + 1):
             other = MapOptions(prompt=text, layer=layer)
-            _add(warm, clocked(lambda studio=studio, o=other: studio.map(o)))
-        _add(badge, clocked(lambda studio=studio: studio.quality(first)))
-        _add(near, clocked(lambda studio=studio: studio.neighbours(first, 0)))
-    memory = extra_bytes(lambda: MapStudio(space).map(first))
+            _add(warm, clocked(lambda maker=maker, o=other: maker.map(o)))
+        _add(badge, clocked(lambda maker=maker: maker.quality(first)))
+        _add(near, clocked(lambda maker=maker: maker.neighbours(first, 0)))
+    memory = extra_bytes(lambda: MapMaker(space).map(first))
     out.add(f"{name}: first map, cold", *times(cold)[:3], mib(memory))
     out.add(f"{name}: next layer, warm", *times(warm)[:3], "")
     out.add(f"{name}: badge (its vectors written out first)", *times(badge)[:3], "")

@@ -20,8 +20,8 @@ import torch
 from bench.measure import Timing, clocked, extra_bytes, ratio
 from bench.report import TIMES, Goal, Section, mib, times
 from bench.setting import BUDGET, Bench, K, scratch_folder
+from engine.reading.geometries import GEOMETRIES
 from engine.reading.read import read
-from engine.reading.similarity import GEOMETRIES
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = Path(__file__).with_name("peers.txt")

@@ -12,17 +12,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.frames.frame import FRAMES
+    from engine.frames.kinds import FRAMES
     from engine.loading import load
     from engine.model.language_model import Limits
-    from engine.reading.similarity import GEOMETRIES
+    from engine.reading.geometries import GEOMETRIES
     from engine.space import LatentSpace
     from engine.trace.options import STATES, TraceOptions
     from engine.trace.result import Trace
 
 _PLACES = {
-    "FRAMES": "engine.frames.frame",
-    "GEOMETRIES": "engine.reading.similarity",
+    "FRAMES": "engine.frames.kinds",
+    "GEOMETRIES": "engine.reading.geometries",
     "STATES": "engine.trace.options",
     "LatentSpace": "engine.space",
     "Limits": "engine.model.language_model",

@@ -53,7 +53,7 @@ def load(
     device_map: DeviceMap | None = None,
     check: Check = no_check,
     tell: Tell = silent,
-    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+    exclusive: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> LatentSpace:
     """Open a model and take its head apart.
 
@@ -72,7 +72,7 @@ def load(
         device_map: how the model is spread over several GPUs, by `engine.model.opening`.
         check: raises to stop.
         tell: called with a few words at each phase: reading the configuration, the weights, …
-        alone: entered while no other thread may compute; see `engine.model.opening`.
+        exclusive: entered while no other thread may compute; see `engine.model.opening`.
 
     Raises:
         ModelError, OptionError: one sentence each.
@@ -94,7 +94,7 @@ def load(
         cache_dir=folder,
         check=check,
         tell=tell,
-        alone=alone,
+        exclusive=exclusive,
     )
     return LatentSpace(
         opened, cache_dir=folder, seed=seed, states_bytes=states_bytes, check=check, tell=tell

@@ -54,7 +54,7 @@ def drain(steps: Steps[T]) -> T:
             return result
 
 
-def told(steps: Steps[T], tell: Callable[[Progress], Progress]) -> Steps[T]:
+def relabelled(steps: Steps[T], tell: Callable[[Progress], Progress]) -> Steps[T]:
     """The same work under another name: each report goes through `tell`, the result stays.
 
     Closing it closes the work.

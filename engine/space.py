@@ -25,12 +25,14 @@ from engine.bases.frame_report import FrameReport, compute_frame_report
 from engine.bases.lookup import Lookup, TokenHit
 from engine.bases.selfcheck import SelfCheck, self_check
 from engine.bases.token_basis import TokenBasis, compute_token_basis
-from engine.cost import CostModel, Measured, Work, measured
+from engine.cost import CostModel, Work, measured
 from engine.errors import LayerError, LexiscopeError, OptionError, TokenError
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.decomposition_cache import cached_decomposition
-from engine.frames.frame import Frame, build_frame
-from engine.maps import MapStudio
+from engine.frames.frame import Frame
+from engine.frames.kinds import build_frame
+from engine.frames.kinds.kind import Source
+from engine.maps import MapMaker
 from engine.model.language_model import LanguageModel, States
 from engine.model.opening import Tell, silent
 from engine.model.prompts import Tokens
@@ -78,6 +80,8 @@ class LatentSpace:
         self._frames: dict[str, Frame] = {}
         self._reports: dict[tuple[str, bool], FrameReport] = {}
         self._costs = CostModel()
+        self.maps = MapMaker(self, cache_dir=cache_dir and cache_dir / "maps")
+        """Maps of this space: its bases and states in the plane (:mod:`engine.maps`)."""
         tell("taking the head apart")
         self.decomposition: HeadDecomposition = cached_decomposition(
             model.anatomy.weight, cache_dir, check=check
@@ -109,7 +113,7 @@ class LatentSpace:
         return self.self_check
 
     def frame(self, name: str) -> Frame:
-        """One of the five frames, built when first asked for.
+        """One of the frames, built when first asked for.
 
         Raises:
             OptionError: an unknown name, or a frame that this model does not have.
@@ -117,8 +121,7 @@ class LatentSpace:
         if name not in self._frames:
             anatomy = self.model.anatomy
             plain = anatomy.logit_scale == 1.0 and anatomy.softcap is None
-            self._frames[name] = build_frame(
-                name,
+            source = Source(
                 weight=anatomy.weight,
                 embedding=anatomy.embedding_rows,
                 decomposition=self.decomposition,
@@ -127,6 +130,7 @@ class LatentSpace:
                 finish=None if plain else anatomy.finish,
                 seed=self.seed,
             )
+            self._frames[name] = build_frame(name, source)
         return self._frames[name]
 
     # --- prompts ---
@@ -192,10 +196,9 @@ class LatentSpace:
         """One state of a prompt in full; layer and position may count from the end (−1)."""
         options = self._options(options, settings)
         trace = self.trace(prompt, options, check=check)
-        tokens = self.tokenize(prompt, bos=options.bos, chat=options.chat)
-        states = self._states.take(tokens.ids, check)
+        states = self.states(prompt, bos=options.bos, chat=options.chat, check=check)
         layer = layer + self.model.blocks + 1 if layer < 0 else layer
-        position = position + len(tokens.ids) if position < 0 else position
+        position = position + len(trace.tokens) if position < 0 else position
         with torch.no_grad():
             return compute_cell(self.model, self.frame, trace, states, layer, position, check=check)
 
@@ -209,8 +212,7 @@ class LatentSpace:
     ) -> Agreement:
         """Every geometry on every frame against the model's own predictions."""
         options = self._options(options, settings)
-        tokens = self.tokenize(prompt, bos=options.bos, chat=options.chat)
-        states = self._states.take(tokens.ids, check)
+        states = self.states(prompt, bos=options.bos, chat=options.chat, check=check)
         with torch.no_grad():
             return compute_agreement(self.model, self.frame, states, options, check=check)
 
@@ -231,8 +233,7 @@ class LatentSpace:
         """
         options = self._options(options, settings)
         trace = self.trace(prompt, options, check=check)
-        tokens = self.tokenize(prompt, bos=options.bos, chat=options.chat)
-        count = len(tokens.ids)
+        count = len(trace.tokens)
         position = position + count if position < 0 else position
         if not 0 <= position < count:
             raise LayerError(
@@ -246,7 +247,7 @@ class LatentSpace:
         for i in ids:
             if not 0 <= i < self.model.vocabulary:
                 raise TokenError(f"token id must be in [0, {self.model.vocabulary - 1}]; got {i}.")
-        states = self._states.take(tokens.ids, check)
+        states = self.states(prompt, bos=options.bos, chat=options.chat, check=check)
         with torch.no_grad():
             return compute_curves(self.model, self.frame, trace, states, ids, position, check=check)
 
@@ -260,11 +261,6 @@ class LatentSpace:
     ) -> States:
         """The hidden states of a prompt before the final norm: for work of one's own."""
         return self._states.take(self.tokenize(prompt, bos=bos, chat=chat).ids, check)
-
-    @cached_property
-    def maps(self) -> MapStudio:
-        """Maps of this space: its bases and states in the plane (:mod:`engine.maps`)."""
-        return MapStudio(self, cache_dir=self._cache_dir and self._cache_dir / "maps")
 
     # --- bases ---
 
@@ -370,7 +366,8 @@ class LatentSpace:
         v = min(self.model.vocabulary, self.vocabulary.tokenizer_size)
         top = self.model.max_tokens
         try:
-            for count in (4, 4, 12, 32):
+            # The first run of a process pays for what later ones find ready: it teaches nothing.
+            for run, count in enumerate((4, 4, 12, 32)):
                 n = min(count, top)
                 ids = tuple((7919 * (i + 1)) % v for i in range(n))
                 tokens = Tokens("", ids, self.vocabulary.prompt_tokens(ids), False)
@@ -386,16 +383,11 @@ class LatentSpace:
                         cost=Cost(0.0, 0),
                         check=check,
                     )
-                self._learn(work, spent)
+                if run:
+                    self._costs.add(work, spent)
                 if spent.seconds > 2.0:
                     break
         except LexiscopeError as error:
             if not self.self_check.ok:
                 return
             raise error
-
-    def _learn(self, work: Work, spent: Measured) -> None:
-        # The first run of a process pays for what later ones find ready: it teaches nothing.
-        if getattr(self, "_warm", False):
-            self._costs.add(work, spent)
-        self._warm = True

@@ -10,7 +10,7 @@ from engine.calibration.evidence.evaluation import prepare
 from engine.calibration.evidence.protocol import MethodContext, MethodSettings
 from engine.calibration.labelled.tables import read_table
 from engine.calibration.labelled.tasks import Task, TaskSpec, make_task
-from engine.calibration.training.train import CalibrationOptions
+from engine.calibration.training.options import CalibrationOptions
 from engine.progress import drain
 
 _SUBJECTS = ("king", "queen", "girl", "dog", "cat")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
+from waiting import PATIENCE
 
 from app.settings import Settings
 
@@ -142,7 +143,7 @@ def test_the_health_check_asks_a_health_address_at_the_exposed_port() -> None:
     program = json.loads(check[check.index("[") :])
     dead = [part.replace(f":{found[1]}/", ":9/") for part in program]
     dead[0] = sys.executable
-    assert subprocess.run(dead, capture_output=True, timeout=60).returncode != 0
+    assert subprocess.run(dead, capture_output=True, timeout=PATIENCE).returncode != 0
 
 
 def test_the_versions_are_the_tested_ones_and_nothing_comes_from_a_private_place() -> None:

@@ -27,7 +27,7 @@ import engine.errors
 from app.calibrate.calibrations import SavedView
 from app.calibrate.question import CalibrationQuestion
 from app.calibrate.sets import SetView
-from app.cli.main import _parser
+from app.cli.main import parser as commands_parser
 from app.jobs.lanes import JobView
 from app.maps import api as map_api
 from app.settings import Settings
@@ -147,12 +147,12 @@ def _default(value: object) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def test_the_readme_lists_every_setting_with_its_default_and_meaning() -> None:
+def test_the_page_of_settings_lists_each_with_its_default_and_meaning() -> None:
     expected = [
         f"| `LEXISCOPE_{name.upper()}` | {_default(field.default)} | {field.description} |"
         for name, field in Settings.model_fields.items()
     ]
-    given = re.findall(r"^\| `LEXISCOPE_.*$", text_of(ROOT / "README.md"), re.M)
+    given = re.findall(r"^\| `LEXISCOPE_.*$", text_of(ROOT / "docs" / "settings.md"), re.M)
     assert given == expected, "the table should read:\n" + "\n".join(expected)
 
 
@@ -174,7 +174,7 @@ def test_the_commands_of_the_documents_are_understood() -> None:
     tried = 0
     for where, words in _commands():
         if Path(words[0]).name == "lexiscope":
-            given = _parser().parse_args(words[1:])  # raises a Mistake with a sentence
+            given = commands_parser().parse_args(words[1:])  # raises a Mistake with a sentence
             assert callable(given.run), where
             tried += 1
     assert tried > 10
@@ -192,7 +192,7 @@ def test_the_targets_of_make_exist() -> None:
 
 def test_options_in_the_text_exist() -> None:
     """An option such as `--model` in running text belongs to one of the commands."""
-    parser = _parser()
+    parser = commands_parser()
     commands = next(a for a in parser._actions if isinstance(a.choices, dict)).choices
     assert commands is not None
     actions = [action for command in commands.values() for action in command._actions]
@@ -241,6 +241,16 @@ def test_every_module_and_function_that_is_named_exists(path: Path) -> None:
     assert not missing
 
 
+@each_document
+def test_every_test_that_is_named_exists(path: Path) -> None:
+    """A file, with as much of its folder as is written, or a function in one."""
+    named = set(re.findall(r"(?:\w+/)*test_\w+", text_of(path)))
+    files = [file for file in ROOT.rglob("tests/**/*.py") if named]
+    known = "".join(f"/{file.relative_to(ROOT).with_suffix('')}\n" for file in files)
+    known += "".join(f"/{name}\n" for f in files for name in re.findall(r"def (\w+)", text_of(f)))
+    assert [name for name in sorted(named) if f"/{name}\n" not in known] == []
+
+
 def test_names_are_looked_up_for_real() -> None:
     assert _resolves("engine.reading.regions.borders")
     assert _resolves("engine.frames.frame.Frame.place")
@@ -263,13 +273,6 @@ def _modules(package: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("package", ["engine", "app"])
-def test_the_architecture_has_a_line_for_every_module(package: str) -> None:
-    table = "\n".join(re.findall(r"^\|.*$", text_of(ROOT / "docs" / "architecture.md"), re.M))
-    named = {n for n in NAME.findall(table) if n.startswith(package)}
-    assert named == _modules(package)
-
-
 def test_the_architecture_draws_the_whole_tree_of_errors() -> None:
     text = text_of(ROOT / "docs" / "architecture.md")
     classes = {
@@ -281,29 +284,53 @@ def test_the_architecture_draws_the_whole_tree_of_errors() -> None:
     assert drawn == classes
 
 
-def test_the_layers_of_the_import_contracts_stand_in_the_architecture() -> None:
-    text = text_of(ROOT / "docs" / "architecture.md")
+@pytest.mark.parametrize("package", ["engine", "app"])
+def test_the_architecture_draws_the_layers_of_the_import_contracts(package: str) -> None:
+    """The same names in the same order, each with what it is."""
     project = tomllib.loads(text_of(ROOT / "pyproject.toml"))
-    for contract in project["tool"]["importlinter"]["contracts"]:
-        for layer in contract.get("layers", ()):
-            for module in re.findall(r"[\w.]+", layer):
-                assert module in text, f"{module} of the contract {contract['name']!r}"
+    contracts = project["tool"]["importlinter"]["contracts"]
+    layers = next(one["layers"] for one in contracts if one.get("containers") == [package])
+    drawing = next(
+        body.split("\n\n")
+        for _, body in FENCE.findall(text_of(ROOT / "docs" / "architecture.md"))
+        if body.startswith("app\n")
+    )
+    lines = next(part for part in drawing if part.startswith(f"{package}\n")).splitlines()[1:]
+    drawn: list[set[str]] = [set()]
+    for line in lines:
+        if set(line.strip()) == {"─"}:
+            drawn.append(set())
+            continue
+        match = re.fullmatch(r"    (\w+) +\S.*", line)
+        assert match, line
+        drawn[-1].add(match[1])
+    assert drawn == [set(layer.split(" | ")) for layer in layers]
 
 
 def test_the_map_of_the_readme_is_the_tree() -> None:
+    """A line for every package of engine and app, and nothing that is not there."""
     text = text_of(ROOT / "README.md")
-    body = FENCE.findall(text[text.index("## Map") :])[0][1]
-    folder, named = "", set()
-    for line in body.splitlines():
-        match = re.match(r"(\s*)(\S+)\s{2,}\S", line)
-        assert match, line
-        folder = folder if match[1] else match[2]
-        named.add(folder + match[2] if match[1] else match[2])
-    missing = sorted(one for one in named if not (ROOT / one).exists())
-    assert not missing
-    for package in ("engine", "app"):
-        files = {f"{package}/{p.name}" for p in (ROOT / package).glob("*.py")}
-        assert files - {f"{package}/__init__.py"} <= named
+    lines = FENCE.findall(text[text.index("## Map") :])[0][1].splitlines()
+    matches = [re.fullmatch(r"(\S+?)/?  +\S.*", line) for line in lines]
+    named = [match[1] for match in matches if match]
+    assert len(named) == len(lines)
+    assert len(set(named)) == len(named)
+    assert [one for one in named if not (ROOT / one).is_dir()] == []
+    packages = {
+        f"{part}/{folder.name}"
+        for part in ("engine", "app")
+        for folder in (ROOT / part).iterdir()
+        if (folder / "__init__.py").is_file()
+    }
+    assert packages <= set(named)
+
+
+def test_the_first_screen_of_the_readme_says_what_it_is_and_how_to_run_it() -> None:
+    """The two commands and one picture, within twenty lines."""
+    screen = "\n".join(text_of(ROOT / "README.md").splitlines()[:20])
+    assert screen.count("![") == 1
+    for command in ("make run", "make test"):
+        assert re.search(rf"^{command} ", screen, re.M)
 
 
 # ---- the contract --------------------------------------------------------------------------------
@@ -312,7 +339,7 @@ API = ROOT / "docs" / "api.md"
 
 
 def test_every_address_of_the_api_is_documented() -> None:
-    modules = [importlib.import_module(name) for name in sorted(_modules("app/routes"))]
+    modules = [importlib.import_module(name) for name in sorted(_modules("app"))]
     routers = [module.router for module in modules if hasattr(module, "router")]
     routes = {r.path for router in routers for r in router.routes if isinstance(r, APIRoute)}
     routes = {path for path in routes if path.startswith("/api/v1/")}

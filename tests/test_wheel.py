@@ -47,6 +47,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_what_the_app_needs(wheel: Path) -> None:
     """Every template, static file and file of the default model; nothing of tests or training."""
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -66,6 +67,7 @@ def test_the_wheel_holds_what_the_app_needs(wheel: Path) -> None:
     assert {t for t in tops if not t.endswith(".dist-info")} == {"app", "engine"}
 
 
+@pytest.mark.slow
 def test_the_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
     """Unpacked elsewhere and run from an empty folder, it loads its model and shows its pages."""
     place = tmp_path / "site"

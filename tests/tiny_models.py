@@ -6,6 +6,7 @@ applied twice shows) and saved by `save_pretrained` with a small tokenizer train
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,34 @@ _CHAT = (
 )
 
 
+def byte_level(
+    texts: Iterable[str] = (),
+    size: int = 256,
+    *,
+    special: Sequence[str] = (),
+    use_regex: bool = True,
+) -> Tokenizer:
+    """A byte-level tokenizer: special tokens first, the 256 bytes, then merges learnt from texts.
+
+    Args:
+        texts: what the merges are learnt from.
+        size: of the vocabulary.
+        special: its special tokens.
+        use_regex: whether words are split off before the merges.
+    """
+    raw = Tokenizer(BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(texts, trainer)
+    return raw
+
+
 def byte_tokenizer(size: int = 300, *, bos: bool = False) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer trained on a few sentences.
 
@@ -45,16 +74,7 @@ def byte_tokenizer(size: int = 300, *, bos: bool = False) -> PreTrainedTokenizer
         size: of the vocabulary; 256 bytes, two special tokens and merges.
         bos: whether it puts a begin-of-text token in front by itself and knows a chat template.
     """
-    raw = Tokenizer(BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=["<|bos|>", "<|eos|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train_from_iterator(_SENTENCES * 4, trainer)
+    raw = byte_level(_SENTENCES * 4, size, special=["<|bos|>", "<|eos|>"])
     if bos:
         raw.post_processor = processors.TemplateProcessing(
             single="<|bos|> $A", special_tokens=[("<|bos|>", 0)]

@@ -9,13 +9,13 @@ The random frame is the control. Knows nothing about training or text.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
 from engine.calibration.evidence.metrics import Interval, bootstrap_interval
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 from engine.reading.read import read
 from engine.space import LatentSpace
 
@@ -87,7 +87,7 @@ class FrameNeighbours:
     def to_dict(self) -> dict[str, Any]:
         """For the report's JSON."""
         return {
-            "share": self.share.to_dict(),
+            "share": asdict(self.share),
             "by_field": {name: list(pair) for name, pair in self.by_field().items()},
             "words": [
                 {"field": w.field, "word": w.word, "nearest": list(w.nearest), "found": w.found}
@@ -114,7 +114,7 @@ def chosen_words(
 
 def neighbours(
     space: LatentSpace,
-    frames: tuple[str, ...] = FRAMES,
+    frames: Iterable[str] = FRAMES,
     fields: Mapping[str, tuple[str, ...]] = FIELDS,
 ) -> dict[str, FrameNeighbours]:
     """The words' nearest tokens in each frame.

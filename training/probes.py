@@ -8,7 +8,7 @@ counts is what the model knows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from engine.calibration.evidence.metrics import Interval, bootstrap_interval, paired_interval
 from engine.calibration.evidence.probes import fit_probe
 from engine.calibration.labelled.tasks import Task, known_spec, make_task, read_table
+from engine.calibration.training.calibrated import untrained
 from engine.calibration.training.features import task_states
 from engine.calibration.training.options import CalibrationOptions
-from engine.calibration.training.train import calibrate, untrained
+from engine.calibration.training.train import calibrate
 from engine.progress import drain
 from engine.space import LatentSpace
 
@@ -47,8 +48,8 @@ class MethodScore:
         """For the report's JSON."""
         return {
             "method": self.method,
-            "accuracy": self.accuracy.to_dict(),
-            "over_words": self.over_words.to_dict(),
+            "accuracy": asdict(self.accuracy),
+            "over_words": asdict(self.over_words),
             "note": self.note,
         }
 

@@ -2,59 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from app.bases.reading import HITS, Reading, read
 from app.figures.bases import neighbours
-from app.figures.names import score_name
+from app.figures.names import GEOMETRIES, score_name
 from app.figures.theme import payload
-from app.method.page import TERMS, Term
-from app.model.explorer import Explorer, token_reference
-from app.model.page import FRAME_NAMES
+from app.method.terms import TERMS, Term
+from app.model.explorer import Explorer, ExplorerDep
 from app.settings import K_CEILING
-from app.trace.api import Geometry, Question
-from app.trace.words import GEOMETRIES, Choice, signed
-from app.web.dependencies import ExplorerDep, ShortText
-from app.web.questions import ask
-from app.web.rendering import link, number, render
-from engine import LatentSpace
-from engine.bases.lookup import TokenHit
+from app.web.pages import Page
+from app.web.questions import PageQuestion, ShortText, ask
+from app.web.rendering import link, render
+from app.web.words import Choice, choices, number, signed
 from engine.bases.token_basis import TokenBasis
 from engine.errors import InputError, OptionError
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 from engine.model.vocabulary import Token
+from engine.reading.geometries import GeometryName
 
 router = APIRouter(include_in_schema=False)
-
-HITS = 60
-"""Tokens that a search lists at most."""
-FIRST = (" time", " day", " the", "the")
-"""Tokens to begin with: the first that the vocabulary has as one token."""
+PAGE = Page("Bases", "/bases", router)
 
 
-class BasesQuery(Question):
+class BasesQuery(PageQuestion):
     """The whole state of the page."""
 
+    empty_counts = ("shown",)
     token: ShortText | None = None
     search: ShortText | None = None
-    geometry: Geometry = "cosine"
+    geometry: GeometryName = "cosine"
     k: int = Field(10, ge=1, le=K_CEILING)
     shown: ShortText | None = None
     """The search whose hits stood on the page that the form was sent from; None for a link. A new
     search shows its first hit instead of the token that stood there."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_fields(cls, values: Any) -> Any:
-        """An empty field of a form is a setting left at its default."""
-        if not isinstance(values, dict):
-            return values
-        return {k: v for k, v in values.items() if k == "shown" or v not in ("", [""])}
 
 
 @dataclass(frozen=True)
@@ -115,117 +101,59 @@ class BasesPage:
     terms: Mapping[str, Term]
 
 
-WHAT = {
-    "output": "The paper's semantic bases: for each token, the state that comes closest to making "
-    "the head say this token and no other.",
-    "input": "The rows of the embedding table: where each token enters the model, before the first "
-    "block.",
-    "head": "The raw rows of the head. Their inner product with a state is the model's own logit; "
-    "long rows win often.",
-    "tight": "Half-way between raw rows and bases: every direction of the space is weighed the "
-    "same, so squared products are shares.",
-    "random": "The control: directions without meaning, as long as the bases. What it shows is "
-    "chance.",
-}
-
-
 @router.get("/bases", response_class=HTMLResponse)
 async def bases_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
     """A token in every frame, and a search; a mistake is a sentence in the answer's place."""
     explorer.facts()
     query, mistake = ask(BasesQuery, request)
-    search = _Search((), False, None)
     try:
         if mistake is not None:
             raise OptionError(mistake)
-        search = await _search(request, explorer, query)
-        context = await _context(request, explorer, query, search)
-    except InputError as error:
-        context = _page(request, explorer, query, search, problem=str(error))
-    status = 200 if context.problem is None else 422
-    return render(request, "bases/page.html", context, status=status)
-
-
-@dataclass(frozen=True)
-class _Search:
-    hits: tuple[TokenHit, ...]
-    more: bool
-    first: int | None
-
-
-async def _search(request: Request, explorer: Explorer, query: BasesQuery) -> _Search:
-    if query.search is None:
-        return _Search((), False, None)
-    hits = await explorer.ask(request, LatentSpace.search, query.search, limit=HITS)
-    return _Search(hits, len(hits) == HITS, hits[0].token.id if hits else None)
-
-
-async def _token(
-    request: Request, explorer: Explorer, query: BasesQuery, search: _Search
-) -> int | str:
-    """The search's first hit or the chosen token, else one to begin with."""
-    anew = query.shown is not None and query.shown != (query.search or "")
-    if query.token is not None and not (anew and search.first is not None):
-        return token_reference(query.token)
-    if search.first is not None:
-        return search.first
-    for text in FIRST:
-        hits = await explorer.ask(request, LatentSpace.search, text, limit=1)
-        if hits and hits[0].token.text == text:
-            return hits[0].token.id
-    return explorer.facts().vocabulary // 2
-
-
-async def _context(
-    request: Request, explorer: Explorer, query: BasesQuery, search: _Search
-) -> BasesPage:
-    token = await _token(request, explorer, query, search)
-    found: list[TokenBasis] = []
-    cards: list[FrameCard] = []
-    for frame in FRAMES:
-        name, what, control = FRAME_NAMES[frame], WHAT[frame], frame == "random"
-        try:
-            basis = await explorer.ask(
-                request, LatentSpace.bases, token, frame=frame, geometry=query.geometry, k=query.k
-            )
-        except OptionError as error:
-            cards.append(FrameCard(name, what, control, str(error)))
-            continue
-        found.append(basis)
-        cards.append(
-            FrameCard(
-                name,
-                what,
-                control,
-                None,
-                number(basis.norm),
-                signed(basis.self_logit),
-                f"{number(basis.isotropy_raw, 2)} / {number(basis.isotropy_centred, 2)}",
-                tuple(
-                    Near(n.token, _link(request, query, n.token.id), signed(n.score))
-                    for n in basis.neighbours
-                ),
-            )
+        found = await explorer.ask(
+            request,
+            read,
+            query.token,
+            query.search,
+            anew=query.shown is not None and query.shown != (query.search or ""),
+            geometry=query.geometry,
+            k=query.k,
         )
-    return _page(request, explorer, query, search, found=found, cards=cards)
+    except InputError as error:
+        found = Reading(problem=str(error))
+    context = _page(request, explorer, query, found)
+    return render(
+        request, "bases/page.html", context, status=200 if context.problem is None else 422
+    )
 
 
-def _page(
-    request: Request,
-    explorer: Explorer,
-    query: BasesQuery,
-    search: _Search,
-    *,
-    found: Sequence[TokenBasis] = (),
-    cards: Sequence[FrameCard] = (),
-    problem: str | None = None,
-) -> BasesPage:
+def _card(request: Request, query: BasesQuery, frame: str, basis: TokenBasis | str) -> FrameCard:
+    kind = FRAMES[frame]
+    name, what, control = kind.heading, kind.what, kind.control
+    if isinstance(basis, str):
+        return FrameCard(name, what, control, basis)
+    return FrameCard(
+        name,
+        what,
+        control,
+        None,
+        number(basis.norm),
+        signed(basis.self_logit),
+        f"{number(basis.isotropy_raw, 2)} / {number(basis.isotropy_centred, 2)}",
+        tuple(
+            Near(n.token, _link(request, query, n.token.id), signed(n.score))
+            for n in basis.neighbours
+        ),
+    )
+
+
+def _page(request: Request, explorer: Explorer, query: BasesQuery, found: Reading) -> BasesPage:
     facts = explorer.facts()
-    token = found[0].token if found else None
+    basis = next(iter(found.found), None)
+    token = basis.token if basis is not None else None
     api = {"token": f"#{token.id}" if token else None, "geometry": query.geometry, "k": query.k}
     return BasesPage(
         token=token,
-        leverage=number(found[0].leverage) if found else "–",
+        leverage=number(basis.leverage) if basis is not None else "–",
         leverage_mean=number(facts.width / facts.vocabulary),
         search=query.search or "",
         hits=tuple(
@@ -235,22 +163,20 @@ def _page(
                 number(h.leverage),
                 token is not None and h.token.id == token.id,
             )
-            for h in search.hits
+            for h in found.hits
         ),
-        more_hits=search.more,
-        geometries=tuple(
-            Choice(key, label, key == query.geometry, help) for key, label, help in GEOMETRIES
-        ),
+        more_hits=len(found.hits) == HITS,
+        geometries=choices(GEOMETRIES, query.geometry),
         k=query.k,
         max_k=explorer.settings.max_k,
         unit=score_name(query.geometry),
-        cards=tuple(cards),
-        figure=payload(neighbours(found)) if found else None,
+        cards=tuple(_card(request, query, frame, basis) for frame, basis in found.bases),
+        figure=payload(neighbours(found.found)) if found.found else None,
         json=link(request, "/api/v1/bases", **api),
         csv=link(request, "/api/v1/bases.csv", **api),
         frames_href=link(request, "/model", figures=True) + "#frames",
         frames_load=link(request, "/model/frames"),
-        problem=problem,
+        problem=found.problem,
         terms=TERMS,
     )
 

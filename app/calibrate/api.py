@@ -10,14 +10,16 @@ from pydantic import Field
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
-from app.calibrate.calibrations import SEEDS_AT_MOST, remove
+from app.calibrate.calibrations import SEEDS_AT_MOST, CalibrationsDep, remove
 from app.calibrate.question import CalibrationQuestion
-from app.calibrate.sets import aside
+from app.calibrate.sets import SetsDep
+from app.calibrate.work import Order
 from app.jobs.api import Id, JobDocument, job_answer
 from app.settings import K_CEILING
-from app.trace.api import Document, Question, described
+from app.storage.store import aside
 from app.web import export
-from app.web.dependencies import CalibrationsDep, PromptText, SetsDep, ShortText
+from app.web.answers import Document, described, json_answer
+from app.web.questions import PromptText, Question, ShortText
 from engine.calibration.labelled.tasks import SPLITS, Task
 
 router = APIRouter(prefix="/api/v1", tags=["calibration"])
@@ -119,17 +121,13 @@ class ReadingsDocument(Document):
     positions: list[Any]
 
 
-def _json(value: object, status: int = 200) -> Response:
-    return Response(export.dumps(value), status, media_type="application/json")
-
-
 # Label sets
 
 
 @router.get("/sets", responses=described(SetsDocument))
 async def sets_list(sets: SetsDep) -> Response:
     """The example sets and what was uploaded."""
-    return _json({"sets": [view.to_dict() for view in await aside(sets.all)]})
+    return json_answer(export.dumps({"sets": [view.to_dict() for view in await aside(sets.all)]}))
 
 
 @router.post(
@@ -142,7 +140,7 @@ async def sets_add(request: Request, sets: SetsDep) -> Response:
         view = await aside(partial(sets.add, upload.filename, upload.path, upload.name))
     finally:
         await aside(partial(remove, upload.path))
-    return _json(view.to_dict(), 201)
+    return json_answer(export.dumps(view.to_dict()), 201)
 
 
 @router.get("/sets/{id}", responses=described(SetDocument))
@@ -151,7 +149,7 @@ async def sets_one(id: Id, sets: SetsDep) -> Response:
     view = await aside(partial(sets.get, id))
     table = await aside(partial(sets.table, id))
     sample = [{"line": row.line, "values": dict(row.values)} for row in table.rows[:SAMPLE]]
-    return _json({**view.to_dict(), "sample": sample})
+    return json_answer(export.dumps({**view.to_dict(), "sample": sample}))
 
 
 @router.delete("/sets/{id}", status_code=204, responses=described(status=204))
@@ -171,7 +169,7 @@ async def calibration_task(
     """What a calibration would read: prompts, label tokens, balance, duplicates; nothing runs."""
     query.options().validate()
     task = await calibrations.task(request, query.set, query.spec())
-    return _json(await aside(partial(task_document, task)))
+    return json_answer(export.dumps(await aside(partial(task_document, task))))
 
 
 @router.post("/calibrations", status_code=202, responses=_STARTED)
@@ -179,29 +177,24 @@ async def calibration_start(
     request: Request, query: CalibrationQuestion, calibrations: CalibrationsDep
 ) -> Response:
     """Queue a calibration; the job's result is the id of a saved one."""
-    view = await calibrations.start(
-        request,
-        query.set,
-        query.spec(),
-        query.options(),
-        name=query.name,
-        compare=query.compare,
-        words=query.label_words,
-    )
+    order = Order(query.set, query.name, query.spec(), query.options(), query.compare)
+    view = await calibrations.start(request, order, query.label_words)
     return job_answer(request, view, 202)
 
 
 @router.get("/calibrations", responses=described(CalibrationsDocument))
 async def calibrations_list(calibrations: CalibrationsDep) -> Response:
     """All saved calibrations, the newest first."""
-    return _json({"calibrations": [view.to_dict() for view in await calibrations.list()]})
+    return json_answer(
+        export.dumps({"calibrations": [view.to_dict() for view in await calibrations.list()]})
+    )
 
 
 @router.get("/calibrations/{id}", responses=described(CalibrationDocument))
 async def calibration_one(id: Id, calibrations: CalibrationsDep) -> Response:
     """One of them: settings, task, learning curve, comparison, and its reports where there are."""
     saved = await calibrations.get(id)
-    return _json(saved.to_dict())
+    return json_answer(export.dumps(saved.to_dict()))
 
 
 @router.delete("/calibrations/{id}", status_code=204, responses=described(status=204))
@@ -252,7 +245,7 @@ async def calibration_trace(
     found = await calibrations.readings(
         request, id, query.prompt, k=query.k, bos=query.bos, chat=query.chat
     )
-    return _json(await aside(found.to_dict))
+    return json_answer(export.dumps(await aside(found.to_dict)))
 
 
 def task_document(task: Task) -> dict[str, Any]:

@@ -10,17 +10,18 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
+from cachetools import LRUCache
+from fastapi import Depends
 from starlette.requests import Request
 
-from app.calibrate.sets import Sets, aside, text_of
+from app.calibrate.sets import Sets, text_of
 from app.calibrate.work import (
     FOLDER,
     Made,
@@ -30,12 +31,12 @@ from app.calibrate.work import (
     competitor_steps,
     write_calibration,
 )
-from app.jobs.lanes import CHECKPOINTS, Jobs, JobView, iso
+from app.jobs.lanes import CHECKPOINTS, Jobs, JobView
 from app.model.explorer import Explorer, client_of
-from app.storage.store import NotFound, Record, Store
+from app.storage.store import Record, aside
 from app.web import export
+from app.web.words import iso
 from engine.calibration.labelled.tasks import Task, TaskSpec, make_task
-from engine.calibration.training.options import CalibrationOptions
 from engine.checkpoints import Checkpoints
 from engine.errors import ArtifactError, LayerError, OptionError, shorten
 from engine.progress import Check, Steps
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from engine.calibration.training.calibrated import Calibration
     from engine.calibration.training.readings import Readings
 
+KINDS = ("calibration", "competitors", "ablation")
+"""The kinds of jobs that are about calibrations."""
 _HELD = 4
 ABLATION_SEEDS = 3
 SEEDS_AT_MOST = 10
@@ -57,28 +60,28 @@ class SavedView:
     id: str
     name: str
     created: str
-    set_id: str
-    set_name: str
-    model_name: str
-    model_fingerprint: str
-    usable: bool
+    set_id: str = ""
+    set_name: str = ""
+    model_name: str = ""
+    model_fingerprint: str = ""
+    usable: bool = False
     """Whether it belongs to the loaded model."""
-    method: str
+    method: str = ""
     """What was trained, and how, in a line."""
-    changed: Mapping[str, Any] | None
+    changed: Mapping[str, Any] | None = None
     """The settings that are not the default ones; None where that was not written down."""
-    accuracy_before: float | None
-    accuracy_after: float | None
-    sentence: str
+    accuracy_before: float | None = None
+    accuracy_after: float | None = None
+    sentence: str = ""
     """What happened, in one plain sentence."""
-    bytes: int
+    bytes: int = 0
     """On the disk."""
     damaged: bool = False
     """Whether what was written down about it cannot be read; then it can only be deleted."""
 
     def to_dict(self) -> dict[str, object]:
         """As it stands in the JSON."""
-        return dict(self.__dict__)
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -104,17 +107,8 @@ class Saved:
 
     def to_dict(self) -> dict[str, object]:
         """As it stands in the JSON."""
-        return {
-            **self.view.to_dict(),
-            "order": self.order.to_dict(),
-            "settings": self.settings,
-            "task": self.task,
-            "history": list(self.history),
-            "facts": self.facts,
-            "comparison": self.comparison,
-            "competitors": self.competitors,
-            "ablation": self.ablation,
-        }
+        kept = {name: value for name, value in vars(self).items() if name != "view"}
+        return {**self.view.to_dict(), **kept, "order": self.order.to_dict()}
 
 
 class Calibrations:
@@ -126,7 +120,9 @@ class Calibrations:
         self._jobs = jobs
         self._sets = sets
         # On the device thread only: the artifacts that are switched on, as tensors.
-        self._loaded: OrderedDict[str, Calibration] = OrderedDict()
+        self._loaded: LRUCache[str, Calibration] = LRUCache(_HELD)
+        for kind in KINDS:
+            jobs.kinds[kind] = partial(self._again, kind)
         explorer.models.on_letting_go.append(self._loaded.clear)
 
     # Before anything runs
@@ -138,44 +134,35 @@ class Calibrations:
             InputError: a column, template or word that cannot be used.
             NotFound: no such set.
         """
-        table = await aside(partial(self._sets.table, set_id))
+        await aside(partial(self._sets.table, set_id))  # so that the device need not read it
         spec = replace(spec, name=(await aside(partial(self._sets.get, set_id))).name)
-        key = ("task", self._explorer.facts().fingerprint, set_id, orjson.dumps(spec.to_dict()))
+        return await self._explorer.ask(request, self._task, set_id, orjson.dumps(spec.to_dict()))
 
-        def work(check: Check) -> Task:
-            return make_task(spec, table, self._space().model, check=check)
-
-        return await self._explorer._compute(request, key, "task", work)
+    def _task(self, space: LatentSpace, set_id: str, spec: bytes, *, check: Check) -> Task:
+        """The same on the device thread; the settings as JSON, since they name the result."""
+        made = TaskSpec.from_dict(orjson.loads(spec))
+        return make_task(made, self._sets.table(set_id), space.model, check=check)
 
     # Jobs
 
     async def start(
         self,
         request: Request,
-        set_id: str,
-        spec: TaskSpec,
-        options: CalibrationOptions,
-        *,
-        name: str = "",
-        compare: bool = True,
+        order: Order,
         words: Mapping[str, str] | None = None,
     ) -> JobView:
         """Queue a calibration; its result is a saved calibration.
 
         Args:
             request: who asks.
-            set_id: the label set.
-            spec: how its rows become prompts.
-            options: how it is trained.
-            name: what the result is called; empty: as the set is.
-            compare: whether before and after are compared, with the controls.
+            order: what is to be calibrated; without a name it is called as its set is.
             words: the label words that were asked for; each must be of a label that there is.
 
         Raises:
             InputError, NotFound: it cannot be run, found out before it is queued.
             QueueFull, StorageError: it cannot be taken.
         """
-        store = self._sets.kept()
+        store, options = self._sets.kept(), order.options
         options.validate()
         blocks = self._explorer.facts().blocks
         if options.layer > blocks:
@@ -186,16 +173,16 @@ class Calibrations:
                 f"This model has {blocks} blocks, so at most layers:{blocks} can be trained; got "
                 f"{options.target}."
             )
-        task = await self.task(request, set_id, spec)
+        task = await self.task(request, order.set, order.spec)
         strange = sorted(set(words or {}) - set(task.label_names))
         if strange:
             raise OptionError(
                 f"a word was given for the label {shorten(strange[0])!r}, and the column"
-                f" {shorten(spec.label_column)!r} holds"
+                f" {shorten(order.spec.label_column)!r} holds"
                 f" {shorten(', '.join(task.label_names), 80)}; leave it out or correct it."
             )
-        shown = await aside(partial(self._sets.get, set_id))
-        order = Order(set_id, text_of(name) or shown.name, spec, options, compare)
+        shown = await aside(partial(self._sets.get, order.set))
+        order = replace(order, name=text_of(order.name) or shown.name)
         states = await aside(partial(store.scratch, "states"))
         asked = self._of_this_model(order.to_dict())
         kept = await aside(partial(self._checkpoints, "calibration", asked))
@@ -207,7 +194,7 @@ class Calibrations:
         return await self._jobs.start(
             "calibration",
             f"Calibration: {order.name}",
-            lambda: calibration_steps(self._space(), task, options, states, compare, kept),
+            lambda: calibration_steps(self._space(), task, options, states, order.compare, kept),
             save,
             client=client_of(request),
             href="/calibrate/{result}",
@@ -228,10 +215,9 @@ class Calibrations:
         """
         from engine.calibration.evidence.methods import methods_named
 
-        if not 1 <= seeds <= SEEDS_AT_MOST:
-            raise OptionError(f"seeds must be from 1 to {SEEDS_AT_MOST}; got {seeds}.")
+        numbers = _seeds(seeds)
         chosen = tuple(method.name for method in methods_named(methods))
-        make = partial(competitor_steps, methods=chosen, seeds=tuple(range(seeds)))
+        make = partial(competitor_steps, methods=chosen, seeds=numbers)
         spec = {"of": id_, "methods": methods, "seeds": seeds}
         return await self._report(request, id_, "competitors", "Competitors of", make, spec)
 
@@ -239,9 +225,7 @@ class Calibrations:
         self, request: Request, id_: str, seeds: int = ABLATION_SEEDS
     ) -> JobView:
         """Queue the ablation (basis × similarity × loss × inference) of a saved calibration."""
-        if not 1 <= seeds <= SEEDS_AT_MOST:
-            raise OptionError(f"seeds must be from 1 to {SEEDS_AT_MOST}; got {seeds}.")
-        make = partial(ablation_steps, seeds=tuple(range(seeds)))
+        make = partial(ablation_steps, seeds=_seeds(seeds))
         spec = {"of": id_, "seeds": seeds}
         return await self._report(request, id_, "ablation", "Ablation of", make, spec)
 
@@ -255,7 +239,7 @@ class Calibrations:
         spec: Mapping[str, Any],
     ) -> JobView:
         saved = await self.get(id_)
-        self._check_model(saved.view)
+        self.check_model(saved.view)
         order = saved.order
         task = await self.task(request, order.set, order.spec)
         store = self._sets.kept()
@@ -270,8 +254,8 @@ class Calibrations:
 
             store.record("calibrations", id_)  # deleted meanwhile: its report has no place
             made = store.publish("reports", write).id
-            for report in store.records("reports"):  # the newest of a kind is shown
-                if report.id != made and report.summary == {"of": id_, "what": what}:
+            for report in self._reports_of(id_):  # the newest of a kind is shown
+                if report.id != made and report.summary.get("what") == what:
                     store.delete("reports", report.id)
             return made
 
@@ -300,46 +284,23 @@ class Calibrations:
             store.scratch(CHECKPOINTS) / name, every_s=settings.checkpoint_s, reserve=store.reserve
         )
 
-    async def restart(self, request: Request, job_id: str) -> JobView:
-        """Start a job again that ended without a result; it goes on from its checkpoints.
+    async def _again(self, kind: str, request: Request, spec: Mapping[str, Any]) -> JobView:
+        """Start a job of this kind as it was asked for.
 
         Raises:
-            NotFound: no such job.
-            OptionError: it did not end so, or cannot be started from here.
             ArtifactError: it was asked of another model than the one that is open.
         """
-        view = self._jobs.get(job_id)
-        kind, spec = self._jobs.spec(job_id)
-        if not view.restartable or spec is None:
-            raise OptionError(
-                "Only a job that ended without a result can be started again, and only once."
-            )
         facts = self._explorer.facts()
         if spec.get("model", facts.fingerprint) != facts.fingerprint:
             raise ArtifactError(
                 f"This job was asked of another model (fingerprint {str(spec['model'])[:12]}) and"
                 f" {facts.name} ({facts.fingerprint[:12]}) is open; open that model to resume it."
             )
-        again = await self._again(request, kind, spec)
-        await aside(partial(self._jobs.settle, job_id))
-        return again
-
-    async def _again(self, request: Request, kind: str, spec: Mapping[str, Any]) -> JobView:
         if kind == "calibration":
-            order = Order.from_dict(spec)
-            return await self.start(
-                request,
-                order.set,
-                order.spec,
-                order.options,
-                name=order.name,
-                compare=order.compare,
-            )
+            return await self.start(request, Order.from_dict(spec))
         if kind == "competitors":
             return await self.start_comparison(request, spec["of"], spec["methods"], spec["seeds"])
-        if kind == "ablation":
-            return await self.start_ablation(request, spec["of"], spec["seeds"])
-        raise OptionError("This job is started again where it was asked for.")
+        return await self.start_ablation(request, spec["of"], spec["seeds"])
 
     # What is saved
 
@@ -362,9 +323,9 @@ class Calibrations:
         run = _json(folder / "run.json")
         compared = folder / "comparison.json"
         reports: dict[str, Mapping[str, Any]] = {}
-        for report in store.records("reports"):
+        for report in self._reports_of(id_):
             what = str(report.summary.get("what"))
-            if report.summary.get("of") == id_ and what not in reports:
+            if what not in reports:
                 reports[what] = _json(store.folder_of("reports", report.id) / f"{what}.json")
         return Saved(
             view=view,
@@ -378,15 +339,19 @@ class Calibrations:
             ablation=reports.get("ablation"),
         )
 
+    def _reports_of(self, id_: str) -> tuple[Record, ...]:
+        """The newest first."""
+        reports = self._sets.kept().records("reports")
+        return tuple(report for report in reports if report.summary.get("of") == id_)
+
     async def delete(self, id_: str) -> None:
         """Delete it with its reports; `NotFound`."""
 
         def work() -> None:
             store = self._sets.kept()
             store.delete("calibrations", id_)
-            for report in store.records("reports"):
-                if report.summary.get("of") == id_:
-                    store.delete("reports", report.id)
+            for report in self._reports_of(id_):
+                store.delete("reports", report.id)
 
         await aside(work)
 
@@ -397,10 +362,9 @@ class Calibrations:
     def _archive(self, id_: str) -> Path:
         store = self._sets.kept()
         folders = {"": store.folder_of("calibrations", id_)}
-        for report in store.records("reports"):
-            if report.summary.get("of") == id_:
-                name = f"{report.summary['what']}-{report.id[:8]}/"
-                folders[name] = store.folder_of("reports", report.id)
+        for report in self._reports_of(id_):
+            name = f"{report.summary['what']}-{report.id[:8]}/"
+            folders[name] = store.folder_of("reports", report.id)
         with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as out:
             try:
                 with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -429,35 +393,33 @@ class Calibrations:
             NotFound: no such calibration.
             ArtifactError: it belongs to another model, or its files are damaged.
         """
+        record = await aside(partial(self._sets.kept().record, "calibrations", id_))
+        self.check_model(self._view(record))
+        return await self._explorer.ask(request, self.read, id_, prompt, k=k, bos=bos, chat=chat)
+
+    def read(
+        self,
+        space: LatentSpace,
+        id_: str,
+        prompt: str,
+        *,
+        k: int,
+        bos: str,
+        chat: bool,
+        check: Check,
+    ) -> Readings:
+        """The same on the device thread, for a calibration of the open model."""
+        from engine.calibration.training.artifact import load_calibration
         from engine.calibration.training.readings import calibrated_readings
 
-        store = self._sets.kept()
-        record = await aside(partial(store.record, "calibrations", id_))
-        self._check_model(self._view(record))
-        key = ("readings", self._explorer.facts().fingerprint, id_, prompt, k, bos, chat)
+        calibration = self._loaded.get(id_)
+        if calibration is None:
+            folder = self._sets.kept().folder_of("calibrations", id_) / FOLDER
+            calibration = self._loaded[id_] = load_calibration(folder, space)
+        return calibrated_readings(space, calibration, prompt, k=k, bos=bos, chat=chat, check=check)
 
-        def work(check: Check) -> Readings:
-            calibration = self._calibration(store, id_)
-            return calibrated_readings(
-                self._space(), calibration, prompt, k=k, bos=bos, chat=chat, check=check
-            )
-
-        return await self._explorer._compute(request, key, "readings", work)
-
-    def _calibration(self, store: Store, id_: str) -> Calibration:
-        """The artifact itself; on the device thread."""
-        from engine.calibration.training.artifact import load_calibration
-
-        kept = self._loaded.get(id_)
-        if kept is None:
-            folder = store.folder_of("calibrations", id_) / FOLDER
-            kept = self._loaded[id_] = load_calibration(folder, self._space())
-        self._loaded.move_to_end(id_)
-        while len(self._loaded) > _HELD:
-            self._loaded.popitem(last=False)
-        return kept
-
-    def _check_model(self, view: SavedView) -> None:
+    def check_model(self, view: SavedView) -> None:
+        """Raise `ArtifactError` where it belongs to another model than the open one."""
         facts = self._explorer.facts()
         if view.model_fingerprint != facts.fingerprint:
             raise ArtifactError(
@@ -474,23 +436,8 @@ class Calibrations:
         try:
             return self._view(record)
         except ArtifactError as error:
-            return SavedView(
-                id=record.id,
-                name="(damaged)",
-                created=iso(record.created),
-                set_id="",
-                set_name="",
-                model_name="",
-                model_fingerprint="",
-                usable=False,
-                method="",
-                changed=None,
-                accuracy_before=None,
-                accuracy_after=None,
-                sentence=str(error),
-                bytes=0,
-                damaged=True,
-            )
+            made = iso(record.created)
+            return SavedView(record.id, "(damaged)", made, sentence=str(error), damaged=True)
 
     def _view(self, record: Record) -> SavedView:
         try:
@@ -502,25 +449,40 @@ class Calibrations:
             ) from None
 
     def _read_view(self, record: Record) -> SavedView:
-        told, info = record.summary, self._explorer.info
-        before, after = told.get("accuracy_before"), told.get("accuracy_after")
-        changed = told.get("changed")
+        summary, info = record.summary, self._explorer.info
+        before, after = summary.get("accuracy_before"), summary.get("accuracy_after")
+        changed = summary.get("changed")
         return SavedView(
             id=record.id,
-            name=str(told["name"]),
+            name=str(summary["name"]),
             created=iso(record.created),
-            set_id=str(told["set_id"]),
-            set_name=str(told["set_name"]),
-            model_name=str(told["model_name"]),
-            model_fingerprint=str(told["model_fingerprint"]),
-            usable=info is not None and info.fingerprint == told["model_fingerprint"],
-            method=str(told["method"]),
+            set_id=str(summary["set_id"]),
+            set_name=str(summary["set_name"]),
+            model_name=str(summary["model_name"]),
+            model_fingerprint=str(summary["model_fingerprint"]),
+            usable=info is not None and info.fingerprint == summary["model_fingerprint"],
+            method=str(summary["method"]),
             changed=None if changed is None else dict(changed),
             accuracy_before=None if before is None else float(before),
             accuracy_after=None if after is None else float(after),
-            sentence=str(told["sentence"]),
-            bytes=int(told["bytes"]),
+            sentence=str(summary["sentence"]),
+            bytes=int(summary["bytes"]),
         )
+
+
+async def _calibrations(request: Request) -> Calibrations:
+    calibrations: Calibrations = request.app.state.calibrations
+    return calibrations
+
+
+CalibrationsDep = Annotated[Calibrations, Depends(_calibrations)]
+"""The saved calibrations of this server."""
+
+
+def _seeds(count: int) -> tuple[int, ...]:
+    if not 1 <= count <= SEEDS_AT_MOST:
+        raise OptionError(f"seeds must be from 1 to {SEEDS_AT_MOST}; got {count}.")
+    return tuple(range(count))
 
 
 def _json(path: Path) -> Any:
@@ -533,6 +495,3 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-__all__ = ["Calibrations", "NotFound", "Saved", "SavedView", "remove"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.calibrate.words import Numbers, seconds, share
+from app.calibrate.words import Numbers, share
 from app.figures import calibrate as figures
 from app.figures.calibrate import Chart, Series
+from app.jobs.panel import curves
+from app.web.words import seconds
 
 
 @dataclass(frozen=True)
@@ -32,35 +34,6 @@ def learning(history: Sequence[Numbers], best: int | None, seconds_spent: float)
         accuracy,
         f"It went {last} epochs over the training texts, {kept}and took {seconds(seconds_spent)}.",
     )
-
-
-def curves(epochs: Sequence[Numbers], best: int | None = None) -> tuple[Chart, Chart]:
-    """Loss and validation accuracy by epoch; also for a job under way."""
-    xs = [float(entry["epoch"]) for entry in epochs]
-    mark = None if best is None else (float(best), "kept")
-    loss = figures.chart(
-        [
-            Series("training", xs, [entry.get("train_loss") for entry in epochs], colour=0),
-            Series(
-                "validation", xs, [entry.get("valid_loss") for entry in epochs], colour=1,
-                dash="6 4",
-            ),
-        ],
-        label="The loss of training and validation, epoch by epoch",
-        x_title="epoch",
-        y_title="loss",
-        mark=mark,
-    )  # fmt: skip
-    accuracy = figures.chart(
-        [Series("validation", xs, [entry.get("valid_accuracy") for entry in epochs], colour=1)],
-        label="The accuracy on the validation texts, epoch by epoch",
-        x_title="epoch",
-        y_title="accuracy",
-        y_range=(0.0, 1.0),
-        mark=mark,
-        shares=True,
-    )
-    return loss, accuracy
 
 
 def layer_curves(comparison: Numbers) -> Chart | None:

@@ -6,36 +6,32 @@ for one set is let go when another is chosen: its columns, template and label wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
 from app.calibrate.tables import FRAMES
-from app.trace.api import Question
-from app.trace.words import Choice
-from app.web.dependencies import ShortText
+from app.web.questions import Question, ShortText, no_nul
+from app.web.words import Choice, choices
 from engine.calibration.labelled.tables import Table
 from engine.calibration.labelled.tasks import TaskSpec, example_sets
+from engine.calibration.labelled.words import WordRule
+from engine.calibration.training.losses import LossName, Scope, Similarity
 from engine.calibration.training.options import CalibrationOptions
 from engine.errors import OptionError
+from engine.frames.kinds import FrameName
 from engine.model.vocabulary import visible
 
 MAX_LABELS = 100
 """Label words that the form holds; more labels than the engine allows."""
 
 
-def _no_nul(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("the text holds a NUL character; take it out")
-    return value
+Template = Annotated[str, Field(max_length=4_000), AfterValidator(no_nul)]
 
 
-Template = Annotated[str, Field(max_length=4_000), AfterValidator(_no_nul)]
-
-
-Title = Annotated[str, Field(max_length=80), AfterValidator(_no_nul)]
+Title = Annotated[str, Field(max_length=80), AfterValidator(no_nul)]
 """As long as the JSON API allows."""
 
 
@@ -56,14 +52,14 @@ class CalibrateQuery(Question):
     name: tuple[ShortText, ...] = Field((), max_length=MAX_LABELS)
     """Labels, each with the word beside it in `word`."""
     word: tuple[ShortText, ...] = Field((), max_length=MAX_LABELS)
-    rule: Literal["first", "last", "mean"] = "first"
+    rule: WordRule = "first"
     target: str = Field("module", pattern=r"^(module|head|lora|layers:(all|[1-9][0-9]{0,2}))$")
-    loss: Literal["sm", "mm", "sm-gt", "sm-exp", "mm-exp"] = "sm"
+    loss: LossName = "sm"
     epochs: int | None = Field(None, ge=1, le=2_000)
-    frame: Literal["output", "input", "head", "tight", "random"] = "output"
-    centroids: Literal["labels", "vocabulary"] = "labels"
-    inference: Literal["sm", "mm"] = "sm"
-    inference_over: Literal["labels", "vocabulary"] = "labels"
+    frame: FrameName = "output"
+    centroids: Scope = "labels"
+    inference: Similarity = "sm"
+    inference_over: Scope = "labels"
     temperature: float | None = Field(None, ge=1e-3, le=1e3)
     learning_rate: float | None = Field(None, ge=1e-7, le=10)
     batch: int | None = Field(None, ge=1, le=65_536)
@@ -173,26 +169,11 @@ class SetCard:
 
 @dataclass(frozen=True)
 class SettingsForm:
-    """Step 3 as it stands."""
+    """Step 3 as it stands, by the names of its fields."""
 
-    losses: tuple[Choice, ...]
-    targets: tuple[Choice, ...]
-    epochs: str
-    default_epochs: int
-    frames: tuple[Choice, ...]
-    centroids: tuple[Choice, ...]
-    inference: tuple[Choice, ...]
-    inference_over: tuple[Choice, ...]
-    rules: tuple[Choice, ...]
-    temperature: str
-    learning_rate: str
-    batch: str
-    patience: str
-    layer: str
-    seed: int
-    train: str
-    valid: str
-    test: str
+    choices: Mapping[str, tuple[Choice, ...]]
+    values: Mapping[str, str]
+    """Numbers as they were typed; empty where the default is taken."""
     defaults: Mapping[str, str]
     changed: int
     """How many of the folded settings differ from their defaults."""
@@ -224,13 +205,19 @@ TARGETS = (
 )
 
 
-_RULES = (
-    ("first", "its first token"),
-    ("last", "its last token"),
-    ("mean", "the mean of its tokens' bases"),
-)
-
-
+_CHOICES = {
+    "centroids": (("labels", "the label words'"), ("vocabulary", "the whole vocabulary's")),
+    "inference": (("sm", "cosine"), ("mm", "matrix product")),
+    "inference_over": (("labels", "label words"), ("vocabulary", "vocabulary")),
+    "rule": (
+        ("first", "its first token"),
+        ("last", "its last token"),
+        ("mean", "the mean of its tokens' bases"),
+    ),
+}
+_NUMBERS = (
+    "epochs", "temperature", "learning_rate", "batch", "patience", "train", "valid", "test",
+)  # fmt: skip
 _FOLDED = (
     "frame", "centroids", "inference", "inference_over", "rule", "temperature", "learning_rate",
     "batch", "patience", "layer", "seed", "train", "valid", "test",
@@ -239,45 +226,25 @@ _FOLDED = (
 
 def settings_form(query: CalibrateQuery) -> SettingsForm:
     """Step 3 with what the query says."""
-    used = CalibrationOptions(target=query.target, loss=query.loss)
-    fields = CalibrateQuery.model_fields
-
-    def choices(pairs: Sequence[tuple[str, ...]], chosen: str) -> tuple[Choice, ...]:
-        return tuple(Choice(p[0], p[1], p[0] == chosen, p[2] if len(p) > 2 else "") for p in pairs)
-
-    def shown(value: float | int | None) -> str:
-        return "" if value is None else f"{value:g}"
-
-    spec = TaskSpec()
-    targets: tuple[tuple[str, ...], ...] = TARGETS
+    used, spec = CalibrationOptions(target=query.target, loss=query.loss), TaskSpec()
+    tables: dict[str, Iterable[tuple[str, ...]]] = {
+        "loss": LOSSES, "target": TARGETS, "frame": FRAMES.items(), **_CHOICES,
+    }  # fmt: skip
     if query.target not in {key for key, *_ in TARGETS}:
         last = query.target.removeprefix("layers:")
-        targets = (*TARGETS, (query.target, f"the model's last {last} layers", ""))
+        tables["target"] = (*TARGETS, (query.target, f"the model's last {last} layers", ""))
+    typed = {name: getattr(query, name) for name in _NUMBERS}
+    values = {name: "" if value is None else f"{value:g}" for name, value in typed.items()}
+    usual = CalibrateQuery.model_fields
     return SettingsForm(
-        losses=choices(LOSSES, query.loss),
-        targets=choices(targets, query.target),
-        epochs=shown(query.epochs),
-        default_epochs=used.used_epochs,
-        frames=choices(tuple(FRAMES.items()), query.frame),
-        centroids=choices(
-            (("labels", "the label words'"), ("vocabulary", "the whole vocabulary's")),
-            query.centroids,
-        ),
-        inference=choices((("sm", "cosine"), ("mm", "matrix product")), query.inference),
-        inference_over=choices(
-            (("labels", "label words"), ("vocabulary", "vocabulary")), query.inference_over
-        ),
-        rules=choices(_RULES, query.rule),
-        temperature=shown(query.temperature),
-        learning_rate=shown(query.learning_rate),
-        batch=shown(query.batch),
-        patience=shown(query.patience),
-        layer="" if query.layer == -1 else str(query.layer),
-        seed=query.seed,
-        train=shown(query.train),
-        valid=shown(query.valid),
-        test=shown(query.test),
+        choices={name: choices(table, getattr(query, name)) for name, table in tables.items()},
+        values={
+            **values,
+            "layer": "" if query.layer == -1 else str(query.layer),
+            "seed": str(query.seed),
+        },
         defaults={
+            "epochs": f"{used.used_epochs}",
             "temperature": f"{used.used_temperature:g}",
             "learning_rate": f"{used.used_rate:g}",
             "batch": f"{used.used_batch}",
@@ -285,14 +252,11 @@ def settings_form(query: CalibrateQuery) -> SettingsForm:
             "valid": f"{spec.valid:g}",
             "test": f"{spec.test:g}",
         },
-        changed=sum(getattr(query, name) != fields[name].default for name in _FOLDED),
+        changed=sum(getattr(query, name) != usual[name].default for name in _FOLDED),
     )
 
 
 def columns_form(spec: TaskSpec, table: Table) -> Columns:
     """Which columns there are and which are chosen."""
-
-    def choices(chosen: str) -> tuple[Choice, ...]:
-        return tuple(Choice(c, visible(c), c == chosen) for c in table.columns)
-
-    return Columns(choices(spec.text_columns[0]), choices(spec.label_column))
+    shown = [(column, visible(column)) for column in table.columns]
+    return Columns(choices(shown, spec.text_columns[0]), choices(shown, spec.label_column))

@@ -18,7 +18,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
-from app.calibrate.calibrations import SavedView
+from app.calibrate.calibrations import KINDS, CalibrationsDep, SavedView
 from app.calibrate.form import (
     CalibrateQuery,
     Columns,
@@ -30,24 +30,28 @@ from app.calibrate.form import (
     spec_of,
 )
 from app.calibrate.preview import LeftOut, Preview, left_out, preview
-from app.calibrate.sets import SetView, aside
+from app.calibrate.sets import SetsDep, SetView
 from app.calibrate.tables import changed_words
-from app.calibrate.words import sentence, share, thin, when
-from app.method.page import TERMS, Term
-from app.storage.store import NotFound
-from app.web.dependencies import CalibrationsDep, ExplorerDep, JobsDep, SetsDep
+from app.calibrate.words import share, thin, when
+from app.calibrate.work import Order
+from app.jobs.lanes import JobsDep
+from app.method.terms import TERMS, Term
+from app.model.explorer import ExplorerDep
+from app.storage.store import aside
+from app.web.pages import Page
+from app.web.problems import NotFound
 from app.web.questions import ask_params
 from app.web.rendering import link, render
+from app.web.words import sentence
 from engine.errors import InputError, OptionError
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Calibrate", "/calibrate", router)
 
 
 SavedId = Annotated[str, Path(pattern=r"^[0-9a-f]{24}$")]
 
 
-_KINDS = ("calibration", "competitors", "ablation")
-"""The kinds of jobs that this page is about."""
 _NOTES = 8
 """Notes on a set that its view shows."""
 
@@ -140,14 +144,8 @@ async def run(
                 " one below and run it again."
             )
         spec = spec_of(query, await aside(partial(sets.table, query.set)))
-        job = await calibrations.start(
-            request,
-            query.set,
-            spec,
-            options_of(query),
-            name=query.title or "",
-            words=query.words,
-        )
+        order = Order(query.set, query.title or "", spec, options_of(query))
+        job = await calibrations.start(request, order, query.words)
     except InputError as error:
         page = await _page(request, calibrations, sets, jobs, query, problem=str(error))
         return render(request, "calibrate/page.html", page, status=422)
@@ -172,8 +170,10 @@ async def upload(
             await aside(partial(sent.path.unlink, missing_ok=True))
     except InputError as error:
         query = CalibrateQuery.model_validate({})
-        told = str(error)
-        page = await _page(request, calibrations, sets, jobs, query, problem=told, upload_open=True)
+        problem = str(error)
+        page = await _page(
+            request, calibrations, sets, jobs, query, problem=problem, upload_open=True
+        )
         return render(request, "calibrate/page.html", page, status=422)
     return RedirectResponse(link(request, "/calibrate", set=view.id), 303)
 
@@ -216,7 +216,7 @@ async def _page(
             link(request, f"/jobs/{job.id}"),
         )
         for job in await aside(jobs.list)
-        if job.kind in _KINDS and not job.finished
+        if job.kind in KINDS and not job.finished
     )
     saved = await calibrations.list()
     return CalibratePage(

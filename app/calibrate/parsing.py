@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from app.web.advice import seconds
+from app.web.words import span
 from engine.calibration.labelled.tables import Note, Problem, Row, Table, read_table
 from engine.errors import BudgetExceeded, InputError, LexiscopeError, OptionError
 
@@ -167,7 +167,7 @@ def _read(orders: Orders) -> dict[str, Any]:
 def _too_much(orders: Orders) -> BudgetExceeded:
     return BudgetExceeded(
         f"Reading this file took more than {orders.memory // 2**20} MiB or "
-        f"{seconds(orders.seconds)} and was stopped; upload a part of it, or save it as CSV."
+        f"{span(orders.seconds)} and was stopped; upload a part of it, or save it as CSV."
     )
 
 

@@ -6,21 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from app.web.questions import no_nul
 from engine.calibration.labelled.tasks import TaskSpec
+from engine.calibration.labelled.words import WordRule
+from engine.calibration.training.losses import LossName, Scope, Similarity
 from engine.calibration.training.options import CalibrationOptions
-
-
-def _no_nul(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("the text holds a NUL character; take it out")
-    return value
-
+from engine.frames.kinds import FrameName
 
 SetId = Annotated[str, Field(max_length=24, pattern=r"^(topics|sentiment|[0-9a-f]{24})$")]
 """An example's name or the id of an uploaded set."""
-_Name = Annotated[str, Field(max_length=80), AfterValidator(_no_nul)]
-_Word = Annotated[str, Field(max_length=200), AfterValidator(_no_nul)]
-_Template = Annotated[str, Field(max_length=4000), AfterValidator(_no_nul)]
+_Name = Annotated[str, Field(max_length=80), AfterValidator(no_nul)]
+_Word = Annotated[str, Field(max_length=200), AfterValidator(no_nul)]
+_Template = Annotated[str, Field(max_length=4000), AfterValidator(no_nul)]
 _Rows = Annotated[int, Field(ge=2, le=1_000_000)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -39,7 +36,7 @@ class CalibrationQuestion(BaseModel):
         description="The prompt, with {text} or {column} where a row's text goes.")  # fmt: skip
     label_words: dict[_Word, _Word] = Field(default_factory=dict, max_length=100,
         description="Label to word; a label without one is its own word.")  # fmt: skip
-    word_rule: Literal["first", "last", "mean"] = Field("first", description="Which token stands "
+    word_rule: WordRule = Field("first", description="Which token stands "
         "for a word of several.")  # fmt: skip
     train: _Rows | None = Field(None, description="Rows to train on; left out: all.")
     valid: _Rows | _Share = Field(0.1, description="Rows for early stopping, or their share.")
@@ -52,13 +49,13 @@ class CalibrationQuestion(BaseModel):
     target: str = Field("module", max_length=10,
         pattern=r"^(module|head|lora|layers:(all|[1-9][0-9]{0,2}))$",
         description="What is trained: module, head, layers:k, layers:all, lora.")  # fmt: skip
-    frame: Literal["output", "input", "head", "tight", "random"] = Field("output",
+    frame: FrameName = Field("output",
         description="Whose vectors are the centroids.")  # fmt: skip
-    centroids: Literal["labels", "vocabulary"] = Field("labels", description="Which of them "
+    centroids: Scope = Field("labels", description="Which of them "
         "compete in the loss.")  # fmt: skip
-    loss: Literal["sm", "mm", "sm-gt", "sm-exp", "mm-exp"] = Field("sm", description="The loss.")
-    inference: Literal["sm", "mm"] = Field("sm", description="How calibrated states are read.")
-    inference_over: Literal["labels", "vocabulary"] = Field("labels", description="Over which "
+    loss: LossName = Field("sm", description="The loss.")
+    inference: Similarity = Field("sm", description="How calibrated states are read.")
+    inference_over: Scope = Field("labels", description="Over which "
         "tokens probabilities are taken.")  # fmt: skip
     temperature: float | None = Field(None, ge=1e-3, le=1e3, description="Of the loss; left out: "
         "the loss's own.")  # fmt: skip

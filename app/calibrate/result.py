@@ -27,12 +27,15 @@ from app.calibrate.words import Numbers, between, plain, points, share
 from app.figures import calibrate as figures
 from app.figures.calibrate import Chart, Dot, Tick
 
+_Level = Literal["ok", "note", "fail"]
+_Said = tuple[_Level, str, str]
+
 
 @dataclass(frozen=True)
 class Check:
     """One of the questions that decide what a gain is worth."""
 
-    level: Literal["ok", "note", "fail"]
+    level: _Level
     sign: str
     question: str
     answer: str
@@ -134,28 +137,43 @@ def story(comparison: Numbers, trace_link: Callable[[str], str | None]) -> Story
 def _checks(comparison: Numbers) -> tuple[Check, ...]:
     """Is the gain real, does a linear probe do as well, what do the controls say?"""
     gain = comparison["difference"]["accuracy"]
-    found: list[Check] = []
     figure = f"{points(gain['value'])} points, {_signed(gain)}"
-    if gain["low"] > 0:
-        found.append(Check("ok", "✓", "Did it help?", "Yes, beyond chance", figure))
-    elif gain["high"] < 0:
-        found.append(Check("fail", "✗", "Did it help?", "No: it reads worse", figure))
-    else:
-        found.append(Check("note", "≈", "Did it help?", "No gain can be told", figure))
+    found = [
+        _answered(
+            "Did it help?",
+            gain,
+            figure,
+            above=("ok", "✓", "Yes, beyond chance"),
+            below=("fail", "✗", "No: it reads worse"),
+            around="No gain can be told",
+        )
+    ]
     probe = comparison.get("probe")
     if probe:
         gap = probe["difference"]
-        figure = f"{points(gap['value'])} points, {_signed(gap)}"
-        question = "Better than a linear probe?"
-        if gap["low"] > 0:
-            found.append(Check("ok", "✓", question, "Yes, better", figure))
-        elif gap["high"] < 0:
-            found.append(Check("note", "−", question, "No: the probe is better", figure))
-        else:
-            found.append(Check("note", "≈", question, "No difference can be told", figure))
+        found.append(
+            _answered(
+                "Better than a linear probe?",
+                gap,
+                f"{points(gap['value'])} points, {_signed(gap)}",
+                above=("ok", "✓", "Yes, better"),
+                below=("note", "−", "No: the probe is better"),
+                around="No difference can be told",
+            )
+        )
     found += [_control(c) for c in comparison["controls"] if c["name"] == "shuffled-labels"]
     found += [_bases(c) for c in comparison["controls"] if c["name"] == "random-bases"]
     return tuple(found)
+
+
+def _answered(
+    question: str, gap: Numbers, figure: str, *, above: _Said, below: _Said, around: str
+) -> Check:
+    """The answer by the side of zero on which the whole interval of a difference lies."""
+    if gap["low"] > 0 or gap["high"] < 0:
+        level, sign, answer = above if gap["low"] > 0 else below
+        return Check(level, sign, question, answer, figure)
+    return Check("note", "≈", question, around, figure)
 
 
 def _control(control: Numbers) -> Check:
@@ -172,14 +190,15 @@ def _control(control: Numbers) -> Check:
 
 def _bases(control: Numbers) -> Check:
     """Whether the same module, trained to random directions, reads the labels as well."""
-    question, gap = "Do the semantic bases matter?", control["difference"]
-    random = share(control["accuracy"]["value"])
-    figure = f"{points(gap['value'])} points, {_signed(gap)}; random ones {random}"
-    if gap["low"] > 0:
-        return Check("ok", "✓", question, "Yes, random ones do worse", figure)
-    if gap["high"] < 0:
-        return Check("fail", "✗", question, "No: random ones do better", figure)
-    return Check("note", "≈", question, "Random ones do as well", figure)
+    gap, random = control["difference"], share(control["accuracy"]["value"])
+    return _answered(
+        "Do the semantic bases matter?",
+        gap,
+        f"{points(gap['value'])} points, {_signed(gap)}; random ones {random}",
+        above=("ok", "✓", "Yes, random ones do worse"),
+        below=("fail", "✗", "No: random ones do better"),
+        around="Random ones do as well",
+    )
 
 
 def _signed(part: Numbers) -> str:

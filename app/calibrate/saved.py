@@ -13,12 +13,14 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from app.calibrate import curves, result, tables
-from app.calibrate.calibrations import Saved
-from app.calibrate.words import size, when
-from app.storage.store import NotFound
+from app.calibrate.calibrations import CalibrationsDep, Saved
+from app.calibrate.words import when
+from app.model.explorer import ExplorerDep
 from app.web import export
-from app.web.dependencies import CalibrationsDep, ExplorerDep
+from app.web.answers import csv_answer
+from app.web.problems import NotFound
 from app.web.rendering import link, render
+from app.web.words import size
 
 router = APIRouter(include_in_schema=False)
 
@@ -135,7 +137,7 @@ async def rows_csv(calibrations: CalibrationsDep, id: SavedId) -> Response:
     if not saved.comparison:
         raise NotFound("This calibration was saved without a comparison.")
     note = _note("test texts", saved)
-    return _csv(export.table(note, saved.comparison["rows"]), export.file_stem("rows", id))
+    return csv_answer(export.table(note, saved.comparison["rows"]), export.file_stem("rows", id))
 
 
 @router.get("/calibrate/{id}/ablation.csv")
@@ -146,7 +148,7 @@ async def ablation_csv(calibrations: CalibrationsDep, id: SavedId) -> Response:
         raise NotFound("This calibration has no ablation yet; run it on its page.")
     note = _note("ablation", saved)
     rows = [_flat(row) for row in saved.ablation["rows"]]
-    return _csv(export.table(note, rows), export.file_stem("ablation", id))
+    return csv_answer(export.table(note, rows), export.file_stem("ablation", id))
 
 
 def _note(what: str, saved: Saved) -> str:
@@ -170,11 +172,6 @@ def _flat(row: Mapping[str, Any]) -> dict[str, object]:
         else:
             out[key] = value
     return out
-
-
-def _csv(body: bytes, stem: str) -> Response:
-    sent = {"Content-Disposition": f'attachment; filename="{stem}.csv"'}
-    return Response(body, media_type="text/csv; charset=utf-8", headers=sent)
 
 
 @router.post("/calibrate/{id}/delete")

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
 from anyio import to_thread
+from cachetools import LRUCache, cachedmethod
+from fastapi import Depends
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from app.calibrate.parsing import SHOWN_PROBLEMS, Orders, load_table, parse
-from app.jobs.lanes import iso
-from app.model.explorer import ClientGone
 from app.settings import PROMPT_CEILING, Settings
-from app.storage.store import NotFound, Record, StorageError, Store, digest, new_id, storage_error
+from app.storage.store import Record, Store, digest, new_id, storage_error
+from app.web.problems import ClientGone, NotFound, StorageError
+from app.web.words import iso
 from engine.calibration.labelled.tables import Table
+from engine.calibration.labelled.tasks import example_sets
 from engine.errors import (
     BudgetExceeded,
     InputError,
@@ -35,7 +37,6 @@ from engine.errors import (
     shorten,
 )
 
-T = TypeVar("T")
 _TABLES = 2
 _READERS = 2
 _NAME = 80
@@ -52,35 +53,22 @@ class SetView:
     """Whether it ships with Lexiscope."""
     rows: int
     columns: tuple[str, ...]
-    problems: tuple[Mapping[str, Any], ...]
+    problems: tuple[Mapping[str, Any], ...] = ()
     """The first bad rows: ``line`` and ``reason``; they are left out of the set."""
-    problem_count: int
-    notes: tuple[Mapping[str, Any], ...]
+    problem_count: int = 0
+    notes: tuple[Mapping[str, Any], ...] = ()
     """The first lines that were read otherwise than they may be meant: ``line`` and ``text``."""
-    separator: str
+    separator: str = ""
     """What separates its columns: comma, semicolon, tab or bar; empty where nothing does."""
-    bytes: int
+    bytes: int = 0
     """Of the file that was uploaded; 0 for an example."""
-    sha256: str
+    sha256: str = ""
     """Of that file; empty for an example."""
-    created: str | None
+    created: str | None = None
 
     def to_dict(self) -> dict[str, object]:
         """As it stands in the JSON."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "example": self.example,
-            "rows": self.rows,
-            "columns": list(self.columns),
-            "problems": [dict(one) for one in self.problems],
-            "problem_count": self.problem_count,
-            "notes": [dict(one) for one in self.notes],
-            "separator": self.separator,
-            "bytes": self.bytes,
-            "sha256": self.sha256,
-            "created": self.created,
-        }
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -104,7 +92,7 @@ class Sets:
         self.store: Store | None = None
         self.unavailable = ""
         """Why nothing can be saved, or empty."""
-        self._tables: OrderedDict[str, Table] = OrderedDict()
+        self._tables: LRUCache[str, Table] = LRUCache(_TABLES)
         self._lock = threading.Lock()
         self._reading = threading.Semaphore(_READERS)
 
@@ -116,7 +104,11 @@ class Sets:
 
     def all(self) -> tuple[SetView, ...]:
         """The examples, then what was uploaded, the newest first."""
-        shipped = tuple(_example_view(name, title, table) for name, title, table in _examples())
+        examples = example_sets().values()
+        shipped = tuple(
+            SetView(one.name, one.title, True, len(one.table.rows), one.table.columns)
+            for one in examples
+        )
         if self.store is None:
             return shipped
         return (*shipped, *map(_view_or_damaged, self.store.records("sets")))
@@ -130,21 +122,13 @@ class Sets:
 
     def table(self, id_: str) -> Table:
         """The rows of a set; `NotFound`, or `ArtifactError` where its file is damaged."""
-        for name, _, table in _examples():
-            if name == id_:
-                return table
-        with self._lock:
-            kept = self._tables.get(id_)
-            if kept is not None:
-                self._tables.move_to_end(id_)
-                return kept
+        example = example_sets().get(id_)
+        return example.table if example is not None else self._uploaded(id_)
+
+    @cachedmethod(lambda self: self._tables, lambda self, id_: id_, lambda self: self._lock)
+    def _uploaded(self, id_: str) -> Table:
         self.get(id_)
-        table = load_table(self.kept().folder_of("sets", id_))
-        with self._lock:
-            self._tables[id_] = table
-            while len(self._tables) > _TABLES:
-                self._tables.popitem(last=False)
-        return table
+        return load_table(self.kept().folder_of("sets", id_))
 
     def add(self, filename: str, file: bytes | Path, name: str = "") -> SetView:
         """Read a labelled file and keep its rows.
@@ -259,6 +243,15 @@ class Sets:
             raise storage_error(error) from error
 
 
+async def _sets(request: Request) -> Sets:
+    sets: Sets = request.app.state.sets
+    return sets
+
+
+SetsDep = Annotated[Sets, Depends(_sets)]
+"""The label sets of this server."""
+
+
 def text_of(text: str) -> str:
     """A name as people see it: one line, printable, short."""
     seen = "".join(c if c.isprintable() else " " for c in text)
@@ -279,57 +272,27 @@ def _of_file(error: LexiscopeError, name: str) -> LexiscopeError:
     return error
 
 
-async def aside(work: Callable[[], T]) -> T:
-    """Do what reads or writes files beside the event loop."""
-    return await to_thread.run_sync(work)
-
-
-def _examples() -> list[tuple[str, str, Table]]:
-    from engine.calibration.labelled.tasks import example_sets
-
-    return [(name, one.title, one.table) for name, one in example_sets().items()]
-
-
-def _example_view(name: str, title: str, table: Table) -> SetView:
-    return SetView(
-        id=name,
-        name=title,
-        example=True,
-        rows=len(table.rows),
-        columns=table.columns,
-        problems=(),
-        problem_count=0,
-        notes=(),
-        separator="",
-        bytes=0,
-        sha256="",
-        created=None,
-    )
-
-
 def _view_or_damaged(record: Record) -> SetView:
     """As it stands in a list; what cannot be read is listed all the same, so that it can go."""
     try:
         return _view(record)
     except (KeyError, TypeError, ValueError):
-        return replace(
-            _example_view(record.id, "(damaged)", Table("damaged", (), (), ())), example=False
-        )
+        return SetView(record.id, "(damaged)", False, 0, ())
 
 
 def _view(record: Record) -> SetView:
-    told = record.summary
+    summary = record.summary
     return SetView(
         id=record.id,
-        name=str(told["name"]),
+        name=str(summary["name"]),
         example=False,
-        rows=int(told["rows"]),
-        columns=tuple(told["columns"]),
-        problems=tuple(told["problems"][:SHOWN_PROBLEMS]),
-        problem_count=int(told["problem_count"]),
-        notes=tuple(told.get("notes", ())),
-        separator=str(told.get("separator", "")),
-        bytes=int(told["bytes"]),
-        sha256=str(told["sha256"]),
+        rows=int(summary["rows"]),
+        columns=tuple(summary["columns"]),
+        problems=tuple(summary["problems"][:SHOWN_PROBLEMS]),
+        problem_count=int(summary["problem_count"]),
+        notes=tuple(summary.get("notes", ())),
+        separator=str(summary.get("separator", "")),
+        bytes=int(summary["bytes"]),
+        sha256=str(summary["sha256"]),
         created=iso(record.created),
     )

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.calibrate.words import Numbers, between, seconds, share, size
+from app.calibrate.words import Numbers, between, share
 from app.figures import calibrate as figures
 from app.figures.calibrate import Dot
+from app.web.words import seconds, size
+from engine.frames import kinds
 
 KINDS: Mapping[str, str] = {
     "model": "The model alone",
@@ -40,12 +42,12 @@ TARGETS: Mapping[str, str] = {
 
 
 FRAMES: Mapping[str, str] = {
-    "output": "semantic bases",
-    "head": "raw head rows",
-    "input": "input embeddings",
-    "tight": "tight frame",
-    "random": "random (control)",
+    one.name: one.title
+    for one in sorted(
+        kinds.FRAMES.values(), key=lambda one: (one.control, one.name != "output", one.name)
+    )
 }
+"""The paper's bases first, controls last."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def ablation(table: Numbers) -> AblationTable:
         rows=tuple(
             AblationRows(
                 FRAMES.get(basis, basis),
-                basis == "random",
+                basis in kinds.FRAMES and kinds.FRAMES[basis].control,
                 tuple(cell(found.get((basis, loss, one))) for loss in losses for one in readings),
             )
             for basis in bases

@@ -55,29 +55,6 @@ def excerpt(text: str, limit: int = EXCERPT) -> str:
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
-def seconds(value: float | None) -> str:
-    """A duration as people read it."""
-    if value is None:
-        return "–"
-    if value < 1:
-        return f"{1000 * value:.0f} ms"
-    if value < 100:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes / 60:.1f} h"
-
-
-def size(value: float | None) -> str:
-    """Bytes as people read them."""
-    if value is None:
-        return "–"
-    for unit, step in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if value >= step:
-            shown = value / step
-            return f"{shown:.1f} {unit}" if shown < 10 else f"{shown:.0f} {unit}"
-    return f"{value:.0f} B"
-
-
 def when(moment: str) -> str:
     """A moment as it stands in a list: 23 November 2026, 15:04 UTC."""
     months = ("January", "February", "March", "April", "May", "June", "July", "August",
@@ -85,8 +62,3 @@ def when(moment: str) -> str:
     day, _, time = moment.partition("T")
     year, month, date = day.split("-")
     return f"{int(date)} {months[int(month) - 1]} {year}, {time[:5]} UTC"
-
-
-def sentence(text: str) -> str:
-    """An engine's sentence as it stands on a page."""
-    return text[:1].upper() + text[1:]

@@ -8,7 +8,7 @@ for, the settings, the task with its report, the learning curve) and ``compariso
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,11 +16,11 @@ from app.web import export
 from engine.calibration.labelled.tasks import Task, TaskSpec
 from engine.calibration.training.options import CalibrationOptions
 from engine.checkpoints import NOTHING, Checkpoints
-from engine.progress import Progress, Steps, told
+from engine.progress import Progress, Steps, relabelled
 
 if TYPE_CHECKING:
     from engine import LatentSpace
-    from engine.calibration.evidence.comparison import Comparison
+    from engine.calibration.evidence.comparison_result import Comparison
     from engine.calibration.training.calibrated import Calibration
 
 T = TypeVar("T")
@@ -43,13 +43,7 @@ class Order:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, defaults written out."""
-        return {
-            "set": self.set,
-            "name": self.name,
-            "spec": self.spec.to_dict(),
-            "options": self.options.to_dict(),
-            "compare": self.compare,
-        }
+        return asdict(self) | {"options": self.options.to_dict()}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Order:
@@ -101,7 +95,7 @@ def calibration_steps(
             space, task, found, calibration, seed=options.seed, cache_dir=states, kept=kept
         )
         # The controls are trained as well; theirs is not the curve that the page shows.
-        controls = told(compared, _of_controls)
+        controls = relabelled(compared, _of_controls)
         comparison = yield from _part(3, parts, controls, curve=False)
     yield Progress(1, 1, "saving")
     return Made(task, calibration, comparison)
@@ -119,7 +113,7 @@ def _part(number: int, parts: int, steps: Steps[T], *, curve: bool = True) -> St
         note = f"part {number} of {parts}: {step.note}"
         return replace(step, note=note, values=step.values if curve else {})
 
-    return told(steps, tell)
+    return relabelled(steps, tell)
 
 
 def competitor_steps(
@@ -186,10 +180,10 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
         },
     }
     (folder / "run.json").write_bytes(export.dumps(run))
-    told: Mapping[str, Any] = {}
+    compared: Mapping[str, Any] = {}
     if made.comparison is not None:
-        told = made.comparison.to_dict()
-        (folder / "comparison.json").write_bytes(export.dumps(told))
+        compared = made.comparison.to_dict()
+        (folder / "comparison.json").write_bytes(export.dumps(compared))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {
         "name": order.name,
@@ -200,9 +194,9 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
         "method": f"{options.target}, loss {options.loss}, read by {options.inference}, "
         f"bases {options.frame}, seed {options.seed}",
         "changed": changed(order),
-        "accuracy_before": _figure(told, "before"),
-        "accuracy_after": _figure(told, "after"),
-        "sentence": str(told.get("sentence", "It was trained; nothing was compared.")),
+        "accuracy_before": _figure(compared, "before"),
+        "accuracy_after": _figure(compared, "after"),
+        "sentence": str(compared.get("sentence", "It was trained; nothing was compared.")),
         "bytes": size,
     }
 
@@ -215,8 +209,8 @@ def changed(order: Order) -> dict[str, Any]:
     return found if order.spec.train is None else {**found, "train": order.spec.train}
 
 
-def _figure(told: Mapping[str, Any], side: str) -> float | None:
+def _figure(compared: Mapping[str, Any], side: str) -> float | None:
     try:
-        return float(told[side]["accuracy"]["value"])
+        return float(compared[side]["accuracy"]["value"])
     except (KeyError, TypeError, ValueError):
         return None

@@ -1,17 +1,110 @@
-"""Calibrations and evaluations as text for a terminal."""
+"""Results as text for a terminal."""
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Mapping
 from typing import Final
 
+from engine import Trace
+from engine.bases.frame_report import FrameReport
+from engine.bases.selfcheck import SelfCheck
+from engine.bases.token_basis import TokenBasis
 from engine.calibration.evidence.ablation import READINGS
-from engine.calibration.evidence.comparison import Comparison
-from engine.calibration.evidence.evaluation import Evaluation
+from engine.calibration.evidence.comparison_result import Comparison
+from engine.calibration.evidence.evaluation_result import Evaluation
 from engine.calibration.evidence.findings import counted, loss_words, percent, points
-from engine.calibration.evidence.metrics import Interval
+from engine.calibration.evidence.methods import METHODS
+from engine.calibration.evidence.metrics import ClassificationReport, Interval
+from engine.calibration.evidence.protocol import Outcome
 from engine.calibration.labelled.tasks import Task
 
 _MIB: Final = 2**20
+
+
+def trace_text(trace: Trace, width: int = 100) -> str:
+    """A trace as a table of layers and tokens, the nearest token in each cell; for a terminal."""
+    head = (
+        f"model {trace.model.name}   geometry {trace.geometry}   frame {trace.frame}   "
+        f"temperature {trace.temperature:g}"
+    )
+    rows = [("layer", [trace.tokens[p].label for p in trace.positions])]
+    for i, layer in enumerate(trace.layers):
+        tops = [_top_label(trace, i, j) for j in range(len(trace.positions))]
+        rows.append((f"{layer:>5}", tops))
+    rows.append(("model", [trace.token_info[int(id)].label for id in trace.final_ids]))
+    column = 14
+    step = max(1, (width - 8) // (column + 1))
+    blocks = []
+    for start in range(0, len(trace.positions), step):
+        parts = ((name, cells[start : start + step]) for name, cells in rows)
+        lines = (f"{name}   {' '.join(fit(c, column) for c in cells)}" for name, cells in parts)
+        blocks.append("\n".join(line.rstrip() for line in lines))
+    notes = [f"note: {warning}" for warning in trace.warnings]
+    cost = trace.cost
+    if cost.seconds is not None and cost.bytes is not None:
+        notes.append(
+            f"took {cost.seconds:.2g} s and {cost.bytes / 2**20:.1f} MiB, foretold "
+            f"{cost.predicted_seconds:.2g} s and {cost.predicted_bytes / 2**20:.1f} MiB"
+        )
+    return "\n\n".join([head, *blocks, *(["\n".join(notes)] if notes else [])]) + "\n"
+
+
+def _top_label(trace: Trace, layer: int, position: int) -> str:
+    if not trace.finite[layer, position]:
+        return "(not finite)"
+    return trace.token_info[int(trace.top_ids[layer, position, 0])].label
+
+
+def basis_text(basis: TokenBasis) -> str:
+    """A token's nearest tokens, for a terminal."""
+    lines = [
+        f"token {basis.id} {basis.token.label}   frame {basis.frame}   geometry {basis.geometry}",
+        f"norm {basis.norm:.6g}   leverage {basis.leverage:.6g}",
+        "",
+    ]
+    lines += [
+        f"{rank:>4}  {fit(n.token.label, 24)} {n.token.id:>8}  {float(n.score):.6g}"
+        for rank, n in enumerate(basis.neighbours, start=1)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def report_text(report: FrameReport) -> str:
+    """The figures of a frame, for a terminal."""
+    lines = []
+    for name, value in report.to_dict().items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{key} {_short(one)}" for key, one in value.items())
+        lines.append(f"{name.replace('_', ' '):<24} {_short(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def fit(text: str, width: int) -> str:
+    """The text cut or padded to so many columns of a terminal, where some characters take two."""
+    used, out = 0, ""
+    for c in text:
+        size = 2 if unicodedata.east_asian_width(c) in "WF" else int(not unicodedata.combining(c))
+        if used + size > width:
+            while used + 1 > width:
+                used -= 2 if unicodedata.east_asian_width(out[-1]) in "WF" else 1
+                out = out[:-1]
+            return out + "…" + " " * (width - used - 1)
+        out, used = out + c, used + size
+    return out + " " * (width - used)
+
+
+def check_text(found: SelfCheck) -> str:
+    """A model's self-check: a line for each thing that was looked at."""
+    lines = [
+        f"{item.level:<5} {item.name}: {item.value}" + (f" ({item.reason})" * bool(item.reason))
+        for item in found.items
+    ]
+    return "\n".join([*lines, "", found.summary, ""])
 
 
 def task_lines(task: Task, seed: int) -> list[str]:
@@ -20,6 +113,25 @@ def task_lines(task: Task, seed: int) -> list[str]:
     words = ", ".join(f"{t.label} → {'·'.join(t.texts)}" for t in task.label_tokens)
     template = task.spec.template.replace("\n", "\\n")
     return [f"{task.name}: {sizes}; seed {seed}", f"template  {template}", f"labels    {words}"]
+
+
+def outcome_text(outcome: Outcome, report: ClassificationReport, task: Task, seed: int) -> str:
+    """What a method that is no calibration reaches, and costs."""
+    title = METHODS[outcome.method].title
+    lines = [
+        f"{title} is right on {percent(report.accuracy)} of {report.n:,} test texts of"
+        f" {task.name}.",
+        "",
+        *task_lines(task, seed),
+        "",
+        f"macro-F1         {percent(report.macro_f1)}",
+        f"train            {outcome.seconds_train:,.2f} s",
+        f"infer            {outcome.seconds_infer:,.2f} s",
+        f"peak memory      {outcome.peak_bytes / _MIB:,.1f} MiB",
+        f"stored           {outcome.stored_bytes / 1024:,.1f} KiB",
+        *outcome.notes,
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def comparison_text(found: Comparison, seed: int) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.figures.names import score_name
-from app.figures.theme import DASHES, SYMBOLS, axis, base_layout, plot_text, theme
+from app.figures.theme import ABOVE, DASHES, SYMBOLS, axis, base_layout, plot_text, theme
 from engine.bases.token_basis import TokenBasis
 
 
@@ -48,7 +48,7 @@ def neighbours(bases: Sequence[TokenBasis], *, dark: bool = False) -> go.Figure:
             colours,
             height=320,
             showlegend=True,
-            legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            legend=ABOVE,
             margin={"l": 60, "r": 16, "t": 36, "b": 48},
             xaxis=axis(colours, "neighbour (1 is nearest)", dtick=1),
             yaxis=axis(colours, score_name(geometry)),

@@ -145,13 +145,6 @@ def dot(value: float, low: float, high: float, *, start: float = 0.0, end: float
     return Dot(at(value), at(low), at(high), not start <= value <= end)
 
 
-def axis_ticks(start: float, end: float, wanted: int = 5) -> tuple[Tick, ...]:
-    """The numbers under a horizontal axis."""
-    values = ticks(start, end, wanted)
-    step = values[1] - values[0] if len(values) > 1 else 0.0
-    return tuple(Tick(percent((v - start) / (end - start)), plain(v, step)) for v in values)
-
-
 def chart(
     series: Sequence[Series],
     *,

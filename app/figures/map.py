@@ -1,10 +1,10 @@
 """The Map page's figure: the points of a latent space in two or three dimensions.
 
-Pure: what the service says of a map goes in (`app.maps.service`), a Plotly figure comes out. On the
-page the figure travels without its points: positions come as float32 by themselves, so that a map
-of 30 000 points is not a megabyte of text, and a flat map's dots are drawn on a canvas under it
+Pure: a map goes in, a Plotly figure comes out. On the page the
+figure travels without its points: positions come as float32 by themselves, so that a map of 30 000
+points is not a megabyte of text, and a flat map's dots are drawn on a canvas under it
 (static/js/map-cloud.js), because Plotly's own WebGL dots need ``eval``, which the page forbids. For
-a notebook, hand the coordinates in as well: then Plotly draws everything.
+a notebook, ask for the points as well: then Plotly draws everything.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from app.figures.theme import Theme, axis, base_layout, plot_text, theme
+from engine.maps import KINDS, Map
 
 HEIGHT = 640
 """Pixels of the picture."""
@@ -28,6 +29,8 @@ where one point lies far out."""
 PARTS = ("points", "texts", "border", "spokes", "lit", "halo", "path", "names")
 """The traces, the lowest first: vocabulary, text states, points beyond the border, lines to true
 neighbours, what was found, the prompt's states (twice, for a light edge), and names."""
+BORDER = 200
+"""Points beyond the border that are marked."""
 ON_CANVAS = ("points", "texts", "lit")
 """What the page's script draws itself on a flat map."""
 PAD, PAD_OF_FEW, FEW = 0.01, 0.05, 160
@@ -44,32 +47,26 @@ def opacity_of(points: int) -> float:
     return float(np.clip(2.6 / max(points, 1) ** 0.165, 0.34, 0.92))
 
 
-def figure(
-    meta: Mapping[str, Any],
-    coordinates: npt.NDArray[np.float32] | None = None,
-    *,
-    dark: bool = False,
-) -> go.Figure:
+def figure(drawn: Map, *, points: bool = False, dark: bool = False) -> go.Figure:
     """A map.
 
     Args:
-        meta: what ``/api/v1/map/meta`` says of it.
-        coordinates: point × dimension, clipped to the border; None: a figure without points, for
-            the script that fetches them.
+        drawn: the map.
+        points: whether the points are put in; else a figure for the script that fetches them.
         dark: colours for a dark page.
     """
     colours = theme(dark)
-    flat = int(meta["dims"]) == 2
-    runs = {name: _run(meta, kinds) for name, kinds in _PARTS_OF.items()}
+    flat = drawn.dims == 2
+    runs = {name: _run(drawn, kinds) for name, kinds in _PARTS_OF.items()}
     count = sum(len(run) for run in runs.values())
     out = go.Figure()
     for part in PARTS:
-        if flat and coordinates is None and part in ON_CANVAS:
+        if flat and not points and part in ON_CANVAS:
             continue
         out.add_trace(_trace(part, colours, flat, count, len(runs.get(part, ()))))
-    if coordinates is not None:
-        _place(out, meta, np.asarray(coordinates, dtype=np.float32), runs)
-    layout = _layout(meta, colours, flat)
+    if points:
+        _place(out, drawn, runs)
+    layout = _layout(drawn, colours, flat)
     layout["meta"]["dots"] = _dots(count, len(runs["points"]))
     out.update_layout(layout)
     return out
@@ -89,14 +86,9 @@ def _dots(count: int, own: int) -> dict[str, dict[str, object]]:
 _PARTS_OF = {"points": ("basis", "alone"), "path": ("prompt",), "texts": ("text",)}
 
 
-def _run(meta: Mapping[str, Any], kinds: Sequence[str]) -> npt.NDArray[np.intp]:
+def _run(drawn: Map, kinds: Sequence[str]) -> npt.NDArray[np.intp]:
     """The indices of the points of some kinds."""
-    found = [
-        np.arange(run["start"], run["start"] + run["count"])
-        for run in meta["kinds"]
-        if run["kind"] in kinds
-    ]
-    return np.concatenate(found) if found else np.zeros(0, dtype=np.intp)
+    return np.flatnonzero(np.isin(drawn.points.kind, [KINDS.index(kind) for kind in kinds]))
 
 
 def _trace(part: str, colours: Theme, flat: bool, count: int, own: int) -> Any:
@@ -148,34 +140,18 @@ def _trace(part: str, colours: Theme, flat: bool, count: int, own: int) -> Any:
                  **common)  # fmt: skip
 
 
-def _place(
-    out: go.Figure,
-    meta: Mapping[str, Any],
-    coordinates: npt.NDArray[np.float32],
-    runs: Mapping[str, npt.NDArray[np.intp]],
-) -> None:
+def _place(out: go.Figure, drawn: Map, runs: Mapping[str, npt.NDArray[np.intp]]) -> None:
     """Put the points in."""
+    border = drawn.border.indices[:BORDER]
+    rows: dict[str, npt.NDArray[Any]] = {**runs, "halo": runs["path"], "border": border}
     for trace in out.data:
         part = trace.meta["part"]
-        at: npt.NDArray[np.float32] | None = None
-        if part in runs or part == "halo":
-            at = coordinates[runs["path" if part == "halo" else part]]
-        elif part == "border":
-            points = meta["border"]["points"]
-            at = np.asarray([p["at"] for p in points], dtype=np.float32).reshape(
-                -1, coordinates.shape[1]
-            )
-        if at is None:
+        if part not in rows:
             continue
+        at = drawn.border.clipped[rows[part]]
         trace.update({name: at[:, i] for i, name in enumerate("xyz"[: at.shape[1]])})
         if part == "path":
-            trace.text = [plot_text(label, 16) for label in labels_of(meta, "prompt")]
-
-
-def labels_of(meta: Mapping[str, Any], kind: str) -> list[str]:
-    """The labels that came along for the points of a kind; none for those of the vocabulary."""
-    starts = {run["start"] for run in meta["kinds"] if run["kind"] == kind}
-    return [text for part in meta["labels"] if part["start"] in starts for text in part["labels"]]
+            trace.text = [plot_text(drawn.points.label(i), 16) for i in rows[part].tolist()]
 
 
 def padded(low: float, high: float, pad: float = PAD) -> list[float]:
@@ -184,10 +160,10 @@ def padded(low: float, high: float, pad: float = PAD) -> list[float]:
     return [low - room, high + room]
 
 
-def _layout(meta: Mapping[str, Any], colours: Theme, flat: bool) -> dict[str, Any]:
-    titles = [plot_text(str(title), 70) for title in meta["axes"]["titles"]]
-    pad = PAD_OF_FEW if int(meta["n"]) <= FEW else PAD
-    ranges = [padded(low, high, pad) for low, high in meta["axes"]["ranges"]]
+def _layout(drawn: Map, colours: Theme, flat: bool) -> dict[str, Any]:
+    titles = [plot_text(title, 70) for title in drawn.axis_names]
+    pad = PAD_OF_FEW if drawn.n <= FEW else PAD
+    ranges = [padded(low, high, pad) for low, high in drawn.border.range]
     common: dict[str, Any] = {
         "height": HEIGHT,
         "showlegend": False,
@@ -195,7 +171,7 @@ def _layout(meta: Mapping[str, Any], colours: Theme, flat: bool) -> dict[str, An
         "spikedistance": SPIKE_DISTANCE,
         "hoverdistance": HOVER_DISTANCE,
         "uirevision": "map",
-        "meta": {"kind": "map", "dims": int(meta["dims"])},
+        "meta": {"kind": "map", "dims": drawn.dims},
     }
     if not flat:
         side = {

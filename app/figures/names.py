@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from engine.frames import kinds
+from engine.reading import geometries
+from engine.trace import options
+
+GEOMETRIES = tuple((one.name, one.title, one.what) for one in geometries.GEOMETRIES.values())
+FRAMES = tuple((one.name, one.choice) for one in kinds.FRAMES.values())
+STATES = tuple((one.name, one.title) for one in options.STATES.values())
+LABELS = dict([*((k, v) for k, v, _ in GEOMETRIES), *FRAMES])
+
 
 def layer_label(layer: int) -> str:
     """A layer's name on an axis: its number, and ``emb`` for the embedding."""
@@ -10,13 +19,4 @@ def layer_label(layer: int) -> str:
 
 def score_name(geometry: str) -> str:
     """What a score is, with its unit."""
-    return {
-        "cosine": "cosine (−1…1)",
-        "l2": "minus squared distance",
-        "matmul": "inner product (logit)",
-    }[geometry]
-
-
-def border_unit(geometry: str) -> str:
-    """The unit of the distance to a region's border."""
-    return "radians" if geometry == "cosine" else "length in the state's space"
+    return geometries.GEOMETRIES[geometry].score

@@ -140,6 +140,16 @@ def base_layout(colours: Theme, **more: Any) -> dict[str, Any]:
     return layout
 
 
+ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+"""A legend's place over the figure, in a row."""
+
+
+def unified(colours: Theme) -> dict[str, Any]:
+    """One label for all lines at the pointer's place."""
+    label = {"bgcolor": colours.surface, "font": {"color": colours.ink}}
+    return {"hovermode": "x unified", "hoverlabel": label}
+
+
 def axis(colours: Theme, title: str, **more: Any) -> dict[str, Any]:
     """An axis with its name and unit."""
     out: dict[str, Any] = {

@@ -13,7 +13,17 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from app.figures.names import layer_label, score_name
-from app.figures.theme import DASHES, SYMBOLS, Theme, axis, base_layout, plot_text, theme
+from app.figures.theme import (
+    ABOVE,
+    DASHES,
+    SYMBOLS,
+    Theme,
+    axis,
+    base_layout,
+    plot_text,
+    theme,
+    unified,
+)
 from engine.trace.curves import Curves
 from engine.trace.result import Trace
 
@@ -31,7 +41,6 @@ def curves(
     curves: Curves,
     measure: str = "probability",
     *,
-    geometry: str = "cosine",
     dark: bool = False,
     selected: int | None = None,
     legend: bool = True,
@@ -41,7 +50,6 @@ def curves(
     Args:
         curves: the tokens' scores, probabilities and ranks.
         measure: ``probability``, ``score`` or ``rank`` (drawn downward on a logarithmic scale).
-        geometry: what the score is, for the axis title.
         dark: colours for a dark page.
         selected: a layer to mark.
         legend: name the tokens above the figure; a page that lists them itself does not.
@@ -69,15 +77,14 @@ def curves(
                 meta={"role": "line", "line": n},
             )
         )
-    title = f"{score_name(geometry)}" if measure == "score" else MEASURES[measure]
+    title = score_name(curves.geometry) if measure == "score" else MEASURES[measure]
     figure.update_layout(
         base_layout(
             colours,
             height=340,
-            hovermode="x unified",
-            hoverlabel={"bgcolor": colours.surface, "font": {"color": colours.ink}},
+            **unified(colours),
             showlegend=legend,
-            legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            legend=ABOVE,
             margin={"l": 60, "r": 16, "t": 64 if legend else 16, "b": 48},
             xaxis=_layer_axis(colours, curves.layers),
             yaxis=axis(
@@ -149,13 +156,7 @@ def transitions(
             height=430,
             hovermode="x",
             showlegend=True,
-            legend={
-                "orientation": "h",
-                "y": 1.02,
-                "yanchor": "bottom",
-                "x": 0,
-                "font": {"color": colours.ink},
-            },
+            legend=ABOVE | {"font": {"color": colours.ink}},
             margin={"l": 60, "r": 16, "t": 36, "b": 48},
             xaxis=_layer_axis(colours, trace.layers) | {"anchor": "y3"},
             yaxis=axis(colours, "cosine (−1…1)", domain=[0.60, 1.0]),
@@ -186,10 +187,9 @@ def isotropy(trace: Trace, *, dark: bool = False) -> go.Figure:
         base_layout(
             colours,
             height=300,
-            hovermode="x unified",
-            hoverlabel={"bgcolor": colours.surface, "font": {"color": colours.ink}},
+            **unified(colours),
             showlegend=True,
-            legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            legend=ABOVE,
             margin={"l": 60, "r": 16, "t": 36, "b": 48},
             xaxis=_layer_axis(colours, layers),
             yaxis=axis(colours, "isotropy (0…1)", range=[-0.02, 1.05]),

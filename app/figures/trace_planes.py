@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.figures.names import border_unit
+from engine.reading.geometries import GEOMETRIES
 from engine.trace.result import Trace
 
 Array = npt.NDArray[np.float32]
@@ -39,6 +39,7 @@ class Plane:
 def planes(trace: Trace) -> dict[str, Plane]:
     """Every quantity that can colour the grid."""
     shown = trace.finite
+    geometry = GEOMETRIES[trace.geometry]
     rank = np.log10(np.maximum(trace.final_rank, 1).astype(np.float32))
     made = (
         Plane(
@@ -99,8 +100,11 @@ def planes(trace: Trace) -> dict[str, Plane]:
         ),
         Plane(
             "border",
-            f"distance to the region's border ({border_unit(trace.geometry)})",
-            "Strong colour: well inside the region of its token; pale: close to the next one.",
+            "distance to the region's border"
+            + (f" ({geometry.borders.unit})" if geometry.borders else ""),
+            "Strong colour: well inside the region of its token; pale: close to the next one."
+            if geometry.borders
+            else geometry.no_border,
             trace.border,
             0.0,
             _top(trace.border, shown),

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
-from app.calibrate.sets import aside
-from app.jobs.lanes import JobView
-from app.trace.api import Document, described
+from app.jobs.lanes import JobsDep, JobView
+from app.storage.store import aside
 from app.web import export
-from app.web.dependencies import CalibrationsDep, JobsDep
+from app.web.answers import Document, described
 from app.web.rendering import link
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
@@ -90,6 +89,6 @@ async def job_cancel(request: Request, id: Id, jobs: JobsDep) -> Response:
 
 
 @router.post("/jobs/{id}/restart", status_code=202, responses=described(JobDocument, status=202))
-async def job_restart(request: Request, id: Id, calibrations: CalibrationsDep) -> Response:
+async def job_restart(request: Request, id: Id, jobs: JobsDep) -> Response:
     """Start a job again that was interrupted, cancelled or failed, as a new one."""
-    return job_answer(request, await calibrations.restart(request, id), 202)
+    return job_answer(request, await jobs.restart(request, id), 202)

@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
 from typing import Any, Literal
 
+from app.web.words import iso
 from engine.checkpoints import NOTHING, Checkpoints
 from engine.progress import Progress, Steps
 
@@ -83,6 +83,12 @@ class JobsMark:
     level: Literal["wait", "note"]
 
 
+_ASKED = ("id", "kind", "title", "lane", "created", "href", "spec", "state")
+"""Of a job, what its row holds from the beginning."""
+_SHOWN = ("id", "kind", "title", "lane", "state", "problem", "result", "resumes")
+"""Of a job, what its view shows as it is."""
+
+
 @dataclass
 class Job:
     """A job as its lane changes it; read and written under the jobs' lock."""
@@ -132,14 +138,7 @@ class Job:
     def row(self) -> dict[str, Any]:
         """What the store keeps."""
         return {
-            "id": self.id,
-            "kind": self.kind,
-            "title": self.title,
-            "lane": self.lane,
-            "created": self.created,
-            "href": self.href,
-            "spec": self.spec,
-            "state": self.state,
+            **{name: getattr(self, name) for name in _ASKED},
             "done": self.progress.done,
             "total": self.progress.total,
             "note": self.progress.note,
@@ -157,8 +156,7 @@ class Job:
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Job:
         """From what the store kept."""
-        names = ("id", "kind", "title", "lane", "created", "href", "spec", "state")
-        job = cls(**{name: row[name] for name in names})
+        job = cls(**{name: row[name] for name in _ASKED})
         job.progress = Progress(row["done"], row["total"], row["note"], row["values"])
         job.history = [dict(one) for one in row["history"]]
         for name in ("started", "ended", "problem", "result"):
@@ -205,11 +203,7 @@ class Job:
             href = self.href.replace("{result}", self.result or "")
         ended_without = state in ("failed", "cancelled", "interrupted")
         return JobView(
-            id=self.id,
-            kind=self.kind,
-            title=self.title,
-            lane=self.lane,
-            state=state,
+            **{name: getattr(self, name) for name in _SHOWN},
             stopping=state == "running" and self.stop.is_set(),
             note=step.note,
             done=step.done,
@@ -220,11 +214,8 @@ class Job:
             seconds_left=left,
             seconds_run=self.run_s,
             ahead=ahead,
-            problem=self.problem,
-            result=self.result,
             result_href=href,
             restartable=ended_without and self.spec is not None,
-            resumes=self.resumes,
             created=iso(self.created),
             started=None if self.started is None else iso(self.started),
             ended=None if self.ended is None else iso(self.ended),
@@ -241,8 +232,3 @@ def interrupted(what: str, job: Job) -> str:
         return f"{what} while this ran{place}; resumed, it goes on from {job.resumes}."
     place = place or " at its beginning"
     return f"{what} while this ran,{place}; nothing of it was saved, so start it again."
-
-
-def iso(seconds: float) -> str:
-    """A time since 1970 as people and JSON read it, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

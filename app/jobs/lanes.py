@@ -17,32 +17,26 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from anyio import to_thread
+from fastapi import Depends, Request
 
-from app.jobs.job import (
-    LANES,
-    POINTS,
-    Job,
-    JobsMark,
-    JobView,
-    LaneName,
-    State,
-    interrupted,
-    iso,
-)
+from app.jobs.job import LANES, POINTS, Job, JobsMark, JobView, LaneName, State, interrupted
 from app.model.device import DeviceThread
-from app.storage.store import JOB, NotFound, StorageError, Store, new_id, storage_error
+from app.storage.store import JOB, Store, new_id, storage_error
+from app.web.problems import NotFound, StorageError
+from app.web.words import iso
 from engine.checkpoints import NOTHING, Checkpoints, sweep
-from engine.errors import Cancelled, LexiscopeError, QueueFull
+from engine.errors import Cancelled, LexiscopeError, OptionError, QueueFull
 from engine.progress import Progress, Steps
 
 T = TypeVar("T")
+Restart = Callable[[Request, Mapping[str, Any]], Awaitable[JobView]]
 CHECKPOINTS = "checkpoints"
 """The folder of all jobs' checkpoints, in the store's scratch."""
 FORGOTTEN_S = 30 * 86_400
@@ -94,6 +88,8 @@ class Jobs:
         self.store: Store | None = None
         self.admit: Callable[[], None] = lambda: None
         """Asked under the lock before a job is taken; raises to refuse it."""
+        self.kinds: dict[str, Restart] = {}
+        """Kind → what starts such a job again from its `spec`, on the event loop."""
         self._device = device
         # Views are read on the event loop, so nobody writes to the disk under this lock.
         self._turn = threading.Condition(threading.RLock())
@@ -262,18 +258,32 @@ class Jobs:
         broken = sum(job.state == "interrupted" and job.spec is not None for job in jobs)
         return JobsMark(f"{broken} interrupted", "note") if broken else None
 
+    async def restart(self, request: Request, id_: str) -> JobView:
+        """Start a job again that ended without a result; it goes on from its checkpoints.
+
+        Raises:
+            NotFound: no such job.
+            OptionError: it did not end so, or is of a kind that is not started again from here.
+        """
+        with self._turn:
+            job = self._known(id_)
+            spec = job.spec
+            if spec is None or not self._view(job).restartable:
+                raise OptionError(
+                    "Only a job that ended without a result can be started again, and only once."
+                )
+        if job.kind not in self.kinds:
+            raise OptionError("This job is started again where it was asked for.")
+        again = await self.kinds[job.kind](request, spec)
+        await to_thread.run_sync(self.settle, id_)
+        return again
+
     def settle(self, id_: str) -> None:
         """Say that a job that ended without a result was started again, as another; `NotFound`."""
         with self._turn:
             job = self._known(id_)
             job.spec = None
         self._keep(job)
-
-    def spec(self, id_: str) -> tuple[str, Mapping[str, Any] | None]:
-        """The kind of a job and from what it can be started again; `NotFound`."""
-        with self._turn:
-            job = self._known(id_)
-            return job.kind, job.spec
 
     def list(self) -> tuple[JobView, ...]:
         """All that are remembered, the newest first."""
@@ -529,6 +539,15 @@ class Jobs:
         if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
             return "There was not enough memory for this; ask for fewer rows or a smaller batch."
         return f"Something went wrong on the server; its log says what, under job {job.id}."
+
+
+async def _jobs(request: Request) -> Jobs:
+    jobs: Jobs = request.app.state.jobs
+    return jobs
+
+
+JobsDep = Annotated[Jobs, Depends(_jobs)]
+"""The long work of this server."""
 
 
 def _next(steps: Steps[T]) -> Progress | _End:

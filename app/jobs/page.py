@@ -11,10 +11,9 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from starlette.responses import RedirectResponse, Response
 
-from app.calibrate.sets import aside
-from app.jobs.lanes import JobView
+from app.jobs.lanes import JobsDep, JobView
 from app.jobs.panel import JobPanel, job_panel
-from app.web.dependencies import CalibrationsDep, JobsDep
+from app.storage.store import aside
 from app.web.rendering import link, render, wants_fragment
 
 router = APIRouter(include_in_schema=False)
@@ -114,9 +113,9 @@ async def job_cancel(request: Request, id: Id, jobs: JobsDep) -> Response:
 
 
 @router.post("/jobs/{id}/restart")
-async def job_restart(request: Request, id: Id, calibrations: CalibrationsDep) -> Response:
+async def job_restart(request: Request, id: Id, jobs: JobsDep) -> Response:
     """Start it again as a new job, by a form."""
-    view = await calibrations.restart(request, id)
+    view = await jobs.restart(request, id)
     return RedirectResponse(link(request, f"/jobs/{view.id}"), 303)
 
 

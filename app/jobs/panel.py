@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from app.calibrate.curves import curves
-from app.figures.calibrate import Chart
+from app.figures.calibrate import Chart, Series, chart
 from app.jobs.lanes import JobView
+from app.web.words import sentence
 
 _SAID = {
     "queued": "Waiting",
@@ -83,6 +83,35 @@ def job_panel(job: JobView) -> JobPanel:
     )
 
 
+def curves(epochs: Sequence[Mapping[str, float]], best: int | None = None) -> tuple[Chart, Chart]:
+    """Loss and validation accuracy by epoch; also for a job under way."""
+    xs = [float(entry["epoch"]) for entry in epochs]
+    mark = None if best is None else (float(best), "kept")
+    loss = chart(
+        [
+            Series("training", xs, [entry.get("train_loss") for entry in epochs], colour=0),
+            Series(
+                "validation", xs, [entry.get("valid_loss") for entry in epochs], colour=1,
+                dash="6 4",
+            ),
+        ],
+        label="The loss of training and validation, epoch by epoch",
+        x_title="epoch",
+        y_title="loss",
+        mark=mark,
+    )  # fmt: skip
+    accuracy = chart(
+        [Series("validation", xs, [entry.get("valid_accuracy") for entry in epochs], colour=1)],
+        label="The accuracy on the validation texts, epoch by epoch",
+        x_title="epoch",
+        y_title="accuracy",
+        y_range=(0.0, 1.0),
+        mark=mark,
+        shares=True,
+    )
+    return loss, accuracy
+
+
 def _left(job: JobView) -> str:
     if job.state != "running" or job.seconds_left is None:
         return ""
@@ -106,12 +135,12 @@ def _note(job: JobView) -> str:
                 return "It begins in a moment."
             return f"{ahead} job{'s' if ahead != 1 else ''} before it."
         case "running":
-            return _sentence(job.note or "under way")
+            return sentence(job.note or "under way")
         case "done":
             return "It is saved."
         case "cancelled":
             return "It was cancelled and has left nothing behind."
-    return _sentence(job.problem or "It ended before it was done.")
+    return sentence(job.problem or "It ended before it was done.")
 
 
 def _resumes(job: JobView) -> str:
@@ -122,10 +151,6 @@ def _resumes(job: JobView) -> str:
     if job.finished:
         return f"Resumed, it goes on from {job.resumes} and ends with the same numbers."
     return f"An interrupted job is gone on with here, from {job.resumes}."
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _latest(epoch: Mapping[str, float]) -> str:

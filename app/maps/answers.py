@@ -1,229 +1,133 @@
-"""The engine's maps as the web's answers: plain values and bytes, nothing computed.
+"""The engine's maps as pages and the API need them: its own values, with what must be looked up.
 
-Runs on the device thread, because a map, its labels and its JSON can be large.
+Each function runs on the device thread, because a map and its labels can be large, and takes the
+maker of maps first (:mod:`app.maps.turn`). :mod:`app.maps.documents` turns the answers into JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from itertools import pairwise
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from app.maps.files.drawing import KINDS, Paint, packed, slots_of
-from engine.json_number import number
-from engine.maps import Changes, Cka, Colour, Map, Neighbours
+from engine.errors import OptionError, TokenError
+from engine.maps import Changes, Colour, Map, MapMaker, MapOptions, Neighbours
+from engine.maps.selection import word_groups
+from engine.progress import Check
 
 LABELS = 5_000
 """Labels of prompts and texts that the description of a map holds."""
 LABEL_LENGTH = 80
-BORDER = 200
-"""Points at the border that are listed."""
-INDICES = 20_000
-"""Indices of hits or selected points that an answer lists."""
+
+Longs = npt.NDArray[np.int64]
+Polygon = tuple[tuple[float, float], ...]
 
 
-def point(drawn: Map, index: int) -> dict[str, Any]:
-    """One point: what it is and where."""
-    points = drawn.points
-    return {
-        "index": int(index),
-        "kind": KINDS[int(points.kind[index])],
-        "row": int(points.row[index]),
-        "id": points.id(index),
-        "text": points.text(index)[:400],
-        "label": points.label(index),
-    }
+@dataclass(frozen=True)
+class Labels:
+    """Of points that follow each other, no vocabulary names them: prompt tokens and texts."""
+
+    kind: str
+    start: int
+    labels: tuple[str, ...]
 
 
-def placed(drawn: Map, index: int) -> dict[str, Any]:
-    """One point with its true place and whether that lies beyond the border."""
-    place = zip("xyz", drawn.coordinates[index].tolist(), strict=False)
-    return {
-        **point(drawn, index),
-        **dict(place),
-        "outside": bool(drawn.border.outside[index]),
-    }
+@dataclass(frozen=True, eq=False)
+class Described:
+    """A map with the labels that come along with its description."""
+
+    map: Map
+    labels: tuple[Labels, ...]
+
+    @property
+    def layers(self) -> int:
+        """How many there are: the blocks and the embedding."""
+        return self.map.layers + 1
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Of the points on it."""
+        return frozenset(run.kind for run in self.map.points.runs)
 
 
-def described(drawn: Map, layers: int) -> dict[str, Any]:
-    """Everything about a map but its coordinates: the JSON of ``/api/v1/map/meta``."""
-    border = drawn.border
-    return {
-        "fingerprint": drawn.fingerprint,
-        "title": drawn.title,
-        "heading": drawn.heading,
-        "how_chosen": drawn.how_chosen,
-        "blind_to": drawn.blind_to,
-        "warnings": list(drawn.warnings),
-        "model": asdict(drawn.model),
-        "options": named_texts(drawn.options.to_dict()),
-        "n": drawn.n,
-        "dims": drawn.dims,
-        "layer": drawn.layer,
-        "layers": layers,
-        "kinds": list(_runs(drawn)),
-        "labels": list(_labels(drawn)),
-        "variance_shown": drawn.variance_shown,
-        "variance_of": drawn.variance_of,
-        "variance_of_bases": drawn.variance_of_bases,
-        "noise_floor": drawn.noise_floor,
-        "axes": {
-            "titles": list(drawn.axis_names),
-            "ranges": border.range,
-            "over": "all layers" if border.shared else "this layer",
-        },
-        "border": {
-            "count": int(border.count),
-            "inside": drawn.n - int(border.count),
-            "of": drawn.n,
-            "sentence": border_sentence(drawn),
-            "points": [
-                {**placed(drawn, int(i)), "at": border.clipped[int(i)].tolist()}
-                for i in border.indices[:BORDER]
-            ],
-        },
-        "versions": dict(drawn.versions),
-    }
-
-
-def named_texts(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with a text set's name and size in place of its texts."""
-    texts = options.get("texts")
-    if isinstance(texts, Mapping):
-        options["texts"] = {"name": texts["name"], "count": len(texts["texts"])}
-    return options
-
-
-def border_sentence(drawn: Map) -> str:
-    """How many points lie beyond the border; empty where none does."""
-    count = int(drawn.border.count)
-    if count == 0:
-        return ""
-    verb = "point lies" if count == 1 else "points lie"
-    return (
-        f"{count:,} of {drawn.n:,} {verb} further out than the picture reaches and "
-        f"{'is' if count == 1 else 'are'} drawn at its border."
-    )
-
-
-def _runs(drawn: Map) -> Iterable[dict[str, Any]]:
-    """Points of one kind that follow each other; their rows, unless they count up from 0."""
-    for kind, start, stop in _stretches(drawn):
-        rows = drawn.points.row[start:stop]
-        plain = bool((rows == np.arange(stop - start)).all())
-        yield {
-            "kind": KINDS[kind],
-            "start": start,
-            "count": stop - start,
-            "rows": None if plain else rows.tolist(),
-        }
-
-
-def _labels(drawn: Map) -> Iterable[dict[str, Any]]:
-    """Labels of what no vocabulary names: tokens of the prompt and texts."""
-    left = LABELS
-    for kind, start, stop in _stretches(drawn):
-        count = min(stop - start, left)
-        if KINDS[kind] not in ("prompt", "text") or count == 0:
+def describe(maps: MapMaker, options: MapOptions, *, check: Check) -> Described:
+    """Everything about a map but its coordinates."""
+    drawn = maps.map(options, check=check)
+    left, found = LABELS, []
+    for run in drawn.points.runs:
+        count = min(run.count, left)
+        if run.kind not in ("prompt", "text") or count == 0:
             continue
         left -= count
-        some = [drawn.points.label(i)[:LABEL_LENGTH] for i in range(start, start + count)]
-        yield {"start": start, "count": count, "labels": some}
+        some = range(run.start, run.start + count)
+        labels = tuple(drawn.points.label(i)[:LABEL_LENGTH] for i in some)
+        found.append(Labels(run.kind, run.start, labels))
+    return Described(drawn, tuple(found))
 
 
-def _stretches(drawn: Map) -> Iterable[tuple[int, int, int]]:
-    kinds = drawn.points.kind
-    edges = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(kinds)]
-    for start, stop in pairwise(edges):
-        yield int(kinds[start]), start, stop
+@dataclass(frozen=True)
+class Places:
+    """The drawn coordinates of a map as bytes."""
+
+    body: bytes
+    """float32, little-endian, n × dims."""
+    n: int
+    dims: int
+    fingerprint: str
 
 
-def places(drawn: Map) -> bytes:
-    """The drawn coordinates: float32, little-endian, row by row."""
-    return np.ascontiguousarray(drawn.border.clipped, dtype="<f4").tobytes()
+def places(maps: MapMaker, options: MapOptions, *, check: Check) -> Places:
+    """The coordinates as they are drawn: row by row, clipped to the border."""
+    drawn = maps.map(options, check=check)
+    body = np.ascontiguousarray(drawn.border.clipped, dtype="<f4").tobytes()
+    return Places(body, drawn.n, drawn.dims, drawn.fingerprint)
 
 
-def coloured(colour: Colour) -> dict[str, Any]:
-    """A colour per point, packed."""
-    if colour.values is not None:
-        values = np.asarray(colour.values, dtype=np.float32)
-        return {
-            "by": colour.by,
-            "type": "number",
-            "dtype": "f4",
-            "values": packed(values),
-            "range": extent(values),
-            "caption": colour.caption,
-        }
-    codes = np.asarray(colour.codes)
-    counts = np.bincount(codes, minlength=len(colour.names)).tolist()
-    width = "u1" if len(colour.names) <= 256 else "u2" if len(colour.names) <= 65_536 else "u4"
-    return {
-        "by": colour.by,
-        "type": "category",
-        "dtype": width,
-        "codes": packed(codes.astype(width)),
-        "names": list(colour.names),
-        "counts": counts,
-        "slots": list(slots_of(colour.by, colour.names, counts)),
-        "caption": colour.caption,
-    }
+def colour(maps: MapMaker, options: MapOptions, by: str, *, check: Check) -> Colour:
+    """A colour per point; in an address its name may be written with underscores."""
+    return maps.colour(options, by.replace("_", " "), check=check)
 
 
-def extent(values: npt.NDArray[np.float32]) -> list[float] | None:
-    """The smallest and the largest finite value; None where there is none."""
-    finite = values[np.isfinite(values)]
-    return [float(finite.min()), float(finite.max())] if len(finite) else None
-
-
-def painted(colour: Colour) -> Paint:
-    """The same for a drawing."""
-    if colour.values is not None:
-        return Paint(colour.by, colour.caption, "number", np.asarray(colour.values))
-    codes = np.asarray(colour.codes)
-    counts = np.bincount(codes, minlength=len(colour.names)).tolist()
-    return Paint(colour.by, colour.caption, "category", codes, colour.names, tuple(counts))
-
-
-def near(drawn: Map, found: Neighbours) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Neighbourhood:
     """A point's neighbours in the model's own space, with what the picture makes of them."""
-    plain = found.to_dict()
-    seen = _nearest_drawn(drawn, found.index, len(found.neighbours))
-    gained, lost, layer = plain.pop("gained"), plain.pop("lost"), plain.pop("layer_b")
-    jaccard = plain.pop("jaccard")
-    rows = [
-        {**point(drawn, one["index"]), **one, "rank": rank, "on_map": one["index"] in seen}
-        for rank, one in enumerate(plain.pop("neighbours"), start=1)
-    ]
-    to = None
-    if layer is not None:
-        to = {
-            "layer": layer,
-            "jaccard": jaccard,
-            "gained": [{**point(drawn, one["index"]), **one} for one in gained],
-            "lost": [{**point(drawn, one["index"]), **one} for one in lost],
-        }
-    kept = sum(one["on_map"] for one in rows)
-    if not np.isfinite(drawn.coordinates[found.index]).all():
-        sentence = "This state holds NaN or infinity, so it has no neighbours."
-    elif len(rows) == 1:
-        sentence = f"This neighbour is {'' if kept else 'not '}the nearest on the map."
-    else:
-        sentence = (
-            f"{kept} of these {len(rows)} neighbours {'is' if kept == 1 else 'are'} among the"
-            f" {len(rows)} points that are nearest on the map."
+
+    map: Map
+    found: Neighbours
+    on_map: frozenset[int]
+    """The points that are nearest on the picture, as many as were looked for."""
+
+    @property
+    def sentence(self) -> str:
+        """How many of the neighbours are near on the picture as well."""
+        near = self.found.neighbours
+        kept = sum(one.index in self.on_map for one in near)
+        if not np.isfinite(self.map.coordinates[self.found.index]).all():
+            return "This state holds NaN or infinity, so it has no neighbours."
+        if len(near) == 1:
+            return f"This neighbour is {'' if kept else 'not '}the nearest on the map."
+        return (
+            f"{kept} of these {len(near)} neighbours {'is' if kept == 1 else 'are'} among the"
+            f" {len(near)} points that are nearest on the map."
         )
-    return {
-        **plain,
-        "sentence": sentence,
-        "point": placed(drawn, found.index),
-        "neighbours": rows,
-        "to": to,
-    }
+
+
+def neighbourhood(
+    maps: MapMaker,
+    options: MapOptions,
+    index: int,
+    k: int,
+    metric: str,
+    to: int | None,
+    *,
+    check: Check,
+) -> Neighbourhood:
+    """A point's nearest in the model's own space, and what another layer makes of them."""
+    found = maps.neighbours(options, index, k=k, metric=metric, layer_b=to, check=check)
+    drawn = maps.map(options, check=check)
+    return Neighbourhood(drawn, found, _nearest_drawn(drawn, index, len(found.neighbours)))
 
 
 def _nearest_drawn(drawn: Map, index: int, k: int) -> frozenset[int]:
@@ -235,64 +139,72 @@ def _nearest_drawn(drawn: Map, index: int, k: int) -> frozenset[int]:
     return frozenset(np.argpartition(away, k - 1)[:k].tolist()) if k > 0 else frozenset()
 
 
-def moved(drawn: Map, found: Changes, limit: int, values: bool) -> dict[str, Any]:
-    """Two layers beside each other: movers first, and on request every point's figures."""
-    floor = found.noise_floor
-    out: dict[str, Any] = {
-        "layer": found.layers[0],
-        "to": found.layers[1],
-        "sentence": found.sentence,
-        "n": found.n,
-        "moving": found.moving,
-        "k": found.k,
-        "unit": "map radii",
-        "radius": number(found.radius),
-        "median": number(found.median),
-        "median_relative": number(found.median_relative),
-        "median_jaccard": number(found.median_jaccard),
-        "noise_floor": None if floor is None else number(floor),
-        "blind_to": drawn.blind_to,
-        "movers": [{**point(drawn, one.index), **one.to_dict()} for one in found.movers[:limit]],
-    }
-    for name in ("displacement", "relative", "jaccard"):
-        array = np.asarray(getattr(found, name), dtype=np.float32)
-        out[name] = _summary(array)
-        if values:
-            out[f"{name}_values"] = packed(array)
-    return out
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """What moved from one map to another of the same points."""
+
+    map: Map
+    """The first."""
+    found: Changes
 
 
-def _summary(array: npt.NDArray[np.float32]) -> dict[str, float] | None:
-    finite = array[np.isfinite(array)].astype(np.float64)
-    if len(finite) == 0:
-        return None
-    return {
-        "mean": float(finite.mean()),
-        "median": float(np.median(finite)),
-        "max": float(finite.max()),
-        "taken": len(finite),
-    }
+def motion(maps: MapMaker, options: MapOptions, to: int | None, *, check: Check) -> Motion:
+    """What moves from the map's layer to another one; None: from before its calibration."""
+    if to is not None:
+        other = replace(options, layer=to)
+    elif options.calibration is not None:
+        options, other = replace(options, side="before"), replace(options, side="after")
+    else:
+        raise OptionError(
+            "say which layer is compared (to), or name a calibration to compare before and"
+            " after it."
+        )
+    found = maps.changes(options, other, check=check)
+    return Motion(maps.map(options, check=check), found)
 
 
-def similarity_of_layers(found: Cka) -> dict[str, Any]:
-    """Linear CKA of every two layers."""
-    plain = found.to_dict()
-    values = plain.pop("values")
-    sentence = f"Linear CKA of {found.of_what}, of every two layers."
-    return {**plain, "cka": values, "sentence": sentence}
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Some points of a map."""
+
+    map: Map
+    indices: Longs
+    what: str
+    """What is said of them: ``found``."""
+
+    def sentence(self, limit: int) -> str:
+        """How many there are, and how many of them are listed."""
+        count, shown = len(self.indices), min(len(self.indices), limit)
+        rest = f"; the first {shown:,} are listed" if shown < count else ""
+        points = "point" if self.map.n == 1 else "points"
+        return f"{count:,} of {self.map.n:,} {points} {self.what}{rest}."
 
 
-def listed(
-    drawn: Map, indices: npt.NDArray[Any], limit: int, what: str = "found"
-) -> dict[str, Any]:
-    """Some points of a map as rows."""
-    shown = indices[:limit]
-    rest = f"; the first {len(shown):,} are listed" if len(shown) < len(indices) else ""
-    return {
-        "count": len(indices),
-        "shown": len(shown),
-        "indices": indices[:INDICES].tolist(),
-        "rows": [placed(drawn, int(i)) for i in shown],
-        "sentence": f"{len(indices):,} of {drawn.n:,} {'point' if drawn.n == 1 else 'points'}"
-        f" {what}{rest}.",
-    }
+def search(maps: MapMaker, options: MapOptions, text: str, regex: bool, *, check: Check) -> Found:
+    """Points whose text holds these characters or fits this expression."""
+    indices = maps.search(options, text, regex=regex, check=check)
+    return Found(maps.map(options, check=check), indices, "found")
+
+
+def inside(maps: MapMaker, options: MapOptions, polygon: Polygon, *, check: Check) -> Found:
+    """Points that are drawn inside a polygon."""
+    indices = maps.inside(options, polygon, check=check)
+    return Found(maps.map(options, check=check), indices, "lie inside the outline")
+
+
+Words = tuple[tuple[str, str], ...]
+"""Groups of words: the name of each, and its words with a space between them."""
+
+
+def everyday(maps: MapMaker, words: Words) -> Mapping[str, list[str]]:
+    """Of each group of words those that are single tokens of the model, in their order."""
+    return {name: [one for one in some.split() if _is_token(maps, one)] for name, some in words}
+
+
+def _is_token(maps: MapMaker, word: str) -> bool:
+    try:
+        found = list(word_groups(maps.space, word))
+    except TokenError:
+        return False
+    # A text in two pieces may be found by a special name; only the word itself counts.
+    return maps.space.vocabulary.texts[found[0]].strip() == word

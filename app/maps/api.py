@@ -9,125 +9,28 @@ import asyncio
 import gzip
 import hashlib
 from typing import Annotated, Any, Literal
-from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
-from app.maps.calibrated import calibration_name, reading_of
-from app.maps.files.export import MEDIA, Format
+from app.jobs.lanes import JobsDep
+from app.maps import answers, documents
+from app.maps.answers import describe, inside, motion, neighbourhood, places
+from app.maps.files.export import MEDIA, Format, file_of
 from app.maps.files.picture import Look
-from app.maps.inputs import concept_axes, text_set
-from app.maps.service import MapService, start_umap
-from app.model.explorer import Explorer
-from app.trace.api import (
-    FaultDocument,
-    Frame,
-    LayerNumber,
-    Question,
-    State,
-    described,
-    json_answer,
-)
+from app.maps.question import ColourName, MapQuestion, link_path, options_of
+from app.maps.turn import answer, document
+from app.maps.umap import start_umap
+from app.model.explorer import ExplorerDep
 from app.web import export
-from app.web.dependencies import ExplorerDep, JobsDep, PromptText, ShortText
+from app.web.answers import FaultDocument, described, json_answer
+from app.web.questions import LayerNumber, Question, ShortText
 from app.web.rendering import link
-from engine.maps import CalibrationName, MapOptions, TextSet
+from engine.maps import MapMaker, MapOptions
 
-ColourName = Annotated[str, Field(max_length=40, pattern=r"^[a-z_ ]+$")]
-SEED_CEILING = 2**31 - 2
-
-
-def _no_nul(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("the text holds a NUL character; take it out")
-    return value
-
-
-LongText = Annotated[str, Field(max_length=4_000), AfterValidator(_no_nul)]
-"""A selection or the tokens of concept axes in a query model."""
-
-
-class MapQuestion(Question):
-    """Which map."""
-
-    vocabulary: Literal["bases", "alone", "none"] = Field("bases", description="The tokens of the "
-        "vocabulary: their fixed bases, each token's own state at the layer, or none.")  # fmt: skip
-    frame: Frame = Field("output", description="The vectors that stand for the tokens.")
-    select: LongText = Field("all", description="Which tokens: all, ids:1,2, words:cat,dog, "
-        "words:NAME=cat,dog;NAME=red,blue, search:TEXT, regex:EXPRESSION, prompt, or near:K to "
-        "the prompt's last state.")  # fmt: skip
-    prompt: PromptText | None = Field(None, description="Its tokens' states are points.")
-    bos: Literal["auto", "yes", "no"] = Field("auto", description="Whether the model's first "
-        "token is put before the prompt.")  # fmt: skip
-    chat: bool = Field(False, description="Put the prompt into the model's chat template.")
-    texts: Annotated[str, Field(max_length=40)] | None = Field(None, description="A text set by "
-        "its name or id; each text's last state is a point.")  # fmt: skip
-    layer: LayerNumber = Field(-1, description="The layer of the states: 0 is the embedding, "
-        "-1 the last.")  # fmt: skip
-    state: State = Field("normed", description="States after the final norm, or raw.")
-    preprocessing: Literal["raw", "centred", "unit", "standardised"] = Field(
-        "unit", description="What is done to every point before anything is fitted or placed."
-    )
-    projection: Literal["shared", "selection", "layer", "umap", "axes"] = Field(
-        "shared", description="One linear frame for all layers, of all bases or of the bases on "
-        "the map; each layer's own, turned onto the bases; UMAP; or concept "
-        "axes.")  # fmt: skip
-    dims: int = Field(2, ge=2, le=3, description="2 or 3.")
-    seed: int = Field(0, ge=0, le=SEED_CEILING, description="Of UMAP and of every sample.")
-    neighbours: int = Field(15, ge=2, le=200, description="UMAP's n_neighbors.")
-    min_dist: float = Field(0.1, ge=0, le=1, description="UMAP's min_dist.")
-    principal: int = Field(50, ge=2, le=4096, description="UMAP starts from so many principal "
-        "axes; at most as many as the model has dimensions.")  # fmt: skip
-    axes: LongText | None = Field(None, description="Concept axes, a plus and a minus token for "
-        "each dimension: king-queen,man-woman; \\- and \\, are those characters, #262 is an "
-        "id.")  # fmt: skip
-    calibration: Annotated[str, Field(max_length=40, pattern=r"^[0-9a-f]{0,40}$")] | None = Field(
-        None, description="A saved calibration by its id: its states take the place of the "
-        "model's.")  # fmt: skip
-    side: Literal["before", "after"] = Field("after", description="With a calibration: after it, "
-        "or before it in the same window.")  # fmt: skip
-
-    def options(
-        self, texts: TextSet | None, calibration: CalibrationName | None = None
-    ) -> MapOptions:
-        """The engine's options.
-
-        Args:
-            texts: the text set that `texts` names.
-            calibration: what `calibration` names.
-        """
-        return MapOptions(
-            vocabulary=self.vocabulary,
-            frame=self.frame,
-            select=self.select or "all",
-            prompt=self.prompt or None,
-            bos=self.bos,
-            chat=self.chat,
-            texts=texts,
-            layer=self.layer,
-            state=self.state,
-            preprocessing=self.preprocessing,
-            projection=self.projection,
-            dims=self.dims,
-            seed=self.seed,
-            neighbours=self.neighbours,
-            min_dist=self.min_dist,
-            principal=self.principal,
-            axes=concept_axes(self.axes or ""),
-            calibration=calibration,
-            side=self.side,
-        )
-
-    def link_fields(self) -> dict[str, Any]:
-        """The fields of the map that are not at their defaults, for a link to the same map."""
-        names = MapQuestion.model_fields
-        return {
-            name: value
-            for name, value in self.model_dump(exclude_defaults=True).items()
-            if name in names
-        }
+SELECTED = 2_000
+"""Rows of a selection that an answer lists."""
 
 
 class MapFileQuestion(MapQuestion):
@@ -224,39 +127,20 @@ _POINTS: dict[str, Any] = {
 }
 
 
-async def options_of(request: Request, question: MapQuestion) -> MapOptions:
-    """The engine's options for a question; `OptionError` where they cannot be."""
-    calibration = await calibration_name(request, question.calibration)
-    reading = None
-    if calibration is not None and question.texts:
-        reading = await reading_of(request, calibration.id)
-    return question.options(await text_set(request, question.texts, reading), calibration)
-
-
-def service(explorer: ExplorerDep) -> MapService:
-    """The maps of the loaded model."""
-    return MapService(explorer)
-
-
-Maps = Annotated[MapService, Depends(service)]
-
-
 @router.get("/map", responses={**_MAP, 200: {"content": _FILES, "description": "The map."}})
-async def map_(
-    request: Request, query: Annotated[MapFileQuestion, Query()], maps: Maps
-) -> Response:
+async def map_(request: Request, query: Annotated[MapFileQuestion, Query()]) -> Response:
     """The map's points with their coordinates; with a format as a file to keep."""
     options = await options_of(request, query)
     if query.format is None:
-        return json_answer(await maps.document(request, options))
+        return json_answer(await document(request, export.document, MapMaker.map, options))
     look = None
     if query.format in ("svg", "png"):
         look = Look(query.format, query.width, query.height, query.theme == "dark")
-    body = await maps.file(request, options, query.format, query.colour, look)
-    return download(body, query.format, options)
+    body = await answer(request, file_of, options, query.format, query.colour, look)
+    return _download(body, query.format, options)
 
 
-def download(body: bytes, format: Format, options: MapOptions) -> Response:
+def _download(body: bytes, format: Format, options: MapOptions) -> Response:
     """A file to keep, under a name that holds nothing of what was typed."""
     stem = export.file_stem("map", options)
     headers = {"Content-Disposition": f'attachment; filename="{stem}.{format}"'}
@@ -264,10 +148,9 @@ def download(body: bytes, format: Format, options: MapOptions) -> Response:
 
 
 @router.get("/map/points", responses={**_MAP, **_BYTES})
-async def points(request: Request, query: Annotated[MapQuestion, Query()], maps: Maps) -> Response:
+async def points(request: Request, query: Annotated[MapQuestion, Query()]) -> Response:
     """The drawn coordinates: float32, little-endian, point by point; clipped to the border."""
-    options = await options_of(request, query)
-    found = await maps.points(request, options)
+    found = await answer(request, places, await options_of(request, query))
     digest = hashlib.sha256(found.body).hexdigest()[:32]
     headers = {
         "X-Lexiscope-Points": f"{found.n},{found.dims}",
@@ -288,83 +171,79 @@ def tagged(
     return Response(body, headers=headers, media_type=media_type)
 
 
+async def _json(
+    request: Request, question: MapQuestion, writer: Any, call: Any, *arguments: Any
+) -> Response:
+    """What a question about a map is answered, as JSON."""
+    options = await options_of(request, question)
+    return json_answer(await document(request, writer, call, options, *arguments))
+
+
 @router.get("/map/meta", responses=_MAP)
-async def meta(request: Request, query: Annotated[MapQuestion, Query()], maps: Maps) -> Response:
+async def meta(request: Request, query: Annotated[MapQuestion, Query()]) -> Response:
     """Everything about the map but its coordinates."""
-    options = await options_of(request, query)
-    return json_answer(export.dumps(await maps.meta(request, options)))
+    return await _json(request, query, documents.write_map, describe)
 
 
 @router.get("/map/colour", responses=_MAP)
-async def colour(
-    request: Request, query: Annotated[MapColourQuestion, Query()], maps: Maps
-) -> Response:
+async def colour(request: Request, query: Annotated[MapColourQuestion, Query()]) -> Response:
     """A colour for every point: a number, or a code and its name."""
-    options = await options_of(request, query)
-    return json_answer(await maps.colour_json(request, options, query.by))
+    return await _json(request, query, documents.write_colour, answers.colour, query.by)
 
 
 @router.get("/map/quality", responses=_MAP)
-async def quality(request: Request, query: Annotated[MapQuestion, Query()], maps: Maps) -> Response:
+async def quality(request: Request, query: Annotated[MapQuestion, Query()]) -> Response:
     """How true the picture is, one sentence first."""
-    options = await options_of(request, query)
-    return json_answer(export.document(await maps.quality(request, options)))
+    return await _json(request, query, export.document, MapMaker.quality)
 
 
 @router.get("/map/neighbours", responses=_MAP)
 async def neighbours(
-    request: Request, query: Annotated[MapNeighboursQuestion, Query()], maps: Maps
+    request: Request, query: Annotated[MapNeighboursQuestion, Query()]
 ) -> Response:
     """A point's nearest in the model's own space, and its nearest bases."""
-    options = await options_of(request, query)
-    found = await maps.neighbours(request, options, query.index, query.k, query.metric, query.to)
-    return json_answer(export.dumps(found))
+    asked = query.index, query.k, query.metric, query.to
+    return await _json(request, query, documents.write_neighbours, neighbourhood, *asked)
 
 
 @router.get("/map/changes", responses=_MAP)
-async def changes(
-    request: Request, query: Annotated[MapChangesQuestion, Query()], maps: Maps
-) -> Response:
+async def changes(request: Request, query: Annotated[MapChangesQuestion, Query()]) -> Response:
     """What moves between two layers, the biggest movers first."""
-    options = await options_of(request, query)
-    found = await maps.changes(request, options, query.to, query.limit, query.values)
-    return json_answer(export.dumps(found))
+    writer = documents.WriteChanges(query.limit, query.values)
+    return await _json(request, query, writer, motion, query.to)
 
 
 @router.get("/map/cka", responses=_MAP)
-async def cka(request: Request, query: Annotated[MapQuestion, Query()], maps: Maps) -> Response:
+async def cka(request: Request, query: Annotated[MapQuestion, Query()]) -> Response:
     """How alike every two layers are: linear CKA of the states of this map."""
-    options = await options_of(request, query)
-    return json_answer(export.dumps(await maps.cka(request, options)))
+    return await _json(request, query, documents.write_cka, MapMaker.cka)
 
 
 @router.get("/map/search", responses=_MAP)
-async def search(
-    request: Request, query: Annotated[MapSearchQuestion, Query()], maps: Maps
-) -> Response:
+async def search(request: Request, query: Annotated[MapSearchQuestion, Query()]) -> Response:
     """Points by their text."""
-    options = await options_of(request, query)
-    found = await maps.search(
-        request,
-        options,
-        query.text or query.regex or "",
-        regex=bool(query.regex),
-        limit=query.limit,
-    )
-    return json_answer(export.dumps(found))
+    asked = query.text or query.regex or "", bool(query.regex)
+    return await _json(request, query, documents.WritePoints(query.limit), answers.search, *asked)
 
 
 @router.post("/map/select", responses={**_MAP, 200: _POINTS})
 async def select(
-    request: Request, query: Annotated[MapSelectQuestion, Query()], body: Outline, maps: Maps
+    request: Request, query: Annotated[MapSelectQuestion, Query()], body: Outline
 ) -> Response:
     """Points that are drawn inside a polygon; for two dimensions."""
-    options = await options_of(request, query)
+    polygon = tuple(body.polygon)
     if query.format == "csv":
-        table = await maps.selected_table(request, options, body.polygon)
-        return download(table, "csv", options)
-    found = await maps.select(request, options, body.polygon)
-    return json_answer(export.dumps(found))
+        return await selected_table(request, query, polygon)
+    return await _json(request, query, documents.WritePoints(SELECTED), inside, polygon)
+
+
+async def selected_table(
+    request: Request, question: MapQuestion, polygon: tuple[tuple[float, float], ...]
+) -> Response:
+    """The points inside a polygon as CSV, all of them."""
+    options = await options_of(request, question)
+    body = await document(request, documents.write_table, inside, options, polygon)
+    return _download(body, "csv", options)
 
 
 @router.post("/map/umap", responses={**_MAP, 202: {"description": "A job was started."}})
@@ -384,24 +263,13 @@ async def umap(
     return Response(body, 202, {"Location": place}, media_type="application/json")
 
 
-def link_path(question: MapQuestion) -> str:
-    """The page of this map, without the root path."""
-    pairs = {
-        name: str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in question.link_fields().items()
-    }
-    return "/map" + (f"?{urlencode(pairs, quote_via=quote)}" if pairs else "")
-
-
 @router.get("/vocabulary", responses=described())
 async def vocabulary(
-    request: Request,
-    query: Annotated[VocabularyQuestion, Query()],
-    explorer: ExplorerDep,
-    maps: Maps,
+    request: Request, query: Annotated[VocabularyQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """The label of every token, by id; once per model."""
-    body, packed = await _vocabulary(request, explorer, maps)
+    body = await explorer.ask(request, documents.write_vocabulary)
+    packed = await asyncio.to_thread(gzip.compress, body, 6, mtime=0)
     name = explorer.facts().fingerprint
     headers = {"Vary": "Accept-Encoding"}
     if query.v == name:
@@ -411,10 +279,3 @@ async def vocabulary(
         headers["Content-Encoding"] = "gzip"
         return tagged(request, packed, f"{digest}-gzip", "application/json", headers)
     return tagged(request, body, digest, "application/json", headers)
-
-
-async def _vocabulary(
-    request: Request, explorer: Explorer, maps: MapService
-) -> tuple[bytes, bytes]:
-    body = await maps.vocabulary(request)
-    return body, await asyncio.to_thread(gzip.compress, body, 6, mtime=0)

@@ -1,4 +1,4 @@
-"""A saved calibration on a map: found by its id, opened on the device thread, handed to the studio.
+"""A saved calibration on a map: found by its id, opened on the device thread, handed to the maker.
 
 The engine's maps know a calibration by the fingerprint of its weights and settings; here that name
 is made, and what stands behind it is loaded when a map first needs it.
@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cachetools import LRUCache
 from starlette.requests import Request
 
 from app.calibrate.sets import Sets
 from app.calibrate.work import FOLDER
 from app.maps.inputs import Reading
 from app.model.explorer import Explorer
-from app.storage.store import NotFound, Record, StorageError, Store
+from app.storage.store import Record, Store
+from app.web.problems import NotFound, StorageError
 from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.words import LabelToken
 from engine.calibration.training.artifact import load_calibration, read_info
@@ -41,7 +42,7 @@ _HEAD_NOTE: Final = (
 _REMEMBERED: Final = 64
 _PLANE: Final = 2
 """Bases that a plane needs more of to be fitted."""
-_known: OrderedDict[str, Known] = OrderedDict()
+_known: LRUCache[str, Known] = LRUCache(_REMEMBERED)
 """By the id of what was saved: saved folders are never written to again."""
 _RESERVED: Final = str.maketrans({"=": " ", ";": " ", ",": " "})
 
@@ -164,8 +165,6 @@ def _read(store: Store, id_: str) -> Known:
         except (KeyError, TypeError, ValueError):
             raise ArtifactError("the calibration is damaged; train it anew.") from None
         _known[id_] = found
-        while len(_known) > _REMEMBERED:
-            _known.popitem(last=False)
     return found
 
 
@@ -210,14 +209,14 @@ def fingerprint_of(info: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def open_saved(space: LatentSpace, store: Store, name: CalibrationName) -> None:
-    """Have a saved calibration at hand for the maps; on the device thread.
+def open_saved(space: LatentSpace, store: Store | None, name: CalibrationName | None) -> None:
+    """Have the calibration of a map, if it has one, at hand; on the device thread.
 
     Raises:
         ArtifactError: it belongs to another model, or its files are damaged.
         NotFound: it was deleted meanwhile.
     """
-    if not space.maps.knows(name.fingerprint):
+    if store is not None and name is not None and not space.maps.knows(name.fingerprint):
         open_folder(space, store.folder_of("calibrations", name.id) / FOLDER)
 
 

@@ -4,49 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import Request
 
+from app.figures.names import FRAMES, STATES
+from app.maps.answers import Described
 from app.maps.calibrated import SavedChoice
 from app.maps.panels import LinkTo
-from app.maps.question import PROMPT
-from app.model.explorer import ModelFacts
-from app.trace.words import FRAMES, Choice
-from app.web.rendering import link
+from app.maps.question import PROMPT, MapQuery, MapQuestion
+from app.model.open_model import ModelFacts
+from app.web import words
+from app.web.rendering import as_text, link
+from app.web.words import Choice, choices
 from engine.calibration.labelled.tasks import example_sets
-
-if TYPE_CHECKING:
-    from app.maps.question import MapQuery
+from engine.maps import COLOURS, PROJECTIONS
+from engine.maps.preprocessing import PREPROCESSINGS
 
 VOCABULARIES = (
     ("bases", "bases", "One fixed point per token: what the head would have to see."),
     ("alone", "alone", "Each token's own state at this layer, as a text of one token."),
     ("none", "none", "Only states."),
-)
-PROJECTIONS = (
-    ("shared", "shared", "PCA of the bases, once, for all layers: exact, and movement is "
-     "movement."),
-    ("selection", "selection", "PCA of the selected bases alone: the best plane for a few words."),
-    ("layer", "per layer", "PCA of each layer, turned onto the bases: its shape, no movement."),
-    ("umap", "UMAP", "For finding groups; a job of about half a minute."),
-    ("axes", "by axes", "Each axis is one token minus another."),
-)  # fmt: skip
-PREPROCESSINGS = (
-    ("unit", "unit length"),
-    ("raw", "raw"),
-    ("centred", "centred"),
-    ("standardised", "standardised"),
-)
-COLOURS = (
-    ("class", "kind of token"),
-    ("norm", "length"),
-    ("leverage", "leverage"),
-    ("prediction", "nearest basis"),
-    ("label", "label"),
-    ("distortion", "distortion of this picture"),
-    ("kind", "kind of point"),
-    ("token_id", "token id"),
 )
 TEXTS: tuple[tuple[str, str], ...] = (
     ("", "none"),
@@ -144,13 +122,13 @@ WORDS: tuple[tuple[str, str], ...] = (
 LEAST_WORDS, LEAST_GROUPS = 4, 3
 
 
-def first_view(words: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def first_view(known: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """The state of the page at a first visit.
 
     Args:
-        words: of each group those that the model's vocabulary holds.
+        known: of each group those that the model's vocabulary holds.
     """
-    groups = {name: some for name, some in words.items() if len(some) >= LEAST_WORDS}
+    groups = {name: some for name, some in known.items() if len(some) >= LEAST_WORDS}
     if len(groups) < LEAST_GROUPS:
         return {"prompt": PROMPT}
     select = ";".join(f"{name}={','.join(some)}" for name, some in groups.items())
@@ -175,7 +153,7 @@ EXAMPLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
         {"prompt": PROMPT, "select": "near:300", "projection": "selection"},
     ),
     (
-        f"{len(example_sets()['topics'].texts)} sentences by topic",
+        "{topics} sentences by topic",
         "Each diamond is a sentence, at the place where the model would name its topic; colours are"
         " the true topics, which it was never shown. Where they mix, it does not tell them apart:"
         " that is what a calibration changes.",
@@ -198,13 +176,28 @@ EXAMPLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
         {"prompt": PROMPT, "dims": 3},
     ),
 )  # fmt: skip
+"""Label, what to look for, and the state of the page; ``{topics}`` is the number of sentences."""
 
 
-def choices(table: Sequence[tuple[str, ...]], chosen: str) -> tuple[Choice, ...]:
-    """A row of (value, label[, help]) as choices."""
-    return tuple(
-        Choice(row[0], row[1], row[0] == chosen, row[2] if len(row) > 2 else "") for row in table
-    )
+def _projections() -> list[tuple[str, ...]]:
+    return [(one.name, one.title, one.help) for one in PROJECTIONS.values()]
+
+
+def _colours() -> list[tuple[str, str]]:
+    """In an address a name is written with underscores."""
+    offered = sorted((one for one in COLOURS.values() if one.title), key=lambda one: one.place)
+    return [(one.name.replace(" ", "_"), one.title) for one in offered]
+
+
+def _compared() -> list[tuple[str, ...]]:
+    return [row for row in _projections() if PROJECTIONS[row[0]].beside]
+
+
+def _preprocessings() -> list[tuple[str, ...]]:
+    """The default first."""
+    default = MapQuestion.model_fields["preprocessing"].default
+    table = [(one.name, one.title) for one in PREPROCESSINGS.values()]
+    return sorted(table, key=lambda row: row[0] != default)
 
 
 def form_of(query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]) -> MapForm:
@@ -226,15 +219,15 @@ def form_of(query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]) ->
         prompt=query.prompt or "",
         max_characters=2_000,
         vocabularies=choices(VOCABULARIES, query.vocabulary),
-        projections=choices(PROJECTIONS, query.projection),
+        projections=choices(_projections(), query.projection),
         dims=choices((("2", "2-D"), ("3", "3-D")), str(query.dims)),
-        preprocessings=choices(PREPROCESSINGS, query.preprocessing),
+        preprocessings=choices(_preprocessings(), query.preprocessing),
         compares=_compares(query, facts, saved),
         compare_prompt=query.compare_prompt or "",
         select="" if query.select == "all" else query.select,
         texts=choices(texts, query.texts or ""),
         frames=choices(FRAMES, query.frame),
-        states=choices((("normed", "final-normed"), ("raw", "raw")), query.state),
+        states=choices(STATES, query.state),
         axes=query.axes or "",
         neighbours=query.neighbours,
         min_dist=query.min_dist,
@@ -265,9 +258,9 @@ def _compares(
     table += [(f"layer:{layer}", f"layer {layer}") for layer in range(facts.layers)]
     table += [("prompt", "another text (under More settings)")]
     for name, label, options in (
-        ("projection", "picture", PROJECTIONS[:4]),
-        ("state", "state", (("normed", "final-normed"), ("raw", "raw"))),
-        ("preprocessing", "preprocessing", PREPROCESSINGS),
+        ("projection", "picture", _compared()),
+        ("state", "state", STATES),
+        ("preprocessing", "preprocessing", _preprocessings()),
         ("frame", "frame", FRAMES),
     ):
         table += [
@@ -275,19 +268,19 @@ def _compares(
             for row in options
             if row[0] != getattr(query, name)
         ]
-    if query.projection == "umap":
+    if PROJECTIONS[query.projection].is_job:
         table.append((f"seed:{query.seed + 1}", "another seed of the same data"))
     if query.compare and query.compare not in dict(table):
         table.append((query.compare, query.compare.replace(":", ": ")))
     return choices(table, query.compare or ("prompt" if query.compare_prompt else ""))
 
 
-def bar_of(query: MapQuery, meta: Mapping[str, Any], facts: ModelFacts, to: LinkTo) -> Bar:
+def bar_of(query: MapQuery, picture: Described, facts: ModelFacts, to: LinkTo) -> Bar:
     """The row above the pictures."""
-    kinds = {run["kind"] for run in meta["kinds"]}
+    kinds = picture.kinds
     table = [
         row
-        for row in COLOURS
+        for row in _colours()
         if (row[0] != "label" or "text" in kinds or "=" in query.select)
         and (row[0] != "kind" or len(kinds) > 1)
     ]
@@ -297,17 +290,14 @@ def bar_of(query: MapQuery, meta: Mapping[str, Any], facts: ModelFacts, to: Link
     if not query.prompt:
         state["prompt"] = ""
     return Bar(
-        layer=meta["layer"],
+        layer=picture.map.layer,
         last=facts.layers - 1,
         layered=kinds != {"basis"},
         colours=choices(table, query.colour),
-        hidden=tuple(
-            (name, str(value).lower() if isinstance(value, bool) else str(value))
-            for name, value in state.items()
-        ),
+        hidden=tuple((name, as_text(value)) for name, value in state.items()),
         find=query.find or "",
         regex=query.regex,
-        flat=meta["dims"] == 2,
+        flat=picture.map.dims == 2,
     )
 
 
@@ -322,7 +312,8 @@ def examples_of(
         first: of `first_view`.
         saved: calibrations; the one that is shown, or the newest, is offered.
     """
-    table = list(EXAMPLES)
+    topics = len(example_sets()["topics"].texts)
+    table = [(label.format(topics=topics), look, state) for label, look, state in EXAMPLES]
     if "select" in first:
         table.insert(0, (FIRST_LABEL, FIRST_LOOK, first))
     chips = [
@@ -353,7 +344,7 @@ def waiting_of(action: str, sentence: str, instead: str) -> Waiting:
     """
     return Waiting(
         title="This picture is not computed yet",
-        sentence=sentence[:1].upper() + sentence[1:],
+        sentence=words.sentence(sentence),
         warning="UMAP takes from a few seconds to a minute, beside everything else; the picture is"
         " kept, and comes back at once the next time. It is good for finding groups: gaps, sizes"
         " and distances between groups mean nothing on it.",

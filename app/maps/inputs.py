@@ -10,7 +10,7 @@ from functools import lru_cache
 from starlette.requests import Request
 
 from app.calibrate.sets import Sets
-from app.storage.store import NotFound
+from app.web.problems import NotFound
 from engine.calibration.labelled.spec import render
 from engine.calibration.labelled.tables import Table
 from engine.calibration.labelled.tasks import example_sets

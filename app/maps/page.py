@@ -7,16 +7,19 @@ there is no script, a still picture of the same map stands in their place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Form, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from starlette.responses import RedirectResponse, Response
 
-from app.maps.api import MapQuestion, download, link_path, options_of
+from app.jobs.lanes import JobsDep
+from app.maps.answers import Words, everyday, inside
+from app.maps.api import selected_table
 from app.maps.calibrated import before_and_after, saved_choices
 from app.maps.form import (
     WORDS,
@@ -38,24 +41,36 @@ from app.maps.panels import (
     badge_of,
     selected_panel,
 )
-from app.maps.parts import MapExport, changes_part, layers_part, linker, outline, parts
-from app.maps.question import MapQuery, drawn_at_once
-from app.maps.service import MapService, start_umap
+from app.maps.parts import (
+    REFUSALS,
+    MapExport,
+    PageRefused,
+    between,
+    changes_part,
+    find_changes,
+    find_cka,
+    layers_part,
+    linker,
+    outline,
+    parts,
+    read_page,
+)
+from app.maps.question import MapQuery, MapQuestion, drawn_at_once, link_path, options_of
 from app.maps.tables import ChangesPanel, LayersPanel
-from app.method.page import TERMS, Term
-from app.web.dependencies import ExplorerDep, JobsDep
+from app.maps.turn import answer
+from app.maps.umap import start_umap
+from app.method.terms import TERMS, Term
+from app.model.explorer import Explorer, ExplorerDep
+from app.web.pages import Page
 from app.web.questions import ask
 from app.web.rendering import link, render
-from engine.errors import (
-    ArtifactError,
-    InputError,
-    LexiscopeError,
-    NonFiniteError,
-    OptionError,
-)
-from engine.maps import MapNotReady
+from engine import LatentSpace
+from engine.errors import LexiscopeError, OptionError
+from engine.maps import PROJECTIONS, MapMaker, MapNotReady
+from engine.progress import Check
 
 router = APIRouter(include_in_schema=False)
+PAGE = Page("Map", "/map", router)
 
 SELECTED = 300
 """Rows of a selection that the page lists."""
@@ -97,31 +112,54 @@ class _Part:
 async def map_page(request: Request, explorer: ExplorerDep) -> Response:
     """The map; a mistake is a sentence in the picture's place."""
     facts = explorer.facts()
-    first = first_view(await MapService(explorer).everyday(request, WORDS))
     if not request.query_params:
-        return RedirectResponse(link(request, "/map", **first), 303)
+        return RedirectResponse(link(request, "/map", **first_view(await _everyday(request))), 303)
     query, mistake = ask(MapQuery, request)
+    shown: dict[str, Any] = {}
+    words: Mapping[str, Sequence[str]] | None = None
+    try:
+        if mistake is not None:
+            raise OptionError(mistake)
+        beside = query.beside()
+        options = await options_of(request, query.question())
+        other = None if beside is None else await options_of(request, beside)
+        found = await answer(request, read_page, options, other, query, WORDS)
+        words, shown = found.everyday, parts(request, explorer, query, found)
+    except PageRefused as refused:
+        words, shown = refused.everyday, _refusal(request, query, refused.error)
+    except REFUSALS as error:
+        shown = _refusal(request, query, error)
+    if words is None:
+        words = await _everyday(request)
     saved = await saved_choices(request)
-    examples = examples_of(request, query, first, saved)
-    begun = partial(
-        MapPage,
+    examples = examples_of(request, query, first_view(words), saved)
+    context = MapPage(
         form=form_of(query, facts, saved),
         examples=examples,
         look=next((one.look for one in examples if one.current), ""),
         terms=dict(TERMS),
+        **shown,
     )
-    try:
-        if mistake is not None:
-            raise OptionError(mistake)
-        context = begun(**await parts(request, explorer, query))
-    except MapNotReady as error:
-        instead = linker(request, query)(**drawn_at_once(query))
-        action = linker(request, query, "/map/umap")(prompt=query.prompt or "")
-        context = begun(waiting=waiting_of(action, str(error), instead))
-    except (ArtifactError, InputError, NonFiniteError) as error:
-        context = begun(problem=str(error))
     status = 200 if context.problem is None else 422
     return render(request, "maps/page.html", context, fragment="maps/_result.html", status=status)
+
+
+async def _everyday(request: Request) -> Mapping[str, Sequence[str]]:
+    explorer: Explorer = request.app.state.explorer
+    return await explorer.ask(request, _everyday_words, WORDS)
+
+
+def _everyday_words(space: LatentSpace, words: Words, *, check: Check) -> Mapping[str, list[str]]:
+    return everyday(space.maps, words)
+
+
+def _refusal(request: Request, query: MapQuery, error: Exception) -> dict[str, Any]:
+    """What stands in the place of a picture that is not there yet, or cannot be."""
+    if not isinstance(error, MapNotReady):
+        return {"problem": str(error)}
+    instead = linker(request, query)(**drawn_at_once(query))
+    action = linker(request, query, "/map/umap")(prompt=query.prompt or "")
+    return {"waiting": waiting_of(action, str(error), instead)}
 
 
 @router.get("/map/calibration/{id_}")
@@ -156,42 +194,34 @@ async def quality(
     fields = question.link_fields()
     empty = Badge(query.key, link(request, "/map/quality", **fields, key=query.key), "")
     try:
-        found = await MapService(explorer).quality(request, await options_of(request, question))
-        badge = badge_of(found.to_dict(), empty)
+        options = await options_of(request, question)
+        badge = badge_of(await answer(request, MapMaker.quality, options), empty)
     except LexiscopeError as error:
-        badge = badge_problem(empty, str(error))
+        badge = replace(empty, sentence=str(error), weak=True, caption="Nothing was measured.")
     return render(request, "maps/badge.html", _Part(dict(TERMS), trust=badge),
                   fragment="maps/_badge.html")  # fmt: skip
 
 
-def badge_problem(empty: Badge, sentence: str) -> Badge:
-    """A badge that says why nothing could be measured."""
-    return Badge(empty.key, empty.load, empty.href, sentence=sentence, weak=True,
-                 caption="Nothing was measured.")  # fmt: skip
-
-
 @router.get("/map/layers", response_class=HTMLResponse)
-async def layers(
-    request: Request, query: Annotated[MapQuery, Query()], explorer: ExplorerDep
-) -> HTMLResponse:
+async def layers(request: Request, query: Annotated[MapQuery, Query()]) -> HTMLResponse:
     """How alike the layers are."""
     query = _api(query, request).model_copy(update={"panel": "layers"})
     options = await options_of(request, query.question())
-    to = linker(request, query)
-    panel = await layers_part(request, MapService(explorer), query, options, to)
+    found = await answer(request, find_cka, options)
+    panel = layers_part(request, query, found, linker(request, query))
     return render(request, "maps/layers.html", _Part(dict(TERMS), layers=panel),
                   fragment="maps/_layers.html")  # fmt: skip
 
 
 @router.get("/map/changes", response_class=HTMLResponse)
-async def changes(
-    request: Request, query: Annotated[MapQuery, Query()], explorer: ExplorerDep
-) -> HTMLResponse:
+async def changes(request: Request, query: Annotated[MapQuery, Query()]) -> HTMLResponse:
     """What moved between two layers."""
     query = _api(query, request).model_copy(update={"panel": "changes"})
     options = await options_of(request, query.question())
-    to = partial(linker(request, query), panel=None)
-    panel = await changes_part(request, MapService(explorer), query, options, to)
+    found = None
+    if between(query):
+        found = await answer(request, find_changes, options, query.compared_layer)
+    panel = changes_part(request, query, found, partial(linker(request, query), panel=None))
     return render(request, "maps/changes.html", _Part(dict(TERMS), changes=panel),
                   fragment="maps/_changes.html")  # fmt: skip
 
@@ -216,28 +246,23 @@ def corners(text: str) -> tuple[tuple[float, float], ...]:
 
 @router.post("/map/selected", response_class=HTMLResponse)
 async def selected(
-    request: Request, query: Annotated[MapQuestion, Query()], polygon: Polygon,
-    explorer: ExplorerDep,
-) -> HTMLResponse:  # fmt: skip
+    request: Request, query: Annotated[MapQuestion, Query()], polygon: Polygon
+) -> HTMLResponse:
     """The points inside an outline."""
     page = MapQuery.model_validate(query.model_dump())
-    panel = outline(request, page)
-    answer = await MapService(explorer).select(
-        request, await options_of(request, query), corners(polygon), SELECTED
-    )
-    panel = selected_panel(answer, linker(request, page), panel, polygon)
+    options = await options_of(request, query)
+    found = await answer(request, inside, options, corners(polygon))
+    to, empty = linker(request, page), outline(request, page)
+    panel = selected_panel(found, to, empty, polygon, SELECTED)
     return render(request, "maps/_selected.html", _Part(dict(TERMS), selected=panel))
 
 
 @router.post("/map/selected.csv")
 async def selected_csv(
-    request: Request, query: Annotated[MapQuestion, Query()], polygon: Polygon,
-    explorer: ExplorerDep,
-) -> Response:  # fmt: skip
+    request: Request, query: Annotated[MapQuestion, Query()], polygon: Polygon
+) -> Response:
     """All of them as a table."""
-    options = await options_of(request, query)
-    body = await MapService(explorer).selected_table(request, options, corners(polygon))
-    return download(body, "csv", options)
+    return await selected_table(request, query, corners(polygon))
 
 
 @router.post("/map/umap")
@@ -249,7 +274,7 @@ async def umap(
     query = _api(query, request)
     here = linker(request, query)()
     own, beside = query.question(), query.beside()
-    slow = [one for one in (own, beside) if one is not None and one.projection == "umap"]
+    slow = [one for one in (own, beside) if one and PROJECTIONS[one.projection].is_job]
     for one in slow or [own]:
         options = await options_of(request, one)
         job = await start_umap(request, explorer, jobs, options, link_path(one))

@@ -1,4 +1,4 @@
-"""The panels of the Map page: from the service's plain answers to what the templates show.
+"""The panels of the Map page: from answers about maps to what the templates show.
 
 Each panel is finished here, down to the text of every number, so that the templates decide
 nothing. Every link keeps the page's whole state: it is built by the function that is handed in.
@@ -6,12 +6,16 @@ nothing. Every link keeps the page's whole state: it is built by the function th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.trace.words import Choice
-from app.web.rendering import number
+from app.maps.answers import Found, Neighbourhood
+from app.maps.documents import INDICES
+from app.web.words import Choice, number
+from engine.maps import Map, Point, Quality
+from engine.maps.quality import Estimate
 
 LinkTo = Callable[..., str]
 """The page's link with some of its state changed."""
@@ -36,6 +40,9 @@ MEASURES = (
 )
 """Field of the quality, name, and what it means."""
 SHOWN_TEXT = 90
+BORDER_ROWS = 50
+"""Points at the border that the page lists."""
+METRICS = (("cosine", "cosine"), ("l2", "distance"))
 
 
 @dataclass(frozen=True)
@@ -171,21 +178,19 @@ class SelectedPanel:
     lit: str = ""
 
 
-def name_of(point: Mapping[str, Any]) -> Name:
-    """A point's name; a text's is cut."""
-    label = str(point["label"])
+def name_of(label: str) -> Name:
+    """A point's name by its label; a text's is cut."""
     return Name(label if len(label) <= SHOWN_TEXT else label[: SHOWN_TEXT - 1] + "…")
 
 
-def what_of(point: Mapping[str, Any]) -> str:
+def what_of(point: Point) -> str:
     """What a point is, in two words."""
-    kind, row = point["kind"], point["row"]
     return {
-        "basis": f"token #{point.get('id', row)}",
-        "alone": f"token #{point.get('id', row)} by itself",
-        "prompt": f"position {row} of the text",
-        "text": f"text {row}",
-    }[kind]
+        "basis": f"token #{point.row}",
+        "alone": f"token #{point.row} by itself",
+        "prompt": f"position {point.row} of the text",
+        "text": f"text {point.row}",
+    }[point.kind]
 
 
 def percent(share: float | None) -> str:
@@ -197,122 +202,112 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
-def variance_words(meta: Mapping[str, Any]) -> str:
+def variance_words(share: float | None, of: str) -> str:
     """How much of this layer the picture shows, as a sentence."""
-    share = meta["variance_shown"]
     if share is None:
-        return str(meta["variance_of"]) or "No share of variance can be given for this picture."
-    of = meta["variance_of"]
+        return of or "No share of variance can be given for this picture."
     return f"{percent(share)} of the variance of {of}; the rest lies in directions not drawn."
 
 
-def badge_of(quality: Mapping[str, Any], badge: Badge) -> Badge:
+def badge_of(quality: Quality, badge: Badge) -> Badge:
     """The measures of a picture as rows."""
-    chance = quality["random"]
-    k = quality["k"]
+    k = quality.k
     rows = tuple(
-        BadgeRow(name.format(k=k), _interval(quality[key]), _fixed(chance[key]), help)
+        BadgeRow(
+            name.format(k=k), _interval(getattr(quality, key)), _fixed(quality.random[key]), help
+        )
         for key, name, help in MEASURES
     )
-    if quality["exact"]:
-        n = quality["n"]
+    if quality.exact:
+        n = quality.n
         caption = "Exact, of one point. " if n == 1 else f"Exact, over all {number(n)} points. "
     else:
         caption = (
-            f"From {number(quality['queries'])} points drawn at random against all"
-            f" {number(quality['n'])}; in brackets the range that holds 95 % of resamples. "
+            f"From {number(quality.queries)} points drawn at random against all"
+            f" {number(quality.n)}; in brackets the range that holds 95 % of resamples. "
         )
     caption += "Distances in the model's space are those of the preprocessing in the title."
-    return replace(
-        badge,
-        sentence=str(quality["sentence"]),
-        weak=bool(quality["weak"]),
-        rows=rows,
-        caption=caption,
-    )
+    return replace(badge, sentence=quality.sentence, weak=quality.weak, rows=rows, caption=caption)
 
 
-def _interval(one: Any) -> str:
-    if not isinstance(one, Mapping):
+def _interval(one: Estimate | float) -> str:
+    if not isinstance(one, Estimate):
         return _fixed(one)
-    return f"{_fixed(one['value'])} ({_fixed(one['low'])} to {_fixed(one['high'])})"
+    return f"{_fixed(one.value)} ({_fixed(one.low)} to {_fixed(one.high)})"
 
 
 def _fixed(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
-def border_rows(meta: Mapping[str, Any], link: LinkTo, panel: str) -> tuple[Row, ...]:
+def border_rows(drawn: Map, link: LinkTo, panel: str) -> tuple[Row, ...]:
     """The points beyond the border with their true places."""
-    axes = ("x", "y", "z")[: meta["dims"]]
     return tuple(
         Row(
-            name_of(point),
-            link(point=point["index"], of=panel),
+            name_of(point.label),
+            link(point=point.index, of=panel),
             what=what_of(point),
-            place=" / ".join(number(point[name]) for name in axes),
+            place=" / ".join(number(float(x)) for x in drawn.coordinates[point.index]),
         )
-        for point in meta["border"]["points"][:50]
+        for point in map(drawn.points.point, drawn.border.indices[:BORDER_ROWS].tolist())
     )
 
 
 def point_panel(
-    found: Mapping[str, Any],
+    answer: Neighbourhood,
     link: LinkTo,
     *,
     panel: str,
-    metric: str,
     to: int | None,
     layers: int,
     links: Sequence[Link],
     basis_link: Callable[[int], str],
 ) -> PointPanel:
     """A point with its nearest in the model's own space."""
-    point = found["point"]
+    found, points = answer.found, answer.map.points
+    point = points.point(found.index)
     metrics = tuple(
-        Choice(value, label, value == metric, href=link(metric=value))
-        for value, label in (("cosine", "cosine"), ("l2", "distance"))
+        Choice(value, label, value == found.metric, href=link(metric=value))
+        for value, label in METRICS
     )
-    cosine = metric == "cosine"
+    cosine = found.metric == "cosine"
     near = tuple(
         Row(
-            name_of(one),
-            link(point=one["index"]),
-            number(1 - one["distance"] if cosine else one["distance"], 3),
-            one["on_map"],
-            "" if one["kind"] == "basis" else what_of(one),
+            name_of(one.label),
+            link(point=one.index),
+            number(1 - one.distance if cosine else one.distance, 3),
+            one.index in answer.on_map,
+            "" if one.kind == "basis" else what_of(points.point(one.index)),
         )
-        for one in found["neighbours"]
+        for one in found.neighbours
     )
     others = tuple(
         Choice(str(layer), str(layer), layer == to, href=link(to=layer)) for layer in range(layers)
     )
     change = None
-    if found.get("to"):
-        other = found["to"]
+    if found.layer_b is not None:
         change = ChangeOfPoint(
-            _common(_kept(other, found["k"]), found["k"], other["layer"])
-            + f" (Jaccard {number(other['jaccard'], 2)}).",
-            tuple(name_of(one) for one in other["gained"][:12]),
-            tuple(name_of(one) for one in other["lost"][:12]),
+            _common(found.k - len(found.lost), found.k, found.layer_b)
+            + f" (Jaccard {number(found.jaccard, 2)}).",
+            tuple(name_of(one.label) for one in found.gained[:12]),
+            tuple(name_of(one.label) for one in found.lost[:12]),
         )
     return PointPanel(
-        index=point["index"],
+        index=point.index,
         panel=panel,
-        token=name_of(point),
+        token=name_of(point.label),
         what=what_of(point),
-        sentence=str(found.get("sentence", "")),
+        sentence=answer.sentence,
         unit="cosine" if cosine else "distance",
         metrics=metrics,
         near=near,
         bases=tuple(
-            Row(name_of(one), basis_link(one["id"]), number(one["score"]))
-            for one in found.get("bases", ())
+            Row(name_of(one.label), basis_link(one.id), number(one.score)) for one in found.bases
         ),
         others=others if layers > 1 else (),
         change=change,
         links=tuple(links),
-        lit=_lit([one["index"] for one in found["neighbours"]]),
+        lit=_lit(one.index for one in found.neighbours),
     )
 
 
@@ -323,36 +318,34 @@ def _common(kept: int, k: int, layer: int) -> str:
     return f"Of the {k} nearest here, {kept} {verb} also among the {k} nearest at layer {layer}"
 
 
-def _kept(other: Mapping[str, Any], k: int) -> int:
-    return int(k - len(other["lost"]))
-
-
-def _lit(indices: Sequence[int]) -> str:
+def _lit(indices: Iterable[int]) -> str:
     return ",".join(str(i) for i in indices)
 
 
-def found_panel(hits: Mapping[str, Any], link: LinkTo) -> FoundPanel:
+def _rows(found: Found, link: LinkTo, limit: int) -> Iterator[tuple[Point, Row]]:
+    for point in map(found.map.points.point, found.indices[:limit].tolist()):
+        yield point, Row(name_of(point.label), link(point=point.index, of="a"), what=what_of(point))
+
+
+def found_panel(found: Found, link: LinkTo, limit: int) -> FoundPanel:
     """What a search found."""
-    rows = tuple(
-        Row(name_of(one), link(point=one["index"], of="a"), what=what_of(one))
-        for one in hits["rows"]
-    )
-    return FoundPanel(str(hits["sentence"]), rows, _lit(hits["indices"]), link(find=None))
+    rows = tuple(row for _, row in _rows(found, link, limit))
+    lit = _lit(found.indices[:INDICES].tolist())
+    return FoundPanel(found.sentence(limit), rows, lit, link(find=None))
 
 
 def selected_panel(
-    answer: Mapping[str, Any], link: LinkTo, empty: SelectedPanel, polygon: str
+    found: Found, link: LinkTo, empty: SelectedPanel, polygon: str, limit: int
 ) -> SelectedPanel:
     """What lies in an outline."""
-    rows = tuple(
-        Row(name_of(one), link(point=one["index"], of="a"), what=what_of(one),
-            x=number(one["x"]), y=number(one["y"]))
-        for one in answer["rows"]
-    )  # fmt: skip
+    rows = []
+    for point, row in _rows(found, link, limit):
+        x, y = (number(float(one)) for one in found.map.coordinates[point.index][:2])
+        rows.append(replace(row, x=x, y=y))
     return replace(
         empty,
-        rows=rows,
-        sentence=str(answer["sentence"]),
+        rows=tuple(rows),
+        sentence=found.sentence(limit),
         polygon=polygon,
-        lit=_lit(answer["indices"]),
+        lit=_lit(found.indices[:INDICES].tolist()),
     )

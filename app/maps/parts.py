@@ -1,4 +1,4 @@
-"""The Map page's parts: each from one answer of the service, ready for its template."""
+"""What the Map page asks of the model, in one turn, and its parts made of the answer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,23 @@ from fastapi import Request
 
 from app.figures.map import LIMIT_3D, figure
 from app.figures.theme import payload
-from app.maps.api import MapQuestion, options_of
+from app.maps.answers import (
+    Described,
+    Found,
+    Neighbourhood,
+    Words,
+    describe,
+    everyday,
+    motion,
+    neighbourhood,
+    search,
+)
+from app.maps.documents import border_points, kinds_of, labels_of
+from app.maps.files.drawing import border_sentence
+from app.maps.files.export import FORMATS
 from app.maps.form import bar_of
 from app.maps.panels import (
     Badge,
-    FoundPanel,
     Link,
     LinkTo,
     Panel,
@@ -28,18 +40,19 @@ from app.maps.panels import (
     point_panel,
     variance_words,
 )
-from app.maps.question import MapQuery
-from app.maps.service import MapService
+from app.maps.question import MapQuery, MapQuestion
 from app.maps.tables import ChangesPanel, LayersPanel, changes_panel, layers_panel
 from app.model.explorer import Explorer
-from app.web.rendering import link
-from engine.errors import InputError, OptionError
-from engine.maps import MapOptions
+from app.web.rendering import as_text, link
+from engine.errors import ArtifactError, InputError, LexiscopeError, NonFiniteError, OptionError
+from engine.maps import PROJECTIONS, Changes, Cka, Map, MapMaker, MapOptions, Quality
+from engine.progress import Check
 
 NEIGHBOURS = 12
 MOVERS = 15
 HITS = 120
-FILES = ("json", "csv", "npz", "html", "svg", "png")
+LINKED = 400
+"""Characters of a text that a link to its trace holds."""
 
 
 @dataclass(frozen=True)
@@ -63,153 +76,245 @@ def linker(request: Request, query: MapQuery, path: str = "/map") -> LinkTo:
     return to
 
 
-async def parts(request: Request, explorer: Explorer, query: MapQuery) -> dict[str, Any]:
-    """Every part of the page that shows a map."""
-    maps = MapService(explorer)
-    to = linker(request, query)
-    questions = {"a": query.question()}
-    beside = query.beside()
-    if beside is not None:
-        questions["b"] = beside
-    options = {key: await options_of(request, one) for key, one in questions.items()}
-    panels = []
-    for key, question in questions.items():
-        meta = await maps.meta(request, options[key])
-        follows = key == "b" and not (query.compare or "").startswith("layer:")
-        panels.append(
-            await _panel(request, maps, query, key, question, options[key], meta, follows, to)
+@dataclass(frozen=True, eq=False)
+class PageAnswer:
+    """All that the page asks of the model, computed in one turn."""
+
+    everyday: Mapping[str, list[str]]
+    """Words for a first visit: see `app.maps.answers.everyday`."""
+    pictures: tuple[Described, ...]
+    """The map, and the one beside it."""
+    qualities: tuple[Quality, ...]
+    """Of each picture; empty where nobody asked."""
+    near: Neighbourhood | None
+    """Of the point that is open."""
+    found: Found | None
+    """By the search."""
+    changes: Changes | str | None
+    """Between the two layers, or why there is nothing to say; None where nobody asked."""
+    layers: Cka | str | None
+    """How alike they are; the same."""
+
+
+class PageRefused(Exception):
+    """The page's map cannot be drawn, or not yet; the words of a first visit are known."""
+
+    def __init__(self, everyday: Mapping[str, list[str]], error: LexiscopeError) -> None:
+        super().__init__(str(error))
+        self.everyday = everyday
+        self.error = error
+
+
+REFUSALS = (ArtifactError, InputError, NonFiniteError)
+"""What a page says as a sentence in the picture's place."""
+
+
+def read_page(
+    maps: MapMaker,
+    options: MapOptions,
+    beside: MapOptions | None,
+    query: MapQuery,
+    words: Words,
+    *,
+    check: Check,
+) -> PageAnswer:
+    """Everything that the page asks of the model.
+
+    Args:
+        maps: of the open model.
+        options: of the first picture.
+        beside: of the second.
+        query: what the page is asked.
+        words: of which the first visit draws those that are tokens.
+        check: raises to stop.
+
+    Raises:
+        PageRefused: a map cannot be drawn.
+    """
+    known = everyday(maps, words)
+    try:
+        return _read(maps, options, beside, query, known, check)
+    except REFUSALS as error:
+        raise PageRefused(known, error) from error
+
+
+def _read(
+    maps: MapMaker,
+    options: MapOptions,
+    beside: MapOptions | None,
+    query: MapQuery,
+    known: Mapping[str, list[str]],
+    check: Check,
+) -> PageAnswer:
+    both = {"a": options} if beside is None else {"a": options, "b": beside}
+    pictures, qualities = [], []
+    for one in both.values():
+        pictures.append(_flat_enough(describe(maps, one, check=check)))
+        if query.panel == "quality":
+            qualities.append(maps.quality(one, check=check))
+    chosen, near, found = point_of(query, pictures[0].map), None, None
+    if chosen is not None and query.of in both:
+        near = neighbourhood(
+            maps, both[query.of], chosen, NEIGHBOURS, query.metric, query.to, check=check
         )
-    metas = [panel.source for panel in panels]
-    # Nothing was opened yet: the text's last state, which the next token is predicted from.
-    ends = [run["start"] + run["count"] - 1 for run in metas[0]["kinds"] if run["kind"] == "prompt"]
-    chosen = query.point if query.point is not None or not ends else ends[-1]
+    if query.find is not None:
+        found = search(maps, options, query.find, query.regex, check=check)
+    changes = layers = None
+    if query.panel == "changes" and between(query):
+        changes = find_changes(maps, options, query.compared_layer, check=check)
+    if query.panel == "layers":
+        layers = find_cka(maps, options, check=check)
+    return PageAnswer(known, tuple(pictures), tuple(qualities), near, found, changes, layers)
+
+
+def _flat_enough(picture: Described) -> Described:
+    """Raises `OptionError` where there are too many points for three dimensions."""
+    drawn = picture.map
+    if drawn.dims == 3 and drawn.n > LIMIT_3D:
+        raise OptionError(
+            f"a picture in three dimensions takes at most {LIMIT_3D:,} points and this map has"
+            f" {drawn.n:,}; choose two dimensions, or fewer tokens under “Which tokens”."
+        )
+    return picture
+
+
+def point_of(query: MapQuery, drawn: Map) -> int | None:
+    """The point that is open; before one was: the text's last state, which the next token is
+    predicted from."""
+    ends = [run.start + run.count - 1 for run in drawn.points.runs if run.kind == "prompt"]
+    return query.point if query.point is not None or not ends else ends[-1]
+
+
+def find_changes(
+    maps: MapMaker, options: MapOptions, to: int | None, *, check: Check
+) -> Changes | str:
+    """What moved to another layer, or by the calibration; a sentence where that cannot be said."""
+    try:
+        return motion(maps, options, to, check=check).found
+    except InputError as error:
+        return str(error)
+
+
+def find_cka(maps: MapMaker, options: MapOptions, *, check: Check) -> Cka | str:
+    """How alike the layers are; a sentence where that cannot be said."""
+    try:
+        return maps.cka(options, check=check)
+    except InputError as error:
+        return str(error)
+
+
+def parts(
+    request: Request, explorer: Explorer, query: MapQuery, answer: PageAnswer
+) -> dict[str, Any]:
+    """Every part of the page that shows a map."""
+    to = linker(request, query)
+    beside = query.beside()
+    questions = [query.question(), *([] if beside is None else [beside])]
+    first = answer.pictures[0].map
+    found = answer.found
     return {
-        "panels": tuple(panels),
-        "bar": bar_of(query, metas[0], explorer.facts(), to),
-        "point": await _point(
-            request, maps, query, chosen, options, partial(to, point=chosen), metas[0]["layers"]
+        "panels": tuple(
+            _panel(request, query, key, question, answer, to)
+            for key, question in zip("ab", questions, strict=False)
         ),
-        "found": await _found(request, maps, query, options["a"], to),
+        "bar": bar_of(query, answer.pictures[0], explorer.facts(), to),
+        "point": _point(request, answer, query, partial(to, point=point_of(query, first))),
+        "found": None if found is None else found_panel(found, to, HITS),
         "selected": outline(request, query),
-        "changes": await changes_part(request, maps, query, options["a"], to),
-        "layers": await layers_part(request, maps, query, options["a"], to),
+        "changes": changes_part(request, query, answer.changes, to),
+        "layers": layers_part(request, query, answer.layers, to),
         "export": _export(request, query, to),
     }
 
 
-async def _panel(
+def _panel(
     request: Request,
-    maps: MapService,
     query: MapQuery,
     key: str,
     question: MapQuestion,
-    options: MapOptions,
-    meta: dict[str, Any],
-    follows: bool,
+    answer: PageAnswer,
     to: LinkTo,
 ) -> Panel:
-    if meta["dims"] == 3 and meta["n"] > LIMIT_3D:
-        raise OptionError(
-            f"a picture in three dimensions takes at most {LIMIT_3D:,} points and this map has"
-            f" {meta['n']:,}; choose two dimensions, or fewer tokens under “Which tokens”."
-        )
+    place = "ab".index(key)
+    picture = answer.pictures[place]
+    drawn, border = picture.map, picture.map.border
+    projection = PROJECTIONS[question.projection]
     fields = question.link_fields()
     badge = Badge(key, link(request, "/map/quality", **fields, key=key), to(panel="quality"))
-    if query.panel == "quality":
-        quality = await maps.quality(request, options)
-        badge = badge_of(quality.to_dict(), badge)
-    border = meta["border"]
-    listed = border_rows(meta, to, key)
-    noise = meta.get("noise_floor")
+    if answer.qualities:
+        badge = badge_of(answer.qualities[place], badge)
+    listed, noise = border_rows(drawn, to, key), drawn.noise_floor
     without_layer = {name: value for name, value in fields.items() if name != "layer"}
+    model = drawn.model.fingerprint
     source = {
-        "figure": payload(figure(meta)),
-        **{name: meta[name] for name in ("dims", "n", "layer", "layers", "kinds", "labels")},
-        "border": {"points": border["points"]},
-        "fingerprint": meta["model"]["fingerprint"],
-        "projection": question.projection,
+        "figure": payload(figure(drawn)),
+        "dims": drawn.dims,
+        "n": drawn.n,
+        "layer": drawn.layer,
+        "layers": picture.layers,
+        "kinds": kinds_of(drawn),
+        "labels": labels_of(picture),
+        "border": {"points": border_points(drawn)},
+        "fingerprint": model,
+        "projection": projection.name,
+        # Straight from one linear picture to the next; a layout has nothing in between.
+        "glides": not projection.is_job,
         "query": link(request, "", **without_layer).partition("?")[2],
-        "vocabulary": any(run["kind"] in ("basis", "alone") for run in meta["kinds"]),
+        "vocabulary": not picture.kinds.isdisjoint(("basis", "alone")),
         # Two pictures share their zoom where a place means the same in both.
-        "scale": f"{question.projection} {question.frame} {question.preprocessing} {meta['dims']}",
+        "scale": f"{projection.name} {question.frame} {question.preprocessing} {drawn.dims}",
         "urls": {
             "points": link(request, "/api/v1/map/points"),
             "meta": link(request, "/api/v1/map/meta"),
             "colour": link(request, "/api/v1/map/colour"),
-            "vocabulary": link(request, "/api/v1/vocabulary", v=meta["model"]["fingerprint"]),
+            "vocabulary": link(request, "/api/v1/vocabulary", v=model),
         },
-    }  # fmt: skip
+    }
+    # What a layout cannot show stands before everything else.
+    caution = [] if projection.layout is None else [projection.layout.caution]
     return Panel(
         key=key,
-        title=str(meta["heading"]),
-        sentence=str(meta["title"]),
-        label=f"Map of {meta['n']:,} {'point' if meta['n'] == 1 else 'points'}: {meta['title']}",
+        title=drawn.heading,
+        sentence=drawn.title,
+        label=f"Map of {drawn.n:,} {'point' if drawn.n == 1 else 'points'}: {drawn.title}",
         badge=badge,
-        warnings=_warnings(question, meta),
-        how_chosen=str(meta["how_chosen"]),
-        variance=variance_words(meta),
-        blind_to=str(meta["blind_to"]),
+        warnings=tuple(dict.fromkeys([*caution, *drawn.warnings])),
+        how_chosen=drawn.how_chosen,
+        variance=variance_words(drawn.variance_shown, drawn.variance_of),
+        blind_to=drawn.blind_to,
         noise="" if noise is None else f"another seed moves a point {noise:.2f} map radii",
-        border=str(border["sentence"]),
+        border=border_sentence(drawn),
         border_rows=listed,
-        border_more=f"The first {len(listed)} are listed." if border["count"] > len(listed) else "",
+        border_more=f"The first {len(listed)} are listed." if border.count > len(listed) else "",
         still=link(request, "/api/v1/map", **fields, format="png", colour=query.colour),
         source=source,
-        follows=follows,
+        follows=key == "b" and query.compared_layer is None,
         point=query.point if query.of == key else None,
     )
 
 
-def _warnings(question: MapQuestion, meta: Mapping[str, Any]) -> tuple[str, ...]:
-    """What must be read before the picture; what UMAP cannot show stands first."""
-    own = [str(one) for one in meta["warnings"]]
-    if question.projection != "umap":
-        return tuple(own)
-    return tuple(dict.fromkeys([str(meta["blind_to"]).partition(". ")[0].rstrip(".") + ".", *own]))
-
-
-async def _point(
-    request: Request,
-    maps: MapService,
-    query: MapQuery,
-    index: int | None,
-    options: dict[str, MapOptions],
-    to: LinkTo,
-    layers: int,
-) -> PointPanel | None:
-    if index is None or query.of not in options:
+def _point(request: Request, answer: PageAnswer, query: MapQuery, to: LinkTo) -> PointPanel | None:
+    if answer.near is None:
         return None
-    chosen = options[query.of]
-    found = await maps.neighbours(request, chosen, index, NEIGHBOURS, query.metric, query.to)
-    point = found["point"]
+    drawn = answer.near.map
+    point = drawn.points.point(answer.near.found.index)
     links = []
-    if point["kind"] in ("basis", "alone"):
-        links.append(Link("Its bases", link(request, "/bases", token=f"#{point['id']}")))
-    elif point["kind"] == "prompt":
-        cell = f"{chosen.layer if chosen.layer >= 0 else layers - 1},{point['row']}"
-        where = link(request, "/", prompt=chosen.prompt, cell=cell)
+    if point.kind in ("basis", "alone"):
+        links.append(Link("Its bases", link(request, "/bases", token=f"#{point.id}")))
+    elif point.kind == "prompt":
+        where = link(request, "/", prompt=drawn.options.prompt, cell=f"{drawn.layer},{point.row}")
         links.append(Link("In the trace", where))
-    elif point["kind"] == "text":
-        links.append(Link("Trace this text", link(request, "/", prompt=point["text"])))
+    elif point.kind == "text":
+        links.append(Link("Trace this text", link(request, "/", prompt=point.text[:LINKED])))
     return point_panel(
-        found,
+        answer.near,
         to,
         panel=query.of,
-        metric=query.metric,
         to=query.to,
-        layers=layers if point["kind"] != "basis" else 1,
+        layers=answer.pictures[0].layers if point.kind != "basis" else 1,
         links=links,
         basis_link=lambda token: link(request, "/bases", token=f"#{token}"),
     )
-
-
-async def _found(
-    request: Request, maps: MapService, query: MapQuery, options: MapOptions, to: LinkTo
-) -> FoundPanel | None:
-    if query.find is None:
-        return None
-    hits = await maps.search(request, options, query.find, regex=query.regex, limit=HITS)
-    return found_panel(hits, to)
 
 
 def outline(request: Request, query: MapQuery) -> SelectedPanel:
@@ -220,42 +325,41 @@ def outline(request: Request, query: MapQuery) -> SelectedPanel:
     )
 
 
-async def changes_part(
-    request: Request, maps: MapService, query: MapQuery, options: MapOptions, to: LinkTo
+def between(query: MapQuery) -> str:
+    """What is compared, in words; empty where nothing is."""
+    if query.compared_calibration is not None:
+        return "between before and after the calibration"
+    if query.compared_layer is not None:
+        return f"between this layer and layer {query.compared_layer}"
+    return ""
+
+
+def changes_part(
+    request: Request, query: MapQuery, found: Changes | str | None, to: LinkTo
 ) -> ChangesPanel | None:
     """What moved between the two layers, or where to ask for it."""
-    if query.compared_calibration is not None:
-        other = None
-        between = "between before and after the calibration"
-    elif query.compare is not None and query.compare.startswith("layer:"):
-        other = int(query.compare.partition(":")[2])
-        between = f"between this layer and layer {other}"
-    else:
+    words = between(query)
+    if not words:
         return None
-    if query.panel != "changes":
-        state = query.model_copy(update={"compare": None}).question().link_fields()
-        load = link(request, "/map/changes", **state, compare=query.compare)
-        return ChangesPanel(between, load=load, href=to(panel="changes") + "#changes")
-    try:
-        found = await maps.changes(request, options, other, MOVERS)
-    except InputError as error:
-        return ChangesPanel(between, problem=str(error))
-    return changes_panel(found, to, between)
+    if isinstance(found, str):
+        return ChangesPanel(words, problem=found)
+    if found is not None:
+        return changes_panel(found, to, words, MOVERS)
+    state = query.model_copy(update={"compare": None}).question().link_fields()
+    load = link(request, "/map/changes", **state, compare=query.compare)
+    return ChangesPanel(words, load=load, href=to(panel="changes") + "#changes")
 
 
-async def layers_part(
-    request: Request, maps: MapService, query: MapQuery, options: MapOptions, to: LinkTo
+def layers_part(
+    request: Request, query: MapQuery, found: Cka | str | None, to: LinkTo
 ) -> LayersPanel:
     """How alike the layers are, or where to ask for it."""
-    if query.panel != "layers":
-        fields = query.question().link_fields()
-        load = link(request, "/map/layers", **fields)
-        return LayersPanel(load=load, href=to(panel="layers") + "#layers")
-    try:
-        found = await maps.cka(request, options)
-    except InputError as error:
-        return LayersPanel(problem=str(error))
-    return layers_panel(found, partial(to, panel=None))
+    if isinstance(found, str):
+        return LayersPanel(problem=found)
+    if found is not None:
+        return layers_panel(found, partial(to, panel=None))
+    load = link(request, "/map/layers", **query.question().link_fields())
+    return LayersPanel(load=load, href=to(panel="layers") + "#layers")
 
 
 def _export(request: Request, query: MapQuery, to: LinkTo) -> MapExport:
@@ -263,7 +367,7 @@ def _export(request: Request, query: MapQuery, to: LinkTo) -> MapExport:
     fields = question.link_fields()
     files = tuple(
         Link(one.upper(), link(request, "/api/v1/map", **fields, format=one, colour=query.colour))
-        for one in FILES
+        for one in FORMATS
     )
     shown = fields | ({"calibration": "FOLDER"} if question.calibration else {})
     flags = " ".join(f"--{name.replace('_', '-')} {_quoted(value)}" for name, value in
@@ -272,5 +376,5 @@ def _export(request: Request, query: MapQuery, to: LinkTo) -> MapExport:
 
 
 def _quoted(value: object) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = as_text(value)
     return text if re.fullmatch(r"[\w./:-]+", text) else "'" + text.replace("'", "'\\''") + "'"

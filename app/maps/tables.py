@@ -5,13 +5,18 @@ Finished here, down to the text of every number, as everything that a template s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from app.maps.panels import LinkTo, Name, name_of
-from app.web.rendering import number
+from app.web.words import number
+from engine.maps import Changes, Cka
 
+Doubles = NDArray[np.float64]
 SHADES = 7
 """Of the heat tables, as in the style sheet."""
 
@@ -37,7 +42,6 @@ class ChangesPanel:
     href: str = ""
     problem: str = ""
     sentence: str = ""
-    warnings: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     rows: tuple[MoverRow, ...] = ()
 
@@ -80,71 +84,53 @@ class LayersPanel:
     tables: tuple[HeatTable, ...] = ()
 
 
-def changes_panel(found: Mapping[str, Any], link: LinkTo, between: str) -> ChangesPanel:
+def changes_panel(found: Changes, link: LinkTo, between: str, limit: int) -> ChangesPanel:
     """What moved between two layers."""
-    moving, n = found["moving"], found["n"]
     facts = [
-        ("points that can move", f"{number(moving)} of {number(n)}"),
-        ("moved, median", f"{number(found['median'])} map radii"),
-        ("relative to neighbours, median", f"{number(found['median_relative'])} map radii"),
-        (f"common among {found['k']} nearest, median Jaccard", number(found["median_jaccard"], 2)),
+        ("points that can move", f"{number(found.moving)} of {number(found.n)}"),
+        ("moved, median", f"{number(found.median)} map radii"),
+        ("relative to neighbours, median", f"{number(found.median_relative)} map radii"),
+        (f"common among {found.k} nearest, median Jaccard", number(found.median_jaccard, 2)),
     ]
-    if found["noise_floor"] is not None:
-        facts.append(("noise floor: another seed", f"{number(found['noise_floor'])} map radii"))
+    if found.noise_floor is not None:
+        facts.append(("noise floor: another seed", f"{number(found.noise_floor)} map radii"))
     rows = tuple(
         MoverRow(
-            name_of(one),
-            link(point=one["index"], of="a"),
-            number(one["displacement"]),
-            number(one.get("relative")),
-            _names(one.get("gained", ())),
-            _names(one.get("lost", ())),
+            name_of(one.label),
+            link(point=one.index, of="a"),
+            number(one.displacement),
+            number(one.relative),
+            tuple(map(Name, one.gained)),
+            tuple(map(Name, one.lost)),
         )
-        for one in found["movers"]
+        for one in found.movers[:limit]
     )
-    warnings = tuple(str(one) for one in found.get("warnings", ()))
-    return ChangesPanel(
-        between,
-        sentence=str(found["sentence"]),
-        warnings=warnings,
-        facts=tuple(facts),
-        rows=rows,
-    )
+    return ChangesPanel(between, sentence=found.sentence, facts=tuple(facts), rows=rows)
 
 
-def _names(given: Sequence[Any]) -> tuple[Name, ...]:
-    some = given[:6]
-    return tuple(name_of(one) if isinstance(one, Mapping) else Name(str(one)) for one in some)
-
-
-def layers_panel(found: Mapping[str, Any], link: LinkTo) -> LayersPanel:
+def layers_panel(found: Cka, link: LinkTo) -> LayersPanel:
     """CKA as tables whose cells lead to their two layers."""
-    layers = tuple(int(layer) for layer in found["layers"])
-    tables = [_heat("all dimensions", layers, found["cka"], link)]
-    if found.get("without") is not None and found.get("dropped"):
-        dropped = found["dropped"]
-        count = dropped if isinstance(dropped, int) else len(dropped)
-        plural = "dimension" if count == 1 else f"{count} dimensions"
+    tables = [_heat("all dimensions", found.layers, found.values, link)]
+    if found.dropped:
+        plural = "dimension" if found.dropped == 1 else f"{found.dropped} dimensions"
         name = f"without the {plural} of largest variance"
-        tables.append(_heat(name, layers, found["without"], link))
-    return LayersPanel(sentence=str(found["sentence"]), layers=layers, tables=tuple(tables))
+        tables.append(_heat(name, found.layers, found.without, link))
+    return LayersPanel(sentence=found.sentence, layers=found.layers, tables=tuple(tables))
 
 
-def _heat(name: str, layers: Sequence[int], values: Any, link: LinkTo) -> HeatTable:
-    known = [value for row in values for value in row if value is not None]
-    low, high = min(known, default=0.0), max(known, default=1.0)
+def _heat(name: str, layers: Sequence[int], values: Doubles, link: LinkTo) -> HeatTable:
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     wide = high - low or 1.0
     rows = []
     for i, a in enumerate(layers):
         cells = []
         for j, b in enumerate(layers):
-            value = values[i][j]
-            shade = (
-                "" if value is None else f"h{min(int((value - low) / wide * SHADES), SHADES - 1)}"
-            )
-            text = "–" if value is None else f"{value:.2f}"
-            cells.append(
-                HeatCell(text, shade, link(layer=a, compare=f"layer:{b}"), f"layers {a} and {b}")
-            )
+            value = float(values[i, j])
+            gap = not math.isfinite(value)
+            shade = "" if gap else f"h{min(int((value - low) / wide * SHADES), SHADES - 1)}"
+            href = link(layer=a, compare=f"layer:{b}")
+            text = "–" if gap else f"{value:.2f}"
+            cells.append(HeatCell(text, shade, href, f"layers {a} and {b}"))
         rows.append(HeatRow(a, tuple(cells)))
     return HeatTable(name, tuple(rows))

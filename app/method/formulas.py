@@ -2,81 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from engine.explanation import PAPER, Explanation
+from engine.frames.kinds import FRAMES
+from engine.reading.geometries import GEOMETRIES
 
-PAPER = "arXiv 2401.16184"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One formula. The formula itself stands in the template, where HTML belongs."""
-
-    key: str
-    title: str
-    meaning: str
-    source: str
-    ours: bool
-    """Whether it is our reconstruction or derivation, not the paper's."""
-    code: tuple[tuple[str, str], ...]
-    """(module of the engine, name in it)."""
-
-
-ENTRIES: tuple[Entry, ...] = (
-    Entry(
-        "output",
-        "Semantic bases, output side",
-        "The one-hot vector of token i is read as logits and taken back through the head by its "
-        "Moore–Penrose inverse. With the frame operator G this is one small solve per token, and "
-        "no second copy of the vocabulary is ever held.",
-        f"{PAPER}, §3.1 and App. B.1; the form with G is derived here",
-        False,
-        (("frames.decomposition", "decompose"), ("frames.frame", "build_frame")),
-    ),
-    Entry(
-        "input",
-        "Semantic bases, input side",
-        "The row of the embedding table, as the first block receives it.",
-        f"{PAPER}, App. B.1 (“general semantic basis”)",
-        False,
-        (("frames.frame", "build_frame"),),
-    ),
-    Entry(
-        "tight",
-        "Tight frame, raw head rows, random control",
-        "The tight frame lies half-way between head rows and bases. The raw rows are what a logit "
-        "lens uses. The random frame has the same lengths and no meaning: whatever it scores is "
-        "what chance scores.",
-        "ours (frame theory)",
-        True,
-        (("frames.frame", "build_frame"), ("frames.frame", "Frame")),
-    ),
-    Entry(
-        "cosine",
-        "Similarity logits",
-        "The score of token i is the cosine between the state and its basis, so the state's length "
-        "plays no part. The whole vocabulary needs one product with the head.",
-        f"{PAPER}, §3.2, Algorithm 1",
-        False,
-        (("reading.similarity", "scores"), ("reading.read", "read")),
-    ),
-    Entry(
-        "l2",
-        "Squared distance",
-        "Minus the squared Euclidean distance, so that larger is nearer here as well.",
-        f"{PAPER}, early version (“distance-based similarities”)",
-        False,
-        (("reading.similarity", "scores"),),
-    ),
-    Entry(
-        "matmul",
-        "Matrix product",
-        "The inner product with the reference vector. With the raw head rows these are the model's "
-        "own logits, bias, scale and soft cap included: the logit lens.",
-        "nostalgebraist 2020 (logit lens)",
-        False,
-        (("reading.similarity", "scores"),),
-    ),
-    Entry(
+ENTRIES: tuple[Explanation, ...] = (
+    *(one.explanation for one in FRAMES.values() if one.explanation is not None),
+    *(one.explanation for one in GEOMETRIES.values()),
+    Explanation(
         "centred",
         "Centring",
         "Subtracts from each state its layer's mean over the prompt, and from each reference "
@@ -85,7 +18,7 @@ ENTRIES: tuple[Entry, ...] = (
         True,
         (("reading.similarity", "scores"), ("frames.frame", "Frame.centre_scores")),
     ),
-    Entry(
+    Explanation(
         "softmax",
         "Probability and entropy",
         "A softmax over the whole vocabulary at temperature T, with the log-sum-exp carried in "
@@ -94,7 +27,7 @@ ENTRIES: tuple[Entry, ...] = (
         False,
         (("reading.read", "Reading"), ("reading.read", "read")),
     ),
-    Entry(
+    Explanation(
         "rank",
         "Exact rank",
         "Counted over the whole vocabulary, chunk by chunk; never estimated from a top-k.",
@@ -102,7 +35,7 @@ ENTRIES: tuple[Entry, ...] = (
         True,
         (("reading.read", "read"),),
     ),
-    Entry(
+    Explanation(
         "kl",
         "KL to the final prediction",
         "p is the model's final distribution, q the same head on the state of layer l.",
@@ -110,7 +43,7 @@ ENTRIES: tuple[Entry, ...] = (
         False,
         (("reading.divergence", "divergence"),),
     ),
-    Entry(
+    Explanation(
         "agreement",
         "Agreement with the model",
         "Over all positions of the prompt, at each layer. Disagreement is a finding about a "
@@ -119,7 +52,7 @@ ENTRIES: tuple[Entry, ...] = (
         True,
         (("trace.agreement", "compute_agreement"),),
     ),
-    Entry(
+    Explanation(
         "region",
         "Semantic region, border, crossing",
         "Keeping only the nearest basis cuts the space into regions. The distance to the border is "
@@ -128,7 +61,7 @@ ENTRIES: tuple[Entry, ...] = (
         True,
         (("reading.regions", "borders"),),
     ),
-    Entry(
+    Explanation(
         "resolution",
         "Exact resolution of a state into tokens",
         "The bases are the canonical dual frame of the head rows, so every state is exactly a sum "
@@ -137,7 +70,7 @@ ENTRIES: tuple[Entry, ...] = (
         True,
         (("reading.resolution", "resolve"),),
     ),
-    Entry(
+    Explanation(
         "leverage",
         "Leverage, self-logit, round trip",
         "A basis does not give its token a logit of 1 but of h, the leverage, d/v on average: it "
@@ -146,7 +79,7 @@ ENTRIES: tuple[Entry, ...] = (
         True,
         (("frames.decomposition", "HeadDecomposition"),),
     ),
-    Entry(
+    Explanation(
         "figures",
         "Figures of a frame",
         "λ are the eigenvalues of G above the cut-off.",
@@ -157,7 +90,7 @@ ENTRIES: tuple[Entry, ...] = (
             ("frames.decomposition", "HeadDecomposition"),
         ),
     ),
-    Entry(
+    Explanation(
         "target",
         "Similarity to the answer",
         "y is the model's answer after this position.",
@@ -165,7 +98,7 @@ ENTRIES: tuple[Entry, ...] = (
         True,
         (("trace.compute", "transitions"),),
     ),
-    Entry(
+    Explanation(
         "virtual",
         "Virtual path, deviation, gain, alignment",
         "The authors describe virtual and factual transitions (arXiv 2406.11753) without a public "
@@ -175,7 +108,7 @@ ENTRIES: tuple[Entry, ...] = (
         True,
         (("trace.compute", "transitions"),),
     ),
-    Entry(
+    Explanation(
         "isotropy",
         "Local isotropy",
         "The paper rests on latent space being locally isotropic (Cai et al. 2021). Three readings "
@@ -184,7 +117,7 @@ ENTRIES: tuple[Entry, ...] = (
         True,
         (("frames.isotropy", "isotropy"),),
     ),
-    Entry(
+    Explanation(
         "pca",
         "Shared frame (A)",
         "One plane for every layer, and for before and after: the two or three directions in which "
@@ -193,9 +126,9 @@ ENTRIES: tuple[Entry, ...] = (
         "a mere change of basis between layers looks like movement.",
         "principal component analysis; fitting it on the bases is ours",
         True,
-        (("maps.projection", "principal_axes"), ("maps.projection", "variance_shown")),
+        (("maps.axes", "principal_axes"), ("maps.axes", "variance_shown")),
     ),
-    Entry(
+    Explanation(
         "procrustes",
         "Frame of the layer (B)",
         "The plane that shows most of this layer's points, turned so that the bases stay as still "
@@ -203,9 +136,9 @@ ENTRIES: tuple[Entry, ...] = (
         "construction.",
         "Schönemann 1966 (orthogonal Procrustes); bases as landmarks are ours",
         True,
-        (("maps.projection", "procrustes"),),
+        (("maps.axes", "procrustes"),),
     ),
-    Entry(
+    Explanation(
         "umap",
         "UMAP (C)",
         "Neighbours are drawn near each other, nothing else is promised: gaps, sizes and distances "
@@ -215,7 +148,7 @@ ENTRIES: tuple[Entry, ...] = (
         False,
         (("maps.reduction", "reduce"),),
     ),
-    Entry(
+    Explanation(
         "preprocessing",
         "Before projecting",
         "A few large dimensions can carry most of a distance. What is done about it is a visible "
@@ -224,7 +157,7 @@ ENTRIES: tuple[Entry, ...] = (
         True,
         (("maps.preprocessing", "treat_states"), ("maps.preprocessing", "moments_of_bases")),
     ),
-    Entry(
+    Explanation(
         "quality",
         "How true a picture is",
         "N and M are a point's k nearest in the model and on the map, r and s the ranks there. "
@@ -234,7 +167,7 @@ ENTRIES: tuple[Entry, ...] = (
         False,
         (("maps.quality", "measure_quality"), ("maps.quality", "distortion")),
     ),
-    Entry(
+    Explanation(
         "border-of-map",
         "Points beyond the window",
         "A first token tens of radii away is normal. It is drawn at the border, counted and "
@@ -243,7 +176,7 @@ ENTRIES: tuple[Entry, ...] = (
         True,
         (("maps.border", "window"), ("maps.border", "draw_border")),
     ),
-    Entry(
+    Explanation(
         "movement",
         "Movement between two layers",
         "On the map: how far a point moved in radii of the picture, and how much of that its "
@@ -252,7 +185,7 @@ ENTRIES: tuple[Entry, ...] = (
         True,
         (("maps.changes", "measure_changes"), ("maps.neighbours", "jaccard")),
     ),
-    Entry(
+    Explanation(
         "cka",
         "Similarity of two layers",
         "1 where two layers arrange the same points alike up to rotation and scale. A few huge "
@@ -261,7 +194,7 @@ ENTRIES: tuple[Entry, ...] = (
         False,
         (("maps.neighbours", "linear_cka"),),
     ),
-    Entry(
+    Explanation(
         "module",
         "Calibration module",
         "A small network behind the frozen model: channels of the state are weighed, then moved. "
@@ -273,7 +206,7 @@ ENTRIES: tuple[Entry, ...] = (
             ("calibration.training.module", "weight_count"),
         ),
     ),
-    Entry(
+    Explanation(
         "clustering",
         "Clustering losses",
         "The centroids are known and fixed: the bases of the label words. Training pulls each "
@@ -286,7 +219,7 @@ ENTRIES: tuple[Entry, ...] = (
             ("calibration.training.losses", "Centroids"),
         ),
     ),
-    Entry(
+    Explanation(
         "competitors",
         "Competitors",
         "Every method gets the same rows, the same split and the same seeds. Controls with random "
@@ -301,7 +234,7 @@ ENTRIES: tuple[Entry, ...] = (
             ("calibration.evidence.peft_tuning", "adapt"),
         ),
     ),
-    Entry(
+    Explanation(
         "intervals",
         "Intervals and scores",
         "Intervals are 95 % bootstraps over test rows; two methods are compared row by row. ECE is "

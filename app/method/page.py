@@ -1,8 +1,4 @@
-"""The Method page: every formula with its meaning, its source in the paper and its code.
-
-Also the one place where the words of the pages are explained (`TERMS`): every number on every page
-links here and carries the same sentence as its tooltip.
-"""
+"""The Method page: every formula with its meaning, its source in the paper and its code."""
 
 from __future__ import annotations
 
@@ -10,286 +6,28 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Path, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.responses import Response
 
 import engine
-from app.method.formulas import ENTRIES, Entry
+from app.method.formulas import ENTRIES
+from app.method.terms import TERMS, Term
+from app.web.pages import Page
 from app.web.rendering import link, render
+from engine.explanation import Explanation
+from engine.frames.kinds import FRAMES
+from engine.frames.kinds.kind import FrameKind
+from engine.reading.geometries import GEOMETRIES
+from engine.reading.geometries.geometry import Geometry
 
 router = APIRouter(include_in_schema=False)
-
-
-@dataclass(frozen=True)
-class Term:
-    """A word of the pages, in plain words."""
-
-    name: str
-    plain: str
-    anchor: str
-    """Its place on the Method page."""
-    entry: str | None = None
-    """The formula that belongs to it."""
-
-
-def _terms(table: Mapping[str, tuple[str, str, str | None]]) -> dict[str, Term]:
-    return {
-        key: Term(name, plain, f"term-{key}", entry) for key, (name, plain, entry) in table.items()
-    }
-
-
-TERMS: Mapping[str, Term] = _terms(
-    {
-        "token": (
-            "token",
-            "A piece of text that the model reads and writes as one: a word, a part of one, a sign."
-            " Spaces are drawn as ␣, line ends as ⏎.",
-            None,
-        ),
-        "layer": (
-            "layer",
-            "A step of the model's work. Layer 0 is the embedding, before any block; the last"
-            " layer is what the head reads to predict the next token.",
-            None,
-        ),
-        "position": (
-            "position",
-            "Where a token stands in the prompt, counted from 0. The state at a position has read"
-            " the tokens up to it and predicts the one after it.",
-            None,
-        ),
-        "state": (
-            "hidden state",
-            "The list of d numbers that the model holds at one layer and one position: a point in"
-            " latent space.",
-            None,
-        ),
-        "normed": (
-            "final-normed or raw",
-            "The head only ever reads states that went through the final norm. Final-normed passes"
-            " each layer's state through it first; raw leaves it as it is.",
-            "matmul",
-        ),
-        "basis": (
-            "semantic basis",
-            "The point in latent space that belongs to one vocabulary token: the state that comes"
-            " closest to making the head say this token and nothing else.",
-            "output",
-        ),
-        "frame": (
-            "frame",
-            "One reference point per vocabulary token. There are several ways to choose them; the"
-            " random one is the control.",
-            "output",
-        ),
-        "geometry": (
-            "geometry",
-            "How nearness to a reference point is measured: by angle (cosine), by distance"
-            " (squared L2) or by the matrix product that the model itself uses.",
-            "cosine",
-        ),
-        "score": (
-            "score",
-            "How near a state stands to a token's reference point. Larger is nearer, in every"
-            " geometry.",
-            "cosine",
-        ),
-        "probability": (
-            "probability",
-            "The softmax of all the scores of a cell, divided by the temperature. They sum to 1"
-            " over the whole vocabulary.",
-            "softmax",
-        ),
-        "temperature": (
-            "temperature",
-            "What scores are divided by before the softmax. Cosines lie so close together that at"
-            " 1 all tokens come out nearly equal, so each geometry has a default of its own.",
-            "softmax",
-        ),
-        "entropy": (
-            "entropy",
-            "How undecided a cell is, in nats: 0 when one token has all the probability, the"
-            " logarithm of the vocabulary's size when all have the same.",
-            "softmax",
-        ),
-        "rank": (
-            "rank",
-            "A token's place when all tokens are sorted by score; 1 is the nearest. Exact, counted"
-            " over the whole vocabulary.",
-            "rank",
-        ),
-        "kl": (
-            "KL divergence",
-            "How far the prediction at this layer, read by the model's own head, still is from the"
-            " final one, in nats; 0 when equal.",
-            "kl",
-        ),
-        "answer": (
-            "the model's answer",
-            "The token that the model itself finds most probable after a position: the first token"
-            " of its last layer's own logits.",
-            None,
-        ),
-        "agreement": (
-            "agreement",
-            "How often a reading's first token is the model's own prediction at that position.",
-            "agreement",
-        ),
-        "overlap": (
-            "overlap",
-            "What share of a reading's first k tokens stands among the first k of the model's own"
-            " prediction too.",
-            "agreement",
-        ),
-        "region": (
-            "semantic region",
-            "All the states for which the same token is the nearest. A state always lies in the"
-            " region of its first token.",
-            "region",
-        ),
-        "border": (
-            "distance to the border",
-            "How far the state would have to move until another token became the nearest: an"
-            " angle in radians for cosine, else a length.",
-            "region",
-        ),
-        "crossing": (
-            "crossing",
-            "A layer at which the state enters the region of another token than below.",
-            "region",
-        ),
-        "target": (
-            "similarity to the answer",
-            "The cosine between the state and the output-side basis of the model's answer: 1 is"
-            " the same direction, 0 a right angle.",
-            "target",
-        ),
-        "virtual": (
-            "virtual path",
-            "The straight way from the current token's input basis to the answer's output basis,"
-            " in equal steps over the layers.",
-            "virtual",
-        ),
-        "deviation": (
-            "deviation",
-            "How far the state's direction is from the virtual path at this layer: 0 on it, 1 at a"
-            " right angle, 2 opposite.",
-            "virtual",
-        ),
-        "gain": (
-            "gain",
-            "How much of the deviation this layer took away; negative where it added some.",
-            "virtual",
-        ),
-        "alignment": (
-            "alignment",
-            "The cosine between the step that the layer took and the step of the virtual path.",
-            "virtual",
-        ),
-        "isotropy": (
-            "isotropy",
-            "How evenly vectors fill the directions around them: near 1 evenly, near 0 all in one"
-            " narrow cone. Centred: after the mean is taken away.",
-            "isotropy",
-        ),
-        "share": (
-            "share",
-            "What part of the state a token accounts for when the state is written exactly as a sum"
-            " over the vocabulary. Signed shares may be negative; both kinds sum to 1.",
-            "resolution",
-        ),
-        "logit": (
-            "logit",
-            "The head's raw output for a token, before the softmax; also the token's coordinate in"
-            " the frame of semantic bases.",
-            "matmul",
-        ),
-        "norm": (
-            "norm",
-            "The length of a vector.",
-            None,
-        ),
-        "leverage": (
-            "leverage",
-            "How much a token has a direction of its own, from 0 to 1. Tokens that training hardly"
-            " touched have little. It equals the basis's logit for its own token.",
-            "leverage",
-        ),
-        "self-logit": (
-            "self-logit",
-            "The inner product of a token's vector with its own row of the head: for a semantic"
-            " basis its leverage. A head bias is not in it.",
-            "leverage",
-        ),
-        "round-trip": (
-            "round trip",
-            "How often the head, given token i's basis, finds token i most probable.",
-            "leverage",
-        ),
-        "frame-rank": (
-            "rank of the frame",
-            "In how many independent directions the reference points lie; at most the width d.",
-            "figures",
-        ),
-        "condition": (
-            "condition number",
-            "The ratio of the head's strongest to its weakest direction. The larger, the more the"
-            " bases differ from the raw head rows, and the more they amplify noise.",
-            "figures",
-        ),
-        "residual": (
-            "residual",
-            "The largest relative error of the four equations that define the pseudo-inverse."
-            " Around 1e-12 means the bases are exact.",
-            "figures",
-        ),
-        "bounds": (
-            "frame bounds",
-            "The least and the largest sum of squared products that a state of length 1 can have"
-            " with the reference points.",
-            "figures",
-        ),
-        "redundancy": (
-            "redundancy",
-            "Reference points per dimension that they span, v / rank: how many times over the space"
-            " is covered.",
-            "figures",
-        ),
-        "centred": (
-            "centred",
-            "Subtract the layer's mean state over the prompt from each state and the mean reference"
-            " point from each point, so that what all of them share does not count.",
-            "centred",
-        ),
-        "words": (
-            "words only",
-            "List only tokens that are words or parts of words. Probabilities, entropies and ranks"
-            " stay those of the whole vocabulary.",
-            None,
-        ),
-        "bos": (
-            "start token",
-            "A special token that many models expect before the text. “As the model does” asks the"
-            " model's own tokenizer.",
-            None,
-        ),
-        "chat": (
-            "chat template",
-            "Wraps the prompt as a user's message, the way the model was trained to be talked to.",
-            None,
-        ),
-        "self-check": (
-            "self-check",
-            "What Lexiscope tests on every model it loads, above all that reading the last layer"
-            " gives the model's own logits.",
-            None,
-        ),
-    }
-)  # fmt: skip
+PAGE = Page("Method", "/method", router)
 
 
 @dataclass(frozen=True)
@@ -300,15 +38,15 @@ class Code:
     href: str
 
 
-_BY_KEY = {entry.key: entry for entry in ENTRIES}
-
-
 @dataclass(frozen=True)
 class MethodPage:
     """What ``method/page.html`` shows."""
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, Explanation]
     code: Mapping[str, tuple[Code, ...]]
+    frames: tuple[FrameKind, ...]
+    """Those with an entry of their own."""
+    geometries: tuple[Geometry, ...]
     terms: Mapping[str, Term]
 
 
@@ -325,15 +63,51 @@ class SourcePage:
 
 
 @functools.cache
-def modules() -> tuple[str, ...]:
-    """The engine's modules: the only source that is shown, found in the package itself."""
+def modules() -> Mapping[str, str]:
+    """The engine's modules and packages, the only source that is shown, each with its file.
+
+    The file is named as people look for it: ``engine/maps/quality.py``.
+    """
     found = pkgutil.walk_packages(engine.__path__, f"{engine.__name__}.")
-    return tuple(sorted(one.name.removeprefix("engine.") for one in found if not one.ispkg))
+    return {
+        one.name.removeprefix("engine."): one.name.replace(".", "/")
+        + ("/__init__.py" if one.ispkg else ".py")
+        for one in sorted(found, key=lambda one: one.name)
+    }
 
 
-def file_of(module: str) -> str:
-    """``maps.quality`` as people look for it: ``engine/maps/quality.py``."""
-    return f"engine/{module.replace('.', '/')}.py"
+RENAMED: Mapping[str, str] = {
+    "maps.compute": "maps.result",
+    "maps.projection": "maps.axes",
+    "maps.studio": "maps.maker",
+    "models": "model.language_model",
+    "plain": "json_number",
+    "running": "reading.read",
+}
+"""Modules whose last name is another one than in addresses that people may have kept."""
+
+
+def module_of(name: str) -> str | None:
+    """The module that a short or former name means: the only one whose words hold the name's.
+
+    Words are what dots part, or else dots and underscores; they come in the same order, and the
+    last is the last.
+    So ``losses`` and ``calibration.losses`` are ``calibration.training.losses``, and
+    ``trace_options`` is ``trace.options``.
+    """
+    if name in RENAMED:
+        return RENAMED[name]
+    for between in (r"[.]", r"[._]+"):
+        wanted = re.split(between, name)
+        found = [module for module in modules() if _holds(re.split(between, module), wanted)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def _holds(words: list[str], wanted: list[str]) -> bool:
+    rest = iter(words)
+    return words[-1] == wanted[-1] and all(word in rest for word in wanted)
 
 
 @functools.cache
@@ -355,11 +129,11 @@ def source(module: str) -> tuple[str, ...]:
     return tuple(inspect.getsource(importlib.import_module(f"engine.{module}")).splitlines())
 
 
-def code_links(request: Request, entry: Entry) -> tuple[Code, ...]:
+def code_links(request: Request, entry: Explanation) -> tuple[Code, ...]:
     """Where a formula is computed, as links into our own source."""
     return tuple(
         Code(
-            f"{file_of(module)} · {name}",
+            f"{modules()[module]} · {name}",
             link(request, f"/method/source/{module}") + f"#L{line_of(module, name)}",
         )
         for module, name in entry.code
@@ -369,21 +143,29 @@ def code_links(request: Request, entry: Entry) -> tuple[Code, ...]:
 @router.get("/method", response_class=HTMLResponse)
 async def method_page(request: Request) -> HTMLResponse:
     """Every formula, with its meaning, its source and its code."""
-    code = {entry.key: code_links(request, entry) for entry in ENTRIES}
-    return render(request, "method/page.html", MethodPage(_BY_KEY, code, TERMS))
+    context = MethodPage(
+        entries={entry.key: entry for entry in ENTRIES},
+        code={entry.key: code_links(request, entry) for entry in ENTRIES},
+        frames=tuple(one for one in FRAMES.values() if one.explanation is not None),
+        geometries=tuple(GEOMETRIES.values()),
+        terms=TERMS,
+    )
+    return render(request, "method/page.html", context)
+
+
+ModuleName = Annotated[str, Path(max_length=60, pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+){0,2}$")]
 
 
 @router.get("/method/source/{module}", response_class=HTMLResponse)
-async def source_page(
-    request: Request,
-    module: Annotated[str, Path(max_length=60, pattern=r"^[a-z_]+(\.[a-z_]+){0,2}$")],
-) -> HTMLResponse:
+async def source_page(request: Request, module: ModuleName) -> Response:
     """One module of the engine, with a line to link to for each of its lines."""
     if module not in modules():
-        raise HTTPException(404, "There is no such module in the engine.")
+        meant = module_of(module)
+        if meant is None:
+            raise HTTPException(404, "There is no such module in the engine.")
+        return RedirectResponse(link(request, f"/method/source/{meant}"), 308)
     lines = source(module)
     summary = (importlib.import_module(f"engine.{module}").__doc__ or "").strip().split("\n")[0]
     every = tuple((name, link(request, f"/method/source/{name}")) for name in modules())
-    return render(
-        request, "method/source.html", SourcePage(module, file_of(module), summary, lines, every)
-    )
+    context = SourcePage(module, modules()[module], summary, lines, every)
+    return render(request, "method/source.html", context)

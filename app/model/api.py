@@ -1,26 +1,22 @@
-"""The models that may be opened, as JSON under ``/api/v1/models``."""
+"""The open model, its check and frames, and the models that may be opened, as JSON."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from app.model.choice import ModelName, ModelState, rows_of
-from app.model.explorer import Explorer
-from app.trace.api import Document, Question, described, json_answer
+from app.model.choice import ModelState, OpenOrder, rows_of
+from app.model.explorer import Explorer, ExplorerDep, limits_of
 from app.web import export
-from app.web.dependencies import ExplorerDep
+from app.web.answers import Document, described, json_answer
+from engine import LatentSpace
+from engine.frames.kinds import FrameName
 
 router = APIRouter(prefix="/api/v1", tags=["api"])
-
-
-class OpenOrder(Question):
-    """Which model is to be opened."""
-
-    name: ModelName
 
 
 class ModelDocument(BaseModel):
@@ -42,6 +38,52 @@ class ModelsDocument(Document):
     progress: str = Field(description="One sentence: what is being done.")
 
 
+class FrameDocument(Document):
+    """The figures of a frame."""
+
+    rank: int
+    condition_number: float | None
+    residual: float | None
+    round_trip_rate: float | None
+    vocabulary: int
+    width: int
+
+
+class CheckDocument(Document):
+    """The self-check."""
+
+    ok: bool
+
+
+@router.get("/frames/{frame}", responses=described(FrameDocument))
+async def frame(
+    request: Request,
+    frame: Annotated[FrameName, Path(description="Which frame.")],
+    explorer: ExplorerDep,
+) -> Response:
+    """The figures of a frame: rank, condition, residuals, bounds, leverage, round trip."""
+    write = explorer.writer()
+    return json_answer(await explorer.document(request, write, LatentSpace.frame_report, frame))
+
+
+@router.get("/check", responses=described(CheckDocument))
+async def check(explorer: ExplorerDep) -> Response:
+    """The self-check of the loaded model."""
+    return json_answer(export.document(explorer.checked()))
+
+
+@router.get("/model", responses=described())
+async def model(explorer: ExplorerDep) -> Response:
+    """The loaded model, this server's limits and the versions behind the numbers."""
+    facts = explorer.facts()
+    body = {
+        **facts.to_dict(),
+        "limits": asdict(limits_of(explorer.settings)),
+        "versions": export.versions(),
+    }
+    return json_answer(export.dumps(body))
+
+
 @router.get("/models", responses=described(ModelsDocument))
 async def models(explorer: ExplorerDep) -> Response:
     """The models that may be opened, which one is open, and how far an opening is."""
@@ -55,7 +97,7 @@ async def models_open(order: OpenOrder, explorer: ExplorerDep) -> Response:
     Ask ``/api/v1/models`` how far it is. A model that is open already stays open.
     """
     await explorer.models.switch_to(order.name)
-    return Response(export.dumps(_document(explorer)), 202, media_type="application/json")
+    return json_answer(export.dumps(_document(explorer)), 202)
 
 
 def _document(explorer: Explorer) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields, is_dataclass
+from operator import itemgetter
 from typing import Any, TypeVar
+
+from cachetools import LRUCache
 
 from engine.progress import Check
 
@@ -19,35 +21,29 @@ class ResultCache:
     def __init__(self, limit: int) -> None:
         """Make it empty; `limit` in bytes, 0 keeps nothing."""
         self.limit = limit
-        self.size = 0
-        self._held: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._held: LRUCache[Hashable, tuple[Any, int]] = LRUCache(limit, getsizeof=itemgetter(1))
 
     def __len__(self) -> int:
         return len(self._held)
 
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return int(self._held.currsize)
+
     def get(self, key: Hashable) -> Any | None:
         """The result under the key, or None."""
         found = self._held.get(key)
-        if found is None:
-            return None
-        self._held.move_to_end(key)
-        return found[0]
+        return None if found is None else found[0]
 
     def clear(self) -> None:
         """Forget everything."""
         self._held.clear()
-        self.size = 0
 
     def put(self, key: Hashable, value: Any, size: int) -> None:
         """Keep a result of so many bytes; one that is larger than a quarter of all is not kept."""
-        if size > self.limit // 4:
-            return
-        old = self._held.pop(key, None)
-        self.size += size - (old[1] if old else 0)
-        self._held[key] = (value, size)
-        while self.size > self.limit:
-            _, (_, freed) = self._held.popitem(last=False)
-            self.size -= freed
+        if size <= self.limit // 4:
+            self._held[key] = (value, size)
 
 
 def measured(work: Callable[[Check], T], key: Hashable, check: Check) -> tuple[T, int]:

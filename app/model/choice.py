@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.responses import RedirectResponse, Response
 
 from app.model.catalogue import Entry
-from app.model.explorer import Explorer
-from app.web.dependencies import ExplorerDep
+from app.model.explorer import Explorer, ExplorerDep
+from app.web.questions import Question
 from app.web.rendering import link, render_text
 
 ModelName = Annotated[str, Field(max_length=400, description="A name of the list.")]
@@ -23,10 +23,8 @@ ModelState = Literal["open", "opening", "listed"]
 REFRESH_S = 1
 
 
-class OpenForm(BaseModel):
-    """Which model is to be opened, from the page."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class OpenOrder(Question):
+    """Which model is to be opened."""
 
     name: ModelName
 
@@ -76,7 +74,7 @@ async def opening_panel(request: Request, explorer: ExplorerDep) -> Response:
 
 @router.post("/model/open")
 async def open_model(
-    request: Request, form: Annotated[OpenForm, Form()], explorer: ExplorerDep
+    request: Request, form: Annotated[OpenOrder, Form()], explorer: ExplorerDep
 ) -> Response:
     """Begin to open a model of the list; the page Model shows how far it is."""
     await explorer.models.switch_to(form.name)

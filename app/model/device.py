@@ -22,10 +22,12 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, Literal, TypeVar
+
+from cachetools import LRUCache
 
 from engine.errors import Cancelled, DeadlineExceeded, QueueFull
 from engine.progress import Check
@@ -142,7 +144,7 @@ class DeviceThread:
         self._waiting = 0
         self._round = 0
         """Of the latest job that took its turn; it never falls."""
-        self._served: OrderedDict[str, int] = OrderedDict()
+        self._served: LRUCache[str, int] = LRUCache(_REMEMBERED)
         self._turns = 0
         self._first: deque[Job[Any]] = deque()
         self._background: deque[Job[Any]] = deque()
@@ -329,9 +331,6 @@ class DeviceThread:
             del self._lines[client]
         self._turns += 1
         self._served[client] = self._turns
-        self._served.move_to_end(client)
-        if len(self._served) > _REMEMBERED:
-            self._served.popitem(last=False)
         return job
 
     def _retry_after(self) -> int:

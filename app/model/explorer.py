@@ -18,18 +18,22 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
+from fastapi import Depends
 from starlette.requests import Request
 
-from app.model.cache import ResultCache, footprint, measured
+from app.model.cache import ResultCache, measured
 from app.model.device import DeviceThread, Job
-from app.model.open_model import ModelFacts, NotReady, Opened
+from app.model.open_model import ModelFacts, Opened
 from app.model.switching import Models, State
 from app.settings import Settings
-from app.web.advice import less, seconds
+from app.web.export import Document, Source
 from app.web.metrics import Metrics
+from app.web.paths import less, own_path
+from app.web.problems import ClientGone
 from app.web.security import QUEUED_S
+from app.web.words import span
 from engine import LatentSpace, Limits, load
 from engine.bases.selfcheck import SelfCheck
 from engine.errors import DeadlineExceeded, TokenError
@@ -38,10 +42,6 @@ from engine.progress import Check, no_check
 T = TypeVar("T")
 PLACES_OF_A_CLIENT = 4
 """Of the queue, where the setting ``client_places`` is not set."""
-
-
-class ClientGone(Exception):
-    """The client closed the connection; nobody reads an answer."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def load_space(
     settings: Settings,
     check: Check = no_check,
     tell: Callable[[str], None] = lambda words: None,
-    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+    exclusive: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> LatentSpace:
     """Load the model that the settings name; slow.
 
@@ -91,7 +91,7 @@ def load_space(
         settings: which model, and where and how it runs.
         check: raises to stop.
         tell: called with a few words at each phase.
-        alone: entered for the moments in which no other thread may compute.
+        exclusive: entered for the moments in which no other thread may compute.
     """
     return load(
         settings.model,
@@ -107,7 +107,7 @@ def load_space(
         device_map=settings.device_map,
         check=check,
         tell=tell,
-        alone=alone,
+        exclusive=exclusive,
     )
 
 
@@ -137,7 +137,10 @@ class Explorer:
         self.device = DeviceThread(
             places=settings.queue_places, per_client=partial(places_of, settings)
         )
-        self.models = Models(settings, self.device, _load, space, threads=threads_of(settings))
+        self.models = Models(
+            settings, self.device, lambda *given: load_space(*given), space,
+            threads=threads_of(settings),
+        )  # fmt: skip
         self.models.on_change = self._changed
         self._results = ResultCache(settings.result_cache_mib * 2**20)
         self._flights: dict[Hashable, _Flight] = {}
@@ -222,11 +225,6 @@ class Explorer:
         self.models.close()
 
     @property
-    def notice(self) -> str | None:
-        """A sentence that stands on each page, or None."""
-        return self.settings.notice
-
-    @property
     def badge(self) -> Badge:
         """The mark at the head of each page."""
         found = self.self_check
@@ -246,6 +244,14 @@ class Explorer:
             ModelError: it could not be.
         """
         return self.models.required().facts
+
+    def source(self, prompt: str | None = None) -> Source:
+        """Where an answer's numbers come from; raises as `facts` does."""
+        return Source.of(self.facts(), prompt)
+
+    def writer(self, prompt: str | None = None) -> Document:
+        """Writes a result as JSON that says where it comes from; raises as `facts` does."""
+        return Document(self.source(prompt))
 
     def checked(self) -> SelfCheck:
         """The self-check, for an answer that cannot do without; raises as `facts` does."""
@@ -357,11 +363,9 @@ class Explorer:
             value, _ = await _while_connected(request, flight.future, deadline_s)
             return cast(T, value)
         except DeadlineExceeded:  # here, or on the device thread, which knows no more of it
-            path = str(request.scope.get("path", ""))
-            root = str(request.scope.get("root_path", ""))
             raise DeadlineExceeded(
-                f"The answer took longer than {seconds(deadline_s)} and was stopped; "
-                f"{less(path.removeprefix(root))}."
+                f"The answer took longer than {span(deadline_s)} and was stopped; "
+                f"{less(own_path(request.scope))}."
             ) from None
         finally:
             request.scope.setdefault("state", {})[QUEUED_S] = flight.job.waited_s
@@ -395,13 +399,13 @@ class Explorer:
         self._results.clear()
 
 
-def _load(
-    settings: Settings,
-    check: Check,
-    tell: Callable[[str], None],
-    alone: Callable[[], AbstractContextManager[None]],
-) -> LatentSpace:
-    return load_space(settings, check, tell, alone)
+async def _explorer(request: Request) -> Explorer:
+    explorer: Explorer = request.app.state.explorer
+    return explorer
+
+
+ExplorerDep = Annotated[Explorer, Depends(_explorer)]
+"""The open model as the handlers see it."""
 
 
 def client_of(request: Request) -> str:
@@ -480,9 +484,3 @@ def _key(
 
 def _label(call: Callable[..., Any]) -> str:
     return call.__name__.strip("_")
-
-
-__all__ = [
-    "Badge", "ClientGone", "Explorer", "ModelFacts", "NotReady", "ResultCache",
-    "State", "client_of", "footprint", "limits_of", "load_space", "token_reference",
-]  # fmt: skip

@@ -11,15 +11,16 @@ from collections.abc import Callable
 from concurrent.futures import wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from app.model.catalogue import Entry
 from app.model.device import DeviceThread, Job
-from app.model.open_model import NotReady
 from app.settings import Settings
 from app.web.logs import OWN_WORDS
+from app.web.problems import NotReady
 from engine import LatentSpace
 from engine.errors import DeadlineExceeded, LexiscopeError
+from engine.model.opening import Tell
 from engine.progress import Check
 
 T = TypeVar("T")
@@ -31,17 +32,8 @@ WAIT_S = 0.05
 log = logging.getLogger("lexiscope")
 
 
-class Load(Protocol):
-    """How a model is loaded; `app.model.explorer.load_space`."""
-
-    def __call__(
-        self,
-        settings: Settings,
-        check: Check,
-        tell: Callable[[str], None],
-        alone: Callable[[], AbstractContextManager[None]],
-    ) -> LatentSpace:
-        """The space of the model that the settings name."""
+Load = Callable[[Settings, Check, Tell, Callable[[], AbstractContextManager[None]]], LatentSpace]
+"""How a model is loaded; `app.model.explorer.load_space`."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.model.open_model import pinned
 from app.model.switching import Models
+from app.web.paths import own_path
 from app.web.security import PUBLIC, PUBLIC_PREFIX, Refuse
 
 MODEL = b"x-lexiscope-model"
@@ -37,7 +38,7 @@ class OneModel:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer by the model that is open now, or say that it is not the one that is meant."""
-        path = _path(scope)
+        path = own_path(scope)
         if scope["type"] != "http" or path in PUBLIC or path.startswith(PUBLIC_PREFIX):
             await self._app(scope, receive, send)
             return
@@ -65,8 +66,3 @@ def _asks_the_model(path: str, headers: Headers) -> bool:
     if headers.get("hx-boosted") == "true" and "hx-target" not in headers:
         return False
     return not any(path == one or path.startswith(f"{one}/") for one in OF_NO_MODEL)
-
-
-def _path(scope: Scope) -> str:
-    path, root = str(scope.get("path", "")), str(scope.get("root_path", ""))
-    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path

@@ -11,33 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from urllib.parse import quote
 
 from engine import LatentSpace
 from engine.bases.selfcheck import SelfCheck
-from engine.errors import LexiscopeError
-
-
-class NotReady(Exception):
-    """The model is not loaded yet, or could not be; the message is a sentence.
-
-    Attributes:
-        retry_after: seconds after which trying again makes sense; None: it makes none.
-    """
-
-    def __init__(self, sentence: str, *, retry_after: int | None = 2) -> None:
-        super().__init__(sentence)
-        self.retry_after = retry_after
-
-
-class Conflict(LexiscopeError):
-    """What was asked does not go together with what is open or under way (409)."""
-
-
-class ModelChanged(Conflict):
-    """Another model is open than the one that was asked."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +53,7 @@ class ModelFacts:
 
     def to_dict(self) -> dict[str, object]:
         """As it stands in the JSON of ``/api/v1/model``."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "anatomy"}
-        plain["anatomy"] = dict(self.anatomy)
-        return plain
+        return {**asdict(self), "anatomy": dict(self.anatomy)}
 
 
 def facts_of(space: LatentSpace) -> ModelFacts:

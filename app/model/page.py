@@ -10,27 +10,22 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
-from app.method.page import TERMS, Term
+from app.method.terms import TERMS, Term
 from app.model.choice import ModelList, model_list
-from app.model.explorer import Explorer, ModelFacts
-from app.trace.api import Question
-from app.web.dependencies import ExplorerDep
-from app.web.rendering import link, number, render, render_text
+from app.model.explorer import Explorer, ExplorerDep
+from app.model.open_model import ModelFacts
+from app.web.pages import Page
+from app.web.questions import Question
+from app.web.rendering import link, render, render_text
+from app.web.words import number
 from engine import LatentSpace
 from engine.bases.frame_report import FrameReport
 from engine.bases.selfcheck import CheckItem
 from engine.errors import OptionError
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 
 router = APIRouter(include_in_schema=False)
-
-FRAME_NAMES: Mapping[str, str] = {
-    "output": "semantic bases (output)",
-    "input": "input embeddings",
-    "head": "raw head rows",
-    "tight": "tight frame",
-    "random": "random (control)",
-}
+PAGE = Page("Model", "/model", router)
 
 
 class ModelQuery(Question):
@@ -136,15 +131,13 @@ async def frames_panel(request: Request, explorer: ExplorerDep) -> HTMLResponse:
 async def frame_table(request: Request, explorer: Explorer) -> FrameTable:
     """Every frame's figures; a frame that the model does not have says why."""
     columns = []
-    for name in FRAMES:
+    for name, kind in FRAMES.items():
         try:
             report = await explorer.ask(request, LatentSpace.frame_report, name)
         except OptionError as error:
-            columns.append(FrameColumn(name, FRAME_NAMES[name], "", str(error), ()))
+            columns.append(FrameColumn(name, kind.heading, "", str(error), ()))
             continue
-        columns.append(
-            FrameColumn(name, FRAME_NAMES[name], report.note, None, tuple(_figures(report)))
-        )
+        columns.append(FrameColumn(name, kind.heading, report.note, None, tuple(_figures(report))))
     labels = (*FIGURES, (None, "taken apart in"), (None, "held besides the weights"))
     return FrameTable(labels, tuple(columns))
 

@@ -20,7 +20,7 @@ from typing import Literal, TypeVar
 
 from anyio import to_thread
 
-from app.model.catalogue import Catalogue, Entry, as_name, catalogue_of
+from app.model.catalogue import Catalogue, Entry, catalogue_of
 from app.model.device import DeviceThread
 from app.model.loading import (
     WAIT_S,
@@ -33,17 +33,9 @@ from app.model.loading import (
     no_thread,
     on_device,
 )
-from app.model.open_model import (
-    Conflict,
-    ModelChanged,
-    NotReady,
-    Opened,
-    facts_of,
-    is_pinned,
-    pin_of,
-)
+from app.model.open_model import Opened, facts_of, is_pinned, pin_of
 from app.settings import Settings
-from app.storage.store import NotFound
+from app.web.problems import Conflict, ModelChanged, NotFound, NotReady
 from engine import LatentSpace
 from engine.cost import give_memory_back
 from engine.errors import Cancelled, QueueFull
@@ -347,7 +339,7 @@ class Models:
             entry.settings(self._settings),
             self._check,
             partial(self._say, entry.name),
-            self._alone,
+            self._exclusive,
         )
         if entry.listed:
             space.model.name = entry.name
@@ -389,7 +381,7 @@ class Models:
             raise Cancelled("The server is shutting down.")
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _exclusive(self) -> Iterator[None]:
         """Keep the device thread waiting: nobody computes meanwhile."""
         if self._opened is None:
             yield
@@ -467,6 +459,3 @@ def _at_once(act: Callable[[], None]) -> bool:
 
 def _nothing() -> None:
     """What is done where nobody waits for news."""
-
-
-__all__ = ["FailedOpening", "Models", "Opening", "State", "as_name"]

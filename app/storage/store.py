@@ -26,11 +26,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from anyio import to_thread
 
 from app.settings import Settings
+from app.web.problems import NotFound, StorageBusy, StorageError
 from engine.errors import ArtifactError
 
+T = TypeVar("T")
 Kind = Literal["sets", "calibrations", "reports"]
 KINDS: tuple[Kind, ...] = ("sets", "calibrations", "reports")
 MANIFEST = "manifest.json"
@@ -51,18 +55,6 @@ CREATE TABLE IF NOT EXISTS saved (
 );
 """
 log = logging.getLogger("lexiscope")
-
-
-class StorageError(Exception):
-    """Nothing can be saved: the disk is full, or the data folder cannot be written or read."""
-
-
-class StorageBusy(StorageError):
-    """Another process holds the data folder."""
-
-
-class NotFound(Exception):
-    """There is nothing under that id."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +158,7 @@ class Store:
 
     def records(self, kind: Kind) -> tuple[Record, ...]:
         """What is saved of a kind, the newest first."""
-        with self._reading() as rows:
+        with self._using() as rows:
             found = rows.execute(
                 "SELECT kind, id, created, summary, job FROM saved WHERE kind = ? "
                 "ORDER BY created DESC, id", (kind,)
@@ -257,40 +249,35 @@ class Store:
             StorageError: it could not be written.
         """
         text = json.dumps(row)
-        try:
-            with self._lock, self._rows:
-                self._rows.execute(
-                    "INSERT OR REPLACE INTO jobs (id, created, state, row) VALUES (?, ?, ?, ?)",
-                    (row["id"], row["created"], row["state"], text),
-                )
-        except sqlite3.Error as error:
-            raise storage_error(error) from error
+        with self._using() as rows, rows:
+            rows.execute(
+                "INSERT OR REPLACE INTO jobs (id, created, state, row) VALUES (?, ?, ?, ?)",
+                (row["id"], row["created"], row["state"], text),
+            )
 
     def jobs(self) -> tuple[dict[str, Any], ...]:
         """The rows of all jobs that are kept, the newest first."""
-        with self._reading() as rows:
+        with self._using() as rows:
             found = rows.execute("SELECT row FROM jobs ORDER BY created DESC").fetchall()
         every = (_plain(text) for (text,) in found)
         return tuple(row for row in every if row is not None)
 
     def forget_jobs(self, ids: Iterator[str] | list[str]) -> None:
         """Drop the rows of these jobs."""
-        try:
-            with self._lock, self._rows:
-                self._rows.executemany("DELETE FROM jobs WHERE id = ?", [(one,) for one in ids])
-        except sqlite3.Error as error:
-            raise storage_error(error) from error
+        with self._using() as rows, rows:
+            rows.executemany("DELETE FROM jobs WHERE id = ?", [(one,) for one in ids])
 
     def result_of(self, job: str) -> str | None:
         """The id of what a job has saved, or None."""
-        with self._reading() as rows:
+        with self._using() as rows:
             found = rows.execute("SELECT id FROM saved WHERE job = ?", (job,)).fetchone()
         return None if found is None else str(found[0])
 
     # How it is done
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        """The database, for one thread at a time; what goes wrong there is a `StorageError`."""
         try:
             with self._lock:
                 yield self._rows
@@ -356,6 +343,11 @@ class Store:
                 "VALUES (?, ?, ?, ?, ?)",
                 (record.kind, record.id, record.created, record.job, json.dumps(record.summary)),
             )
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """Do what reads or writes files beside the event loop."""
+    return await to_thread.run_sync(work)
 
 
 def open_store(settings: Settings) -> tuple[Store | None, str]:

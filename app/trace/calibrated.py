@@ -10,14 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastapi import Request
-
 from app.calibrate.calibrations import Calibrations
 from app.figures.calibrate import label_colour
-from app.storage.store import NotFound, StorageError
-from app.trace.words import Choice
-from app.web.rendering import link
-from engine.errors import ArtifactError, InputError, NonFiniteError
+from app.web.words import Choice
 from engine.model.vocabulary import Token
 
 if TYPE_CHECKING:
@@ -25,8 +20,6 @@ if TYPE_CHECKING:
 
 SHOWN = 40
 """Positions that the strip shows: the last ones of the prompt."""
-NEAR = 5
-"""Nearest tokens of the vocabulary on either side."""
 
 
 @dataclass(frozen=True)
@@ -88,37 +81,15 @@ async def choices(calibrations: Calibrations, chosen: str | None) -> tuple[Choic
     )
 
 
-async def panel(
-    request: Request,
-    calibrations: Calibrations,
-    id_: str,
-    prompt: str,
-    how: Mapping[str, object],
-    off_href: str,
-) -> CalibrationPanel:
-    """The panel; whatever keeps the calibration from being read is a sentence in it.
+def panel(found: Readings, name: str, href: str, off_href: str) -> CalibrationPanel:
+    """The panel of a calibration that could be read.
 
     Args:
-        request: who asks.
-        calibrations: what is saved.
-        id_: which of them.
-        prompt: the text that is traced.
-        how: ``bos`` and ``chat``, as in the trace.
+        found: the prompt before and after it.
+        name: what it is called.
+        href: its own page.
         off_href: where it is switched off.
     """
-    href = link(request, f"/calibrate/{id_}")
-    try:
-        saved = await calibrations.get(id_)
-        found = await calibrations.readings(
-            request, id_, prompt, k=NEAR, bos=str(how["bos"]), chat=bool(how["chat"])
-        )
-    except (ArtifactError, InputError, NonFiniteError, NotFound, StorageError) as error:
-        text = str(error)
-        return CalibrationPanel("", href, off_href, text[:1].upper() + text[1:])
-    return _made(found, saved.view.name, href, off_href)
-
-
-def _made(found: Readings, name: str, href: str, off_href: str) -> CalibrationPanel:
     colours = {label: label_colour(i) for i, label in enumerate(found.labels)}
     last = found.positions[-1]
 

@@ -7,70 +7,39 @@ link is built by `link_to` from the query it stands on, so none loses a setting.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
-from pydantic import Field, model_validator
 
-from app.calibrate.calibrations import Calibrations
-from app.method.page import TERMS, Term
-from app.model.explorer import Explorer, ModelFacts
+from app.calibrate.calibrations import Calibrations, CalibrationsDep
+from app.figures.names import FRAMES, GEOMETRIES, LABELS, STATES
+from app.method.terms import TERMS, Term
+from app.model.explorer import Explorer, ExplorerDep
+from app.model.open_model import ModelFacts
 from app.trace import calibrated as switched_on
-from app.trace.agreement import agreement
-from app.trace.api import TraceQuestion
-from app.trace.cost import CostEstimate, predict_cost
+from app.trace.calibrated import CalibrationPanel
 from app.trace.examples import EXAMPLES, LOOKED_AT
-from app.trace.panels import Panels
+from app.trace.panels import Panels, agreement
+from app.trace.question import TraceQuery, TraceQuestion, link_to
+from app.trace.reading import Reading, Switched, predict_cost, read
 from app.trace.shown import AgreementPanel, CellPanel, CurvePanel, GridPanel, PathPanel
-from app.trace.words import (
-    COLOURS,
-    FRAMES,
-    GEOMETRIES,
-    LABELS,
-    MAX_PINS,
-    Choice,
-    probability,
-)
-from app.web.dependencies import CalibrationsDep, ExplorerDep, PromptText
+from app.trace.words import COLOURS
+from app.web.pages import Page
+from app.web.problems import NotFound, StorageError
 from app.web.questions import ask
 from app.web.rendering import link, render, render_text
+from app.web.words import Choice, choices, probability, seconds, sentence
 from engine import LatentSpace
-from engine.errors import InputError, OptionError
+from engine.errors import ArtifactError, InputError, NonFiniteError, OptionError
 from engine.model.vocabulary import Token
-from engine.trace.result import Cost, Trace
+from engine.trace.cell import Cell
+from engine.trace.result import Cost
 
 router = APIRouter(include_in_schema=False)
-
-
-# ---- what is asked -------------------------------------------------------------------------------
-
-
-class TraceQuery(TraceQuestion):
-    """The whole state of the page."""
-
-    prompt: PromptText = EXAMPLES[0].prompt
-    colour: Literal["probability", "entropy", "rank", "kl", "agreement", "deviation", "border"] = (
-        "probability"
-    )
-    curve: Literal["probability", "score", "rank"] = "probability"
-    pin: tuple[Annotated[int, Field(ge=0, le=99_999_999)], ...] = Field((), max_length=MAX_PINS)
-    cell: str | None = Field(None, pattern=r"^[0-9]{1,4},[0-9]{1,5}$")
-    start: int | None = Field(None, ge=0, le=100_000)
-    panel: Literal["agreement"] | None = None
-    calibration: str | None = Field(None, pattern=r"^[0-9a-f]{24}$")
-    """A saved calibration that is switched on."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_fields(cls, values: Any) -> Any:
-        """An empty field of a form is a setting left at its default; an empty prompt is one."""
-        if not isinstance(values, dict):
-            return values
-        return {k: v for k, v in values.items() if k == "prompt" or v not in ("", [""])}
+PAGE = Page("Trace", "/", router)
 
 
 # ---- what is shown -------------------------------------------------------------------------------
@@ -153,7 +122,7 @@ class Result:
     agreement_href: str
     agreement_load: str
     export: Export
-    calibration: switched_on.CalibrationPanel | None
+    calibration: CalibrationPanel | None
     """What a calibration makes of the last layer; None where none is switched on."""
     hidden: tuple[tuple[str, str], ...]
     """State that no visible switch holds, for the form."""
@@ -173,22 +142,9 @@ class TracePage:
     terms: dict[str, Term]
 
 
-def link_to(request: Request, query: TraceQuery, /, path: str = "/", **changes: Any) -> str:
-    """A link that keeps the entire state but for the changes; defaults are left out."""
-    state = query.model_dump(exclude_defaults=True) | changes
-    fields = type(query).model_fields
-    kept = {k: v for k, v in state.items() if v != fields[k].default}
-    if kept.get("temperature") is not None:
-        kept["temperature"] = f"{kept['temperature']:g}"
-    return link(request, path, **kept)
-
-
 def _form(
     query: TraceQuery, facts: ModelFacts, explorer: Explorer, calibrations: tuple[Choice, ...]
 ) -> Form:
-    def choices(pairs: Iterable[tuple[str, ...]], chosen: str) -> tuple[Choice, ...]:
-        return tuple(Choice(p[0], p[1], p[0] == chosen, p[2] if len(p) > 2 else "") for p in pairs)
-
     folded = ("state", "centred", "temperature", "layers", "positions", "k", "bos", "chat",
               "words_only")  # fmt: skip
     fields = type(query).model_fields
@@ -196,7 +152,7 @@ def _form(
         prompt=query.prompt,
         geometries=choices(GEOMETRIES, query.geometry),
         frames=choices(FRAMES, query.frame),
-        states=choices((("normed", "final-normed"), ("raw", "raw")), query.state),
+        states=choices(STATES, query.state),
         colours=choices(COLOURS, query.colour),
         bos=choices((("auto", "as the model does"), ("yes", "yes"), ("no", "no")), query.bos),
         centred=query.centred,
@@ -274,7 +230,9 @@ async def cost_line(
     """What a run would take, while the prompt is still being written."""
     line, problem = None, None
     try:
-        line = _forecast(await explorer.ask(request, predict_cost, query.prompt, query.options()))
+        cost = await explorer.ask(request, predict_cost, query.prompt, query.options())
+        foretold = _pair(cost.predicted_seconds, cost.predicted_bytes)
+        line = CostLine(cost.tokens, foretold, None)
     except InputError as error:
         problem = str(error)
     context = {
@@ -290,28 +248,45 @@ async def cost_line(
 # ---- from results to what is shown ---------------------------------------------------------------
 
 
+async def _read(
+    request: Request, explorer: Explorer, calibrations: Calibrations, query: TraceQuery
+) -> tuple[Reading, CalibrationPanel | None]:
+    """All that is shown, in one question to the engine; with the panel of a calibration.
+
+    Whatever keeps a calibration from being read is a sentence in its panel.
+    """
+    asked = partial(
+        explorer.ask,
+        request,
+        read,
+        query.prompt,
+        query.options(),
+        cell=query.place,
+        pins=query.pin or None,
+        agreement=query.panel == "agreement",
+    )
+    if query.calibration is None:
+        return await asked(), None
+    href = link(request, f"/calibrate/{query.calibration}")
+    off_href = link_to(request, query, calibration=None)
+    try:
+        saved = await calibrations.get(query.calibration)
+        calibrations.check_model(saved.view)
+        found = await asked(switched=Switched(calibrations, query.calibration))
+    except (ArtifactError, InputError, NonFiniteError, NotFound, StorageError) as error:
+        # Without it: what is wrong with the prompt itself is raised again.
+        problem = CalibrationPanel("", href, off_href, sentence(str(error)))
+        return await asked(), problem
+    assert found.switched is not None
+    return found, switched_on.panel(found.switched, saved.view.name, href, off_href)
+
+
 async def _result(
     request: Request, explorer: Explorer, calibrations: Calibrations, query: TraceQuery
 ) -> tuple[Result, CostLine]:
-    options = query.options()
-    trace = await explorer.ask(request, LatentSpace.trace, query.prompt, options)
-    layer, position, note = _place(query, trace)
-    cell = await explorer.ask(request, LatentSpace.cell, query.prompt, layer, position, options)
-    curves = await explorer.ask(
-        request, LatentSpace.curves, query.prompt, query.pin or None, options, position=position
-    )
-    shown = None
-    if query.panel == "agreement":
-        shown = agreement(
-            await explorer.ask(request, LatentSpace.agreement, query.prompt, options), query
-        )
-    switched = None
-    if query.calibration is not None:
-        how = {"bos": query.bos, "chat": query.chat}
-        off = link_to(request, query, calibration=None)
-        switched = await switched_on.panel(
-            request, calibrations, query.calibration, query.prompt, how, off
-        )
+    found, switched = await _read(request, explorer, calibrations, query)
+    trace, cell = found.trace, found.cell
+    layer, position = cell.layer, cell.position
     draw = Panels(
         query,
         trace,
@@ -328,10 +303,10 @@ async def _result(
         temperature=f"{trace.temperature:g}",
         warnings=trace.warnings,
         grid=draw.grid((layer, position)),
-        cell=draw.cell(cell, note, curves),
-        curves=draw.curves(curves, layer),
+        cell=draw.cell(cell, _note(query, cell), found.curves),
+        curves=draw.curves(found.curves, layer),
         path=draw.path(layer, position),
-        agreement=shown,
+        agreement=None if found.agreement is None else agreement(found.agreement, query),
         agreement_href=link_to(request, query, panel="agreement") + "#agreement",
         agreement_load=link_to(request, query, "/trace/agreement", cell=None, pin=(), start=None),
         export=_export(request, query, explorer),
@@ -370,17 +345,12 @@ def _page(
     return TracePage(examples, look, form, cost, None, result, problem, dict(TERMS))
 
 
-def _place(query: TraceQuery, trace: Trace) -> tuple[int, int, str | None]:
-    """The cell that is open: the one that was asked for, else the last layer's last position."""
-    last = trace.layers[-1], trace.positions[-1]
-    if query.cell is None:
-        return *last, None
-    layer, position = (int(part) for part in query.cell.split(","))
-    if layer in trace.layers and position in trace.positions:
-        return layer, position, None
-    return *last, (
-        f"Layer {layer}, position {position} is not part of this trace; here is its last cell."
-    )
+def _note(query: TraceQuery, cell: Cell) -> str | None:
+    """What is said where another cell is shown than the one that was asked for."""
+    if query.place in (None, (cell.layer, cell.position)):
+        return None
+    layer, position = query.place
+    return f"Layer {layer}, position {position} is not part of this trace; here is its last cell."
 
 
 def _hidden(query: TraceQuery) -> tuple[tuple[str, str], ...]:
@@ -414,23 +384,9 @@ def _export(request: Request, query: TraceQuery, explorer: Explorer) -> Export:
     )
 
 
-def size(value: float) -> str:
-    """Bytes as people read them."""
-    return f"{value / 2**20:.1f} MiB" if value < 2**30 else f"{value / 2**30:.2f} GiB"
-
-
-def seconds(value: float) -> str:
-    """Seconds as people read them."""
-    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
-
-
 def _pair(time: float, memory: float) -> str:
-    return f"{seconds(time)}, {size(memory)}"
-
-
-def _forecast(estimate: CostEstimate) -> CostLine:
-    cost = estimate.cost
-    return CostLine(estimate.tokens, _pair(cost.predicted_seconds, cost.predicted_bytes), None)
+    size = f"{memory / 2**20:.1f} MiB" if memory < 2**30 else f"{memory / 2**30:.2f} GiB"
+    return f"{seconds(time)}, {size}"
 
 
 def _measured(tokens: int, cost: Cost) -> CostLine:

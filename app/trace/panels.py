@@ -7,20 +7,24 @@ nothing. Every link keeps the page's whole state: it is built by the function th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
-from app.figures.names import layer_label, score_name
+from app.figures.names import GEOMETRIES, LABELS, layer_label, score_name
 from app.figures.theme import SIGNS, payload
 from app.figures.trace import grid
 from app.figures.trace_curves import MEASURES, isotropy, transitions
 from app.figures.trace_curves import curves as curves_figure
 from app.figures.trace_planes import planes
+from app.trace.question import TraceQuery
 from app.trace.shown import (
+    AgreementPanel,
     CellPanel,
     CurvePanel,
     Fact,
     GeometryTable,
     GridPanel,
+    HeatCell,
+    HeatGroup,
+    HeatRow,
     PathPanel,
     Pin,
     Run,
@@ -29,29 +33,27 @@ from app.trace.shown import (
     TableRow,
     TokenRow,
 )
-from app.trace.words import (
-    GEOMETRIES,
-    LABELS,
-    MAX_PINS,
-    Choice,
-    layer_span,
-    probability,
-    sentence,
-    signed,
-)
-from app.web.rendering import number
+from app.trace.words import MAX_PINS, layer_span
+from app.web.words import Choice, number, probability, sentence, signed
 from engine.model.vocabulary import Token
-from engine.trace.cell import Cell, Entry
+from engine.reading.geometries import geometry_of
+from engine.trace.agreement import Agreement, AgreementRow
+from engine.trace.cell import Cell, ListedToken
 from engine.trace.curves import Curves
 from engine.trace.result import Trace
-
-if TYPE_CHECKING:
-    from app.trace.page import TraceQuery
 
 MAX_COLUMNS = 64
 """Columns of the grid that a page draws at most; the rest is a link away."""
 TABLE_BUDGET = 1_000_000
 """Characters that the table's links may take together."""
+_NAMED = (
+    ("cosine", "output", "the cosine to the semantic bases (the paper's reading)"),
+    ("l2", "output", "the squared distance to them"),
+    ("share", "output", "the largest share"),
+    ("cosine", "head", "the cosine to the raw head rows"),
+    ("cosine", "tight", "the cosine to the tight frame"),
+)
+"""The readings that the sentence over the table names."""
 
 
 class Panels:
@@ -150,7 +152,7 @@ class Panels:
         )
         return TableCell(href, key, token, f"p {chance} · #{rank}", label, agrees, current)
 
-    def _rows(self, entries: Iterable[Entry], answer: int) -> tuple[TokenRow, ...]:
+    def _rows(self, entries: Iterable[ListedToken], answer: int) -> tuple[TokenRow, ...]:
         return tuple(
             TokenRow(
                 e.token,
@@ -176,7 +178,7 @@ class Panels:
 
         largest = max((abs(s.signed) for s in cell.shares), default=1.0) or 1.0
         signed_sum, parseval_sum = cell.share_sums
-        angle = query.geometry == "cosine"
+        geometry = geometry_of(query.geometry)
         return CellPanel(
             layer=cell.layer,
             position=cell.position,
@@ -187,7 +189,8 @@ class Panels:
             note=note,
             region=cell.region,
             region_href=self._basis(cell.region.id),
-            border=f"{number(cell.border)} rad" if angle else number(cell.border),
+            border=f"{number(cell.border)}{geometry.borders.sign}" if geometry.borders else None,
+            no_border=geometry.no_border,
             border_to=cell.border_to,
             up=step(1, 0),
             down=step(-1, 0),
@@ -233,7 +236,7 @@ class Panels:
             f"the Parseval shares to {parseval_sum:.5f}; put together again, the state is met to "
             f"a relative error of {cell.resolution_error:.1e}.",
             facts=(
-                Fact("norm", number(cell.state_norm)),
+                Fact("norm", number(cell.norm)),
                 Fact("entropy", number(cell.entropy), "nats"),
                 Fact("rank", number(int(cell.final_rank)), "of the answer"),
                 Fact("target", signed(cell.target_similarity)),
@@ -263,9 +266,7 @@ class Panels:
     def curves(self, curves: Curves, layer: int) -> CurvePanel:
         """The curves with a chip for each token."""
         query = self._query
-        figure = curves_figure(
-            curves, query.curve, geometry=query.geometry, selected=layer, legend=False
-        )
+        figure = curves_figure(curves, query.curve, selected=layer, legend=False)
         ids = [token.id for token in curves.tokens]
         values: dict[str, Sequence[Sequence[float]]] = {
             "probability": curves.probabilities.tolist(),
@@ -341,3 +342,48 @@ class Panels:
                 for e in trace.isotropy
             ),
         )
+
+
+def agreement(found: Agreement, query: TraceQuery) -> AgreementPanel:
+    """How often each reading names the model's own prediction, frame by frame."""
+
+    def row(r: AgreementRow) -> HeatRow:
+        shares = [float(value) for value in r.top1]
+        chosen = (r.geometry, r.frame) == (query.geometry, query.frame)
+        return HeatRow(
+            label="largest share" if r.geometry == "share" else LABELS[r.geometry],
+            cells=tuple(_heat(s) for s in shares),
+            overlap=_percent(float(r.overlap[-1])),
+            correlation=signed(float(r.rank_correlation[-1])),
+            rank=f"{float(r.final_rank[-1]):g}",
+            chosen=chosen,
+        )
+
+    frames = sorted({r.frame: r.control for r in found.rows}.items(), key=lambda pair: pair[1])
+    groups = tuple(
+        HeatGroup(LABELS[frame], control, tuple(row(r) for r in found.rows if r.frame == frame))
+        for frame, control in frames
+    )
+    last = {(r.geometry, r.frame): float(r.top1[-1]) for r in found.rows}
+    named = [f"{text} at {_percent(last[g, f])}" for g, f, text in _NAMED if (g, f) in last]
+    chance = max((float(r.top1[-1]) for r in found.rows if r.control), default=0.0)
+    count = len(found.positions)
+    layer = layer_label(found.layers[-1])
+    return AgreementPanel(
+        sentence=f"At layer {layer}, over {count} position{'s' if count != 1 else ''}, the first "
+        f"token is the model's own prediction by {'; by '.join(named)}; by random vectors at "
+        f"{_percent(chance)}.",
+        layers=tuple(layer_label(one) for one in found.layers),
+        groups=groups,
+        last_layer=layer,
+    )
+
+
+def _heat(share: float) -> HeatCell:
+    if share != share:
+        return HeatCell("–", 0)
+    return HeatCell(f"{100 * share:.0f}", min(6, int(share * 7)))
+
+
+def _percent(share: float) -> str:
+    return "–" if share != share else f"{100 * share:.0f}\u00a0%"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.trace.words import Choice
+from app.web.words import Choice
 from engine.model.vocabulary import Token
 
 
@@ -119,7 +119,9 @@ class CellPanel:
     note: str | None
     region: Token
     region_href: str
-    border: str
+    border: str | None
+    """None where the geometry has no formula for it; `no_border` says so."""
+    no_border: str
     border_to: Token
     up: str | None
     down: str | None

@@ -8,13 +8,11 @@ the log only.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
@@ -24,11 +22,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.model.explorer import ClientGone, NotReady
-from app.model.open_model import Conflict
-from app.storage.store import NotFound, StorageError
-from app.web.advice import less
-from app.web.rendering import render_text, wants_fragment
+from app.web.paths import less, own_path
+from app.web.problems import ClientGone, Conflict, NotFound, NotReady, StorageError
+from app.web.rendering import json_text, render_text, wants_fragment
+from app.web.words import begun
 from engine.errors import (
     ArtifactError,
     BudgetExceeded,
@@ -114,10 +111,8 @@ def install(app: FastAPI) -> None:
     """Hang the handlers into the app; the boundary for everything else is `ErrorBoundary`."""
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(LexiscopeError, _on_known)
-    app.add_exception_handler(NotReady, _on_known)
-    app.add_exception_handler(NotFound, _on_known)
-    app.add_exception_handler(StorageError, _on_known)
+    for kind in (LexiscopeError, NotReady, NotFound, StorageError):
+        app.add_exception_handler(kind, _on_known)
     app.add_exception_handler(ClientGone, _on_client_gone)
 
 
@@ -160,7 +155,7 @@ def unforeseen(request: Request, error: Exception) -> Response:
     """The answer to what nobody foresaw: logged with its traceback, shown with an id."""
     if _out_of_memory(error):
         log.error("out of memory", exc_info=error, extra={"request_id": request_id(request)})
-        sentence = f"There was not enough memory for this; {less(_path(request))}."
+        sentence = f"There was not enough memory for this; {less(own_path(request.scope))}."
         return answer(request, 503, sentence, retry_after=5)
     log.error(
         "unforeseen error %s", request_id(request), exc_info=error,
@@ -185,8 +180,7 @@ def answer(
     error_id = request_id(request)
     if _wants_json(request):
         body = {"error": {"sentence": sentence, "status": status, "id": error_id}}
-        content = orjson.dumps(_text_only(body), option=orjson.OPT_APPEND_NEWLINE)
-        return Response(content, status, sent, media_type="application/json")
+        return Response(f"{json_text(body)}\n", status, sent, media_type="application/json")
     context = ErrorContext(
         status=status,
         title=_title(status),
@@ -204,14 +198,6 @@ def answer(
         log.exception("the error page failed")
         page = f"<!doctype html><title>{status}</title><p>{_SENTENCES[500]}</p>".encode()
     return HTMLResponse(page, status, sent)
-
-
-def begun(sentence: str) -> str:
-    """A sentence with a capital at its start, unless it starts with a name such as ``a.csv``."""
-    first = sentence.split(maxsplit=1)[0] if sentence.strip() else ""
-    if any(sign in first.rstrip(".") for sign in ".'\"`“‘"):
-        return sentence
-    return f"{sentence[:1].upper()}{sentence[1:]}"
 
 
 def request_id(request: Request) -> str | None:
@@ -244,8 +230,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> set[str]:
     """What this address can be asked with; Starlette names only its first route's methods."""
-    root = str(request.scope.get("root_path", ""))
-    path = str(request.scope["path"]).removeprefix(root)
+    path = own_path(request.scope)
     first: str | None = None
     found: set[str] = set()
     for context in iter_route_contexts(request.app.routes):
@@ -339,22 +324,7 @@ def _title(status: int) -> str:
 
 
 def _wants_json(request: Request) -> bool:
-    return _path(request).startswith("/api/")
-
-
-def _path(request: Request) -> str:
-    """The path without the root path."""
-    path = str(request.scope.get("path", ""))
-    root = str(request.scope.get("root_path", ""))
-    return path.removeprefix(root)
-
-
-def _text_only(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {key: _text_only(one) for key, one in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return own_path(request.scope).startswith("/api/")
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -17,15 +17,13 @@ import io
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import orjson
 
 from app import version
-from app.model.open_model import ModelFacts
 from engine import Trace
-from engine.bases.frame_report import FrameReport
 from engine.bases.lookup import TokenHit
 from engine.bases.token_basis import TokenBasis
 
@@ -49,6 +47,21 @@ def document(value: Any) -> bytes:
     return dumps(without_clock(value.to_dict()))
 
 
+class _Facts(Protocol):
+    """What an answer says of the model that its numbers are of; `app.model` has them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def revision(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Source:
     """Where numbers come from; two that are equal are of the same model and the same text."""
@@ -62,7 +75,7 @@ class Source:
     """Of the prompt in UTF-8; None where none was asked about."""
 
     @classmethod
-    def of(cls, facts: ModelFacts, prompt: str | None = None) -> Source:
+    def of(cls, facts: _Facts, prompt: str | None = None) -> Source:
         """Of this model, asked about this prompt."""
         digest = None
         if prompt is not None:
@@ -72,8 +85,7 @@ class Source:
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in JSON, with the versions that decided the numbers."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**plain, "versions": versions()}
+        return {**asdict(self), "versions": versions()}
 
     @property
     def words(self) -> str:
@@ -115,11 +127,6 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def forecast(value: Any) -> bytes:
-    """What a run would cost, as JSON; here the seconds are the answer."""
-    return dumps(value.to_dict())
-
-
 def without_clock(value: Any) -> Any:
     """The same structure without measured and forecast seconds, which differ from run to run."""
     if isinstance(value, Mapping):
@@ -129,13 +136,9 @@ def without_clock(value: Any) -> Any:
     return value
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """The versions that decide the numbers."""
-    return dict(_versions())
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
     found = {"lexiscope": version()}
     for name in ("torch", "transformers", "tokenizers", "numpy"):
         try:
@@ -249,90 +252,3 @@ def _plain(value: object) -> object:
     if callable(tolist):
         return tolist()
     raise TypeError(f"{type(value).__name__} is no JSON")
-
-
-# Text for a terminal
-
-
-def trace_text(trace: Trace, width: int = 100) -> str:
-    """A trace as a table of layers and tokens, the nearest token in each cell; for a terminal."""
-    head = [
-        f"model {trace.model.name}   geometry {trace.geometry}   frame {trace.frame}   "
-        f"temperature {trace.temperature:g}"
-    ]
-    labels = {p: trace.tokens[p].label for p in trace.positions}
-    cells = {
-        (i, j): _top_label(trace, i, j)
-        for i in range(len(trace.layers))
-        for j in range(len(trace.positions))
-    }
-    blocks: list[str] = []
-    column = 14
-    per_block = max(1, (width - 8) // (column + 1))
-    for start in range(0, len(trace.positions), per_block):
-        part = range(start, min(start + per_block, len(trace.positions)))
-        lines = ["layer   " + " ".join(fit(labels[trace.positions[j]], column) for j in part)]
-        lines += [
-            f"{layer:>5}   " + " ".join(fit(cells[i, j], column) for j in part)
-            for i, layer in enumerate(trace.layers)
-        ]
-        finals = (trace.token_info[int(trace.final_ids[j])].label for j in part)
-        lines.append("model   " + " ".join(fit(label, column) for label in finals))
-        blocks.append("\n".join(line.rstrip() for line in lines))
-    notes = [f"note: {warning}" for warning in trace.warnings]
-    cost = trace.cost
-    if cost.seconds is not None and cost.bytes is not None:
-        notes.append(
-            f"took {cost.seconds:.2g} s and {cost.bytes / 2**20:.1f} MiB, foretold "
-            f"{cost.predicted_seconds:.2g} s and {cost.predicted_bytes / 2**20:.1f} MiB"
-        )
-    return "\n\n".join([*head, *blocks, *(["\n".join(notes)] if notes else [])]) + "\n"
-
-
-def _top_label(trace: Trace, layer: int, position: int) -> str:
-    if not trace.finite[layer, position]:
-        return "(not finite)"
-    return trace.token_info[int(trace.top_ids[layer, position, 0])].label
-
-
-def basis_text(basis: TokenBasis) -> str:
-    """A token's nearest tokens, for a terminal."""
-    lines = [
-        f"token {basis.id} {basis.token.label}   frame {basis.frame}   geometry {basis.geometry}",
-        f"norm {basis.norm:.6g}   leverage {basis.leverage:.6g}",
-        "",
-    ]
-    lines += [
-        f"{rank:>4}  {fit(n.token.label, 24)} {n.token.id:>8}  {float(n.score):.6g}"
-        for rank, n in enumerate(basis.neighbours, start=1)
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def report_text(report: FrameReport) -> str:
-    """The figures of a frame, for a terminal."""
-    plain = report.to_dict()
-    lines = []
-    for name, value in plain.items():
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{key} {_short(one)}" for key, one in value.items())
-        lines.append(f"{name.replace('_', ' '):<24} {_short(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _short(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else "–" if value is None else str(value)
-
-
-def fit(text: str, width: int) -> str:
-    """The text cut or padded to so many columns of a terminal, where some characters take two."""
-    used, out = 0, ""
-    for c in text:
-        size = 2 if unicodedata.east_asian_width(c) in "WF" else int(not unicodedata.combining(c))
-        if used + size > width:
-            while used + 1 > width:
-                used -= 2 if unicodedata.east_asian_width(out[-1]) in "WF" else 1
-                out = out[:-1]
-            return out + "…" + " " * (width - used - 1)
-        out, used = out + c, used + size
-    return out + " " * (width - used)

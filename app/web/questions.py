@@ -1,20 +1,58 @@
-"""What a page is asked, read so that a mistake does not cost the rest of the question.
+"""What is asked: the base of all questions, and texts and numbers that are bounded.
 
-The API refuses a question with a mistake in it. A page keeps what can be kept, so that the form and
-the prompt stand as they were sent, and says what was wrong where the answer would stand.
+The API refuses a question with a mistake in it. A page keeps what can be kept (`ask`), so that the
+form and the prompt stand as they were sent, and says what was wrong where the answer would stand.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.datastructures import QueryParams
 
+from app.settings import PROMPT_CEILING
 from app.web.errors import validation_sentence
 
 Q = TypeVar("Q", bound=BaseModel)
+
+
+def no_nul(value: str) -> str:
+    """The text, if it holds no NUL: nothing that reads it further on expects one."""
+    if "\0" in value:
+        raise ValueError("the text holds a NUL character; take it out")
+    return value
+
+
+PromptText = Annotated[str, Field(max_length=PROMPT_CEILING), AfterValidator(no_nul)]
+"""A prompt in a query model: bounded before anything looks at it, and without NUL."""
+ShortText = Annotated[str, Field(max_length=400), AfterValidator(no_nul)]
+"""A token's text or a search in a query model."""
+RangeText = Annotated[str, Field(max_length=40), AfterValidator(no_nul)]
+"""Layers or positions in a query model, ``0:6``, ``0:12:2``, ``-1``: kept short here, read by the
+engine, which says what is wrong with it."""
+LayerNumber = Annotated[int, Field(ge=-1, le=10_000)]
+
+
+class Question(BaseModel):
+    """What all questions have in common: nothing unknown, nothing endless."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PageQuestion(Question):
+    """The whole state of a page; a field that its form sent empty is left at its default."""
+
+    empty_counts: ClassVar[tuple[str, ...]] = ()
+    """Fields of which an empty text says something."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_fields(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {k: v for k, v in values.items() if k in cls.empty_counts or v not in ("", [""])}
 
 
 def ask(model: type[Q], request: Request) -> tuple[Q, str | None]:

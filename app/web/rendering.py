@@ -15,17 +15,16 @@ What every template may use, besides the fields of its context dataclass:
   say more), ``model`` (the facts of the loaded model, or None), ``badge`` (the self-check's
   ``.level``, ``.text`` and ``.reason``), ``notice`` (a sentence for a banner on each page, or
   None), ``jobs_mark`` (the ``.text`` and ``.level`` of what is under way or was interrupted, or
-  None), ``version``, ``path`` (of this request, without the root path), ``is_fragment``.
+  None), ``pages`` (of the navigation), ``version``, ``path`` (of this request, without the root
+  path), ``is_fragment``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -35,37 +34,11 @@ from starlette.responses import HTMLResponse
 
 from app import version
 from app.web import assets
+from app.web.paths import own_path
 from app.web.security import KNOWN
+from app.web.words import number
 
 _root_path: ContextVar[str] = ContextVar("root_path", default="")
-
-
-class ExplorerView(Protocol):
-    """What templates see of the explorer; the class itself stands in `app.model.explorer`."""
-
-    @property
-    def state(self) -> str:
-        """``loading``, ``ready`` or ``failed``."""
-
-    @property
-    def progress(self) -> str:
-        """What is being done while it loads."""
-
-    @property
-    def failure(self) -> str | None:
-        """Why it failed, or None."""
-
-    @property
-    def info(self) -> Any:
-        """The model's facts, or None."""
-
-    @property
-    def badge(self) -> Any:
-        """The self-check as one mark."""
-
-    @property
-    def notice(self) -> str | None:
-        """A sentence for a banner, or None."""
 
 
 def static_url(name: str) -> str:
@@ -91,34 +64,18 @@ def _url(root: str, path: str, query: Mapping[str, object]) -> str:
         if value is not None
         for one in (value if isinstance(value, list | tuple) else [value])
     ]
-    text = urlencode([(name, _text(one)) for name, one in pairs], quote_via=quote, errors="replace")
+    texts = [(name, as_text(one)) for name, one in pairs]
+    text = urlencode(texts, quote_via=quote, errors="replace")
     return f"{root}{quote(path, safe='/')}" + (f"?{text}" if text else "")
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """A value as it stands in an address: a bool is written true or false."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def number(x: float | int | None, digits: int = 3) -> str:
-    """A number with so many significant digits, as people read it; ``–`` where there is none."""
-    if x is None:
-        return "–"
-    if isinstance(x, int) and not isinstance(x, bool):
-        return f"{x:,}"
-    value = float(x)
-    if not math.isfinite(value):
-        return "–" if math.isnan(value) else ("∞" if value > 0 else "-∞")
-    if value == 0:
-        return "0"
-    size = math.floor(math.log10(abs(value)))
-    if -4 <= size < 6:
-        shown = f"{value:.{max(digits - 1 - size, 0)}f}"
-        return shown if float(shown) != 0 else "0"
-    return f"{value:.{max(digits - 1, 0)}e}"
-
-
-def _dumps(value: object, **_: object) -> str:
-    """JSON for a page's data: NaN becomes null; what is not text is replaced, never an error."""
+def json_text(value: object, **_: object) -> str:
+    """JSON for people and pages: NaN becomes null; what is not text is replaced, never an error."""
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     try:
         return orjson.dumps(value, default=_plain, option=options).decode()
@@ -156,7 +113,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.policies["json.dumps_function"] = _dumps
+    env.policies["json.dumps_function"] = json_text
     env.policies["json.dumps_kwargs"] = {}
     env.globals.update(static_url=static_url, url_for_path=url_for_path, number=number)
     env.filters["number"] = number
@@ -221,7 +178,7 @@ def _fields(context: object) -> dict[str, object]:
 
 
 def _common(request: Request) -> dict[str, object]:
-    explorer: ExplorerView = request.app.state.explorer
+    explorer = request.app.state.explorer
     # Whoever has not shown the token learns nothing of the model, not even from a refusal.
     known = bool(request.scope.get("state", {}).get(KNOWN, True))
     return {
@@ -229,8 +186,9 @@ def _common(request: Request) -> dict[str, object]:
         "known": known,
         "model": explorer.info if known else None,
         "badge": explorer.badge,
-        "notice": explorer.notice,
+        "notice": request.app.state.settings.notice,
         "jobs_mark": request.app.state.jobs.mark if known else None,
         "version": version(),
-        "path": request.url.path.removeprefix(str(request.scope.get("root_path", ""))),
+        "pages": request.app.state.pages,
+        "path": own_path(request.scope),
     }

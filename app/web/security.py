@@ -15,12 +15,13 @@ import re
 import secrets
 import time
 from asyncio import CancelledError, timeout
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 from urllib.parse import parse_qs, unquote_to_bytes
 
 import orjson
+from cachetools import LRUCache
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request, cookie_parser
@@ -28,7 +29,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.settings import Settings
-from app.web.metrics import Metrics
+from app.web.metrics import METHODS, OTHER, Metrics
+from app.web.paths import own_path
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; "
@@ -44,12 +46,11 @@ HEADERS: Mapping[str, str] = {
     "X-Frame-Options": "DENY",
 }
 """What every answer carries, whatever its status."""
-PUBLIC = frozenset({"/livez", "/health", "/readyz", "/ready", "/login"})
-"""What answers without a token, besides everything under `PUBLIC_PREFIX`."""
-PUBLIC_PREFIX = "/static/"
-
 HEALTH = frozenset({"/livez", "/health", "/readyz", "/ready"})
 """What is answered however many connections there are."""
+PUBLIC = HEALTH | {"/login"}
+"""What answers without a token, besides everything under `PUBLIC_PREFIX`."""
+PUBLIC_PREFIX = "/static/"
 FULL = "full"
 """The mark in the state of a connection that is one too many."""
 KNOWN = "known"
@@ -60,7 +61,6 @@ UPLOADS = frozenset({"/api/v1/sets", "/calibrate/sets"})
 """Where a file may be sent by POST; its limits are those of uploads."""
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_METHODS = frozenset({*_SAFE_METHODS, "POST", "PUT", "PATCH", "DELETE"})
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
 _TRIES, _TRIES_PER_S, _ADDRESSES = 10, 60.0, 1024
 _FULL = "Too many connections are open; close some pages or try again in a moment."
@@ -148,7 +148,7 @@ class SecureApp:
     def _refusal(self, request: Request) -> Response | None:
         """The answer to a request that goes no further, or None."""
         headers, settings = request.headers, self._settings
-        if request.scope["state"].get(FULL) and _path(request) not in HEALTH:
+        if request.scope["state"].get(FULL) and own_path(request.scope) not in HEALTH:
             wait = {"Retry-After": "2", "Connection": "close"}
             return self._refuse(request, 503, _FULL, headers=wait)
         if not host_allowed(headers, settings.hosts):
@@ -193,7 +193,7 @@ class SecureApp:
             return
         line = {
             "id": name,
-            "method": scope["method"] if scope["method"] in _METHODS else "other",
+            "method": scope["method"] if scope["method"] in METHODS else OTHER,
             "route": route,
             "status": status,
             "ms": round(seconds * 1000, 1),
@@ -252,11 +252,11 @@ class Gate:
         # Cookies know no ports; two servers on one machine must not overwrite each other's.
         self.cookie_name = f"lexiscope_{settings.port}"
         self._clock = clock
-        self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
+        self._wrong: LRUCache[str, deque[float]] = LRUCache(_ADDRESSES)
 
     def check(self, request: Request) -> Response | int | None:
         """None: come in. A status: refused. A response: the answer to a login."""
-        path = _path(request)
+        path = own_path(request.scope)
         if path == "/login":
             return self._login(request)
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -300,9 +300,6 @@ class Gate:
             return None
         wrong.append(now)
         self._wrong[address] = wrong
-        self._wrong.move_to_end(address)
-        while len(self._wrong) > _ADDRESSES:
-            self._wrong.popitem(last=False)
         return 401
 
 
@@ -334,11 +331,6 @@ def same_origin(request: Request) -> bool:
     return not has_cookie
 
 
-def _path(request: Request) -> str:
-    path, root = str(request.scope["path"]), str(request.scope["root_path"])
-    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
-
-
 def _is_text(query: bytes) -> bool:
     raw = unquote_to_bytes(query)
     try:
@@ -349,7 +341,7 @@ def _is_text(query: bytes) -> bool:
 
 
 def _is_upload(request: Request) -> bool:
-    return request.method == "POST" and _path(request) in UPLOADS
+    return request.method == "POST" and own_path(request.scope) in UPLOADS
 
 
 def _too_large(limit: int, is_upload: bool) -> str:

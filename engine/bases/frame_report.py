@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from engine.frames.decomposition import CHUNK, HeadDecomposition
 from engine.frames.decomposition_cache import cached_decomposition
-from engine.frames.frame import Frame, without_masks
-from engine.json_number import number
+from engine.frames.frame import Frame
+from engine.frames.kinds import FRAMES
+from engine.frames.kinds.kind import without_masks
+from engine.json_number import plain
 from engine.model.language_model import LanguageModel
 from engine.progress import Check, no_check
 from engine.reading.read import read
@@ -39,7 +41,7 @@ class FrameReport:
     condition_number: float
     """√(upper bound / lower bound)."""
     residual: float
-    """The largest of `residuals`; NaN for the random frame, which is no pseudo-inverse."""
+    """The largest of `residuals`; NaN where no matrix was taken apart, as for the random frame."""
     residuals: dict[str, float]
     """Relative errors of the four Moore–Penrose equations of the matrix behind the frame."""
     lower_bound: float
@@ -65,32 +67,8 @@ class FrameReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        plain = asdict(self)
-        for name in (
-            "condition_number",
-            "residual",
-            "lower_bound",
-            "upper_bound",
-            "redundancy",
-            "round_trip_rate",
-            "seconds",
-        ):
-            plain[name] = number(plain[name])
-        plain["residuals"] = {k: number(x) for k, x in self.residuals.items()}
-        plain["leverage"] = {k: number(x) for k, x in self.leverage.items()}
-        return plain
-
-
-NOTES: Final = {
-    "output": "Semantic bases s_i = e_i·W⁺ = G⁻¹w_i: the states whose logits come nearest to the"
-    " one-hot of each token (paper §3.1); the canonical dual frame of the head rows.",
-    "input": "Rows of the embedding table: where each token enters the model (paper App. B.1).",
-    "head": "Rows w_i of the head as they are; inner products with them are the model's logits.",
-    "tight": "G^(-1/2)w_i, half way between head rows and semantic bases; a Parseval frame: squared"
-    " inner products with it sum to ‖r‖².",
-    "random": "The control: seeded random directions with the lengths of the semantic bases. What"
-    " it shows is chance.",
-}
+        out: dict[str, Any] = plain(self)
+        return out
 
 
 def compute_frame_report(
@@ -114,25 +92,19 @@ def compute_frame_report(
         round_trip: whether to try how often a vector's largest logit is its own token.
         check: raises to stop.
     """
-    frame = frames(name)
+    kind, frame = FRAMES[name], frames(name)
     head = decomposition
     begin = time.perf_counter()
-    if name == "input" and not model.tied:
-        assert frame.rows is not None
-        source = cached_decomposition(frame.rows, cache_dir, check=check)
+    if kind.spectrum is None:
+        values, residuals = _eigenvalues(frame, check), {}
+        seconds = time.perf_counter() - begin
     else:
         source = head
-    residuals = source.residuals()
-    values = source.kept
-    if name == "output":
-        values = (1 / values).flip(0)
-    elif name == "tight":
-        values = torch.ones_like(values)
-    elif name == "input":
-        values = values * frame.factor**2
-    elif name == "random":
-        values, residuals = _eigenvalues(frame, check), {}
-    seconds = source.seconds if name != "random" else time.perf_counter() - begin
+        if kind.of_embedding and not model.tied:
+            assert frame.rows is not None
+            source = cached_decomposition(frame.rows, cache_dir, check=check)
+        values, residuals = kind.spectrum(source.kept, frame), source.residuals()
+        seconds = source.seconds
     spanned = len(values) > 0  # a head of zeros spans nothing
     lower = float(values.min()) if spanned else 0.0
     upper = float(values.max()) if spanned else 0.0
@@ -167,7 +139,7 @@ def compute_frame_report(
         bias=_bias_report(model, frames),
         seconds=seconds,
         bytes=own,
-        note=NOTES[name],
+        note=kind.note,
     )
 
 
@@ -178,13 +150,13 @@ def _round_trip(
     v = model.vocabulary
     step = 1 if v <= ROUND_TRIP_ALL else -(-v // ROUND_TRIP_SAMPLE)
     ids = torch.arange(0, v, step)
-    plain = replace(frames("head"), bias=None, finish=None)
+    bare = replace(frames("head"), bias=None, finish=None)
     hits = 0
     for start in range(0, len(ids), 512):
         some = ids[start : start + 512]
-        vectors = frame.vectors(some).to(plain.device, torch.float32)
+        vectors = frame.vectors(some).to(bare.device, torch.float32)
         found = read(
-            plain,
+            bare,
             vectors,
             geometries=("matmul",),
             k=1,
@@ -216,11 +188,11 @@ def _bias_report(model: LanguageModel, frames: Callable[[str], Frame]) -> dict[s
 
 
 def _eigenvalues(frame: Frame, check: Check) -> Tensor:
-    """Eigenvalues of Σ b_i b_iᵀ above the cut-off, largest first, for a frame drawn in blocks."""
+    """Eigenvalues of Σ b_i b_iᵀ above the cut-off, largest first, from its vectors."""
     total = torch.zeros(frame.width, frame.width, dtype=torch.float64)
     for start in range(0, frame.size, CHUNK):
         check()
-        block = frame.block(start, min(start + CHUNK, frame.size)).cpu().double()
+        block = frame.vectors(torch.arange(start, min(start + CHUNK, frame.size)))
         total += block.T @ block
     values: Tensor = torch.linalg.eigvalsh(total).flip(0)
     return values[values > frame.width * torch.finfo(torch.float64).eps * values[0]]

@@ -43,17 +43,13 @@ class SelfCheck:
     """All that was checked on one model."""
 
     ok: bool
-    items: tuple[CheckItem, ...]
     summary: str
     """One sentence for the badge."""
+    items: tuple[CheckItem, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "ok": self.ok,
-            "summary": self.summary,
-            "items": [asdict(item) for item in self.items],
-        }
+        return asdict(self)
 
 
 def _item(name: str, value: str, reason: str, *, ok: bool = True, note: bool = False) -> CheckItem:
@@ -106,7 +102,7 @@ def self_check(
         notes = sum(item.level == "note" for item in items)
         more = f", {notes} with a note" if notes else ""
         summary = f"All {len(items)} checks passed{more}: what is shown equals what the model does."
-    return SelfCheck(not failed, tuple(items), summary)
+    return SelfCheck(not failed, summary, tuple(items))
 
 
 def _finite(model: LanguageModel, raw: torch.Tensor, finite: bool) -> CheckItem:

@@ -12,12 +12,11 @@ from engine.errors import OptionError
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.frame import Frame
 from engine.frames.isotropy import isotropy
-from engine.json_number import number
 from engine.model.language_model import LanguageModel
-from engine.model.vocabulary import Token
+from engine.model.vocabulary import Token, with_token
 from engine.progress import Check, no_check
+from engine.reading.geometries import geometry_of
 from engine.reading.read import read
-from engine.reading.similarity import check_geometry
 
 NEIGHBOURHOOD: Final = 32
 """Nearest bases whose isotropy is a token's local isotropy."""
@@ -63,27 +62,9 @@ class TokenBasis:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "id": self.token.id,
-            "text": self.token.text,
-            "label": self.token.label,
-            "frame": self.frame,
-            "geometry": self.geometry,
-            "norm": number(self.norm),
-            "leverage": number(self.leverage),
-            "self_logit": number(self.self_logit),
-            "isotropy_raw": number(self.isotropy_raw),
-            "isotropy_centred": number(self.isotropy_centred),
-            "neighbours": [
-                {
-                    "id": n.token.id,
-                    "text": n.token.text,
-                    "label": n.token.label,
-                    "score": number(n.score),
-                }
-                for n in self.neighbours
-            ],
-        }
+        parts = ("id", "text", "label")
+        near = [with_token(one, *parts) for one in self.neighbours]
+        return with_token(self, *parts) | {"neighbours": near}
 
 
 def compute_token_basis(
@@ -112,7 +93,7 @@ def compute_token_basis(
     Raises:
         OptionError: an unknown geometry or frame, or k out of range.
     """
-    check_geometry(geometry)
+    geometry_of(geometry)
     limit = min(model.limits.max_k, model.vocabulary - 1)
     if not 1 <= k <= limit:
         raise OptionError(f"k must be from 1 to {limit}; got {k}.")

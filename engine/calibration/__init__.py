@@ -17,8 +17,10 @@ module          what it is
 `losses`        fixed bases as centroids; the clustering losses
 `options`       what can be set, with measured defaults
 `calibrated`    a trained calibration, and how states are read by it
-`training`      the clustering module or the head's rows by one objective
-`tuning`        the same objective on the model's layers, or LoRA
+`resuming`      a training's state, so that it goes on where it was
+`epochs`        the loop that all of them are trained by
+`tuning`        the objective on the model's layers, or LoRA
+`train`         the same for the clustering module or the head's rows
 `artifact`      a calibration on disk
 `metrics`       what a classifier is measured by, with intervals
 ==============  ==============================================================================

@@ -7,18 +7,8 @@ A :class:`Frame` is a set of v vectors b_i that all come from rows x_i that are 
 through one d × d matrix M: b_i = M·x_i. So a state meets a whole frame in one product with those
 rows, r·b_i = (M·r)·x_i, and no v × d copy is ever held.
 
-======  =========================  ==================================================
-name    b_i                        what it is
-======  =========================  ==================================================
-output  s_i = G⁻¹w_i               semantic basis: the paper's e_i·W⁺ (§3.1); the canonical dual
-                                   frame of the head rows
-input   the embedding row          the paper's "general semantic basis" (App. B.1)
-head    w_i                        raw rows of the head; its matrix product is the logit lens
-tight   t_i = G^(-1/2)w_i          between the two: Σ t_i t_iᵀ = I (Parseval)
-random  seeded normal directions   the control; the norms are those of `output`
-======  =========================  ==================================================
-
-How the head is taken apart for that is :mod:`engine.frames.decomposition`.
+Which vectors those are: :mod:`engine.frames.kinds`. How the head is taken apart for that:
+:mod:`engine.frames.decomposition`.
 
 **Head bias.** With z = W·r + b the least-squares preimage of the one-hot e_i is
 W⁺(e_i − b) = s_i − c with c = W⁺b: every basis moves by the same −c. We keep the bases and move the
@@ -32,19 +22,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from engine.errors import NonFiniteError, OptionError
-from engine.frames.decomposition import CHUNK, HeadDecomposition
+from engine.frames.decomposition import CHUNK
 
-FrameName = Literal["output", "input", "head", "tight", "random"]
-FRAMES: Final[tuple[FrameName, ...]] = ("output", "input", "head", "tight", "random")
-
-NEVER: Final = -1e30
-"""Stands for a logit of −∞: of probability 0 all the same, but 0 times it is 0 and not NaN."""
 _RANDOM_BLOCK: Final = 2048
 
 
@@ -52,7 +36,7 @@ _RANDOM_BLOCK: Final = 2048
 class Frame:
     """v reference vectors b_i = M·x_i in latent space, never written out all at once."""
 
-    name: FrameName
+    name: str
     rows: Tensor | None
     """x_i, v × d: the model's own tensor; None for `random`, whose rows are drawn in blocks."""
     transform: Tensor | None
@@ -173,95 +157,3 @@ class Frame:
             ]
             self._cache["centre"] = torch.cat(parts)
         return self._cache["centre"]
-
-
-def build_frame(
-    name: str,
-    *,
-    weight: Tensor,
-    embedding: Tensor,
-    decomposition: HeadDecomposition,
-    embedding_scale: float = 1.0,
-    bias: Tensor | None = None,
-    finish: Callable[[Tensor], Tensor] | None = None,
-    seed: int = 0,
-) -> Frame:
-    """One of the five frames of a model (the table at the top of this module).
-
-    Args:
-        name: one of :data:`FRAMES`.
-        weight: the head W, v × d.
-        embedding: the embedding table, rows as wide as the head for the frame `input`.
-        decomposition: of this head.
-        embedding_scale: the factor that the model puts on embedding rows.
-        bias: the head's bias (v); −∞ for tokens that the model never says.
-        finish: product → logits, for the frame `head`.
-        seed: of the random frame.
-
-    Raises:
-        OptionError: an unknown name, or `input` where embedding and head differ in size.
-        NonFiniteError: a bias of NaN or plus infinity.
-    """
-    device = weight.device
-    shift = None
-    if bias is not None and not bool((torch.isfinite(bias) | torch.isneginf(bias)).all()):
-        raise NonFiniteError(
-            "the bias of this model's head holds NaN or plus infinity, so its logits are no"
-            " numbers; load a sound checkpoint."
-        )
-    if bias is not None and name in ("output", "tight"):
-        shift = decomposition.power(-1.0) @ _product_with_rows(weight, without_masks(bias))
-    mean = decomposition.row_mean
-    if name == "output":
-        inverse = decomposition.power(-1.0)
-        norms = decomposition.basis_norms.float().to(device)
-        return Frame("output", weight, inverse, norms, mean @ inverse, shift=shift)
-    if name == "tight":
-        root = decomposition.power(-0.5)
-        norms = decomposition.leverage.clamp_min(0).sqrt().float().to(device)
-        return Frame("tight", weight, root, norms, mean @ root, shift=shift)
-    if name == "head":
-        norms = decomposition.row_norms.float().to(device)
-        low = None if bias is None else bias.clamp_min(NEVER)
-        return Frame("head", weight, None, norms, mean, bias=low, finish=finish)
-    if name == "input":
-        if tuple(embedding.shape) != tuple(weight.shape):
-            raise OptionError(
-                f"the frame 'input' needs embedding rows of the head's size"
-                f" {tuple(weight.shape)}, this model's table is {tuple(embedding.shape)};"
-                " choose output, head, tight or random."
-            )
-        square = torch.empty(len(embedding), dtype=torch.float64)
-        total = torch.zeros(embedding.shape[1], dtype=torch.float64)
-        for start in range(0, len(embedding), CHUNK):
-            block = embedding[start : start + CHUNK].detach().cpu().double()
-            square[start : start + len(block)] = block.square().sum(1)
-            total += block.sum(0)
-        norms = (square.sqrt() * abs(embedding_scale)).float().to(device)
-        average = total / len(embedding) * embedding_scale
-        # No copy on one device; where a model is spread, the table moves to the head once.
-        rows = embedding.detach().to(device)
-        return Frame("input", rows, None, norms, average, factor=embedding_scale)
-    if name == "random":
-        norms = decomposition.basis_norms.float().to(device)
-        frame = Frame("random", None, None, norms, torch.zeros_like(mean), seed=seed)
-        total = torch.zeros_like(mean)
-        for start in range(0, frame.size, CHUNK):
-            rows = frame.block(start, min(start + CHUNK, frame.size))
-            total += rows.cpu().double().sum(0)
-        return Frame("random", None, None, norms, total / frame.size, seed=seed)
-    raise OptionError(f"frame must be one of {', '.join(FRAMES)}; got {name[:40]!r}.")
-
-
-def without_masks(bias: Tensor) -> Tensor:
-    """A head's bias with 0 for −∞: a token that is never said moves no state."""
-    return bias.masked_fill(torch.isneginf(bias), 0.0)
-
-
-def _product_with_rows(weight: Tensor, vector: Tensor) -> Tensor:
-    """Wᵀ·vector in float64 (d), by blocks of rows."""
-    total = torch.zeros(weight.shape[1], dtype=torch.float64)
-    for start in range(0, len(weight), CHUNK):
-        rows = weight[start : start + CHUNK].detach().cpu().double()
-        total += vector[start : start + CHUNK].detach().cpu().double() @ rows
-    return total

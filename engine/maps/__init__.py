@@ -5,9 +5,9 @@ here says how it was made, what share of the variance it shows, what it cannot s
 a point's true neighbours are its neighbours on the picture; the evidence of the model's own space
 is one call away::
 
-    studio = space.maps
-    drawn = studio.map(MapOptions(prompt="The old king and the", layer=4))
-    print(drawn.title, studio.quality(drawn.options).sentence)
+    maps = space.maps
+    drawn = maps.map(MapOptions(prompt="The old king and the", layer=4))
+    print(drawn.title, maps.quality(drawn.options).sentence)
 
 Knows nothing about figures or pages.
 """
@@ -15,32 +15,36 @@ Knows nothing about figures or pages.
 from engine.maps.calibrated import Calibrator
 from engine.maps.changes import Changes, Mover
 from engine.maps.colours import COLOURS, Colour
-from engine.maps.compute import Map
+from engine.maps.maker import MapMaker
 from engine.maps.neighbours import Cka, Near, Neighbours
 from engine.maps.options import CalibrationName, MapNotReady, MapOptions, TextSet
-from engine.maps.points import KINDS, MapPoints
+from engine.maps.points import KINDS, MapPoints, Point
+from engine.maps.projections import PROJECTIONS, Projection
 from engine.maps.quality import Quality
 from engine.maps.reduction import UmapResult, reduce
-from engine.maps.studio import MapStudio
+from engine.maps.result import Map
 from engine.maps.umap_process import UmapProblem, UmapProcess
 from engine.maps.verify import VerifyReport, verify
 
 __all__ = [
     "COLOURS",
     "KINDS",
+    "PROJECTIONS",
     "CalibrationName",
     "Calibrator",
     "Changes",
     "Cka",
     "Colour",
     "Map",
+    "MapMaker",
     "MapNotReady",
     "MapOptions",
     "MapPoints",
-    "MapStudio",
     "Mover",
     "Near",
     "Neighbours",
+    "Point",
+    "Projection",
     "Quality",
     "TextSet",
     "UmapProblem",

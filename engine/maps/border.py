@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from engine.maps.points import Bools, Doubles, Floats, Ints
+from engine.maps.arrays import Bools, Doubles, Floats, Ints
 
 _DEVIATIONS: Final = 8.0 * 1.4826
 _QUANTILES: Final = (0.01, 0.99)

@@ -1,6 +1,6 @@
 """A calibration as maps see it: what takes the place of the states of a layer.
 
-The package of calibrations stands above this one, so it is handed in: a studio is given a
+The package of calibrations stands above this one, so it is handed in: a maker is given a
 :class:`Calibrator` and maps name it by its fingerprint.
 """
 

@@ -19,11 +19,13 @@ from typing import Any, Final
 import numpy as np
 
 from engine.errors import OptionError
-from engine.json_number import number
-from engine.maps.compute import Map
+from engine.json_number import plain
+from engine.maps.arrays import Floats, Ints, Longs
+from engine.maps.axes import procrustes, rms_radius
 from engine.maps.neighbours import jaccard, nearest
-from engine.maps.points import BASIS, KINDS, Floats, Ints, Longs
-from engine.maps.projection import procrustes, rms_radius
+from engine.maps.points import BASIS, KINDS
+from engine.maps.projections import PROJECTIONS
+from engine.maps.result import Map
 from engine.progress import Check, no_check
 
 MOVERS: Final = 20
@@ -50,16 +52,8 @@ class Mover:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "index": self.index,
-            "kind": self.kind,
-            "label": self.label,
-            "displacement": number(self.displacement),
-            "relative": number(self.relative),
-            "jaccard": number(self.jaccard),
-            "gained": list(self.gained),
-            "lost": list(self.lost),
-        }
+        out: dict[str, Any] = plain(self)
+        return out
 
 
 @dataclass(frozen=True)
@@ -73,41 +67,26 @@ class Changes:
     """Points that may move: states, where bases stay where they are."""
     radius: float
     """RMS radius of the first map, in its coordinates: the unit of every displacement."""
+    median: float
+    """Median displacement of the points that may move."""
+    median_relative: float
+    median_jaccard: float
+    noise_floor: float | None
+    """UMAP: median displacement between two seeds on the first layer's data."""
+    sentence: str
+    movers: tuple[Mover, ...]
+    """Largest displacement first."""
     displacement: Floats
     """n."""
     relative: Floats
     """n; NaN where neighbours were not looked for."""
     jaccard: Floats
     """n; NaN where neighbours were not looked for."""
-    median: float
-    """Median displacement of the points that may move."""
-    median_relative: float
-    median_jaccard: float
-    movers: tuple[Mover, ...]
-    """Largest displacement first."""
-    noise_floor: float | None
-    """UMAP: median displacement between two seeds on the first layer's data."""
-    sentence: str
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract, lists per point included."""
-        floor = self.noise_floor
-        return {
-            "layers": list(self.layers),
-            "n": self.n,
-            "k": self.k,
-            "moving": self.moving,
-            "radius": number(self.radius),
-            "median": number(self.median),
-            "median_relative": number(self.median_relative),
-            "median_jaccard": number(self.median_jaccard),
-            "noise_floor": None if floor is None else number(floor),
-            "sentence": self.sentence,
-            "movers": [m.to_dict() for m in self.movers],
-            "displacement": [number(x) for x in self.displacement],
-            "relative": [number(x) for x in self.relative],
-            "jaccard": [number(x) for x in self.jaccard],
-        }
+        out: dict[str, Any] = plain(self)
+        return out
 
 
 def measure_changes(
@@ -143,16 +122,16 @@ def measure_changes(
         raise OptionError(f"k must be from 1 to 200; got {k}.")
     a = first.coordinates.astype(np.float64)
     b = second.coordinates.astype(np.float64)
-    umap = first.options.projection == "umap"
-    if umap:
+    is_job = PROJECTIONS[first.options.projection].is_job
+    if is_job:
         fit = procrustes(b, a)
         b = b @ fit.rotation + fit.offset
     radius = rms_radius(a)
     unit = radius if radius > 0 else 1.0
     motion = (b - a) / unit
     displacement = np.linalg.norm(motion, axis=1).astype(np.float32)
-    # UMAP lays bases out anew for every layer; elsewhere they stay where they are.
-    moving = np.arange(n) if umap else np.flatnonzero(points.kind != BASIS)
+    # A job lays bases out anew for every layer; elsewhere they stay where they are.
+    moving = np.arange(n) if is_job else np.flatnonzero(points.kind != BASIS)
     top: Longs = moving[np.argsort(-displacement[moving], kind="stable")][:MOVERS]
     chosen = _chosen(moving, top, first.options.seed)
     relative = np.full(n, np.nan, dtype=np.float32)
@@ -239,18 +218,4 @@ def _sentence(
         f"{_span(first, second)} a point moves {median:.2f} map radii (median)"
         f" and keeps {100 * alike:.0f} % of its neighbourhood in the model (kNN Jaccard)."
     )
-    if first.options.projection == "umap":
-        if floor is None:
-            return text + (
-                " How far points move between two seeds is not known yet, so the motion cannot be"
-                " judged."
-            )
-        text += f" Two seeds on the same data already differ by {floor:.2f}"
-        text += (
-            ": this motion is not above the noise of UMAP."
-            if median <= 2 * floor
-            else ", so only a part of the motion can be real."
-        )
-    elif first.options.projection in ("shared", "selection"):
-        text += " A change of basis of the whole space would look the same."
-    return text
+    return text + PROJECTIONS[first.options.projection].motion(median, floor)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,26 +15,16 @@ import numpy as np
 import torch
 
 from engine.errors import OptionError, shorten
-from engine.json_number import number
+from engine.frames.frame import Frame
+from engine.json_number import plain
+from engine.maps.arrays import Floats, Ints, Longs
 from engine.maps.options import MapOptions
-from engine.maps.points import BASIS, KINDS, PROMPT, TEXT, Floats, Ints, Longs, MapPoints, Space
+from engine.maps.points import BASIS, KINDS, PROMPT, MapPoints, Space
 from engine.maps.quality import Distortion
 from engine.model.vocabulary import Vocabulary
 from engine.progress import Check
 from engine.reading.read import read
 
-COLOURS: Final = (
-    "kind",
-    "class",
-    "norm",
-    "leverage",
-    "token id",
-    "position",
-    "label",
-    "prediction",
-    "nearest",
-    "distortion",
-)
 NONE: Final = "—"
 _NAMED: Final = 19
 """Classes with a name of their own where there may be thousands; the rest are `other`."""
@@ -66,14 +56,8 @@ class Colour:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        values = None if self.values is None else [number(x) for x in self.values]
-        return {
-            "by": self.by,
-            "values": values,
-            "codes": None if self.codes is None else self.codes.tolist(),
-            "names": list(self.names),
-            "caption": self.caption,
-        }
+        out: dict[str, Any] = plain(self)
+        return out
 
 
 def token_class(vocabulary: Vocabulary, id: int) -> str:
@@ -114,95 +98,120 @@ def _marks_pieces(vocabulary: Vocabulary) -> bool:
     return vocabulary._style == "wordpiece"
 
 
-def colour_points(
-    by: str,
-    points: MapPoints,
-    *,
-    space: Space,
-    options: MapOptions,
-    vectors: Callable[[], Floats],
-    distortion: Callable[[], Distortion],
-    check: Check,
-) -> Colour:
-    """The colour of every point of a map.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Coloured:
+    """The points of a map, and what may be asked of them for a colour."""
 
-    Args:
-        by: one of :data:`COLOURS`.
-        points: of the map.
-        space: for what is known of its tokens.
-        options: of the map.
-        vectors: gives the points' vectors before preprocessing (n × d).
-        distortion: gives how wrong the map is about each.
-        check: raises to stop.
-
-    Raises:
-        OptionError: another name; word frequency is not among them, as no corpus comes along.
-    """
-    if by == "frequency":
-        raise OptionError(
-            "how often tokens occur is not known: no corpus comes with the model; colour by token"
-            " id instead, which in many tokenizers grows as tokens get rarer."
-        )
-    if by not in COLOURS:
-        raise OptionError(f"colour must be one of {', '.join(COLOURS)}; got {shorten(str(by))!r}.")
-    if by == "kind":
-        return Colour(by, None, points.kind.astype(np.int32), KINDS, "What the point is.")
-    if by == "class":
-        return _classes(points, space.vocabulary)
-    if by == "norm":
-        norms = np.linalg.norm(vectors().astype(np.float64), axis=1).astype(np.float32)
-        return Colour(by, norms, None, (), "Length of the vector before preprocessing.")
-    if by == "leverage":
-        return _of_token(
-            by,
-            points,
-            space.decomposition.leverage.numpy(),
-            "Leverage of the token in the head, in [0, 1]: how much of its own logit its basis"
-            " keeps.",
-        )
-    if by == "token id":
-        ids = points.ids()
-        values = np.where(ids >= 0, ids, np.nan).astype(np.float32)
-        caption = (
-            "Row of the vocabulary. How often tokens occur is not known here; in many tokenizers"
-            " ids grow as tokens get rarer."
-        )
-        return Colour(by, values, None, (), caption)
-    if by == "position":
-        inside = points.kind == PROMPT
-        values = np.where(inside, points.row, np.nan).astype(np.float32)
-        return Colour(by, values, None, (), "Position in the prompt, from 0.")
-    if by == "label":
-        groups = [points.group(i) or NONE for i in range(len(points))]
-        return _named(by, groups, "Label of the text or the word, as it was given.", limit=None)
-    if by == "distortion":
-        found = distortion()
-        caption = (
-            f"Share of the point's {found.k} nearest in the model that are not among its"
-            f" {found.k} nearest on the map, 0 to 1; {found.looked_at:,} of {len(points):,} points"
-            " were looked at."
-        )
-        return Colour(by, found.value, None, (), caption)
-    return _read(by, points, space, options, vectors(), check)
+    points: MapPoints
+    space: Space
+    """For what is known of its tokens."""
+    options: MapOptions
+    vectors: Callable[[], Floats]
+    """Gives the points' vectors before preprocessing (n × d)."""
+    distortion: Callable[[], Distortion]
+    """Gives how wrong the map is about each."""
+    check: Check
 
 
-def _classes(points: MapPoints, vocabulary: Vocabulary) -> Colour:
+@dataclass(frozen=True, kw_only=True)
+class Colouring:
+    """A way to colour the points of a map."""
+
+    name: str
+    title: str = ""
+    """On the switch of the page; empty: it does not stand there."""
+    place: int = 0
+    """There, among the others."""
+    paint: Callable[[Coloured], Colour]
+
+
+def _numbers(by: str, values: Any, caption: str) -> Colour:
+    return Colour(by, np.asarray(values).astype(np.float32), None, (), caption)
+
+
+def _kinds(given: Coloured) -> Colour:
+    codes = given.points.kind.astype(np.int32)
+    return Colour("kind", None, codes, KINDS, "What the point is.")
+
+
+def _classes(given: Coloured) -> Colour:
+    vocabulary, ids = given.space.vocabulary, given.points.ids()
     names = (*CLASSES, "text")
     place = {name: i for i, name in enumerate(names)}
-    codes = np.full(len(points), place["text"], dtype=np.int32)
-    ids = points.ids()
-    for id in np.unique(ids[ids >= 0]):
-        codes[ids == id] = place[token_class(vocabulary, int(id))] if len(ids) < 2000 else 0
-    if len(ids) >= 2000:
+    codes = np.full(len(ids), place["text"], dtype=np.int32)
+    # A few points ask for their own tokens; many share a table of the whole vocabulary.
+    if len(ids) < 2000:
+        for id in np.unique(ids[ids >= 0]):
+            codes[ids == id] = place[token_class(vocabulary, int(id))]
+    else:
         table = np.array([place[token_class(vocabulary, i)] for i in range(vocabulary.size)])
         codes = np.where(ids >= 0, table[np.maximum(ids, 0)], place["text"]).astype(np.int32)
     return Colour("class", None, codes, names, "What kind of token it is, by its text.")
 
 
-def _of_token(by: str, points: MapPoints, table: Any, caption: str) -> Colour:
-    ids: Longs = points.ids()
-    values = np.where(ids >= 0, table[np.maximum(ids, 0)], np.nan).astype(np.float32)
-    return Colour(by, values, None, (), caption)
+def _norms(given: Coloured) -> Colour:
+    norms = np.linalg.norm(given.vectors().astype(np.float64), axis=1)
+    return _numbers("norm", norms, "Length of the vector before preprocessing.")
+
+
+def _leverages(given: Coloured) -> Colour:
+    ids: Longs = given.points.ids()
+    table = given.space.decomposition.leverage.numpy()
+    caption = (
+        "Leverage of the token in the head, in [0, 1]: how much of its own logit its basis keeps."
+    )
+    return _numbers("leverage", np.where(ids >= 0, table[np.maximum(ids, 0)], np.nan), caption)
+
+
+def _token_ids(given: Coloured) -> Colour:
+    ids = given.points.ids()
+    caption = (
+        "Row of the vocabulary. How often tokens occur is not known here; in many tokenizers"
+        " ids grow as tokens get rarer."
+    )
+    return _numbers("token id", np.where(ids >= 0, ids, np.nan), caption)
+
+
+def _positions(given: Coloured) -> Colour:
+    inside = given.points.kind == PROMPT
+    values = np.where(inside, given.points.row, np.nan)
+    return _numbers("position", values, "Position in the prompt, from 0.")
+
+
+def _labels(given: Coloured) -> Colour:
+    groups = [given.points.group(i) or NONE for i in range(len(given.points))]
+    return _named("label", groups, "Label of the text or the word, as it was given.", limit=None)
+
+
+def _distortions(given: Coloured) -> Colour:
+    found = given.distortion()
+    caption = (
+        f"Share of the point's {found.k} nearest in the model that are not among its"
+        f" {found.k} nearest on the map, 0 to 1; {found.looked_at:,} of {len(given.points):,}"
+        " points were looked at."
+    )
+    return _numbers("distortion", found.value, caption)
+
+
+def _predictions(given: Coloured) -> Colour:
+    if given.options.state == "raw":
+        raise OptionError(
+            "the head reads states past the final norm; choose state normed to colour by"
+            " prediction."
+        )
+    return _said(
+        "prediction",
+        given,
+        given.space.frame("head"),
+        "The next token by the model's own head, read at this layer (logit lens).",
+        head=True,
+    )
+
+
+def _nearest(given: Coloured) -> Colour:
+    name = given.options.frame
+    caption = f"The basis of the frame {name!r} nearest by cosine."
+    return _said("nearest", given, given.space.frame(name), caption)
 
 
 def _named(by: str, given: Sequence[str], caption: str, *, limit: int | None) -> Colour:
@@ -217,27 +226,13 @@ def _named(by: str, given: Sequence[str], caption: str, *, limit: int | None) ->
     return Colour(by, None, codes, tuple(order), caption)
 
 
-def _read(
-    by: str,
-    points: MapPoints,
-    space: Space,
-    options: MapOptions,
-    vectors: Floats,
-    check: Check,
-) -> Colour:
+def _said(by: str, given: Coloured, frame: Frame, caption: str, *, head: bool = False) -> Colour:
     """The token that each state says: by the model's head, or its nearest basis."""
-    states = np.flatnonzero(points.kind != BASIS)
-    given = [NONE] * len(points)
-    head = by == "prediction"
-    frame = space.frame("head" if head else options.frame)
-    x = torch.from_numpy(vectors[states])
-    if head and options.state == "raw":
-        raise OptionError(
-            "the head reads states past the final norm; choose state normed to colour by"
-            " prediction."
-        )
+    states = np.flatnonzero(given.points.kind != BASIS)
+    words = [NONE] * len(given.points)
+    x = torch.from_numpy(given.vectors()[states])
     if len(states):
-        moved = space.frame(options.frame).shift
+        moved = given.space.frame(given.options.frame).shift
         if head and moved is not None:
             x = (x.double() - moved.cpu()).float()  # back from the frame's origin to the model's
         geometry = "matmul" if head else "cosine"
@@ -248,16 +243,44 @@ def _read(
                 geometries=(geometry,),
                 k=1,
                 vectors=not head,
-                check=check,
+                check=given.check,
             )[geometry]
         for i, id in zip(states.tolist(), found.ids[:, 0].tolist(), strict=True):
-            given[i] = space.vocabulary.labels[id]
-    caption = (
-        "The next token by the model's own head, read at this layer (logit lens)."
-        if head
-        else f"The basis of the frame {options.frame!r} nearest by cosine."
+            words[i] = given.space.vocabulary.labels[id]
+    return _named(by, words, caption, limit=_NAMED)
+
+
+COLOURS: Final[Mapping[str, Colouring]] = {
+    one.name: one
+    for one in (
+        Colouring(name="kind", title="kind of point", place=7, paint=_kinds),
+        Colouring(name="class", title="kind of token", place=1, paint=_classes),
+        Colouring(name="norm", title="length", place=2, paint=_norms),
+        Colouring(name="leverage", title="leverage", place=3, paint=_leverages),
+        Colouring(name="token id", title="token id", place=8, paint=_token_ids),
+        Colouring(name="position", paint=_positions),
+        Colouring(name="label", title="label", place=5, paint=_labels),
+        Colouring(name="prediction", title="nearest basis", place=4, paint=_predictions),
+        Colouring(name="nearest", paint=_nearest),
+        Colouring(
+            name="distortion", title="distortion of this picture", place=6, paint=_distortions
+        ),
     )
-    return _named(by, given, caption, limit=_NAMED)
+}
+"""By name; a new one is a function above and its place here."""
 
 
-__all__ = ["CLASSES", "COLOURS", "NONE", "TEXT", "Colour", "colour_points", "token_class"]
+def colour_of(by: str) -> Colouring:
+    """A colouring by its name.
+
+    Raises:
+        OptionError: another name; word frequency is not among them, as no corpus comes along.
+    """
+    if by == "frequency":
+        raise OptionError(
+            "how often tokens occur is not known: no corpus comes with the model; colour by token"
+            " id instead, which in many tokenizers grows as tokens get rarer."
+        )
+    if by not in COLOURS:
+        raise OptionError(f"colour must be one of {', '.join(COLOURS)}; got {shorten(str(by))!r}.")
+    return COLOURS[by]

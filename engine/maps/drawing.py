@@ -5,26 +5,32 @@ A :class:`Drawer` keeps what the next layer needs again: places of bases, and wi
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from engine.errors import NonFiniteError, OptionError
+from engine.maps.arrays import Doubles, Floats
+from engine.maps.axes import Axes, variance_of_moments, variance_shown
 from engine.maps.border import Border, Window, draw_border, join, window
-from engine.maps.compute import Map, make_axis_names, make_blind_to, make_title
 from engine.maps.options import SIDES, MapNotReady, MapOptions, versions
-from engine.maps.points import ALONE, Floats, has_place
-from engine.maps.projection import Axes, variance_of_moments, variance_shown
+from engine.maps.points import ALONE, has_place
+from engine.maps.preprocessing import PREPROCESSINGS, Moments, treat_states
+from engine.maps.projections import PROJECTIONS, Layout
 from engine.maps.reduction import UmapCache
-from engine.maps.scenes import KEPT, Scene, Scenes, keep
+from engine.maps.result import Map, make_title
+from engine.maps.scenes import KEPT, Scene, Scenes
 from engine.maps.selection import how_selected
 from engine.model.vocabulary import visible
 from engine.progress import Check, no_check
 from engine.trace.compute import model_info
+
+_PLACES = 8
+"""Places of bases that are kept."""
 
 
 class Drawer:
@@ -39,18 +45,19 @@ class Drawer:
         self._scenes = scenes
         self._space = scenes.space
         self._umap_cache = umap_cache
-        self._windows: OrderedDict[tuple[Any, ...], Window] = OrderedDict()
-        self._placed: OrderedDict[tuple[Any, ...], Floats] = OrderedDict()
+        self._windows: LRUCache[tuple[Any, ...], Window] = LRUCache(KEPT)
+        self._placed: LRUCache[tuple[Any, ...], Floats] = LRUCache(_PLACES)
 
     def draw(self, scene: Scene, check: Check) -> Map:
         """The map of this scene.
 
         Raises:
-            MapNotReady: UMAP, and its layout is not kept yet.
+            MapNotReady: a job, and its layout is not kept yet.
         """
         o = scene.options
-        if o.projection == "umap":
-            return self._draw_umap(scene)
+        layout = PROJECTIONS[o.projection].layout
+        if layout is not None:
+            return self._draw_layout(scene, layout)
         coordinates, axes, notes, seen = self._place(scene, check)
         window_, shared = self._window(scene, coordinates, check)
         shown, of = self._variance(scene, seen, axes, check)
@@ -69,29 +76,18 @@ class Drawer:
             variance_of_bases=of_bases,
         )
 
-    def _draw_umap(self, scene: Scene) -> Map:
+    def _draw_layout(self, scene: Scene, layout: Layout) -> Map:
         o = scene.options
         name = self._scenes.fingerprint(scene)
         result = self._umap_cache.get(name, (len(scene.points), o.dims))
         if result is None:
             raise MapNotReady(
-                "this UMAP map is not made yet; start its job and look again when it is done."
+                f"this {PROJECTIONS[o.projection].title} map is not made yet; start its job and"
+                " look again when it is done."
             )
         xy = result.coordinates
         border = draw_border(xy, window(xy, scene.points.kind), shared=False)
-        notes = []
-        axes = min(o.principal, self._space.model.width)
-        if result.variance < 0.9:
-            notes.append(
-                f"The {axes} principal axes that UMAP starts from hold"
-                f" {100 * result.variance:.0f} % of the points' variance; more of them keep more of"
-                " the neighbourhoods."
-            )
-        if len(scene.points) <= o.neighbours:
-            notes.append(
-                f"UMAP was asked for {o.neighbours} neighbours and took {len(scene.points) - 1},"
-                " all that there are."
-            )
+        notes = layout.notes(o, result, self._space.model.width)
         return self._finish(
             scene, xy, border, notes, variance_of="", noise_floor=result.noise_floor
         )
@@ -102,7 +98,7 @@ class Drawer:
         o, model = scene.options, self._space.model
         given: dict[str, Any] = {"variance_shown": None, "variance_of_bases": None, "axes": None}
         given |= more
-        axes = given["axes"]
+        axes, projection = given["axes"], PROJECTIONS[o.projection]
         notes = notes + self._calibration_notes(scene)
         missing = scene.states - self._sound(scene)
         if int((~has_place(coordinates)).sum()) > missing:
@@ -132,10 +128,10 @@ class Drawer:
                 calibrated=self._scenes.is_calibrated(scene),
             ),
             how_chosen=self._how_chosen(scene),
-            blind_to=make_blind_to(o, axes),
-            axis_names=make_axis_names(o, axes),
+            blind_to=projection.blind_to(o, axes),
+            axis_names=projection.axis_names(o, axes),
             warnings=tuple(notes),
-            versions=versions(umap=o.projection == "umap"),
+            versions=versions(o),
             fingerprint=self._scenes.fingerprint(scene),
             **given,
         )
@@ -178,22 +174,9 @@ class Drawer:
                 f"every state of this map holds NaN or infinity at layer {o.layer}, so none has a"
                 " place; choose a lower layer or other text."
             )
-        reference = None
-        sound = has_place(fitted)
-        alone = int((scene.points.kind == ALONE).sum())
-        if o.projection == "layer" and o.vocabulary == "alone":
-            reference = self._reference(scene, check)
-            both = sound[:alone] & has_place(reference)
-            reference, sound[:alone] = reference[both], both
-        selected = self._selected(scene, check) if o.projection == "selection" else None
-        axes, notes = self._scenes.landscape.axes(
-            o,
-            fitted[sound],
-            alone=int(sound[:alone].sum()),
-            reference=reference,
-            selected=selected,
-            check=check,
-        )
+        fit = PROJECTIONS[o.projection].fit
+        assert fit is not None
+        axes, notes = fit(_Fitting(self._scenes, scene, fitted, check))
         parts = []
         if len(scene.points) > scene.states:
             key = (
@@ -207,11 +190,11 @@ class Drawer:
             bases = self._placed.get(key)
             if bases is None:
                 bases = self._scenes.landscape.place_bases(o, scene.ids, axes, check)
-                keep(self._placed, key, bases, 8)
+                self._placed[key] = bases
             parts.append(bases)
         if scene.states:
             parts.append(axes.place(seen).astype(np.float32))
-        if 0 < scene.states < 20 and o.preprocessing == "standardised":
+        if 0 < scene.states < 20 and PREPROCESSINGS[o.preprocessing].scaled:
             notes.append(
                 f"The states are standardised by the spread of only {scene.states}; read with care."
             )
@@ -221,20 +204,6 @@ class Drawer:
     def _sound(self, scene: Scene) -> int:
         """States that are finite; they were read already."""
         return int(has_place(self._scenes.states(scene, no_check)).sum())
-
-    def _selected(self, scene: Scene, check: Check) -> Floats:
-        """The bases on the map after preprocessing."""
-        o = scene.options
-        treatment = self._scenes.landscape.bases(o.frame, o.preprocessing, check).treatment
-        bases = self._scenes.parts(scene, check)[0][: len(scene.ids)]
-        return treatment.apply(bases)
-
-    def _reference(self, scene: Scene, check: Check) -> Floats:
-        """Treated states of the tokens alone at the last layer: the picture that others turn to."""
-        top = replace(scene.options, layer=self._space.model.blocks, calibration=None)
-        states = self._scenes.states(replace(scene, options=top), check)
-        treatment = self._scenes.landscape.states(states, top.preprocessing)
-        return treatment.apply(states)[: int((scene.points.kind == ALONE).sum())]
 
     def _variance(
         self, scene: Scene, seen: Floats, axes: Axes, check: Check
@@ -266,8 +235,8 @@ class Drawer:
         key = (replace(whole, layer=0) if joined else whole, scene.ids.tobytes())
         if key not in self._windows:
             found = [_window_of(coordinates, scene.points.kind)]
-            # Bases stay where they are but in a frame of the layer's own.
-            moving = 0 if o.projection == "layer" else len(scene.points) - scene.states
+            still = not PROJECTIONS[o.projection].bases_move
+            moving = len(scene.points) - scene.states if still else 0
             for other in self._beside(scene, joined=joined):
                 there = replace(scene, options=other)
                 try:
@@ -276,7 +245,7 @@ class Drawer:
                     continue  # a layer that has no map of its own has no window either
                 if has_place(placed[moving:]).any():
                     found.append(_window_of(placed[moving:], scene.points.kind[moving:]))
-            keep(self._windows, key, join(found), KEPT)
+            self._windows[key] = join(found)
         return self._windows[key], joined
 
     def _beside(self, scene: Scene, *, joined: bool) -> Iterator[MapOptions]:
@@ -291,6 +260,57 @@ class Drawer:
             for side in SIDES if both else (o.side,):
                 if (number, side) != (scene.layer, o.side):
                     yield replace(o, layer=number, side=side)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitting:
+    """What a projection's fit may ask of a scene: :class:`engine.maps.projections.Fitting`."""
+
+    scenes: Scenes
+    scene: Scene
+    states: Floats
+    """After preprocessing, before any calibration; tokens alone come first."""
+    check: Check
+
+    @property
+    def options(self) -> MapOptions:
+        return self.scene.options
+
+    def shared(self) -> Axes:
+        o = self.options
+        return self.scenes.landscape.shared(o.frame, o.preprocessing, o.dims, self.check)
+
+    def moments(self) -> Moments:
+        o = self.options
+        return self.scenes.landscape.bases(o.frame, o.preprocessing, self.check).moments
+
+    def selected(self) -> Floats:
+        o = self.options
+        treatment = self.scenes.landscape.bases(o.frame, o.preprocessing, self.check).treatment
+        return treatment.apply(self.scenes.parts(self.scene, self.check)[0][: len(self.scene.ids)])
+
+    def alone(self) -> tuple[Floats, Floats]:
+        here = self.states[: self._count]
+        if not len(here):
+            return here, here
+        last = self.scenes.space.model.blocks
+        top = replace(self.options, layer=last, calibration=None)
+        states = self.scenes.states(replace(self.scene, options=top), self.check)
+        there = treat_states(states, top.preprocessing).apply(states)[: self._count]
+        both = has_place(here) & has_place(there)
+        return here[both], there[both]
+
+    def others(self) -> Floats:
+        rest = self.states[self._count :]
+        return rest[has_place(rest)]
+
+    def tokens(self, words: Sequence[str]) -> Doubles:
+        o = self.options
+        return self.scenes.landscape.tokens(o.frame, o.preprocessing, words, self.check)
+
+    @property
+    def _count(self) -> int:
+        return int((self.scene.points.kind == ALONE).sum())
 
 
 def _window_of(coordinates: Floats, kind: NDArray[np.uint8]) -> Window:

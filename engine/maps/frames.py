@@ -1,7 +1,7 @@
-"""The frames of maps: axes fitted on the bases of a space, and axes of one layer turned onto them.
+"""The bases of a space as maps need them: their moments, their shared axes, their places.
 
-:mod:`engine.maps.projection` holds the mathematics; here it meets a model's bases, none of which
-is written out: their moments say all that a fit needs.
+:mod:`engine.maps.axes` holds the mathematics; here it meets a model's bases, none of which is
+written out: their moments say all that a fit needs.
 """
 
 from __future__ import annotations
@@ -12,24 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.errors import NonFiniteError, OptionError
+from engine.errors import NonFiniteError
+from engine.maps.arrays import Doubles, Floats, Longs
+from engine.maps.axes import Axes, principal_axes
 from engine.maps.options import MapOptions
-from engine.maps.points import Doubles, Floats, Longs, Space
+from engine.maps.points import Space
 from engine.maps.preprocessing import (
+    PREPROCESSINGS,
     Moments,
     Treatment,
-    moments_of,
     moments_of_bases,
     treat_bases,
-    treat_states,
     treated_moments,
-)
-from engine.maps.projection import (
-    Axes,
-    concept_axes,
-    principal_axes,
-    procrustes,
-    procrustes_of_moments,
 )
 from engine.progress import Check
 
@@ -59,7 +53,7 @@ class Landscape:
         key = (frame, preprocessing)
         if key not in self._grounds:
             chosen = self.space.frame(frame)
-            if preprocessing == "unit":
+            if PREPROCESSINGS[preprocessing].unit:
                 treatment = treat_bases(None, preprocessing)
                 moments = moments_of_bases(chosen, unit=True, check=check)
             else:
@@ -70,10 +64,6 @@ class Landscape:
             self._grounds[key] = Ground(treatment, moments)
         return self._grounds[key]
 
-    def states(self, vectors: Floats, preprocessing: str) -> Treatment:
-        """What is done to the states shown."""
-        return treat_states(vectors, preprocessing)
-
     def shared(self, frame: str, preprocessing: str, dims: int, check: Check) -> Axes:
         """Frame A: principal axes of all bases of a frame, the same for everything."""
         key = (frame, preprocessing, dims)
@@ -81,68 +71,6 @@ class Landscape:
             ground = self.bases(frame, preprocessing, check)
             self._shared[key] = principal_axes(ground.moments, dims)
         return self._shared[key]
-
-    def axes(
-        self,
-        options: MapOptions,
-        states: Floats,
-        *,
-        alone: int,
-        reference: Floats | None,
-        selected: Floats | None = None,
-        check: Check,
-    ) -> tuple[Axes, list[str]]:
-        """The axes of a map (not of UMAP), and warnings about them.
-
-        Args:
-            options: projection, frame, preprocessing, dims.
-            states: the states shown, after preprocessing (m × d); tokens alone come first.
-            alone: how many of them are tokens alone.
-            reference: those tokens at the last layer, after preprocessing.
-            selected: the bases on the map, after preprocessing, for the projection ``selection``.
-            check: raises to stop.
-
-        Raises:
-            OptionError: too few points, or all of them equal.
-        """
-        dims = options.dims
-        if options.projection == "axes":
-            return self._concept(options, check), []
-        if options.projection == "selection":
-            assert selected is not None
-            if len(selected) <= dims:
-                raise OptionError(
-                    f"a frame of the selection needs more than {dims} tokens and there are"
-                    f" {len(selected)}; select more, or choose the shared projection."
-                )
-            chosen = principal_axes(moments_of(selected), dims)
-            return chosen, _tie_note(chosen)
-        a = self.shared(options.frame, options.preprocessing, dims, check)
-        if options.projection == "shared":
-            return a, _tie_note(a)
-        fitted = states[:alone] if alone else states
-        if len(fitted) == 0:
-            return a, ["No state is on this map, so the layer's frame is the shared frame."]
-        if len(fitted) <= dims:
-            raise OptionError(
-                f"a frame of this layer needs more than {dims} states and there are"
-                f" {len(fitted)}; give more text or choose the shared projection."
-            )
-        own = principal_axes(moments_of(fitted), dims)
-        if reference is not None and alone:
-            there = principal_axes(moments_of(reference), dims)
-            fit = procrustes(own.place(fitted), there.place(reference))
-        else:
-            ground = self.bases(options.frame, options.preprocessing, check)
-            fit = procrustes_of_moments(ground.moments, own, a)
-        notes = _tie_note(own)
-        if fit.residual > 0.5:
-            what = "tokens" if reference is not None and alone else "bases"
-            notes.append(
-                f"This layer's axes show the {what} elsewhere"
-                f" ({fit.residual:.1f} map radii away), so do not compare places with other layers."
-            )
-        return own.turned(fit.rotation, fit.offset), notes
 
     def place_bases(self, options: MapOptions, ids: Longs, axes: Axes, check: Check) -> Floats:
         """Coordinates of some bases (n × dims), without writing them out.
@@ -182,23 +110,8 @@ class Landscape:
             )
         return out
 
-    def _concept(self, options: MapOptions, check: Check) -> Axes:
-        ground = self.bases(options.frame, options.preprocessing, check)
-        plus, minus = (
-            self._vectors(options, [pair[i] for pair in options.axes], ground) for i in (0, 1)
-        )
-        return concept_axes(plus, minus, ground.moments.mean)
-
-    def _vectors(self, options: MapOptions, words: Sequence[str], ground: Ground) -> Doubles:
+    def tokens(self, frame: str, preprocessing: str, words: Sequence[str], check: Check) -> Doubles:
+        """The bases of some tokens after preprocessing (n × d)."""
         ids = [self.space.find_token(w) for w in words]
-        vectors: Doubles = self.space.frame(options.frame).vectors(ids).numpy()
-        return ground.treatment.exact(vectors)
-
-
-def _tie_note(axes: Axes) -> list[str]:
-    if not axes.tied:
-        return []
-    return [
-        "Two neighbouring principal axes hold nearly the same variance: which of them comes first,"
-        " and how they lie, is not to be relied on."
-    ]
+        vectors: Doubles = self.space.frame(frame).vectors(ids).numpy()
+        return self.bases(frame, preprocessing, check).treatment.exact(vectors)

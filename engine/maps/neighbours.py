@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from engine.errors import OptionError, shorten
-from engine.json_number import number
-from engine.maps.points import KINDS, Doubles, Floats, Ints, Longs, MapPoints
+from engine.json_number import plain
+from engine.maps.arrays import Doubles, Floats, Ints, Longs
+from engine.maps.points import KINDS, MapPoints
 from engine.progress import Check, no_check
 
 METRICS: Final = ("cosine", "l2")
@@ -128,13 +129,8 @@ class Near:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "index": self.index,
-            "kind": self.kind,
-            "id": self.id,
-            "label": self.label,
-            "distance": number(self.distance),
-        }
+        out: dict[str, Any] = plain(self)
+        return out
 
 
 @dataclass(frozen=True)
@@ -170,19 +166,8 @@ class Neighbours:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "index": self.index,
-            "label": self.label,
-            "layer": self.layer,
-            "metric": self.metric,
-            "k": self.k,
-            "neighbours": [n.to_dict() for n in self.neighbours],
-            "bases": [{"id": b.id, "label": b.label, "score": number(b.score)} for b in self.bases],
-            "layer_b": self.layer_b,
-            "gained": [n.to_dict() for n in self.gained],
-            "lost": [n.to_dict() for n in self.lost],
-            "jaccard": number(self.jaccard) if self.jaccard is not None else None,
-        }
+        out: dict[str, Any] = plain(self)
+        return out
 
 
 def near_point(
@@ -274,17 +259,15 @@ class Cka:
     of_what: str
     note: str
 
+    @property
+    def sentence(self) -> str:
+        """What was compared."""
+        return f"Linear CKA of {self.of_what}, of every two layers."
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "layers": list(self.layers),
-            "values": [[number(x) for x in row] for row in self.values],
-            "without": [[number(x) for x in row] for row in self.without],
-            "dropped": self.dropped,
-            "n": self.n,
-            "of_what": self.of_what,
-            "note": self.note,
-        }
+        out: dict[str, Any] = plain(self)
+        return out
 
 
 def linear_cka(a: Floats | Doubles, b: Floats | Doubles) -> float:

@@ -9,20 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from engine.errors import OptionError, shorten
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
+from engine.json_number import plain
+from engine.maps.preprocessing import PREPROCESSINGS
+from engine.maps.projections import PROJECTIONS
 from engine.model.prompts import BOS
 from engine.trace.options import STATES
 
 VOCABULARIES: Final = ("bases", "alone", "none")
-PREPROCESSINGS: Final = ("raw", "centred", "unit", "standardised")
-PROJECTIONS: Final = ("shared", "selection", "layer", "umap", "axes")
 SIDES: Final = ("before", "after")
 SELECTIONS: Final = ("all", "ids", "words", "search", "regex", "prompt", "near")
 """Each but ``all`` and ``prompt`` is followed by a colon and what it needs."""
@@ -82,7 +83,7 @@ class TextSet:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationName:
-    """A saved calibration that a map is drawn with; the calibration itself is handed to the studio
+    """A saved calibration that a map is drawn with; the calibration itself is handed to the maker
     (:class:`engine.maps.calibrated.Calibrator`)."""
 
     fingerprint: str
@@ -135,14 +136,10 @@ class MapOptions:
     state: str = "normed"
     """``normed``: past the final norm, as the head reads; ``raw``: as it leaves the block."""
     preprocessing: str = "unit"
-    """Applied to every point before anything is fitted or placed. ``raw``: nothing; ``centred``:
-    bases minus the mean of all bases of the frame, states minus the mean of the states shown;
-    ``unit``: each divided by its own length; ``standardised``: centred, then each dimension divided
-    by its standard deviation, bases by that of the bases and states by that of the states."""
+    """One of :data:`engine.maps.preprocessing.PREPROCESSINGS`: applied to every point before
+    anything is fitted or placed."""
     projection: str = "shared"
-    """``shared``: PCA of all bases, one frame for all layers; ``selection``: the same of the bases
-    on the map alone; ``layer``: PCA of this layer turned
-    onto the bases; ``umap``; ``axes``: `axes` below."""
+    """One of :data:`engine.maps.projections.PROJECTIONS`; ``axes`` takes `axes` below."""
     dims: int = 2
     """2 or 3."""
     seed: int = 0
@@ -225,30 +222,13 @@ class MapOptions:
                 "axes must be pairs of tokens, such as (('king', 'queen'), ('man', 'woman'))."
             ) from None
         object.__setattr__(self, "axes", pairs)
-        if self.projection == "selection" and self.vocabulary != "bases":
-            raise OptionError(
-                "the projection 'selection' is fitted on the bases on the map and there are none;"
-                " choose vocabulary bases."
-            )
-        if self.projection == "axes" and len(pairs) != self.dims:
-            raise OptionError(
-                f"the projection 'axes' needs one pair of tokens per dimension: {self.dims};"
-                f" got {len(pairs)}."
-            )
+        PROJECTIONS[self.projection].check(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, for JSON; :meth:`from_dict` turns it back."""
-        out = asdict(self)
-        out["axes"] = [list(pair) for pair in self.axes]
-        if self.texts is not None:
-            out["texts"] = {
-                "name": self.texts.name,
-                "texts": list(self.texts.texts),
-                "labels": list(self.texts.labels),
-            }
-            if self.texts.prompts:
-                out["texts"]["prompts"] = list(self.texts.prompts)
-                out["texts"]["template"] = self.texts.template
+        out: dict[str, Any] = plain(self)
+        if self.texts is not None and not self.texts.prompts:
+            del out["texts"]["prompts"], out["texts"]["template"]
         return out
 
     @classmethod
@@ -303,15 +283,15 @@ class MapOptions:
         plain = {
             "options": options,
             "model": model,
-            "versions": versions(umap=self.projection == "umap"),
+            "versions": versions(self),
         }
         text = json.dumps(plain, sort_keys=True, ensure_ascii=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def versions(*, umap: bool = False) -> dict[str, str]:
-    """What drew a map: the map format and the packages whose version may move a coordinate."""
-    names = ["numpy", "scipy", "torch"] + (["umap-learn"] if umap else [])
+def versions(options: MapOptions) -> dict[str, str]:
+    """What draws a map: the map format and the packages whose version may move a coordinate."""
+    names = ("numpy", "scipy", "torch", *PROJECTIONS[options.projection].packages)
     return {"maps": FORMAT} | {name: _version(name) for name in names}
 
 
@@ -324,7 +304,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _one_of(what: str, value: object, allowed: Sequence[str]) -> None:
+def _one_of(what: str, value: object, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise OptionError(
             f"{what} must be one of {', '.join(allowed)}; got {shorten(str(value))!r}."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import pairwise
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from engine.errors import BudgetExceeded, NonFiniteError, OptionError, PromptError, shorten
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.frame import Frame
+from engine.maps.arrays import Bools, Floats, Ints, Longs
 from engine.maps.calibrated import Calibrator
 from engine.maps.options import MapOptions, TextSet
 from engine.model.language_model import LanguageModel, States
@@ -27,12 +28,6 @@ from engine.model.prompts import Tokens
 from engine.model.texts import text_states
 from engine.model.vocabulary import Token, Vocabulary, visible
 from engine.progress import Check, Steps, drain, no_check
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int32]
-Longs = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 KINDS: Final = ("basis", "alone", "prompt", "text")
 """What a point is; :attr:`MapPoints.kind` counts from 0 in this order."""
@@ -69,6 +64,34 @@ class Space(Protocol):
 
 
 @dataclass(frozen=True)
+class Point:
+    """What one point of a map is; not where."""
+
+    index: int
+    """On the map, from 0."""
+    kind: str
+    """One of :data:`KINDS`."""
+    row: int
+    """Token id of a basis or a token alone, position in the prompt, or row of the text set."""
+    id: int | None
+    """Of its token; None of a text."""
+    text: str
+    """True text: of its token, or the whole text."""
+    label: str
+    """A visible form of it, short."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Points of one kind that follow each other."""
+
+    kind: str
+    start: int
+    """Index of the first."""
+    count: int
+
+
+@dataclass(frozen=True)
 class MapPoints:
     """Which points a map has, in order; nothing about where they are."""
 
@@ -92,6 +115,17 @@ class MapPoints:
         """How many of which kind, in order: ``(("basis", 8192), ("prompt", 7))``."""
         counts = np.bincount(self.kind, minlength=len(KINDS))
         return tuple((name, int(c)) for name, c in zip(KINDS, counts, strict=True) if c)
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The points as stretches of one kind, in order."""
+        edges = [0, *(np.flatnonzero(np.diff(self.kind)) + 1).tolist(), len(self)]
+        return tuple(Run(KINDS[self.kind[a]], a, b - a) for a, b in pairwise(edges))
+
+    def point(self, i: int) -> Point:
+        """What the point at an index is."""
+        kind, row = KINDS[self.kind[i]], int(self.row[i])
+        return Point(int(i), kind, row, self.id(i), self.text(i), self.label(i))
 
     def id(self, i: int) -> int | None:
         """Token id of a point; None of a text."""
@@ -135,11 +169,6 @@ class MapPoints:
     def labels(self) -> list[str]:
         """All labels (n)."""
         return [self.label(i) for i in range(len(self))]
-
-    def find(self, kind: int, row: int) -> int | None:
-        """Index of a point by its kind and row."""
-        hits = np.flatnonzero((self.kind == kind) & (self.row == row))
-        return int(hits[0]) if len(hits) else None
 
 
 def gather_points(
@@ -402,14 +431,3 @@ def check_budget(n: int, d: int, limit_bytes: int) -> None:
             f"the vectors of {n:,} points need {need / 2**20:,.0f} MiB and the budget is"
             f" {limit_bytes / 2**20:,.0f} MiB; select fewer tokens."
         )
-
-
-def cache_root(folder: Path | None) -> Path | None:
-    """A folder for kept maps, made if it can be; None where it cannot."""
-    if folder is None:
-        return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder

@@ -7,17 +7,59 @@ without a v × d copy.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import torch
 
 from engine.errors import NonFiniteError, OptionError
 from engine.frames.frame import Frame
-from engine.maps.points import Doubles, Floats
+from engine.maps.arrays import Doubles, Floats
 from engine.progress import Check
 
 _ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to every point of a map before anything is fitted or placed."""
+
+    name: str
+    title: str
+    """On the switch of the page."""
+    words: str
+    """In the title of a map."""
+    heading: str
+    """The same, shorter."""
+    centred: bool = False
+    """Bases minus the mean of all bases of the frame, states minus that of the states shown."""
+    scaled: bool = False
+    """Then each dimension divided by its standard deviation: of the bases, of the states."""
+    unit: bool = False
+    """Each divided by its own length; goes with neither of the others."""
+
+
+PREPROCESSINGS: Final[Mapping[str, Preprocessing]] = {
+    one.name: one
+    for one in (
+        Preprocessing("raw", "raw", "vectors as they are", "lengths as they are"),
+        Preprocessing("centred", "centred", "bases and states centred", "centred", centred=True),
+        Preprocessing("unit", "unit length", "vectors of length 1", "length 1", unit=True),
+        Preprocessing(
+            "standardised", "standardised", "bases and states standardised", "standardised",
+            centred=True, scaled=True,
+        ),
+    )
+}  # fmt: skip
+"""By name; a new one is its value here."""
+
+if TYPE_CHECKING:
+    PreprocessingName = str
+else:
+    PreprocessingName = Literal[tuple(PREPROCESSINGS)]
+    """For models of questions: the names, and no other."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +156,17 @@ def moments_of_bases(frame: Frame, *, unit: bool, check: Check) -> Moments:
 
 
 def treat_bases(moments: Moments | None, preprocessing: str) -> Treatment:
-    """The treatment of bases; `moments` are those of all raw bases of the frame."""
-    if preprocessing == "raw":
-        return Treatment()
-    if preprocessing == "unit":
-        return Treatment(unit=True)
+    """The treatment of bases.
+
+    Args:
+        moments: of all raw bases of the frame; may be None where nothing is taken off them.
+        preprocessing: one of :data:`PREPROCESSINGS`.
+    """
+    how = PREPROCESSINGS[preprocessing]
+    if not how.centred:
+        return Treatment(unit=how.unit)
     assert moments is not None
-    if preprocessing == "centred":
-        return Treatment(offset=moments.mean)
-    return Treatment(offset=moments.mean, factor=1 / moments.scale)
+    return Treatment(moments.mean, 1 / moments.scale if how.scaled else None)
 
 
 def treat_states(vectors: Floats, preprocessing: str) -> Treatment:
@@ -131,21 +175,14 @@ def treat_states(vectors: Floats, preprocessing: str) -> Treatment:
     Raises:
         OptionError: too few states for a mean of their own.
     """
-    if preprocessing == "raw":
-        return Treatment()
-    if preprocessing == "unit":
-        return Treatment(unit=True)
+    if not PREPROCESSINGS[preprocessing].centred:
+        return treat_bases(None, preprocessing)
     if len(vectors) == 1:
         raise OptionError(
             f"preprocessing {preprocessing!r} takes the mean of the states off each, so one state"
             " becomes nothing; choose unit or raw, or give more text."
         )
-    if len(vectors) == 0:
-        return Treatment()
-    found = moments_of(vectors)
-    if preprocessing == "centred":
-        return Treatment(offset=found.mean)
-    return Treatment(offset=found.mean, factor=1 / found.scale)
+    return treat_bases(moments_of(vectors), preprocessing) if len(vectors) else Treatment()
 
 
 def treated_moments(moments: Moments, treatment: Treatment) -> Moments:

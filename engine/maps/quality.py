@@ -22,9 +22,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.json_number import number
+from engine.json_number import plain
+from engine.maps.arrays import Doubles, Floats, Longs
 from engine.maps.neighbours import distance_blocks
-from engine.maps.points import Doubles, Floats, Longs
 from engine.progress import Check, no_check
 
 K: Final = 15
@@ -50,17 +50,16 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "value": number(self.value),
-            "low": None if self.low is None else number(self.low),
-            "high": None if self.high is None else number(self.high),
-        }
+        out: dict[str, Any] = plain(self)
+        return out
 
 
 @dataclass(frozen=True)
 class Quality:
     """What a map may be trusted with."""
 
+    sentence: str
+    weak: bool
     n: int
     k: int
     """Neighbours looked at; less than 15 where the map has few points."""
@@ -77,24 +76,11 @@ class Quality:
     """Spearman's ρ of distances over sampled pairs, in [−1, 1]."""
     random: dict[str, float]
     """The same four of a random projection: kept, trustworthiness, continuity, rank_correlation."""
-    sentence: str
-    weak: bool
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "sentence": self.sentence,
-            "weak": self.weak,
-            "n": self.n,
-            "k": self.k,
-            "queries": self.queries,
-            "exact": self.exact,
-            "kept": self.kept.to_dict(),
-            "trustworthiness": self.trustworthiness.to_dict(),
-            "continuity": self.continuity.to_dict(),
-            "rank_correlation": number(self.rank_correlation),
-            "random": {name: number(x) for name, x in self.random.items()},
-        }
+        out: dict[str, Any] = plain(self)
+        return out
 
 
 @dataclass
@@ -132,20 +118,12 @@ def measure_quality(
     generator = np.random.default_rng(seed)
     nan = float("nan")
     if k < 1:
-        return Quality(
-            n,
-            0,
-            0,
-            True,
-            Estimate(nan),
-            Estimate(nan),
-            Estimate(nan),
-            nan,
-            dict.fromkeys(("kept", "trustworthiness", "continuity", "rank_correlation"), nan),
+        words = (
             f"A map of {n:,} {'point' if n == 1 else 'points'} has no neighbourhoods to speak of;"
-            " add points to judge it.",
-            True,
+            " add points to judge it."
         )
+        none, names = Estimate(nan), ("kept", "trustworthiness", "continuity", "rank_correlation")
+        return Quality(words, True, n, 0, 0, True, none, none, none, nan, dict.fromkeys(names, nan))
     exact = n <= EXACT
     chosen: Longs = (
         np.arange(n) if exact else np.sort(generator.choice(n, size=min(queries, n), replace=False))
@@ -179,7 +157,7 @@ def measure_quality(
     if weak:
         sentence += " Weak: do not read neighbours off this map; ask for a point's true ones."
     return Quality(
-        n, k, len(chosen), exact, kept, trust, continuity, rho, by_chance, sentence, weak
+        sentence, weak, n, k, len(chosen), exact, kept, trust, continuity, rho, by_chance
     )
 
 

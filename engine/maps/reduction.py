@@ -13,25 +13,20 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from cachetools import LRUCache
 
-from engine.errors import OptionError
-from engine.maps.options import MapOptions
-from engine.maps.points import Floats
-from engine.maps.preprocessing import moments_of
-from engine.maps.projection import principal_axes, procrustes, rms_radius
+from engine.maps.arrays import Floats
+from engine.maps.axes import procrustes, rms_radius
 from engine.maps.umap_process import UmapProblem, UmapProcess
 from engine.progress import Steps
 
 FILES: Final = 100
 """Layouts that stay on the disk."""
-LEAST: Final = 10
-"""Points that UMAP needs to say anything."""
 
 
 @dataclass(frozen=True)
@@ -65,37 +60,6 @@ class UmapResult:
         return None if moved is None else float(np.median(moved))
 
 
-def make_problem(vectors: Floats, options: MapOptions, fingerprint: str) -> UmapProblem:
-    """Principal axes and unit rows.
-
-    Args:
-        vectors: the points after preprocessing (n × d).
-        options: UMAP's settings.
-        fingerprint: of the map.
-
-    Raises:
-        OptionError: too few points, or all of them equal.
-    """
-    n, d = vectors.shape
-    if n < LEAST:
-        raise OptionError(
-            f"UMAP needs at least {LEAST} points and this map has {n}; add points or choose the"
-            " shared projection."
-        )
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    unit = (vectors / np.where(norms > 0, norms, 1.0)).astype(np.float32)
-    axes = principal_axes(moments_of(unit), min(options.principal, d))
-    return UmapProblem(
-        fingerprint=fingerprint,
-        points=axes.place(unit).astype(np.float32),
-        variance=min(1.0, sum(axes.shares)),
-        dims=options.dims,
-        neighbours=options.neighbours,
-        min_dist=float(options.min_dist),
-        seed=options.seed,
-    )
-
-
 class UmapCache:
     """Finished layouts, in memory and on the disk. Any thread may use it.
 
@@ -106,17 +70,17 @@ class UmapCache:
 
     def __init__(self, folder: Path | None, limit: int = 8) -> None:
         self.folder = folder
-        self._limit = limit
-        self._kept: OrderedDict[str, UmapResult] = OrderedDict()
+        self.version = 0
+        """How often a layout was kept: what was said of a map before holds for one of them."""
+        self._kept: LRUCache[str, UmapResult] = LRUCache(limit)
         self._lock = threading.Lock()
 
     def get(self, fingerprint: str, shape: tuple[int, int]) -> UmapResult | None:
         """A layout of this map; None where there is none or its file is damaged."""
         with self._lock:
             found = self._kept.get(fingerprint)
-            if found is not None:
-                self._kept.move_to_end(fingerprint)
-                return found
+        if found is not None:
+            return found
         if self.folder is None:
             return None
         try:
@@ -150,6 +114,7 @@ class UmapCache:
     def put(self, result: UmapResult) -> None:
         """Keep a layout; a folder that cannot be written is no error."""
         self._keep(result)
+        self.version += 1
         if self.folder is None:
             return
         arrays: dict[str, Any] = {
@@ -179,9 +144,6 @@ class UmapCache:
     def _keep(self, result: UmapResult) -> None:
         with self._lock:
             self._kept[result.fingerprint] = result
-            self._kept.move_to_end(result.fingerprint)
-            while len(self._kept) > self._limit:
-                self._kept.popitem(last=False)
 
     def _path(self, fingerprint: str) -> Path:
         assert self.folder is not None

@@ -6,22 +6,22 @@ next layer of the same map needs again: states that were read, vectors, calibrat
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 
 from engine.errors import LayerError, OptionError
+from engine.maps.arrays import Floats, Longs
 from engine.maps.calibrated import Calibrator
 from engine.maps.frames import Landscape
 from engine.maps.options import MapOptions
 from engine.maps.points import (
     BASIS,
-    Floats,
-    Longs,
     MapPoints,
     Space,
     StateStore,
@@ -33,6 +33,8 @@ from engine.maps.points import (
     prompts_of,
     state_vectors,
 )
+from engine.maps.preprocessing import treat_states
+from engine.maps.projections import SHARED
 from engine.maps.selection import select_tokens, word_groups
 from engine.model.vocabulary import Token
 from engine.progress import Check, Steps
@@ -79,9 +81,11 @@ class Scenes:
         self.store = StateStore(space.model, state_bytes)
         """The model's own states of tokens alone and of text sets."""
         self._state_bytes = state_bytes
-        self._calibrators: OrderedDict[str, tuple[Calibrator, StateStore]] = OrderedDict()
+        self._calibrators: LRUCache[str, tuple[Calibrator, StateStore]] = LRUCache(CALIBRATORS)
         self._vector_bytes = vector_bytes
-        self._vectors: OrderedDict[tuple[Any, ...], Floats] = OrderedDict()
+        self._vectors: LRUCache[tuple[Any, ...], Floats] = LRUCache(
+            vector_bytes, getsizeof=lambda vectors: vectors.nbytes
+        )
 
     def resolve(self, options: MapOptions) -> MapOptions:
         """The options with the layer counted from 0 and no more axes than dimensions.
@@ -103,7 +107,7 @@ class Scenes:
         store = self.store
         if calibrator.model is not None:
             store = StateStore(calibrator.model, self._state_bytes // 4)
-        keep(self._calibrators, calibrator.fingerprint, (calibrator, store), CALIBRATORS)
+        self._calibrators[calibrator.fingerprint] = calibrator, store
 
     def knows(self, fingerprint: str) -> bool:
         """Whether the calibration of this fingerprint is at hand."""
@@ -146,7 +150,7 @@ class Scenes:
         if options.vocabulary != "none" and options.select.startswith("near:"):
             # Of the model's own state: the same tokens before and after a calibration.
             prompt_only = replace(
-                options, vocabulary="none", texts=None, calibration=None, projection="shared"
+                options, vocabulary="none", texts=None, calibration=None, projection=SHARED.name
             )
             points = gather_points(self.space, prompt_only, np.empty(0, np.int64), tokens)
             states = state_vectors(
@@ -202,7 +206,7 @@ class Scenes:
         The second are those before a calibration; their preprocessing is that of both.
         """
         own = self.states(_before(scene), check)
-        treatment = self.landscape.states(own[has_place(own)], scene.options.preprocessing)
+        treatment = treat_states(own[has_place(own)], scene.options.preprocessing)
         fitted = treatment.apply(own)
         if not self.is_calibrated(scene):
             return fitted, fitted
@@ -241,12 +245,8 @@ class Scenes:
         found = self._vectors.get(key)
         if found is None:
             found = make()
-            self._vectors[key] = found
-            held = sum(x.nbytes for x in self._vectors.values())
-            while held > self._vector_bytes and len(self._vectors) > 1:
-                _, old = self._vectors.popitem(last=False)
-                held -= old.nbytes
-        self._vectors.move_to_end(key)
+            with suppress(ValueError):  # larger than all that may be kept
+                self._vectors[key] = found
         return found
 
 
@@ -255,11 +255,3 @@ def _before(scene: Scene) -> Scene:
     if scene.options.calibration is None:
         return scene
     return replace(scene, options=replace(scene.options, calibration=None))
-
-
-def keep(kept: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:
-    """Keep a value; the least recently used goes where there are more than `limit`."""
-    kept[key] = value
-    kept.move_to_end(key)
-    while len(kept) > limit:
-        kept.popitem(last=False)

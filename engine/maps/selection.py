@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from engine.errors import OptionError, TokenError, shorten
+from engine.maps.arrays import Doubles, Longs
 from engine.maps.options import MapOptions
-from engine.maps.points import Doubles, Longs, Space
+from engine.maps.points import Space
 from engine.model.vocabulary import Token
 from engine.progress import Check, no_check
 from engine.reading.read import read

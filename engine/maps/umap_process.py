@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from engine.errors import WorkError, shorten
-from engine.maps.points import Floats
+from engine.maps.arrays import Floats
 from engine.progress import Progress, Steps
 
 EXACT: Final = 40_000

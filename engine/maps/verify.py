@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from engine.errors import ArtifactError, LexiscopeError
-from engine.maps.options import MapOptions
+from engine.maps.axes import rms_radius
+from engine.maps.maker import MapMaker
+from engine.maps.options import MapOptions, versions
+from engine.maps.projections import PROJECTIONS
 from engine.maps.reduction import UmapCache, reduce
 from engine.progress import Check, drain, no_check
-
-if TYPE_CHECKING:
-    from engine.maps.studio import MapStudio
 
 TOLERANCE: Final = 1e-4
 """Largest difference, in RMS radii of the map, up to which two runs count as the same picture."""
@@ -43,12 +43,12 @@ class VerifyReport:
 
 
 def verify(
-    studio: MapStudio, document: Mapping[str, Any], *, check: Check = no_check
+    maker: MapMaker, document: Mapping[str, Any], *, check: Check = no_check
 ) -> VerifyReport:
-    """Draw a saved map again, without any cache of UMAP, and compare.
+    """Draw a saved map again, without any cache of layouts, and compare.
 
     Args:
-        studio: of the space that the map is said to show.
+        maker: of the space that the map is said to show.
         document: what :meth:`Map.to_dict` gave; or the arrays of an NPZ file: ``coordinates``,
             ``kind`` and ``row``, and in ``meta`` the JSON text of :meth:`Map.header`.
         check: raises to stop.
@@ -68,7 +68,7 @@ def verify(
         fingerprint = str(header["model"]["fingerprint"])
         name = str(header["model"]["name"])
         given = dict(header["options"])
-        versions = dict(header["versions"])
+        then = dict(header["versions"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"this file is no map that was saved here, or it is damaged ({type(error).__name__});"
@@ -78,66 +78,40 @@ def verify(
         options = MapOptions.from_dict(given)
     except LexiscopeError as error:
         raise ArtifactError(f"the options of this map cannot be read: {error}") from None
-    model = studio.space.model
+    n = len(saved)
+    model = maker.space.model
     if model.fingerprint != fingerprint:
-        return VerifyReport(
-            float("nan"),
-            float("nan"),
-            len(saved),
-            False,
-            False,
-            False,
-            False,
-            f"The map was made of another model ({name}); open that model to verify it.",
-        )
+        words = f"The map was made of another model ({name}); open that model to verify it."
+        return _unlike(n, words, same_model=False)
     named = options.calibration
-    if named is not None and not studio.knows(named.fingerprint):
-        return VerifyReport(
-            float("nan"),
-            float("nan"),
-            len(saved),
-            True,
-            False,
-            False,
-            False,
+    if named is not None and not maker.knows(named.fingerprint):
+        return _unlike(
+            n,
             f"The map was drawn with the calibration “{named.label}” (fingerprint"
             f" {named.fingerprint[:12]}), which is not open, so it cannot be computed again; give"
             " that calibration as well.",
         )
-    if options.projection == "umap":
+    same_versions = versions(options) == then
+    if PROJECTIONS[options.projection].is_job:
         # What is kept might be the very numbers that are to be checked.
-        cache = UmapCache(None)
-        problem = studio.umap_problem(options, check=check)
-        fresh = drain(reduce(problem, cache, studio.umap_process, floor=False))
-        found = fresh.coordinates.astype(np.float64)
-        points = studio.points(options, check=check)
-        now = {**studio.versions(options)}
+        problem = maker.umap_problem(options, check=check)
+        fresh = drain(reduce(problem, UmapCache(None), maker.umap_process, floor=False))
+        found, points = fresh.coordinates.astype(np.float64), maker.points(options, check=check)
     else:
-        drawn = studio.draw(options, check=check)
-        found, points, now = drawn.coordinates.astype(np.float64), drawn.points, drawn.versions
-    same_versions = now == versions
+        drawn = maker.draw(options, check=check)
+        found, points = drawn.coordinates.astype(np.float64), drawn.points
     same = (
         found.shape == saved.shape
         and np.array_equal(kind, points.kind)
         and np.array_equal(row, points.row)
     )
     if not same:
-        return VerifyReport(
-            float("nan"),
-            float("nan"),
-            len(saved),
-            True,
-            same_versions,
-            False,
-            False,
-            f"The map has other points than were saved: {len(found):,} now, {len(saved):,} then.",
-        )
+        words = f"The map has other points than were saved: {len(found):,} now, {n:,} then."
+        return _unlike(n, words, same_versions=same_versions)
     missing = ~np.isfinite(found).all(axis=1)  # states that are not finite, then as now
     gone = ~np.isfinite(saved).all(axis=1)
     largest = float(np.max(np.abs(found - saved)[~missing & ~gone], initial=0.0))
     largest = largest if np.array_equal(missing, gone) else float("inf")
-    from engine.maps.projection import rms_radius
-
     radius = rms_radius(found[~missing])
     relative = largest / radius if radius > 0 else largest
     ok = relative <= TOLERANCE
@@ -149,3 +123,11 @@ def verify(
     if not same_versions:
         sentence += " It was saved under other versions of the software."
     return VerifyReport(largest, relative, len(found), True, same_versions, True, ok, sentence)
+
+
+def _unlike(
+    n: int, sentence: str, *, same_model: bool = True, same_versions: bool = False
+) -> VerifyReport:
+    """The report on a map that cannot be compared point by point."""
+    nan = float("nan")
+    return VerifyReport(nan, nan, n, same_model, same_versions, False, False, sentence)

@@ -85,7 +85,7 @@ def load_model(
     cache_dir: Path | None = None,
     check: Check = no_check,
     tell: Tell = silent,
-    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+    exclusive: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> LanguageModel:
     """Open a causal or masked language model by hub id, local folder or GGUF file.
 
@@ -106,8 +106,9 @@ def load_model(
         cache_dir: where dequantised copies of GGUF files are kept; None keeps none.
         check: raises to stop, while such a copy is made.
         tell: called with a few words at each phase.
-        alone: entered while transformers changes what holds for the whole process (torch's default
-            dtype): no other thread may compute meanwhile. On the CPU in float32 nothing changes.
+        exclusive: entered while transformers changes what holds for the whole process (torch's
+            default dtype): no other thread may compute meanwhile. On the CPU in float32 nothing
+            changes.
 
     Raises:
         ModelNotFound, UnsupportedModel, UnsafeModel, ModelTooLarge, OptionError: one sentence each.
@@ -199,7 +200,7 @@ def _open(
     chosen = DTYPES[dtype] if dtype != "auto" else torch.float32 if where.type == "cpu" else "auto"
     tell("reading the weights")
     same = where.type == "cpu" and chosen is torch.get_default_dtype()
-    with nullcontext() if same else alone():
+    with nullcontext() if same else exclusive():
         module = _open_weights(path, kind, chosen, common, shown, local, offline, device_map)
     tell("reading the tokenizer")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from cachetools import LRUCache
 
 from engine.errors import BudgetExceeded
 from engine.model.language_model import LanguageModel, States
@@ -21,8 +21,10 @@ class StateCache:
         self.passes = 0
         """How often the model ran."""
         self._model = model
-        self._limit_bytes = limit_bytes
-        self._kept: OrderedDict[tuple[int, ...], States] = OrderedDict()
+        limit = max(limit_bytes, 1)
+        self._kept: LRUCache[tuple[int, ...], States] = LRUCache(
+            limit, getsizeof=lambda states: min(states.bytes, limit)
+        )
 
     def __contains__(self, ids: tuple[int, ...]) -> bool:
         """Whether the states of these token ids are kept."""
@@ -36,7 +38,6 @@ class StateCache:
         """
         found = self._kept.get(ids)
         if found is not None:
-            self._kept.move_to_end(ids)
             return found
         model = self._model
         need = 4 * (model.blocks + 1) * len(ids) * model.anatomy.residual_width
@@ -49,8 +50,4 @@ class StateCache:
         states = model.states(ids, check=check)
         self.passes += 1
         self._kept[ids] = states
-        held = sum(s.bytes for s in self._kept.values())
-        while held > self._limit_bytes and len(self._kept) > 1:
-            _, old = self._kept.popitem(last=False)
-            held -= old.bytes
         return states

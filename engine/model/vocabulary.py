@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from engine.json_number import plain
+
 _BYTE_PIECE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
 _VISIBLE = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "⍽"}
 
@@ -37,6 +39,17 @@ class Token:
     def to_dict(self) -> dict[str, object]:
         """As it stands in the JSON contract."""
         return {"id": self.id, "text": self.text, "label": self.label, "piece": self.piece}
+
+
+def with_token(row: Any, *parts: str) -> dict[str, Any]:
+    """A dataclass for JSON, with parts of its token in the token's place; without what is None."""
+    out: dict[str, Any] = {}
+    for name, value in plain(row).items():
+        if name == "token":
+            out |= {part: value[part] for part in parts}
+        elif getattr(row, name) is not None:
+            out[name] = value
+    return out
 
 
 def visible(text: str) -> str:

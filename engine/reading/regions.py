@@ -11,10 +11,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from engine.errors import OptionError
 from engine.frames.frame import Frame
 from engine.progress import Check, no_check
+from engine.reading.geometries import geometry_of
+from engine.reading.geometries.geometry import Borders
 from engine.reading.read import Reading, tiling
-from engine.reading.similarity import check_geometry, columns, gather_rows, prepare_rows, products
+from engine.reading.similarity import columns_of, prepare_rows, products
 
 
 def borders(
@@ -31,7 +34,7 @@ def borders(
     """Distance of each state to the border of its semantic region, and the token beyond it.
 
     The region of token i is where no other token scores higher: a Voronoi cell (l2), its
-    counterpart on the sphere (cosine), a polyhedral cone (matmul). All three are intersections of
+    counterpart on the sphere (cosine), a polyhedral cone (matmul). All are intersections of
     half-spaces {r : f_i(r) ≥ f_j(r)} with f linear after what both sides share is dropped, so the
     distance to the border is the smallest distance to any of their walls:
 
@@ -47,37 +50,50 @@ def borders(
 
     Args:
         regions: the nearest token of each state (n).
+        geometry: the name of one that has a formula for its borders.
         near: the nearest tokens of the same states by the same geometry, whole vocabulary.
 
     Returns:
         distances (n), float32, at least 0; tokens beyond the nearest wall (n).
+
+    Raises:
+        OptionError: no formula for the borders of this geometry is known.
     """
-    check_geometry(geometry)
+    measure = geometry_of(geometry)
+    bounds = measure.borders
+    if bounds is None:
+        raise OptionError(measure.no_border)
     n = len(states)
     if n == 0:
         return states.new_zeros(0), regions
     beyond = regions.clone()
     open_rows = torch.arange(n, device=states.device)
     if near is not None and near.ids.shape[1] > 2 and near.ids.shape[1] < frame.size:
-        beyond, certain = _near_walls(frame, states, near, geometry, centred, budget_bytes // 2)
+        beyond, certain = _near_walls(frame, states, near, bounds, centred, budget_bytes // 2)
         open_rows = (~certain).nonzero().squeeze(1)
     if len(open_rows):
         beyond[open_rows] = _all_walls(
-            frame, states[open_rows], regions[open_rows], geometry, centred, budget_bytes, check
+            frame, states[open_rows], regions[open_rows], bounds, centred, budget_bytes, check
         )
-    return _wall(frame, states, regions, beyond, geometry, centred), beyond
+    return _distance(frame, states, regions, beyond, bounds, centred), beyond
 
 
 _COPY: Final = 1e-3
 """Vectors closer than this share of their length are one and the same for a border."""
 
 
+def _lengths(bounds: Borders, norms: Tensor) -> Tensor:
+    """‖p_i‖ from ‖b_i‖: that of a direction is 1, or 0 where b_i is zero."""
+    return (norms > 0).float() if bounds.directions else norms
+
+
 def _near_walls(
-    frame: Frame, states: Tensor, near: Reading, geometry: str, centred: bool, budget_bytes: int
+    frame: Frame, states: Tensor, near: Reading, bounds: Borders, centred: bool, budget_bytes: int
 ) -> tuple[Tensor, Tensor]:
     """The nearest wall among listed tokens, and whether no other can be nearer (n, n)."""
-    norms, inverse = columns(frame, centred=centred)
-    longest = float(norms.max())
+    columns = columns_of(frame, centred=centred)
+    lengths = _lengths(bounds, columns.norms)
+    longest = float(lengths.max())
     k = near.ids.shape[1]
     # Of a row's k vectors: the float64 rows and products of the distinct ones, and three float32.
     step = max(1, budget_bytes // (28 * k * frame.width))
@@ -89,23 +105,15 @@ def _near_walls(
         flat = frame.vectors(unique)
         if centred:
             flat -= frame.mean
-        vectors = flat.float().to(states.device)[place]  # (row, k, d)
-        own = vectors[:, :1]
-        if geometry == "cosine":
-            unit = vectors * inverse[ids].unsqueeze(2)
-            span = (unit[:, :1] - unit).norm(dim=2)
-            limit = torch.full_like(span[:, 0], 2.0)
-            gap, least = score[:, :1] - score, torch.full_like(limit, _COPY)
-        else:
-            span = (own - vectors).norm(dim=2)
-            limit = norms[ids[:, 0]] + longest
-            least = _COPY * norms[ids[:, 0]]
-            gap = score[:, :1] - score
-            if geometry == "l2":
-                gap = gap / 2
-        wall = torch.where(span > least[:, None], gap / span, torch.inf)
+        points = flat.float().to(states.device)[place]  # (row, k, d)
+        if bounds.directions:
+            points = points * columns.inverse[ids].unsqueeze(2)
+        span = (points[:, :1] - points).norm(dim=2)
+        own = lengths[ids[:, 0]]
+        gap = (score[:, :1] - score) / bounds.slope
+        wall = torch.where(span > (_COPY * own)[:, None], gap / span, torch.inf)
         best, where = wall.min(1)
-        certain.append(best <= gap[:, -1] / limit)
+        certain.append(best <= gap[:, -1] / (own + longest))
         tokens.append(ids.gather(1, where[:, None]).squeeze(1))
     found = torch.cat(certain)
     # A soft cap bends the gaps, so they bound nothing.
@@ -116,7 +124,7 @@ def _all_walls(
     frame: Frame,
     states: Tensor,
     regions: Tensor,
-    geometry: str,
+    bounds: Borders,
     centred: bool,
     budget_bytes: int,
     check: Check,
@@ -125,47 +133,41 @@ def _all_walls(
     n, v = len(states), frame.size
     # Half as many blocks again are alive here as in a reading.
     chunk, tile = tiling(n, v, frame.width, budget_bytes * 3 // 5, frame.device)
-    norms, inverse = columns(frame, centred=centred)
+    columns = columns_of(frame, centred=centred)
+    scale = columns.inverse if bounds.directions else None
+    lengths = _lengths(bounds, columns.norms)
+    lift = bounds.lift(columns.norms.square(), columns.bias)
     centre = frame.centre_scores() if centred else None
     square = float(frame.mean @ frame.mean)
-    bias = None if frame.bias is None else frame.bias.detach().float()
     found = []
     for first in range(0, n, tile):
         rows = prepare_rows(frame, states[first : first + tile], centred=centred)
         own_ids = regions[first : first + tile]
         unique, place = torch.unique(own_ids, return_inverse=True)
         queries = frame.queries(frame.vectors(unique).to(states.device, torch.float32))
-        own_dot = products(frame, rows, gather_rows(frame, unique), centre).gather(
-            1, place[:, None]
-        )
-        own_norm, own_inverse = norms[own_ids][:, None], inverse[own_ids][:, None]
+        own_dot = products(rows, frame.gather(unique).float()).gather(1, place[:, None])
+        own_length = lengths[own_ids][:, None]
         best = torch.full((len(own_ids),), torch.inf, device=states.device)
         token = own_ids.clone()
         for start in range(0, v, chunk):
             check()
             part = slice(start, min(start + chunk, v))
             block = frame.block(part.start, part.stop)
-            dots = products(frame, rows, block, centre)
+            dots = products(rows, block)
             between = queries @ block.T  # b_i·b_j (distinct i, c)
             if centre is not None:
                 between = between - centre[unique][:, None] - centre[part] + square
-            between = between[place]
-            if geometry == "cosine":
-                gap = own_dot * own_inverse - dots * inverse[part]
-                # ‖b̂_j‖ is 1, or 0 where b_j is zero.
-                length = (inverse[part] > 0).float()
-                span = 1 + length - 2 * between * own_inverse * inverse[part]
-                span = span.clamp_min(0).sqrt()
-                least: Tensor | float = _COPY
-            else:
-                span = (own_norm**2 + norms[part] ** 2 - 2 * between).clamp_min(0).sqrt()
-                least = _COPY * own_norm
+            between = 2 * between[place]
+            if scale is None:
                 gap = own_dot - dots
-                if geometry == "l2":
-                    gap = gap - own_norm**2 / 2 + norms[part] ** 2 / 2
-                elif bias is not None:
-                    gap = gap + bias[own_ids][:, None] - bias[part]
-            wall = torch.where(span > least, gap.clamp_min(0) / span, torch.inf)
+            else:
+                own_scale = scale[own_ids][:, None]
+                gap = own_dot * own_scale - dots * scale[part]
+                between = between * own_scale * scale[part]
+            if lift is not None:
+                gap = gap + lift[own_ids][:, None] - lift[part]
+            span = (own_length**2 + lengths[part] ** 2 - between).clamp_min(0).sqrt()
+            wall = torch.where(span > _COPY * own_length, gap.clamp_min(0) / span, torch.inf)
             inside = ((own_ids >= start) & (own_ids < part.stop)).nonzero().squeeze(1)
             wall[inside, own_ids[inside] - start] = torch.inf
             nearest, where = wall.min(1)
@@ -175,8 +177,8 @@ def _all_walls(
     return torch.cat(found)
 
 
-def _wall(
-    frame: Frame, states: Tensor, own: Tensor, other: Tensor, geometry: str, centred: bool
+def _distance(
+    frame: Frame, states: Tensor, own: Tensor, other: Tensor, bounds: Borders, centred: bool
 ) -> Tensor:
     """The distance to one wall each, in float64 from the vectors themselves (n).
 
@@ -186,17 +188,15 @@ def _wall(
     a, b = frame.vectors(own), frame.vectors(other)
     if centred:
         a, b = a - frame.mean, b - frame.mean
-    lift = torch.zeros(len(r), dtype=torch.float64)
-    if geometry == "cosine":
-        a, b, r = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-300) for x in (a, b, r))
-    elif geometry == "l2":
-        lift = (b.square().sum(1) - a.square().sum(1)) / 2
-    elif frame.bias is not None:
-        bias = frame.bias.detach().cpu().double()
-        lift = bias[own.cpu()] - bias[other.cpu()]
-    gap = ((r * (a - b)).sum(1) + lift).clamp_min(0)
+    if bounds.directions:
+        r = bounds.points(r)
+    bias = None if frame.bias is None else frame.bias.detach().cpu().double()
+    of_a = bounds.lift(a.square().sum(1), None if bias is None else bias[own.cpu()])
+    of_b = bounds.lift(b.square().sum(1), None if bias is None else bias[other.cpu()])
+    a, b = bounds.points(a), bounds.points(b)
+    gap = (r * (a - b)).sum(1)
+    if of_a is not None and of_b is not None:
+        gap = gap + (of_a - of_b)
     span = (a - b).norm(dim=1)
-    wall = torch.where(span > 0, gap / span, torch.inf)
-    if geometry == "cosine":
-        wall = wall.clamp(max=1).asin()
-    return wall.float().to(states.device)
+    wall = torch.where(span > 0, gap.clamp_min(0) / span, torch.inf)
+    return bounds.measure(wall).float().to(states.device)

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from engine.errors import OptionError
-from engine.frames.frame import FRAMES, Frame
-from engine.json_number import number
+from engine.frames.frame import Frame
+from engine.frames.kinds import FRAMES
+from engine.json_number import plain
 from engine.model.language_model import LanguageModel, States
 from engine.progress import Check, no_check
+from engine.reading.geometries import GEOMETRIES
 from engine.reading.read import read
-from engine.reading.similarity import GEOMETRIES, scores
+from engine.reading.similarity import scores
 from engine.trace.compute import Frames, model_info, not_finite
 from engine.trace.options import TraceOptions
 from engine.trace.result import Floats, ModelInfo
@@ -61,27 +63,10 @@ class Agreement:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "model": self.model.name,
-            "layers": list(self.layers),
-            "positions": list(self.positions),
-            "k": self.k,
-            "sampled_tokens": self.sampled_tokens,
-            "rows": [
-                {
-                    "geometry": r.geometry,
-                    "frame": r.frame,
-                    "control": r.control,
-                    "top1": [number(x) for x in r.top1],
-                    "overlap": [number(x) for x in r.overlap],
-                    "rank_correlation": [number(x) for x in r.rank_correlation],
-                    "final_rank": [number(x) for x in r.final_rank],
-                }
-                for r in self.rows
-            ],
-            "provenance": asdict(self.model),
-            "warnings": list(self.warnings),
-        }
+        out: dict[str, Any] = plain(self)
+        warnings = out.pop("warnings")
+        out["model"] = self.model.name
+        return out | {"provenance": asdict(self.model), "warnings": warnings}
 
 
 def compute_agreement(
@@ -125,7 +110,7 @@ def compute_agreement(
         return AgreementRow(
             geometry,
             frame,
-            frame == "random",
+            FRAMES[frame].control,
             mean(first),
             mean(listed.float().mean(-1)),
             mean(rho),

@@ -5,6 +5,7 @@ Knows nothing about the model's forward pass; it reads what a trace holds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,19 +13,19 @@ from torch import Tensor
 
 from engine.errors import LayerError
 from engine.frames.frame import Frame
-from engine.json_number import number
+from engine.json_number import plain
 from engine.model.language_model import LanguageModel, States
-from engine.model.vocabulary import Token
+from engine.model.vocabulary import Token, with_token
 from engine.progress import Check, no_check
+from engine.reading.geometries import GEOMETRIES
 from engine.reading.resolution import resolve
-from engine.reading.similarity import GEOMETRIES
 from engine.trace.compute import NOBODY, Frames
 from engine.trace.result import Trace
 from engine.trace.states import prepare
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedToken:
     """A token in a list of nearest ones."""
 
     token: Token
@@ -70,9 +71,9 @@ class Cell:
     geometry: str
     frame: str
     temperature: float
-    tables: dict[str, tuple[Entry, ...]]
+    tables: dict[str, tuple[ListedToken, ...]]
     """The k nearest by each geometry on the chosen frame."""
-    nearest: tuple[Entry, ...]
+    nearest: tuple[ListedToken, ...]
     """Nearest bases by the chosen geometry, with distance and cosine."""
     history: tuple[HistoryStep, ...]
     shares: tuple[Share, ...]
@@ -83,7 +84,7 @@ class Cell:
     region: Token
     border: float
     border_to: Token
-    state_norm: float
+    norm: float
     entropy: float
     final_rank: int
     target_similarity: float
@@ -95,68 +96,17 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: numbers that are not finite are None."""
+        out: dict[str, Any] = plain(self)
+        out["final"]["probability"] = out.pop("final_probability_by_model")
+        out["tables"] = {g: _rows(listed) for g, listed in self.tables.items()}
+        out |= {name: _rows(getattr(self, name)) for name in ("nearest", "history", "shares")}
+        out["share_sums"] = dict(zip(("signed", "parseval"), out["share_sums"], strict=True))
+        out["final_rank"] = self.final_rank or None
+        return out
 
-        def entry(e: Entry) -> dict[str, Any]:
-            out = {
-                "id": e.token.id,
-                "text": e.token.text,
-                "rank": e.rank,
-                "score": number(e.score),
-                "probability": number(e.probability),
-            }
-            if e.distance is not None:
-                out |= {"distance": number(e.distance), "cosine": number(e.cosine or 0.0)}
-            return out
 
-        return {
-            "layer": self.layer,
-            "position": self.position,
-            "token": self.token.to_dict(),
-            "final": self.final.to_dict()
-            | {"probability": number(self.final_probability_by_model)},
-            "geometry": self.geometry,
-            "frame": self.frame,
-            "temperature": self.temperature,
-            "tables": {g: [entry(e) for e in rows] for g, rows in self.tables.items()},
-            "nearest": [entry(e) for e in self.nearest],
-            "history": [
-                {
-                    "layer": h.layer,
-                    "id": h.token.id,
-                    "text": h.token.text,
-                    "border": number(h.border),
-                    "crossed": h.crossed,
-                }
-                for h in self.history
-            ],
-            "shares": [
-                {
-                    "id": s.token.id,
-                    "text": s.token.text,
-                    "logit": number(s.logit),
-                    "signed": number(s.signed),
-                    "parseval": number(s.parseval),
-                }
-                for s in self.shares
-            ],
-            "share_sums": {
-                "signed": number(self.share_sums[0]),
-                "parseval": number(self.share_sums[1]),
-            },
-            "resolution_error": number(self.resolution_error),
-            "region": self.region.to_dict(),
-            "border": number(self.border),
-            "border_to": self.border_to.to_dict(),
-            "norm": number(self.state_norm),
-            "entropy": number(self.entropy),
-            "final_rank": self.final_rank or None,
-            "target_similarity": number(self.target_similarity),
-            "deviation": number(self.deviation),
-            "gain": number(self.gain),
-            "alignment": number(self.alignment),
-            "divergence": number(self.divergence),
-            "finite": self.finite,
-        }
+def _rows(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    return [with_token(row, "id", "text") for row in rows]
 
 
 def compute_cell(
@@ -192,10 +142,10 @@ def compute_cell(
     texts = model.vocabulary_texts
     finite = bool(trace.finite[i, j])
 
-    def entries(geometry: str) -> tuple[Entry, ...]:
+    def entries(geometry: str) -> tuple[ListedToken, ...]:
         reading = trace.readings[geometry]
         return tuple(
-            Entry(
+            ListedToken(
                 texts.token(int(t)),
                 n + 1,
                 float(reading.top_scores[i, j, n]),
@@ -205,7 +155,7 @@ def compute_cell(
             if t >= 0
         )
 
-    nearest: tuple[Entry, ...] = ()
+    nearest: tuple[ListedToken, ...] = ()
     shares: tuple[Share, ...] = ()
     sums, error = (float("nan"), float("nan")), float("nan")
     if finite:
@@ -255,7 +205,7 @@ def compute_cell(
         region=texts.token(region) if region >= 0 else NOBODY,
         border=float(trace.border[i, j]),
         border_to=texts.token(beyond) if beyond >= 0 else NOBODY,
-        state_norm=float(trace.state_norm[i, j]),
+        norm=float(trace.state_norm[i, j]),
         entropy=float(trace.entropy[i, j]),
         final_rank=int(trace.final_rank[i, j]),
         target_similarity=float(trace.target_similarity[i, j]),
@@ -268,8 +218,8 @@ def compute_cell(
 
 
 def _with_distances(
-    frame: Frame, state: Tensor, entries: tuple[Entry, ...], centred: bool
-) -> tuple[Entry, ...]:
+    frame: Frame, state: Tensor, entries: tuple[ListedToken, ...], centred: bool
+) -> tuple[ListedToken, ...]:
     """The same entries with ‖r − b_i‖ and cos(r, b_i), in float64."""
     if not entries:
         return entries

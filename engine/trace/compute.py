@@ -30,6 +30,8 @@ from engine.model.prompts import Tokens
 from engine.model.vocabulary import Token
 from engine.progress import Check, no_check
 from engine.reading.divergence import divergence
+from engine.reading.geometries import GEOMETRIES
+from engine.reading.geometries.geometry import Geometry
 from engine.reading.read import Reading, read
 from engine.reading.regions import borders
 from engine.trace.options import TraceOptions
@@ -110,16 +112,19 @@ def compute_trace(
             check=check,
         )[options.geometry]
     regions = nearest.ids[:, 0]
-    wall, beyond = borders(
-        frame,
-        flat,
-        regions,
-        options.geometry,
-        near=nearest,
-        centred=options.centred,
-        budget_bytes=budget,
-        check=check,
-    )
+    geometry = GEOMETRIES[options.geometry]
+    wall, beyond = torch.full(regions.shape, torch.nan), torch.full_like(regions, -1)
+    if geometry.borders is not None:
+        wall, beyond = borders(
+            frame,
+            flat,
+            regions,
+            geometry.name,
+            near=nearest,
+            centred=options.centred,
+            budget_bytes=budget,
+            check=check,
+        )
     kl = divergence(head, got.reading, got.last, budget_bytes=budget, check=check)
     check()
     steps = transitions(model, frames, tokens, got, final_ids, centred=options.centred)
@@ -173,7 +178,7 @@ def compute_trace(
         default_pins=pins,
         token_info=info,
         cost=cost,
-        warnings=_warnings(model, got, output, finite),
+        warnings=_warnings(model, got, output, finite, geometry),
     )
 
 
@@ -354,8 +359,12 @@ def not_finite(layers: Sequence[int], finite: Bools) -> list[str]:
     ]
 
 
-def _warnings(model: LanguageModel, got: Prepared, output: Frame, finite: Bools) -> tuple[str, ...]:
+def _warnings(
+    model: LanguageModel, got: Prepared, output: Frame, finite: Bools, geometry: Geometry
+) -> tuple[str, ...]:
     out = not_finite(got.layers, finite)
+    if geometry.borders is None:
+        out.append(geometry.no_border)
     if model.anatomy.kind == "masked":
         out.append(
             "This is a masked model: a position's answer is the token it puts at that very place,"

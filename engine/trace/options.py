@@ -3,16 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from engine.errors import OptionError, shorten
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 from engine.model.prompts import BOS
-from engine.reading.similarity import DEFAULT_TEMPERATURE, GEOMETRIES
+from engine.reading.geometries import GEOMETRIES
 
-STATES: Final = ("normed", "raw")
+
+@dataclass(frozen=True)
+class StateKind:
+    """Where a state is taken: past the final norm or before it."""
+
+    name: str
+    """In addresses, files and options."""
+    title: str
+    """On the pages."""
+    what: str
+    past_norm: bool
+    """Whether it is what the head would read."""
+
+
+STATES: Final[Mapping[str, StateKind]] = MappingProxyType(
+    {
+        one.name: one
+        for one in (
+            StateKind("normed", "final-normed", "past the final norm, as the head reads", True),
+            StateKind("raw", "raw", "as it leaves the block", False),
+        )
+    }
+)
+"""By name."""
+
+if TYPE_CHECKING:
+    StateName = str
+else:
+    StateName = Literal[tuple(STATES)]
+    """For models of questions: the names, and no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +54,11 @@ class TraceOptions:
     """
 
     geometry: str = "cosine"
-    """``cosine``, ``l2`` or ``matmul``."""
+    """One of :data:`engine.reading.geometries.GEOMETRIES`."""
     frame: str = "output"
-    """``output`` (semantic bases), ``input``, ``head``, ``tight`` or ``random``."""
+    """One of :data:`engine.frames.kinds.FRAMES`."""
     state: str = "normed"
-    """``normed``: past the final norm, as the head reads; ``raw``: as it leaves the block."""
+    """One of :data:`STATES`."""
     centred: bool = False
     """Each state minus the layer's mean over the prompt, each basis minus the mean basis."""
     temperature: float | None = None
@@ -64,7 +94,7 @@ class TraceOptions:
     @property
     def temperatures(self) -> dict[str, float]:
         """T per geometry: the chosen one's may be set, the others keep their default."""
-        out = dict(DEFAULT_TEMPERATURE)
+        out = {one.name: one.temperature for one in GEOMETRIES.values()}
         if self.temperature is not None:
             out[self.geometry] = self.temperature
         return out
@@ -74,7 +104,7 @@ class TraceOptions:
         return asdict(self)
 
 
-def _one_of(what: str, value: object, allowed: Sequence[str]) -> None:
+def _one_of(what: str, value: object, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise OptionError(
             f"{what} must be one of {', '.join(allowed)}; got {shorten(str(value))!r}."

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.json_number import number
+from engine.json_number import number, plain
 from engine.model.vocabulary import Token
 from engine.trace.options import TraceOptions
 
@@ -181,46 +181,9 @@ class Trace:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract (docs/api.md): numbers that are not finite are None."""
-        cells = []
-        for i, layer in enumerate(self.layers):
-            for j, position in enumerate(self.positions):
-                top = [
-                    {
-                        "id": int(t),
-                        "text": self.token_info[int(t)].text,
-                        "score": number(s),
-                        "probability": number(p),
-                    }
-                    for t, s, p in zip(
-                        self.top_ids[i, j],
-                        self.top_scores[i, j],
-                        self.top_probabilities[i, j],
-                        strict=True,
-                    )
-                    if t >= 0
-                ]
-                rank = int(self.final_rank[i, j])
-                region = int(self.regions[i, j])
-                cells.append(
-                    {
-                        "layer": layer,
-                        "position": position,
-                        "top": top,
-                        "entropy": number(self.entropy[i, j]),
-                        "final_rank": rank if rank > 0 else None,
-                        "agrees": bool(self.agrees[i, j]),
-                        "probability": number(self.final_probability[i, j]),
-                        "divergence": number(self.divergence[i, j]),
-                        "border": number(self.border[i, j]),
-                        "region": region if region >= 0 else None,
-                        "target_similarity": number(self.target_similarity[i, j]),
-                        "deviation": number(self.deviation[i, j]),
-                        "gain": number(self.gain[i, j]),
-                        "alignment": number(self.alignment[i, j]),
-                        "norm": number(self.state_norm[i, j]),
-                        "finite": bool(self.finite[i, j]),
-                    }
-                )
+        cells = [
+            self._cell(i, j) for i in range(len(self.layers)) for j in range(len(self.positions))
+        ]
         return {
             "model": self.model.name,
             "geometry": self.geometry,
@@ -241,13 +204,44 @@ class Trace:
                 )
             ],
             "crossings": [asdict(c) for c in self.crossings],
-            "isotropy": [{k: number(v) for k, v in asdict(i).items()} for i in self.isotropy],
+            "isotropy": plain(self.isotropy),
             "default_pins": [{"id": i, "text": self.token_info[i].text} for i in self.default_pins],
             "temperature": self.temperature,
             "options": self.options.to_dict(),
             "provenance": asdict(self.model),
             "warnings": list(self.warnings),
         }
+
+    def _cell(self, i: int, j: int) -> dict[str, Any]:
+        """One layer (i of those read) at one position (j) for JSON."""
+        listed = zip(
+            self.top_ids[i, j], self.top_scores[i, j], self.top_probabilities[i, j], strict=True
+        )
+        found: dict[str, Any] = plain(
+            {
+                "layer": self.layers[i],
+                "position": self.positions[j],
+                "top": [
+                    {"id": t, "text": self.token_info[int(t)].text, "score": s, "probability": p}
+                    for t, s, p in listed
+                    if t >= 0
+                ],
+                "entropy": self.entropy[i, j],
+                "final_rank": int(self.final_rank[i, j]) or None,
+                "agrees": self.agrees[i, j],
+                "probability": self.final_probability[i, j],
+                "divergence": self.divergence[i, j],
+                "border": self.border[i, j],
+                "region": self.regions[i, j] if self.regions[i, j] >= 0 else None,
+                "target_similarity": self.target_similarity[i, j],
+                "deviation": self.deviation[i, j],
+                "gain": self.gain[i, j],
+                "alignment": self.alignment[i, j],
+                "norm": self.state_norm[i, j],
+                "finite": self.finite[i, j],
+            }
+        )
+        return found
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Flat rows, one per listed token: for CSV and data frames."""

@@ -13,7 +13,7 @@ from engine.model.language_model import LanguageModel, States
 from engine.model.ranges import parse_range
 from engine.progress import Check, no_check
 from engine.reading.read import read
-from engine.trace.options import TraceOptions
+from engine.trace.options import STATES, TraceOptions
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def prepare(
         options.positions, tokens, "position", f"this prompt of {tokens} tokens"
     )
     anatomy = model.anatomy
-    if options.state == "raw" and anatomy.residual_width != model.width:
+    past_norm = STATES[options.state].past_norm
+    if not past_norm and anatomy.residual_width != model.width:
         raise OptionError(
             f"raw states of this model have {anatomy.residual_width} dimensions and its head reads"
             f" {model.width}; choose state normed."
@@ -71,7 +72,7 @@ def prepare(
     place = {layer: i for i, layer in enumerate(wanted)}
     at = [place[layer] for layer in chosen]
     under = [place[layer] for layer in below]
-    used = read_out if options.state == "normed" else raw
+    used = read_out if past_norm else raw
     finite = torch.isfinite(used).all(-1) & torch.isfinite(read_out).all(-1)
     clean = torch.where(finite.unsqueeze(-1), used, 0.0)
     if options.centred:

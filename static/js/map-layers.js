@@ -23,7 +23,7 @@
       this.places = next;
       this.show(-1);
       this.spokes_off();
-      const still = calm.matches || !same || meta.n > TWEEN_LIMIT || !["shared", "selection", "layer", "axes"].includes(this.source.projection);
+      const still = calm.matches || !same || meta.n > TWEEN_LIMIT || !this.source.glides;
       if (!still) await this.tween(from, next, asked);
       if (asked !== this.moving || !this.root.isConnected) return;
       this.fill(next);

@@ -1,5 +1,5 @@
 // One picture of a map: fetches its points and draws them with Plotly. Its colours (map-paint.js), what
-// is looked up on it (map-look.js), its layers (map-layers.js), pointer and keys (map-hand.js) and
+// is looked up on it (map-look.js), its layers (map-layers.js), pointer and keys (pointer.js) and
 // fingers (map-touch.js) are files of their own. What is written beside it comes from the server as
 // HTML.
 "use strict";
@@ -205,7 +205,7 @@
     }
   }
 
-  const { paint, look, layers, hand, touch } = window.lexiscope;
-  Object.assign(Panel.prototype, paint, look, layers, hand, touch);
+  const { paint, look, layers, pointer, touch } = window.lexiscope;
+  Object.assign(Panel.prototype, paint, look, layers, pointer, touch);
   window.lexiscope.map = { Panel, panels, playing: null, all: () => [...panels.values()].filter((panel) => panel.home !== undefined) };
 })();

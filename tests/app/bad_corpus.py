@@ -1,6 +1,6 @@
 """Bad requests for the addresses of maps, calibrations and jobs; nothing is asked here.
 
-Each list holds (what is wrong, the request). `test_bad_input_new.py` sends them all, and those of
+Each list holds (what is wrong, the request). `web/test_bad_bodies.py` sends them all, and those of
 `bad_files.py`.
 """
 

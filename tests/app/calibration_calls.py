@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-import time
 from typing import Any
 
 from starlette.testclient import TestClient
-
-LONG = 120.0
+from waiting import until
 
 
 def sentences(n: int = 120, seed: int = 3) -> str:
@@ -29,13 +27,12 @@ def upload(client: TestClient, body: bytes | str, name: str = "rows.csv", **fiel
 
 def follow(client: Any, job: str) -> Any:
     """The job when it has ended."""
-    end = time.monotonic() + LONG
-    while True:
+
+    def ended() -> Any:
         view = client.get(f"/api/v1/jobs/{job}").json()
-        if view["finished"]:
-            return view
-        assert time.monotonic() < end, view
-        time.sleep(0.02)
+        return view if view["finished"] else None
+
+    return until(ended)
 
 
 def question(set_id: str, **more: Any) -> dict[str, Any]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from parsed import Parsed
 from starlette.testclient import TestClient
+from waiting import until
 
-from app.jobs.lanes import JobView
+from app.jobs.lanes import Jobs, JobView
 
 COLD = ["frost on the pane", "ice on the pond", "snow in the yard", "a cold wind", "hail at noon"]
 
 
 WARM = ["sun on the wall", "a hot day", "the heat of july", "warm sand", "a mild evening"]
-
-
-PATIENCE = 120.0
 
 
 def table_of(extra: str = "") -> bytes:
@@ -63,13 +60,9 @@ def encoded(fields: list[tuple[str, str]]) -> dict[str, Any]:
 def finished(client: TestClient, href: str) -> JobView:
     """Wait for a job of this client's app."""
     job = urlsplit(href).path.rsplit("/", 1)[-1]
-    until = time.monotonic() + PATIENCE
-    while True:
-        view: JobView = client.app.state.jobs.get(job)  # type: ignore[attr-defined]
-        if view.finished:
-            return view
-        assert time.monotonic() < until, view
-        time.sleep(0.05)
+    jobs: Jobs = client.app.state.jobs  # type: ignore[attr-defined]
+    until(lambda: jobs.get(job).finished, lambda: jobs.get(job))
+    return jobs.get(job)
 
 
 def job(**changes: Any) -> JobView:

@@ -12,7 +12,7 @@ from asgi import BASE, HOSTILE, PROMPT, load_tiny, settings_with
 from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
 from starlette.testclient import TestClient
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tiny_models import byte_level
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from app.main import create_app
@@ -27,16 +27,8 @@ settings.load_profile("app")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random GPT-2 of three blocks, with a byte-level tokenizer that was made here."""
     folder = tmp_path_factory.mktemp("tiny")
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train_from_iterator([f"{PROMPT}. The dog sat on the cat."] * 4, trainer)
+    texts = [f"{PROMPT}. The dog sat on the cat."] * 4
+    raw = byte_level(texts, 320, special=["<|endoftext|>"])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
     )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from asgi import PATIENCE
 from fastapi import FastAPI
+from waiting import PATIENCE, until
 
 
 @contextmanager
@@ -28,11 +27,8 @@ def live(app: FastAPI) -> Iterator[str]:
     thread = threading.Thread(target=server.run, name="live", daemon=True)
     thread.start()
     try:
-        until = time.monotonic() + PATIENCE
-        while not server.started:
-            assert thread.is_alive(), "the server ended before it began"
-            assert time.monotonic() < until, "the server did not begin"
-            time.sleep(0.01)
+        until(lambda: server.started or not thread.is_alive())
+        assert server.started, "the server ended before it began"
         port = server.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"
     finally:

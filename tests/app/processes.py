@@ -10,15 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
+from waiting import PATIENCE, until
+
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120.0
-"""Seconds; a busy machine takes them, an idle one does not."""
 
 
 class ServerProcess:
@@ -56,18 +56,26 @@ class ServerProcess:
 
     def ready(self) -> None:
         """Wait until it answers questions."""
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                status, _, body = self.get("/readyz")
-            except ConnectionRefusedError:
-                status, body = 0, b""
-            if status == 200:
-                return
-            assert not body or json.loads(body).get("state") != "failed", self.log
-            assert self.process.poll() is None, self.log
-            assert time.monotonic() < until, self.log
-            time.sleep(0.05)
+        until(self._is_ready, lambda: self.log)
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, self.log
+        try:
+            status, _, body = self.get("/readyz")
+        except ConnectionRefusedError:
+            return False
+        assert not body or json.loads(body).get("state") != "failed", self.log
+        return bool(status == 200)
+
+    def client(self) -> httpx2.Client:
+        """Somebody who asks it, and closes the connection."""
+        host, port = self.address()
+        return httpx2.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE)
+
+    def stop(self, number: signal.Signals) -> int:
+        """Send a signal and wait for the end; the exit status."""
+        self.process.send_signal(number)
+        return self.end()
 
     def end(self) -> int:
         """Wait for its end; the exit status."""

@@ -12,6 +12,7 @@ import torch
 from asgi import Call, settings_with
 from fastapi import FastAPI
 from safetensors.torch import load_file, save_file
+from waiting import PATIENCE
 
 from app.main import create_app
 
@@ -44,7 +45,7 @@ async def switched(app: FastAPI, name: str) -> None:
     """Open a model and wait until that has ended, well or not."""
     models = app.state.explorer.models
     await models.switch_to(name)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         await models.settled()
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asgi import BASE, PATIENCE, PROMPT, Blocked, Call, running, settings_with, until
+from asgi import BASE, PROMPT, Blocked, Call, running, settings_with, until
 from fastapi import FastAPI
 from starlette.testclient import TestClient
+from waiting import PATIENCE, Clock
 
 from app import health
 from app.main import create_app
@@ -79,8 +79,10 @@ async def test_the_table_of_states(
     monkeypatch.setattr(service, "load_space", load)
     blocked = Blocked(space, deaf=state == "no sign of life")
     loads = state in ("loading", "failed")
-    values = {"queue_places": 1, "heartbeat_limit_s": 0.05 if state == "no sign of life" else 30}
-    app = create_app(settings_with(**values), None if loads else blocked)  # type: ignore[arg-type]
+    clock = Clock()
+    clock.stand_in(monkeypatch, "app.model.device")
+    settings = settings_with(queue_places=1, heartbeat_limit_s=30)
+    app = create_app(settings, None if loads else blocked)  # type: ignore[arg-type]
     calls = []
     async with running(app):
         match state:
@@ -96,7 +98,7 @@ async def test_the_table_of_states(
                     calls.append(Call(app, "/api/v1/trace", {"prompt": "two"}))
                     await until(lambda: app.state.explorer.device.waiting)
                 else:
-                    await asyncio.sleep(0.1)
+                    clock.now += 31
             case "dead":
                 app.state.explorer.device.close()
             case "disk short":
@@ -170,19 +172,24 @@ def test_no_health_check_runs_in_a_thread_pool() -> None:
     assert inspect.iscoroutinefunction(health.readyz)
 
 
-async def test_a_worker_without_a_sign_of_life_is_not_ready(space: LatentSpace) -> None:
+async def test_a_worker_without_a_sign_of_life_is_not_ready(
+    space: LatentSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    clock.stand_in(monkeypatch, "app.model.device")
     blocked = Blocked(space, deaf=True)
-    app = create_app(settings_with(heartbeat_limit_s=0.05), blocked)  # type: ignore[arg-type]
+    app = create_app(settings_with(heartbeat_limit_s=30), blocked)  # type: ignore[arg-type]
     async with running(app):
         call = Call(app, "/api/v1/trace", {"prompt": PROMPT})
         await until(blocked.entered.is_set)
-        await asyncio.sleep(0.1)
+        in_time = await Call(app, "/readyz").answer()
+        clock.now += 31
         ready = await Call(app, "/readyz").answer()
         alive = await Call(app, "/livez").answer()
         blocked.release.set()
         await call.answer()
         again = await Call(app, "/readyz").answer()
-    assert (ready.status, alive.status, again.status) == (503, 200, 200)
+    assert (in_time.status, ready.status, alive.status, again.status) == (200, 503, 200, 200)
     assert "sign of life" in ready.json["reason"]
     assert int(ready.headers["retry-after"]) > 0
 

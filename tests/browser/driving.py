@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +17,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.web import errors
 
-PATIENCE_MS = 20_000
+PATIENCE_MS = 120_000
+"""Milliseconds after which a wait gives up; only what hangs takes so long."""
 expect.set_options(timeout=PATIENCE_MS)
-HARMLESS = ("GPU stall", "GL Driver Message")
+HARMLESS = ("GPU stall", "GL Driver Message", "htmx:sendAbort", "htmx:afterRequest")
+"""Of the console: notes of the driver, and a request given up for a newer one. One that failed is
+told as `htmx:sendError`, `htmx:timeout` or `htmx:responseError`."""
 
 HOSTILE = [
     "<b>",
@@ -167,6 +171,21 @@ class Visit:
 
 
 Open = Callable[..., Visit]
+
+
+def until(page: Page, condition: Callable[[], object]) -> None:
+    """Let a page go on until a condition comes true; it may ask the page."""
+    end = time.monotonic() + PATIENCE_MS / 1000
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        page.wait_for_timeout(50)
+
+
+def quiet(page: Page) -> None:
+    """Wait until no answer is being awaited or put into the page."""
+    page.wait_for_function(
+        "() => !document.querySelector('.htmx-request, .htmx-swapping, .htmx-settling')"
+    )
 
 
 def settle(page: Page) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 from driving import HOSTILE
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tiny_models import byte_level
+from tokenizers import AddedToken
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 COUNT = int(os.environ.get("LEXISCOPE_TEST_HOSTILE_TOKENS", "5000"))
@@ -52,10 +53,7 @@ def hostile_model(folder: Path) -> list[str]:
     Returns:
         The hostile texts; the id of each is `BYTES` and its place here.
     """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    raw.decoder = decoders.ByteLevel()
+    raw = byte_level(use_regex=False)
     words = [w for w in hostile_tokens(COUNT) if len(w) > 1 or not w.isascii()][: COUNT - BYTES]
     raw.add_tokens([AddedToken(w, normalized=False) for w in words])
     assert raw.get_vocab_size() == BYTES + len(words)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
 from driving import Faults, Site
+from waiting import PATIENCE, until
 
 from app.main import create_app
 from app.settings import Settings
@@ -28,12 +28,8 @@ def serve(settings: Settings, data: Path) -> Iterator[Site]:
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     explorer = app.state.explorer
-    deadline = time.monotonic() + 120
-    while not (server.started and explorer.state == "ready"):
-        assert thread.is_alive(), "the server stopped"
-        assert explorer.state != "failed", explorer.failure
-        assert time.monotonic() < deadline, "the model was not ready in time"
-        time.sleep(0.05)
+    until(lambda: explorer.state == "failed" or (server.started and explorer.state == "ready"))
+    assert explorer.state == "ready", explorer.failure
     yield Site(f"http://127.0.0.1:{port}", app, server, faults)
     server.should_exit = True
-    thread.join(20)
+    thread.join(PATIENCE)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from driving import Open, Site, Visit
+from driving import Open, Site, Visit, until
 from playwright.sync_api import Page, expect
+from waiting import until as wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -42,12 +43,13 @@ def result(site: Site) -> str:
     )
     with urlopen(sent) as answer:
         job = json.load(answer)
-    until = time.monotonic() + LONG_MS / 1000
-    while job["state"] in ("queued", "running"):
-        assert time.monotonic() < until, job
-        time.sleep(0.2)
+
+    def ended() -> Any:
         with urlopen(f"{site.url}/api/v1/jobs/{job['id']}") as answer:
-            job = json.load(answer)
+            view = json.load(answer)
+        return view if view["finished"] else None
+
+    job = wait_until(ended)
     assert job["state"] == "done", job["problem"]
     return f"/calibrate/{job['result']}"
 
@@ -177,11 +179,9 @@ def test_the_points_move_to_where_they_stand_after(visit: Visit, result: str) ->
     assert before != after
     page.locator("#view-after").check()
     expect(page.locator("#map-after")).to_be_hidden()
-    page.wait_for_timeout(2_000)
-    assert dots.evaluate_all(place) == after
+    until(page, lambda: dots.evaluate_all(place) == after)
     page.locator("#view-before").check()
-    page.wait_for_timeout(2_000)
-    assert dots.evaluate_all(place) == before
+    until(page, lambda: dots.evaluate_all(place) == before)
 
 
 def test_a_changed_text_opens_its_trace_with_the_calibration_on(visit: Visit, result: str) -> None:

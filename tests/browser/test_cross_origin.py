@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from served import serve
 from starlette.responses import HTMLResponse
 from tiny_models import Folders
+from waiting import PATIENCE
 
 from app.settings import Settings
 
@@ -104,7 +105,7 @@ def elsewhere() -> Iterator[Elsewhere]:
     yield one
     one.server.shutdown()
     one.server.server_close()
-    thread.join(10)
+    thread.join(PATIENCE)
 
 
 def port(site: Site) -> int:

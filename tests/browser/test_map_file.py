@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from driving import PATIENCE_MS
 from playwright.sync_api import Browser, Page
 from tiny_models import Spaces
 
-from app.maps.files.export import Drawing, write
-from app.maps.service import drawing_of
+from app.maps.files.export import Drawing, drawing_of, write
 from engine import LatentSpace
 from engine.maps import MapOptions
 from engine.progress import no_check
@@ -49,7 +49,7 @@ def opened(browser: Browser, file: Path, **more: Any) -> tuple[Page, list[str]]:
     page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:"))
         else trouble.append(r.url))  # fmt: skip
     page.goto(file.as_uri())
-    page.wait_for_selector("#map[data-drawn]", timeout=60_000)
+    page.wait_for_selector("#map[data-drawn]", timeout=PATIENCE_MS)
     return page, trouble
 
 
@@ -63,7 +63,7 @@ def test_the_file_opens_with_the_network_off_and_shows_every_point(
 ) -> None:
     select = "all" if dims == 2 else "search:a"
     options = MapOptions(prompt=PROMPT, layer=1, dims=dims, select=select)
-    drawing = drawing_of(space, options, "html", "class", check=no_check)
+    drawing = drawing_of(space.maps, options, "html", "class", check=no_check)
     file = tmp_path / "map.html"
     file.write_bytes(write(drawing, "html"))
     page, trouble = opened(browser, file)
@@ -95,7 +95,7 @@ def _coloured(page: Page) -> int:
 def test_a_search_lights_what_it_finds(
     browser: Browser, space: LatentSpace, tmp_path: Path
 ) -> None:
-    drawing = drawing_of(space, MapOptions(prompt=PROMPT), "html", "class", check=no_check)
+    drawing = drawing_of(space.maps, MapOptions(prompt=PROMPT), "html", "class", check=no_check)
     file = tmp_path / "map.html"
     file.write_bytes(write(drawing, "html"))
     page, trouble = opened(browser, file)
@@ -114,7 +114,7 @@ def test_the_file_reads_well_in_both_schemes_and_on_a_phone(
     browser: Browser, space: LatentSpace, tmp_path: Path, scheme: str
 ) -> None:
     options = MapOptions(prompt=PROMPT, select="search:a")
-    drawing = drawing_of(space, options, "html", "norm", check=no_check)
+    drawing = drawing_of(space.maps, options, "html", "norm", check=no_check)
     file = tmp_path / "map.html"
     file.write_bytes(write(drawing, "html"))
     page, trouble = opened(
@@ -132,7 +132,7 @@ def test_hostile_labels_stay_text(browser: Browser, space: LatentSpace, tmp_path
         "<img src=x onerror=document.title='gone'>",
         "</script><script>document.title='gone'",
     ]
-    drawing = drawing_of(space, MapOptions(prompt=PROMPT), "html", "class", check=no_check)
+    drawing = drawing_of(space.maps, MapOptions(prompt=PROMPT), "html", "class", check=no_check)
     sheet = replace(drawing.sheet(), label=lambda i: hostile[i % 2], title="<b>T</b>")
 
     class Fake(Drawing):

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from driving import HOSTILE, PATIENCE_MS, Open, Site, Visit
+from driving import HOSTILE, PATIENCE_MS, Open, Site, Visit, until
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -108,9 +108,12 @@ def test_layers_follow_the_slider_and_keep_each_points_identity(visit: Visit, si
     query = page.evaluate("lexiscope.map.all()[0].source.query")
     body = page.request.get(f"{site.url}/api/v1/map/points?{query}&layer={last - 1}").body()
     wanted = np.frombuffer(body, dtype="<f4").reshape(-1, 2)
-    page.wait_for_timeout(900)
-    shown = page.evaluate("lexiscope.map.all()[0].places.map((one) => [...one])")
-    assert np.array_equal(np.asarray(shown, dtype=np.float32).T, wanted)
+
+    def arrived() -> bool:
+        shown = page.evaluate("lexiscope.map.all()[0].places.map((one) => [...one])")
+        return np.array_equal(np.asarray(shown, dtype=np.float32).T, wanted)
+
+    until(page, arrived)
 
 
 def test_reduced_motion_moves_nothing_in_between(visit_to: Open, site: Site) -> None:
@@ -120,9 +123,12 @@ def test_reduced_motion_moves_nothing_in_between(visit_to: Open, site: Site) -> 
         const old = p.under_axes.bind(p);
         p.under_axes = (s = 0) => { if (s > 0) window.between++; old(s); }; }"""
     )
+    where = "lexiscope.map.all()[0].places.map((one) => [...one])"
+    before = page.evaluate(where)
     page.get_by_role("button", name="One layer back").click()
-    expect(page.locator("#title-a")).to_contain_text(re.compile(r"Layer \d+"))
-    page.wait_for_timeout(800)
+    until(page, lambda: page.evaluate(where) != before)
+    frames = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    page.evaluate(frames)
     assert page.evaluate("window.between") == 0
 
 
@@ -130,15 +136,25 @@ def test_two_pictures_share_pointer_and_zoom(visit_to: Open, site: Site) -> None
     page = open_map(visit_to(site, viewport=WIDE), f"{TEXT}&compare=layer%3A1")
     assert page.locator("canvas").count() <= 4
     index = page.evaluate("lexiscope.map.all()[0].n - 1")
-    page.evaluate("i => lexiscope.map.all()[0].hover(i)", index)
     tips = page.locator(".map-tip:not([hidden]) bdi")
-    expect(tips).to_have_count(2)
+
+    def shown_twice() -> bool:
+        hover = "i => { const one = lexiscope.map.all()[0]; one.hover(-1); one.hover(i); }"
+        page.evaluate(hover, index)
+        return tips.count() == 2
+
+    until(page, shown_twice)
     assert len(set(tips.all_text_contents())) == 1
+    views = "lexiscope.map.all().map((p) => p.view())"
+    before, _ = page.evaluate(views)
     page.locator("[data-panel=a]").get_by_role("button", name="Zoom in").click()
-    page.wait_for_timeout(600)
-    one, two = page.evaluate("lexiscope.map.all().map((p) => p.view())")
-    for axis in ("xaxis.range", "yaxis.range"):
-        assert np.allclose(one[axis], two[axis])
+
+    def zoomed_alike() -> bool:
+        one, two = page.evaluate(views)
+        axes = ("xaxis.range", "yaxis.range")
+        return one != before and all(np.allclose(one[axis], two[axis]) for axis in axes)
+
+    until(page, zoomed_alike)
 
 
 def test_a_first_visit_shows_named_words_in_their_colours(visit: Visit, site: Site) -> None:
@@ -165,11 +181,9 @@ def test_before_and_after_a_calibration_stand_side_by_side(visit_to: Open, site:
     ask = opened.page.request
     body = {"set": "topics", "template": "Text: {text}\nTopic:", "epochs": 3, "compare": False}
     job = ask.post(f"{site.url}/api/v1/calibrations", data=body).json()["id"]
-    for _ in range(1200):
-        view = ask.get(f"{site.url}/api/v1/jobs/{job}").json()
-        if view["finished"]:
-            break
-        opened.page.wait_for_timeout(100)
+    seen = f"{site.url}/api/v1/jobs/{job}"
+    until(opened.page, lambda: ask.get(seen).json()["finished"])
+    view = ask.get(seen).json()
     assert view["state"] == "done", view
     page = open_map(opened, f"/map/calibration/{view['result']}")
     expect(page.locator("#title-a")).to_contain_text("before the calibration")

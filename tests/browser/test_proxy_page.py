@@ -17,6 +17,7 @@ from driving import PATIENCE_MS, Open, Site, settle
 from playwright.sync_api import expect
 from served import serve
 from tiny_models import Folders
+from waiting import PATIENCE
 
 from app.settings import Settings
 
@@ -65,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers["Host"] = self.headers["host"]
         headers["X-Forwarded-For"] = self.client_address[0]
         headers["X-Forwarded-Proto"] = "http"
-        upstream = http.client.HTTPConnection(self.server.upstream, timeout=60)
+        upstream = http.client.HTTPConnection(self.server.upstream, timeout=PATIENCE)
         try:
             upstream.request(self.command, path, body or None, headers)
             answer = upstream.getresponse()
@@ -92,7 +93,7 @@ def proxy_before(url: str, *, strips: bool) -> Iterator[Proxy]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(20)
+        thread.join(PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from driving import PATIENCE_MS, Open, Site, settle
 from playwright.sync_api import Page, expect
 from served import serve
 from tiny_models import Folders
+from waiting import until
 
 from app.settings import Settings
 
@@ -46,10 +46,7 @@ class Choice:
         urlopen(sent).close()
 
     def wait(self) -> None:
-        until = time.monotonic() + 120
-        while self.site.app.state.explorer.models.opening is not None:
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        until(lambda: self.site.app.state.explorer.models.opening is None)
 
     def open(self, name: str) -> None:
         self.begin(name)

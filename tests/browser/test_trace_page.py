@@ -6,7 +6,7 @@ import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from driving import Open, Site, Visit, settle
+from driving import Open, Site, Visit, quiet, settle
 from playwright.sync_api import Page, Route, expect
 
 pytestmark = pytest.mark.browser
@@ -260,7 +260,7 @@ def test_the_cost_of_a_run_is_measured(visit: Visit) -> None:
     with page.expect_response("**/cost?*"):
         held[0].continue_()
     page.unroute("**/cost?*")
-    page.wait_for_timeout(300)
+    quiet(page)
     expect(page.locator("#cost")).to_contain_text("measured")
     page.locator("#prompt").fill("the king")
     expect(page.locator("#cost")).not_to_contain_text("measured")
@@ -314,13 +314,15 @@ def test_a_mistake_is_a_sentence_and_the_page_goes_on(visit: Visit) -> None:
 def test_the_sentence_about_a_mistake_stays(visit: Visit) -> None:
     """Neither the forecast of the cost nor further typing takes it away."""
     visit.guard.allow = ("status of 422", "Error Code 422")
+    visit.page.clock.install()
     page = visit.go()
     box = page.locator("#prompt")
     box.fill("king " * 1000)
     box.press("Control+Enter")
     sentence = page.locator("#result > #problem")
     expect(sentence).to_contain_text("tokens")
-    page.wait_for_timeout(2000)
+    page.clock.fast_forward(2_000)  # past all that waits for a pause in the typing
+    quiet(page)
     expect(sentence).to_be_visible()
     expect(page.locator("#cost strong")).to_have_count(0)
     box.fill("king " * 900)

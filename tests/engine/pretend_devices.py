@@ -3,7 +3,7 @@
 A :class:`Placed` tensor holds its values on the CPU and claims another device. Inside
 :class:`Devices` every operation computes on the CPU and gives its result to the device of its
 operands; where operands lie on different devices it raises as CUDA does. So a test sees each
-forgotten ``.to(device)`` without a GPU, and the numbers stay those of the CPU to the last bit.
+forgotten ``.to(device)`` without a GPU, and the numbers stay those of the CPU.
 
 `xla` stands for the GPUs, since PyTorch prepares nothing for it before the first tensor.
 """

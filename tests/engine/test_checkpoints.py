@@ -23,10 +23,11 @@ from engine.calibration.evidence.ablation import ablate
 from engine.calibration.evidence.comparison import compare_before_after
 from engine.calibration.evidence.evaluation import evaluate
 from engine.calibration.evidence.protocol import MethodSettings
-from engine.calibration.training import train as training
+from engine.calibration.training import epochs
 from engine.calibration.training.calibrated import Calibration
 from engine.calibration.training.features import task_states
-from engine.calibration.training.train import CalibrationOptions, calibrate
+from engine.calibration.training.options import CalibrationOptions
+from engine.calibration.training.train import calibrate
 from engine.checkpoints import NOTHING, Checkpoints, sweep, tensor_digest
 from engine.errors import OptionError
 from engine.progress import Progress, Steps, drain
@@ -134,7 +135,8 @@ def test_dropped_work_leaves_nothing_and_keeps_nothing(tmp_path: Path) -> None:
     owner = Checkpoints(tmp_path / "work")
     assert owner.place is None
     owner.of("one").save({}, {}, place="first")
-    time.sleep(0.01)
+    for path in (tmp_path / "work").iterdir():
+        os.utime(path, (1000, 1000))
     owner.of("two").save({}, {}, place="second")
     owner.of("three").save({}, {})
     assert owner.place == "second"
@@ -255,7 +257,7 @@ BREAKS = [("close", 7), ("kill", 9), ("close", 1), ("kill", 4)]
 def test_a_training_that_was_interrupted_ends_with_the_same_bits(
     spaces: Spaces, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_STEP_SECONDS", -1.0)  # a step is one batch
+    monkeypatch.setattr(epochs, "_STEP_SECONDS", -1.0)  # a step is one batch
     space = spaces["llama"]
     task = planted_tasks.task(space, 60)
     states = drain(task_states(space, task))
@@ -293,7 +295,7 @@ def test_a_finished_training_is_not_trained_again_and_another_one_is(
 def test_an_ablation_goes_on_after_its_last_training(
     spaces: Spaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_STEP_SECONDS", -1.0)
+    monkeypatch.setattr(epochs, "_STEP_SECONDS", -1.0)
     space = spaces["llama"]
     task, states = planted_tasks.planted(space, 60)
     base = CalibrationOptions(epochs=2, batch=32)
@@ -316,7 +318,7 @@ def test_an_ablation_goes_on_after_its_last_training(
 def test_a_comparison_goes_on_after_its_last_control(
     spaces: Spaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_STEP_SECONDS", -1.0)
+    monkeypatch.setattr(epochs, "_STEP_SECONDS", -1.0)
     space = spaces["llama"]
     task = planted_tasks.task(space, 60)
     states = drain(task_states(space, task))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.progress import Progress, Steps, drain, told
+from engine.progress import Progress, Steps, drain, relabelled
 
 
 def counting(to: int, closed: list[int]) -> Steps[str]:
@@ -35,7 +35,7 @@ def test_a_share_needs_a_total() -> None:
 
 def test_told_changes_reports_and_not_the_result() -> None:
     closed: list[int] = []
-    work = told(counting(2, closed), lambda step: replace(step, note=f"step {step.done}"))
+    work = relabelled(counting(2, closed), lambda step: replace(step, note=f"step {step.done}"))
     found = []
 
     def through() -> Steps[None]:
@@ -49,7 +49,7 @@ def test_told_changes_reports_and_not_the_result() -> None:
 
 def test_closing_closes_the_work() -> None:
     closed: list[int] = []
-    work = told(counting(5, closed), lambda step: step)
+    work = relabelled(counting(5, closed), lambda step: step)
     next(work)
     work.close()
     assert closed == [1]

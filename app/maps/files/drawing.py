@@ -1,6 +1,6 @@
 """What every drawing of a map needs, in plain values; pictures and the stand-alone page share it.
 
-Knows the engine's map and no drawing library. A sheet is complete: who draws it asks nothing more.
+Knows the engine's maps and no drawing library. A sheet is complete: who draws it asks nothing more.
 """
 
 from __future__ import annotations
@@ -15,17 +15,10 @@ import numpy.typing as npt
 
 from app import version
 from app.figures.theme import DARK, Theme
+from engine.maps import KINDS, PROJECTIONS, Colour, Map
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
-KINDS = ("basis", "alone", "prompt", "text")
-"""What a point can be, by its number in ``kinds``."""
-KIND_NAMES = {
-    "basis": "tokens (bases)",
-    "alone": "tokens (each alone as the prompt)",
-    "prompt": "tokens of the prompt",
-    "text": "texts (last position)",
-}
 LINES = (0, 5, 2, 3, 4, 6, 7)
 """The theme's line colours that categories take, in order; the second is left to the prompt."""
 GREY = -1
@@ -68,7 +61,6 @@ class Paint:
     """Per point: a code into `names`, or a number (NaN where unknown)."""
     names: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
-    unit: str = ""
     slots: tuple[int, ...] = ()
     """Per name its place in `LINES`, or `GREY`; empty before `grouped`."""
 
@@ -92,8 +84,7 @@ class Paint:
             colours.append(GREY)
         codes = place[self.values.astype(np.int64)]
         return Paint(
-            self.by, self.caption, "category", codes, tuple(names), tuple(sizes), self.unit,
-            tuple(colours),
+            self.by, self.caption, "category", codes, tuple(names), tuple(sizes), tuple(colours),
         )  # fmt: skip
 
 
@@ -137,18 +128,12 @@ class Sheet:
         return self.of_kind("prompt")
 
 
-def provenance(map: Any) -> str:
+def provenance(map: Map) -> str:
     """The line that stands in every export: what decides the numbers, readable by people."""
     model, options = map.model, map.options
     revision = "" if model.revision == "local" else f" at {model.revision}"
     frame = "" if options.vocabulary == "alone" else f"frame {options.frame}, "
-    projection = {
-        "shared": "shared linear projection",
-        "selection": "PCA of the selected bases",
-        "layer": "per-layer PCA with Procrustes",
-        "umap": f"UMAP ({options.neighbours} neighbours, minimum distance {options.min_dist:g})",
-        "axes": "concept axes",
-    }[options.projection]
+    projection = PROJECTIONS[options.projection].provenance(options)
     versions = ", ".join(f"{name} {one}" for name, one in map.versions.items())
     calibration = ""
     if options.calibration is not None:
@@ -156,16 +141,31 @@ def provenance(map: Any) -> str:
         calibration = f"{options.side} calibration {named.label} ({named.fingerprint}), "
     return (
         f"Lexiscope {version()} · model {model.name}{revision} ({model.fingerprint}) on "
-        f"{model.device} in {model.dtype} · layer {layer_of(map)}, {options.state} states, "
+        f"{model.device} in {model.dtype} · layer {map.layer}, {options.state} states, "
         f"{calibration}{options.preprocessing} · {frame}{projection}, {options.dims}-D, seed "
         f"{options.seed} · {versions} · map {map.fingerprint}"
     )
 
 
-def layer_of(map: Any) -> int:
-    """The layer's number from 0."""
-    layer: int = map.layer
-    return layer
+def border_sentence(drawn: Map) -> str:
+    """How many points lie beyond the border; empty where none does."""
+    count = drawn.border.count
+    if count == 0:
+        return ""
+    verb = "point lies" if count == 1 else "points lie"
+    return (
+        f"{count:,} of {drawn.n:,} {verb} further out than the picture reaches and "
+        f"{'is' if count == 1 else 'are'} drawn at its border."
+    )
+
+
+def paint_of(colour: Colour) -> Paint:
+    """An engine's colour, for a drawing."""
+    if colour.values is not None:
+        return Paint(colour.by, colour.caption, "number", np.asarray(colour.values))
+    codes = np.asarray(colour.codes)
+    counts = np.bincount(codes, minlength=len(colour.names)).tolist()
+    return Paint(colour.by, colour.caption, "category", codes, colour.names, tuple(counts))
 
 
 def class_colours(paint: Paint, colours: Theme) -> tuple[str, ...]:

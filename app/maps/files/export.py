@@ -20,14 +20,21 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from app.maps.answers import border_sentence, painted
 from app.maps.files import embed as map_embed
 from app.maps.files import html as map_html
 from app.maps.files import picture as map_picture
-from app.maps.files.drawing import KINDS, Paint, Sheet, packed, provenance, unpacked
+from app.maps.files.drawing import (
+    Sheet,
+    border_sentence,
+    packed,
+    paint_of,
+    provenance,
+    unpacked,
+)
 from app.web import export
 from engine.errors import ArtifactError, OptionError
-from engine.maps import Colour, Map, Quality
+from engine.maps import KINDS, Colour, Map, MapMaker, MapOptions, Quality
+from engine.progress import Check
 
 Format = Literal["json", "csv", "npz", "html", "svg", "png"]
 FORMATS: Final[tuple[Format, ...]] = ("json", "csv", "npz", "html", "svg", "png")
@@ -73,7 +80,7 @@ class Drawing:
             axis_titles=drawn.axis_names,
             label=drawn.points.label,
             words=_words(drawn),
-            paint=self._paint(),
+            paint=paint_of(self.colour) if self.colour else None,
         )
 
     def _chosen(self) -> str:
@@ -90,8 +97,36 @@ class Drawing:
         parts += [drawn.blind_to, border_sentence(drawn)]
         return " ".join(f"{one.rstrip('.')}." for one in parts if one)
 
-    def _paint(self) -> Paint | None:
-        return painted(self.colour) if self.colour else None
+
+def drawing_of(
+    maps: MapMaker, options: MapOptions, format: Format, colour: str | None, *, check: Check
+) -> Drawing:
+    """A map with its colour and its quality where the format shows them.
+
+    Raises:
+        MapNotReady: its layout has not been computed.
+    """
+    drawn = maps.map(options, check=check)
+    if format not in ("html", "svg", "png"):
+        return Drawing(drawn, None, None)
+    by = colour.replace("_", " ") if colour else None
+    painted = maps.colour(options, by, check=check) if by else None
+    return Drawing(drawn, painted, maps.quality(options, check=check))
+
+
+def file_of(
+    maps: MapMaker,
+    options: MapOptions,
+    format: Format,
+    colour: str | None,
+    look: map_picture.Look | None,
+    *,
+    check: Check,
+) -> bytes:
+    """A map as the bytes of a file."""
+    drawing = drawing_of(maps, options, format, colour, check=check)
+    check()
+    return write(drawing, format, look)
 
 
 def _words(drawn: Map) -> npt.NDArray[np.bool_]:

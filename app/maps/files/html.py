@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 from functools import cache
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from app.figures.theme import DARK, LIGHT, Theme, theme
 from app.maps.files.drawing import Sheet, class_colours, packed
 from app.web import assets, export
+from app.web.rendering import environment
 
 _POLICY = (
     "default-src 'none'; script-src {scripts} 'unsafe-eval'; style-src 'unsafe-inline'; "
@@ -33,30 +34,19 @@ def page(sheet: Sheet, data: bytes) -> bytes:
         sheet: what is drawn.
         data: the map's numbers as JSON; they travel inside the file, so that it can be verified.
     """
-    library, script = _plotly(), _script()
-    policy = _POLICY.format(scripts=" ".join(_hash(one) for one in (library, script)))
-    said = "".join(f"<li>{html.escape(one)}</li>" for one in sheet.said[1:])
-    parts = [
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-        '<meta name="color-scheme" content="light dark">\n',
-        f"<title>{html.escape(sheet.title)}</title>\n<style>{_style()}</style>\n</head>\n<body>\n",
-        f"<header>\n<h1>{html.escape(sheet.title)}</h1>\n",
-        f'<p class="lead">{html.escape(sheet.said[0] if sheet.said else "")}</p>\n',
-        '<p class="tools"><label for="find">Find a token</label> '
-        '<input id="find" type="search" autocomplete="off" spellcheck="false"> '
-        '<output id="found" for="find"></output></p>\n</header>\n<main>\n',
-        f'<div id="map" role="figure" aria-label="{html.escape(sheet.title)}"></div>\n',
-        f"<noscript><p>The drawing needs JavaScript; the numbers are in this file.</p></noscript>\n"
-        f"<ul>{said}</ul>\n</main>\n<footer><p>{html.escape(sheet.foot)}</p>\n",
-        "<p>This file holds its numbers: <code>lexiscope verify</code> with its name computes them "
-        "anew and reports the largest difference.</p></footer>\n",
-        f'<script type="application/json" id="sheet">{_inert(export.dumps(_plain(sheet)))}'
-        f"</script>\n{_OPEN}{_inert(data)}</script>\n",
-        f"<script>{library}</script>\n<script>{script}</script>\n</body>\n</html>\n",
-    ]
-    return "".join(parts).encode()
+    library, script = _plotly(), _asset("js/map-file.js")
+    page = environment().get_template("maps/file.html")
+    text = page.render(
+        sheet=sheet,
+        policy=Markup(_POLICY.format(scripts=" ".join(map(_hash, (library, script))))),
+        style=_asset("css/map-file.css"),
+        drawn=_inert(export.dumps(_plain(sheet))),
+        opening=Markup(_OPEN),
+        numbers=_inert(data),
+        library=library,
+        script=script,
+    )
+    return f"{text}\n".encode()
 
 
 def numbers(body: bytes) -> bytes:
@@ -108,29 +98,23 @@ def _theme(colours: Theme) -> dict[str, Any]:
     }
 
 
-def _inert(data: bytes) -> str:
+def _inert(data: bytes) -> Markup:
     """JSON that no HTML parser reads anything else into."""
     text = data.decode().strip()
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-@cache
-def _plotly() -> str:
+def _plotly() -> Markup:
     """Plotly.js out of the installed wheel, so that it may stand inside a script element."""
-    text = assets.catalogue()["plotly.min.js"].content().body.decode()
     # In a string or an expression the backslash changes nothing; HTML would end the element.
-    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    text = str(_asset("plotly.min.js"))
+    return Markup(text.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
 
 
 @cache
-def _script() -> str:
-    return assets.catalogue()["js/map-file.js"].content().body.decode()
-
-
-@cache
-def _style() -> str:
-    return assets.catalogue()["css/map-file.css"].content().body.decode()
+def _asset(name: str) -> Markup:
+    return Markup(assets.catalogue()[name].content().body.decode())

@@ -20,27 +20,21 @@ from engine.calibration.evidence.metrics import Interval
 from engine.calibration.evidence.protocol import timed
 from engine.calibration.evidence.resampling import Bootstrap
 from engine.calibration.labelled.tasks import SPLITS, Task
+from engine.calibration.training.calibrated import Calibration, predict_from, untrained
 from engine.calibration.training.features import TaskStates
 from engine.calibration.training.losses import LOSS_NAMES, LOSSES
 from engine.calibration.training.options import CalibrationOptions
-from engine.calibration.training.train import Calibration, calibrate, predict_from, untrained
+from engine.calibration.training.train import calibrate
 from engine.checkpoints import NOTHING, Checkpoints, tensor_digest
 from engine.errors import LexiscopeError, OptionError
-from engine.frames.frame import FrameName
-from engine.progress import Progress, Steps, told
+from engine.frames.kinds import FRAMES
+from engine.progress import Progress, Steps, relabelled
 from engine.space import LatentSpace
 
-ABLATION_FRAMES: Final[tuple[FrameName, ...]] = ("output", "head", "tight", "input", "random")
+ABLATION_FRAMES: Final = ("output", "head", "tight", "input", "random")
 """Bases that are compared; one that a model does not have is left out with its sentence."""
 ABLATION_LOSSES: Final = tuple(LOSSES)
 READINGS: Final = {"sm": "cosine", "mm": "matrix product"}
-BASIS_NAMES: Final = {
-    "output": "semantic bases",
-    "head": "raw head rows",
-    "tight": "the tight frame",
-    "input": "input embeddings",
-    "random": "random bases",
-}
 UNTRAINED: Final = "none"
 REFERENCE: Final = ("output", "sm", "sm")
 
@@ -96,32 +90,8 @@ class Ablation:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "sentence": self.sentence,
-            "task": self.task,
-            "rows": [row.to_dict() for row in self.rows],
-            "left_out": list(self.left_out),
-            "seeds": list(self.seeds),
-            "test": self.test,
-            "notes": list(self.notes),
-        }
-
-    def rows_for_csv(self) -> list[dict[str, Any]]:
-        """Flat, one per row."""
-        out = []
-        for row in self.rows:
-            flat: dict[str, Any] = {
-                n: getattr(row, n) for n in ("basis", "similarity", "loss", "inference")
-            }
-            for name in ("accuracy", "macro_f1", "difference"):
-                interval: Interval = getattr(row, name)
-                flat |= {
-                    name: interval.value,
-                    f"{name}_low": interval.low,
-                    f"{name}_high": interval.high,
-                }
-            out.append(flat | {"seconds": row.seconds})
-        return out
+        rows = [row.to_dict() for row in self.rows]
+        return {"sentence": self.sentence, **vars(self), "rows": rows}
 
 
 def ablate(
@@ -220,7 +190,7 @@ def _as_one(
 ) -> Steps[Calibration]:
     """One training reported as one part of the whole."""
     note = f"bases {frame}, loss {loss}"
-    return told(steps, lambda step: Progress(done, total, note, step.values))
+    return relabelled(steps, lambda step: Progress(done, total, note, step.values))
 
 
 def _answers(
@@ -284,7 +254,7 @@ def _sentence(found: Ablation) -> str:
     how = "not trained" if not best.trained else f"loss {loss_words(best.loss)}"
     words = (
         f"Of {counted(len(found.rows), 'combination')} the best is {how}, read by"
-        f" {READINGS[best.inference]}, on {BASIS_NAMES.get(best.basis, best.basis)}: right on"
+        f" {READINGS[best.inference]}, on {FRAMES[best.basis].phrase}: right on"
         f" {percent(best.accuracy)} of {counted(found.test, 'test text')} (chosen on the test"
         " texts, so flattered)"
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,6 @@ from engine.calibration.evidence.comparison_result import (
     LayerCurve,
     Side,
     TestRow,
-    verdict,
 )
 from engine.calibration.evidence.metrics import (
     ClassificationReport,
@@ -41,14 +40,10 @@ from engine.calibration.evidence.probes import Probe, fit_probe
 from engine.calibration.evidence.prompting import label_logits
 from engine.calibration.evidence.resampling import accuracy_draws, difference_draws, f1_difference
 from engine.calibration.labelled.tasks import SPLITS, Task, shuffled_labels
+from engine.calibration.training.calibrated import Calibration, Prediction, predict_from, untrained
 from engine.calibration.training.features import TaskStates, task_states
-from engine.calibration.training.train import (
-    Calibration,
-    Prediction,
-    calibrate,
-    predict_from,
-    untrained,
-)
+from engine.calibration.training.train import calibrate
+from engine.calibration.training.tuning import calibrated_states, predict
 from engine.checkpoints import NOTHING, Checkpoint, Checkpoints, Kept, tensor_digest
 from engine.errors import LexiscopeError
 from engine.progress import Progress, Steps
@@ -104,7 +99,7 @@ def compare_before_after(
     raw = {s: states.at(layer)[s] for s in ("train", "test")}
     moved: dict[str, Tensor] = {}
     for split in ("train", "test"):
-        moved[split] = yield from calibration.states_of(space, states, task, split)
+        moved[split] = yield from calibrated_states(calibration, space, states, task, split)
         moved[split] = moved[split].cpu()
     said = {
         "before": _reading(plain, calibration, raw["test"]),
@@ -281,7 +276,7 @@ def _control(
         if held is None:
             training = cells.kept.of("training of a control")
             trained = yield from calibrate(space, shared, one, own, checkpoint=training)
-            said = yield from trained.predict(space, shared, one, "test")
+            said = yield from predict(trained, space, shared, one)
             answer = said.predicted.cpu()
             cells.save(cell, {"answer": answer}, {}, f"control {place + 1} of {len(given)}")
             training.remove()
@@ -354,7 +349,7 @@ def _layer_probe(
         return Interval(**held.values["accuracy"])
     _, report, _ = yield from _probe(task, states, layer, seed)
     found = report.accuracy
-    cells.save(cell, {}, {"accuracy": found.to_dict()}, f"layer {layer} of the comparison")
+    cells.save(cell, {}, {"accuracy": asdict(found)}, f"layer {layer} of the comparison")
     return found
 
 
@@ -384,16 +379,3 @@ def _rows(task: Task, said: Mapping[str, Prediction]) -> tuple[TestRow, ...]:
             )
         )
     return tuple(out)
-
-
-__all__ = [
-    "CONTROLS",
-    "SHUFFLES",
-    "Comparison",
-    "ControlLine",
-    "LayerCurve",
-    "Side",
-    "TestRow",
-    "compare_before_after",
-    "verdict",
-]

@@ -30,9 +30,9 @@ class Side:
         for one in plain["per_class"]:
             one["label"] = names[one["label"]]
         return plain | {
-            "own_similarity": self.own_similarity.to_dict(),
-            "margin": self.margin.to_dict(),
-            "knn": {str(k): i.to_dict() for k, i in self.knn.items()},
+            "own_similarity": asdict(self.own_similarity),
+            "margin": asdict(self.margin),
+            "knn": {str(k): asdict(one) for k, one in self.knn.items()},
         }
 
 
@@ -50,10 +50,6 @@ class ControlLine:
     runs: int
     """Trainings that are averaged."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class LayerCurve:
@@ -67,16 +63,6 @@ class LayerCurve:
     calibrated_layer: int
     after: Interval
     """Accuracy after the calibration, at its layer."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        return {
-            "layers": list(self.layers),
-            "reading": [i.to_dict() for i in self.reading],
-            "probe": [i.to_dict() for i in self.probe],
-            "calibrated_layer": self.calibrated_layer,
-            "after": self.after.to_dict(),
-        }
 
 
 @dataclass(frozen=True)
@@ -154,18 +140,18 @@ class Comparison:
             "before": self.before.to_dict(names),
             "after": self.after.to_dict(names),
             "difference": {
-                "accuracy": self.accuracy_difference.to_dict(),
-                "macro_f1": self.macro_f1_difference.to_dict(),
+                "accuracy": asdict(self.accuracy_difference),
+                "macro_f1": asdict(self.macro_f1_difference),
             },
             "logits": self.logits.to_dict(),
             "probe": {
-                "accuracy": self.probe.accuracy.to_dict(),
-                "macro_f1": self.probe.macro_f1.to_dict(),
-                "difference": self.probe_difference.to_dict(),
+                "accuracy": asdict(self.probe.accuracy),
+                "macro_f1": asdict(self.probe.macro_f1),
+                "difference": asdict(self.probe_difference),
                 "settings": {"C": self.probe_strength},
             },
-            "controls": [c.to_dict() for c in self.controls],
-            "layers": None if self.layers is None else self.layers.to_dict(),
+            "controls": [asdict(one) for one in self.controls],
+            "layers": None if self.layers is None else asdict(self.layers),
             "map": self.plane.to_dict() | {"labels": list(names)},
             "rows": [asdict(row) for row in self.rows],
             "flips": self.flips,

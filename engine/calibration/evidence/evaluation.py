@@ -10,7 +10,6 @@ is left out of that cell with its sentence.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -25,11 +24,12 @@ from engine.calibration.evidence.metrics import expected_calibration_error, macr
 from engine.calibration.evidence.protocol import Method, MethodContext, MethodSettings, timed
 from engine.calibration.evidence.resampling import Bootstrap, Draws
 from engine.calibration.labelled.tasks import SPLITS, Task
+from engine.calibration.training.artifact import versions
 from engine.calibration.training.features import TaskStates, task_states
 from engine.checkpoints import NOTHING, Checkpoint, Checkpoints, Kept
 from engine.errors import LexiscopeError, OptionError
 from engine.model.texts import text_states
-from engine.progress import Progress, Steps, told
+from engine.progress import Progress, Steps, relabelled
 from engine.space import LatentSpace
 
 TaskSource = Task | Callable[[int], Task]
@@ -47,6 +47,7 @@ COMPARED: Final = (
 )
 """Pairs whose difference is reported, first minus second."""
 BEFORE: Final = "Its times were measured before the work was interrupted."
+_LIBRARIES: Final = ("lexiscope", "torch", "transformers", "scikit-learn", "peft", "numpy")
 RATE_TEXTS: Final = 64
 """Texts that are read anew to know the model's speed where all states were on the disk."""
 
@@ -187,7 +188,7 @@ def reading_seconds(
 def _noted(steps: Steps[Any], place: tuple[int, int], note: str) -> Steps[Any]:
     """The same work, reported as one part of the whole."""
     done, total = place
-    return told(steps, lambda step: Progress(done, total, note, step.values))
+    return relabelled(steps, lambda step: Progress(done, total, note, step.values))
 
 
 def _task_line(task: Task, taken: Sequence[str]) -> TaskLine:
@@ -323,7 +324,7 @@ def summarise(
         differences=tuple(differences),
         findings=found,
         settings=MappingProxyType(settings.to_dict()),
-        versions=MappingProxyType(_versions()),
+        versions=MappingProxyType(versions(_LIBRARIES)),
     )
 
 
@@ -357,29 +358,3 @@ def model_line(space: LatentSpace) -> dict[str, Any]:
         "dtype": model.dtype,
         "device": model.device,
     }
-
-
-def _versions() -> dict[str, str]:
-    out = {}
-    for name in ("lexiscope", "torch", "transformers", "scikit-learn", "peft", "numpy"):
-        try:
-            out[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return out
-
-
-__all__ = [
-    "COMPARED",
-    "Average",
-    "Cell",
-    "Evaluation",
-    "Run",
-    "TaskLine",
-    "TaskSource",
-    "evaluate",
-    "model_line",
-    "prepare",
-    "reading_seconds",
-    "summarise",
-]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.calibration.evidence.findings import Difference, Finding
 from engine.calibration.evidence.methods import METHODS
-from engine.calibration.evidence.metrics import Interval, confusion
+from engine.calibration.evidence.metrics import Interval, confusion, flat
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,9 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Without the rows."""
-        plain = {n: getattr(self, n) for n in self.__dataclass_fields__}
-        for name in ("truth", "predicted", "rows", "classes"):
-            del plain[name]
-        return plain | {
-            "settings": dict(self.settings),
-            "notes": list(self.notes),
-            "table": self.table.tolist(),
-        }
+        rows = ("truth", "predicted", "rows", "classes")
+        plain = {name: value for name, value in vars(self).items() if name not in rows}
+        return plain | {"settings": dict(self.settings), "table": self.table.tolist()}
 
 
 @dataclass(frozen=True)
@@ -82,16 +77,11 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "accuracy": self.accuracy.to_dict(),
-            "macro_f1": self.macro_f1.to_dict(),
-            "ece": self.ece,
-            "seconds_train": self.seconds_train,
-            "seconds_infer": self.seconds_infer,
-            "peak_bytes": self.peak_bytes,
-            "stored_bytes": self.stored_bytes,
+        return vars(self) | {
+            "accuracy": asdict(self.accuracy),
+            "macro_f1": asdict(self.macro_f1),
             "per_seed": [run.to_dict() for run in self.per_seed],
-            "notes": list(self.notes),
+            "notes": self.notes,
         }
 
 
@@ -109,12 +99,6 @@ class TaskLine:
     """Of a test prompt."""
     chance: float
     """Share of the largest class in the test rows: what guessing it always reaches."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        plain = {n: getattr(self, n) for n in self.__dataclass_fields__}
-        names = ("label_names", "label_words")
-        return plain | {n: list(plain[n]) for n in names}
 
 
 @dataclass(frozen=True)
@@ -169,7 +153,7 @@ class Evaluation:
         return {
             "sentence": self.sentence,
             "model": dict(self.model),
-            "tasks": [task.to_dict() for task in self.tasks],
+            "tasks": [asdict(task) for task in self.tasks],
             "methods": [
                 {
                     "name": m,
@@ -177,7 +161,7 @@ class Evaluation:
                     "kind": METHODS[m].kind,
                     "needs": METHODS[m].needs,
                     "source": METHODS[m].source,
-                    "average": None if m not in self.averages else _average(self.averages[m]),
+                    "average": asdict(self.averages[m]) if m in self.averages else None,
                     "tasks": {
                         t.name: self.cells[m, t.name].to_dict()
                         for t in self.tasks
@@ -191,8 +175,8 @@ class Evaluation:
                 }
                 for m in self.methods
             ],
-            "differences": [d.to_dict() for d in self.differences],
-            "findings": [f.to_dict() for f in self.findings],
+            "differences": [asdict(one) for one in self.differences],
+            "findings": [asdict(one) for one in self.findings],
             "seeds": list(self.seeds),
             "settings": dict(self.settings),
             "versions": dict(self.versions),
@@ -200,7 +184,7 @@ class Evaluation:
 
     def rows(self) -> list[dict[str, Any]]:
         """Flat, one per method and task and one per method for the average: for CSV."""
-        out: list[dict[str, Any]] = []
+        out = []
         for method in self.methods:
             for task in self.tasks:
                 cell = self.cells.get((method, task.name))
@@ -211,30 +195,13 @@ class Evaluation:
         return out
 
 
-def _average(average: Average) -> dict[str, Any]:
-    return {
-        "accuracy": average.accuracy.to_dict(),
-        "macro_f1": average.macro_f1.to_dict(),
-        "seconds_train": average.seconds_train,
-        "seconds_infer": average.seconds_infer,
-        "tasks": average.tasks,
-    }
+_COLUMNS: Final = (
+    *("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "macro_f1_low", "macro_f1_high"),
+    *("ece", "seconds_train", "seconds_infer", "peak_bytes", "stored_bytes"),
+)
 
 
 def _row(method: str, task: str, seeds: int, cell: Cell | Average) -> dict[str, Any]:
-    return {
-        "method": method,
-        "task": task,
-        "seeds": seeds,
-        "accuracy": cell.accuracy.value,
-        "accuracy_low": cell.accuracy.low,
-        "accuracy_high": cell.accuracy.high,
-        "macro_f1": cell.macro_f1.value,
-        "macro_f1_low": cell.macro_f1.low,
-        "macro_f1_high": cell.macro_f1.high,
-        "ece": getattr(cell, "ece", None),
-        "seconds_train": cell.seconds_train,
-        "seconds_infer": cell.seconds_infer,
-        "peak_bytes": getattr(cell, "peak_bytes", None),
-        "stored_bytes": getattr(cell, "stored_bytes", None),
-    }
+    found = flat(cell)
+    figures = {name: found.get(name) for name in _COLUMNS}
+    return {"method": method, "task": task, "seeds": seeds, **figures}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from engine.calibration.evidence.metrics import Interval
 from engine.calibration.training.losses import LOSS_NAMES
@@ -27,15 +27,6 @@ class Difference:
     """Over the tasks that both ran for."""
     per_task: Mapping[str, Interval]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        return {
-            "first": self.first,
-            "second": self.second,
-            "mean": self.mean.to_dict(),
-            "per_task": {t: i.to_dict() for t, i in self.per_task.items()},
-        }
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -45,10 +36,6 @@ class Finding:
     verdict: Verdict = "said"
     """``met`` or ``missed`` a goal; ``open`` where the interval allows both; ``said`` no goal."""
     goal: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        return {"text": self.text, "verdict": self.verdict, "goal": self.goal}
 
 
 class Timed(Protocol):

@@ -6,13 +6,13 @@ is decided in the module of the method and said in its notes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
 from engine.calibration.evidence import peft_tuning, probes, prompting, retrieval
-from engine.calibration.evidence.protocol import Method, MethodContext, Outcome, Plain
+from engine.calibration.evidence.protocol import Kind, Method, MethodContext, Outcome
 from engine.calibration.labelled.tasks import shuffled_labels
 from engine.calibration.training.train import calibrate
 from engine.cost import measured
@@ -23,8 +23,14 @@ PAPER: Final = "Gu et al. 2024, arXiv 2401.16184"
 
 
 def _calibration(
-    name: str, *, shuffle: bool = False, **changes: Any
-) -> Callable[[MethodContext], Steps[Outcome]]:
+    name: str,
+    title: str,
+    source: str = PAPER,
+    kind: Kind = "calibration",
+    *,
+    shuffle: bool = False,
+    **changes: Any,
+) -> Method:
     """Calibration with some settings fixed; on shuffled training labels for the control."""
 
     def work(context: MethodContext) -> Steps[Outcome]:
@@ -53,7 +59,7 @@ def _calibration(
             notes=(f"Epoch {calibration.best_epoch} of {len(calibration.history)} by validation.",),
         )
 
-    return work
+    return Method(name, title, "states", kind, source, work)
 
 
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
@@ -65,133 +71,41 @@ VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     }
 )
 """What a method fixes of the options of a calibration: the rest is as set."""
+_SM: Final = VARIANTS["calibration-sm"]
+_BASES: Final = f"{PAPER}, Alg. 1"
+
+
+def _control(name: str, title: str, **changes: Any) -> Method:
+    return _calibration(name, title, "ours", "control", **_SM, **changes)
 
 
 _ALL: Final[tuple[Method, ...]] = (
-    Plain("zero-shot", "Zero-shot logits", "states", "model", "the model", prompting.zero_shot),
-    Plain(
-        "zero-shot-cosine",
-        "Zero-shot cosine to bases",
-        "states",
-        "model",
-        f"{PAPER}, Alg. 1",
-        prompting.zero_shot_cosine,
-    ),
-    Plain(
-        "in-context",
-        "In-context learning",
-        "prompts",
-        "model",
-        "Brown et al. 2020",
-        prompting.in_context,
-    ),
-    Plain(
-        "contextual-calibration",
-        "Contextual calibration",
-        "prompts",
-        "model",
-        "Zhao et al. 2021",
-        prompting.contextual_calibration,
-    ),
-    Plain(
-        "knn-prompting",
-        "kNN prompting",
-        "prompts",
-        "retrieval",
-        "Xu et al. 2023",
-        retrieval.knn_prompting,
-    ),
-    Plain("knn-lm", "kNN-LM", "states", "retrieval", "Khandelwal et al. 2020", retrieval.knn_lm),
-    Plain(
-        "class-mean",
-        "Nearest class mean",
-        "states",
-        "retrieval",
-        "Tibshirani et al. 2002",
-        retrieval.class_mean,
-    ),
-    Plain(
-        "linear-probe",
-        "Linear probe",
-        "states",
-        "trained",
-        "Alain and Bengio 2017",
-        probes.linear_probe,
-    ),
-    Plain("lora", "LoRA", "gradients", "trained", "Hu et al. 2022", peft_tuning.lora),
-    Plain("ia3", "IA3", "gradients", "trained", "Liu et al. 2022", peft_tuning.ia3),
-    Plain(
-        "calibration-sm",
-        "Calibration [sm]",
-        "states",
-        "calibration",
-        PAPER,
-        _calibration("calibration-sm", **VARIANTS["calibration-sm"]),
-    ),
-    Plain(
-        "calibration-mm",
-        "Calibration [mm]",
-        "states",
-        "calibration",
-        PAPER,
-        _calibration("calibration-mm", **VARIANTS["calibration-mm"]),
-    ),
-    Plain(
-        "calibration-sm-gt",
-        "Calibration [sm-gt]",
-        "states",
-        "calibration",
-        PAPER,
-        _calibration("calibration-sm-gt", **VARIANTS["calibration-sm-gt"]),
-    ),
-    Plain(
-        "head-only",
-        "The head alone, same objective",
-        "states",
-        "calibration",
-        "ours",
-        _calibration("head-only", **VARIANTS["head-only"]),
-    ),
-    Plain(
-        "random-bases",
-        "Calibration to random bases",
-        "states",
-        "control",
-        "ours",
-        _calibration("random-bases", target="module", loss="sm", inference="sm", frame="random"),
-    ),
-    Plain(
-        "head-rows",
-        "Calibration to head rows",
-        "states",
-        "control",
-        "ours",
-        _calibration("head-rows", target="module", loss="sm", inference="sm", frame="head"),
-    ),
-    Plain(
-        "input-rows",
-        "Calibration to embedding rows",
-        "states",
-        "control",
-        "ours",
-        _calibration("input-rows", target="module", loss="sm", inference="sm", frame="input"),
-    ),
-    Plain(
-        "shuffled-labels",
-        "Calibration on shuffled labels",
-        "states",
-        "control",
-        "ours",
-        _calibration(
-            "shuffled-labels",
-            shuffle=True,
-            start="random",  # the start at the identity gives the untrained reading, not chance
-            target="module",
-            loss="sm",
-            inference="sm",
-        ),
-    ),
-)
+    Method("zero-shot", "Zero-shot logits", "states", "model", "the model", prompting.zero_shot),
+    Method("zero-shot-cosine", "Zero-shot cosine to bases", "states", "model", _BASES,
+           prompting.zero_shot_cosine),
+    Method("in-context", "In-context learning", "prompts", "model", "Brown et al. 2020",
+           prompting.in_context),
+    Method("contextual-calibration", "Contextual calibration", "prompts", "model",
+           "Zhao et al. 2021", prompting.contextual_calibration),
+    Method("knn-prompting", "kNN prompting", "prompts", "retrieval", "Xu et al. 2023",
+           retrieval.knn_prompting),
+    Method("knn-lm", "kNN-LM", "states", "retrieval", "Khandelwal et al. 2020", retrieval.knn_lm),
+    Method("class-mean", "Nearest class mean", "states", "retrieval", "Tibshirani et al. 2002",
+           retrieval.class_mean),
+    Method("linear-probe", "Linear probe", "states", "trained", "Alain and Bengio 2017",
+           probes.linear_probe),
+    Method("lora", "LoRA", "gradients", "trained", "Hu et al. 2022", peft_tuning.lora),
+    Method("ia3", "IA3", "gradients", "trained", "Liu et al. 2022", peft_tuning.ia3),
+    _calibration("calibration-sm", "Calibration [sm]", **_SM),
+    _calibration("calibration-mm", "Calibration [mm]", **VARIANTS["calibration-mm"]),
+    _calibration("calibration-sm-gt", "Calibration [sm-gt]", **VARIANTS["calibration-sm-gt"]),
+    _calibration("head-only", "The head alone, same objective", "ours", **VARIANTS["head-only"]),
+    _control("random-bases", "Calibration to random bases", frame="random"),
+    _control("head-rows", "Calibration to head rows", frame="head"),
+    _control("input-rows", "Calibration to embedding rows", frame="input"),
+    # The start at the identity gives the untrained reading, not chance.
+    _control("shuffled-labels", "Calibration on shuffled labels", shuffle=True, start="random"),
+)  # fmt: skip
 METHODS: Final[Mapping[str, Method]] = MappingProxyType({m.name: m for m in _ALL})
 """Every method by name, in the order of the tables."""
 

@@ -33,9 +33,16 @@ class Interval:
     low: float
     high: float
 
-    def to_dict(self) -> dict[str, float]:
-        """The JSON contract."""
-        return asdict(self)
+
+def flat(result: Any) -> dict[str, Any]:
+    """A frozen value as a row of a table: an interval becomes three columns."""
+    row: dict[str, Any] = {}
+    for name, value in vars(result).items():
+        if isinstance(value, Interval):
+            row |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        else:
+            row[name] = value
+    return row
 
 
 @dataclass(frozen=True)
@@ -133,22 +140,6 @@ def normalized_mutual_information(labels: Labels, clusters: Labels) -> float:
     return max(0.0, mutual) / mean if mean > 0 and mutual > np.finfo(float).eps else 0.0
 
 
-def knn_accuracy(
-    train_states: Tensor,
-    train_labels: Labels,
-    test_states: Tensor,
-    test_labels: Labels,
-    *,
-    ks: Sequence[int] = KNN,
-) -> dict[int, float]:
-    """k → accuracy of the majority label among the k nearest training states by cosine.
-
-    Where labels tie, the smallest index. A k beyond the training rows is left out.
-    """
-    right = knn_correct(train_states, train_labels, test_states, test_labels, ks=ks)
-    return {k: float(hits.mean()) for k, hits in right.items()}
-
-
 def knn_correct(
     train_states: Tensor,
     train_labels: Labels,
@@ -157,7 +148,11 @@ def knn_correct(
     *,
     ks: Sequence[int] = KNN,
 ) -> dict[int, Numbers]:
-    """The same row by row: 1.0 right, 0.0 wrong."""
+    """k → for each row, whether the majority label of the k nearest training states is its own.
+
+    Nearest by cosine; 1.0 right, 0.0 wrong. Where labels tie, the smallest index. A k beyond the
+    training rows is left out.
+    """
     ks = [k for k in ks if 1 <= k <= len(train_states)]
     if not ks:
         return {}
@@ -261,7 +256,8 @@ class ClassificationReport:
     accuracy: Interval
     macro_f1: Interval
     ece: Interval | None
-    """Expected calibration error, 15 bins; None where a method gives no probabilities."""
+    """Expected calibration error; None where a method gives no probabilities."""
+    ece_bins: int
     ari: float
     """Adjusted Rand index of predicted classes and labels."""
     nmi: float
@@ -270,17 +266,7 @@ class ClassificationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "n": self.n,
-            "accuracy": self.accuracy.to_dict(),
-            "macro_f1": self.macro_f1.to_dict(),
-            "ece": None if self.ece is None else self.ece.to_dict(),
-            "ece_bins": ECE_BINS,
-            "ari": self.ari,
-            "nmi": self.nmi,
-            "confusion": self.confusion.tolist(),
-            "per_class": [asdict(c) for c in self.per_class],
-        }
+        return asdict(self) | {"confusion": self.confusion.tolist()}
 
 
 def classification_report(
@@ -314,6 +300,7 @@ def classification_report(
         ece=None
         if probabilities is None
         else bootstrap_interval(statistic=ece, n=n, resamples=resamples, seed=seed),
+        ece_bins=ECE_BINS,
         ari=adjusted_rand(labels, predicted),
         nmi=normalized_mutual_information(labels, predicted),
         confusion=confusion(labels, predicted, classes),

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.calibration.labelled.tasks import Task
 from engine.calibration.training.features import TaskStates
-from engine.calibration.training.train import CalibrationOptions
+from engine.calibration.training.options import CalibrationOptions
 from engine.errors import NonFiniteError, OptionError
 from engine.progress import Steps
 from engine.space import LatentSpace
@@ -186,47 +186,22 @@ class Outcome:
         }
 
 
-class Method(Protocol):
+@dataclass(frozen=True)
+class Method:
     """One row of the table."""
 
-    @property
-    def name(self) -> str:
-        """Short and stable, such as ``knn-prompting``."""
-
-    @property
-    def title(self) -> str:
-        """For people."""
-
-    @property
-    def needs(self) -> Needs:
-        """The dearest thing that it needs: states, prompts of its own, or gradients."""
-
-    @property
-    def kind(self) -> Kind:
-        """Its group in the tables."""
-
-    @property
-    def source(self) -> str:
-        """Where it is from."""
-
-    def run(self, context: MethodContext) -> Steps[Outcome]:
-        """Fit on the training rows and answer for the test rows."""
-
-
-@dataclass(frozen=True)
-class Plain:
-    """A method made from a function."""
-
     name: str
+    """Short and stable, such as ``knn-prompting``."""
     title: str
+    """For people."""
     needs: Needs
+    """The dearest thing that it needs: states, prompts of its own, or gradients."""
     kind: Kind
+    """Its group in the tables."""
     source: str
-    work: Callable[[MethodContext], Steps[Outcome]] = field(repr=False)
-
-    def run(self, context: MethodContext) -> Steps[Outcome]:
-        """Do the work."""
-        return self.work(context)
+    """Where it is from."""
+    run: Callable[[MethodContext], Steps[Outcome]] = field(repr=False)
+    """Fit on the training rows and answer for the test rows."""
 
 
 class Stopwatch:

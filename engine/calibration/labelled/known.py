@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from engine.calibration.labelled.spec import TaskSpec
@@ -99,8 +101,9 @@ _EXAMPLES: Final = {
 }
 
 
-def example_sets() -> dict[str, ExampleSet]:
-    """The sets that ship, by name; those whose file is there."""
+@functools.cache
+def example_sets() -> Mapping[str, ExampleSet]:
+    """The sets that ship, by name; those whose file is there. Read once."""
     folder = Path(__file__).resolve().parents[2] / "examples"
     out = {}
     for name, (title, template) in _EXAMPLES.items():
@@ -108,4 +111,4 @@ def example_sets() -> dict[str, ExampleSet]:
         if path.is_file():
             table = read_table(path)
             out[name] = ExampleSet(name, title, table, TaskSpec(name=name, template=template))
-    return out
+    return MappingProxyType(out)

@@ -118,6 +118,3 @@ def _line_ends(text: str, begin: int, end: int) -> int:
     newlines = text.count("\n", begin, end)
     returns = text.count("\r", begin, end)
     return newlines + returns - (text.count("\r\n", begin, end) if newlines and returns else 0)
-
-
-__all__ = ["LOOKED_AT", "MARKS", "Record", "records", "separator"]

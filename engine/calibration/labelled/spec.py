@@ -46,10 +46,7 @@ class TaskSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        plain = asdict(self)
-        plain["text_columns"] = list(self.text_columns)
-        plain["label_words"] = dict(self.label_words)
-        return plain
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> TaskSpec:

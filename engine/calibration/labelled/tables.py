@@ -379,6 +379,3 @@ def _cell_problem(row: Row, max_cell: int) -> str:
         if len(value) > max_cell:
             return f"{len(value):,} characters in column {shorten(column)!r}, at most {max_cell:,}"
     return ""
-
-
-__all__ = ["FORMATS", "Note", "Problem", "Row", "Table", "read_hub", "read_table"]

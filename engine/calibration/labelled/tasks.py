@@ -137,22 +137,6 @@ class Task:
             keys.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"))
         return np.asarray(keys, dtype=np.uint64).astype(np.int64)
 
-    def subset(self, split: str, rows: Sequence[int]) -> Task:
-        """The same with only some rows of one split, in the order given."""
-
-        def pick(of: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-            return {**of, split: tuple(of[split][i] for i in rows)}
-
-        index = np.asarray(rows, dtype=np.int64)
-        return replace(
-            self,
-            texts=pick(self.texts),
-            prompts=pick(self.prompts),
-            ids=pick(self.ids),
-            lines=pick(self.lines),
-            labels={**self.labels, split: self.labels[split][index]},
-        )
-
     def with_labels(self, train: np.ndarray, valid: np.ndarray, *, note: str) -> Task:
         """The same with other labels to learn from; the test rows keep theirs."""
         labels = {**self.labels, "train": train, "valid": valid}

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from engine.errors import OptionError, shorten
@@ -46,15 +46,7 @@ class LabelToken:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
-        return {
-            "label": self.label,
-            "word": self.word,
-            "ids": list(self.ids),
-            "texts": list(self.texts),
-            "id_used": self.id_used,
-            "rule": self.rule,
-            "mean": self.mean,
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> LabelToken:

@@ -13,8 +13,11 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +37,7 @@ from engine.space import LatentSpace
 FORMAT: Final = "lexiscope calibration 1"
 WEIGHTS: Final = "weights.safetensors"
 INFO: Final = "calibration.json"
+LIBRARIES: Final = ("lexiscope", "torch", "transformers", "numpy", "peft")
 
 
 def save(calibration: Calibration, folder: Path, *, extra: Mapping[str, Any] | None = None) -> Path:
@@ -104,20 +108,16 @@ def describe(calibration: Calibration) -> dict[str, Any]:
         "seconds": calibration.seconds,
         "trained_weights": calibration.trained_weights,
         "stored_bytes": calibration.stored_bytes,
-        "versions": versions(),
+        "versions": dict.fromkeys(LIBRARIES, "not installed") | versions(),
     }
 
 
-def versions() -> dict[str, str]:
-    """Of the libraries that numbers depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
+def versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """Of libraries that numbers depend on; those that are installed."""
     out = {}
-    for name in ("lexiscope", "torch", "transformers", "numpy", "peft"):
-        try:
+    for name in names:
+        with suppress(PackageNotFoundError):
             out[name] = version(name)
-        except PackageNotFoundError:
-            out[name] = "not installed"
     return out
 
 
@@ -270,11 +270,8 @@ def _plain(value: Any) -> Any:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
 
 
 def _flush(path: Path) -> None:
@@ -283,6 +280,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-__all__ = ["describe", "load_calibration", "read_info", "save", "versions"]

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from engine.calibration.labelled.tasks import Task
-from engine.calibration.training.features import TaskStates
 from engine.calibration.training.losses import Centroids, Scope, Similarity, centroids
 from engine.calibration.training.module import CalibrationModule
 from engine.calibration.training.options import CalibrationOptions
 from engine.errors import ArtifactError, OptionError
-from engine.progress import Progress, Steps
 from engine.space import LatentSpace
 
 
@@ -126,25 +124,6 @@ class Calibration:
             self.options.inference_over,
             self.reading_temperature,
         )
-
-    def predict(
-        self, space: LatentSpace, states: TaskStates, task: Task, split: str = "test"
-    ) -> Steps[Prediction]:
-        """The answers for one split, whatever was trained; one step is one batch."""
-        calibrated = yield from self.states_of(space, states, task, split)
-        return self.read_calibrated(calibrated)
-
-    def states_of(
-        self, space: LatentSpace, states: TaskStates, task: Task, split: str = "test"
-    ) -> Steps[Tensor]:
-        """Calibrated states of one split: n × d. Tuned layers run its texts again."""
-        self.check_model(space)
-        if self.options.kind in ("layers", "lora"):
-            from engine.calibration.training.tuning import tuned_states
-
-            return (yield from tuned_states(self, space, task.ids[split]))
-        yield Progress(0, 1, "reading")
-        return self.apply(states.at(self.options.layer)[split])
 
     def check_model(self, space: LatentSpace) -> None:
         """Refuse another model.

@@ -32,7 +32,7 @@ from engine.checkpoints import write_aside
 from engine.errors import BudgetExceeded, LayerError, NonFiniteError
 from engine.model.language_model import LanguageModel
 from engine.model.texts import text_states
-from engine.progress import Progress, Steps, told
+from engine.progress import Progress, Steps, relabelled
 from engine.space import LatentSpace
 
 CHUNK_TEXTS: Final = 256
@@ -157,7 +157,7 @@ def task_states(
         steps = text_states(
             model, [wanted[k] for k in keys], layers=numbers, batch_tokens=batch_tokens
         )
-        states = yield from told(steps, partial(_further, done, len(wanted)))
+        states = yield from relabelled(steps, partial(_further, done, len(wanted)))
         by_layer = {layer: states.at(layer).cpu() for layer in numbers}
         # What lay on the disk for some of the layers stays: its bits never change.
         for layer, at in found.items():

@@ -10,8 +10,8 @@ from typing import Any, Final
 from engine.calibration.training.losses import LOSSES, SCOPES, SIMILARITIES, Scope, Similarity
 from engine.calibration.training.module import POOLINGS, STARTS, Pooling, Start
 from engine.errors import OptionError, shorten
-from engine.frames.frame import FRAMES
-from engine.reading.similarity import DEFAULT_TEMPERATURE
+from engine.frames.kinds import FRAMES
+from engine.reading.geometries import GEOMETRIES
 
 TARGETS: Final = ("module", "head", "layers:k", "layers:all", "lora")
 _LAYERS = re.compile(r"layers:(all|[1-9][0-9]{0,3})")
@@ -88,7 +88,7 @@ class CalibrationOptions:
         where it is a softmax of cosines and so is the reading, else the project's default."""
         if self.loss == self.inference == "sm":
             return self.used_temperature
-        return DEFAULT_TEMPERATURE["cosine" if self.inference == "sm" else "matmul"]
+        return GEOMETRIES["cosine" if self.inference == "sm" else "matmul"].temperature
 
     @property
     def used_rate(self) -> float:

@@ -11,7 +11,6 @@ is the sentence for it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from engine.calibration.training.calibrated import Calibration, Prediction, pred
 from engine.calibration.training.losses import Centroids, Similarity, centroids
 from engine.errors import NonFiniteError, OptionError
 from engine.frames.frame import Frame
+from engine.json_number import number
 from engine.model.vocabulary import Token
 from engine.progress import Check, no_check
 from engine.reading.read import read
@@ -73,8 +73,8 @@ class Side:
                 {
                     "label": one.label,
                     "word": one.word,
-                    "score": _finite(one.score),
-                    "probability": _finite(one.probability),
+                    "score": number(one.score),
+                    "probability": number(one.probability),
                 }
                 for one in self.labels
             ],
@@ -84,7 +84,7 @@ class Side:
                     "id": near.token.id,
                     "text": near.token.text,
                     "label": near.token.label,
-                    "score": _finite(near.score),
+                    "score": number(near.score),
                 }
                 for near in self.top
             ],
@@ -133,7 +133,7 @@ class Readings:
             "positions": [
                 {
                     "position": one.position,
-                    "cosine": _finite(one.cosine),
+                    "cosine": number(one.cosine),
                     "before": one.before.to_dict(),
                     "after": one.after.to_dict(),
                 }
@@ -325,7 +325,3 @@ def _caution(calibration: Calibration) -> str:
         f"This calibration was trained on the last position of prompts{end}; what it says at other "
         "positions or of other texts was never checked."
     )
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

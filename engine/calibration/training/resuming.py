@@ -39,7 +39,7 @@ class Position:
     """The epoch's rows in the order in which they are taken; None before it is drawn."""
 
 
-class Keeper:
+class BestSoFar:
     """The history, the best parameters so far, and whether to go on.
 
     Best is the lowest validation loss; without validation rows, the last epoch.
@@ -56,7 +56,7 @@ class Keeper:
     ) -> None:
         self._parameters, self._patience, self._begin = parameters, patience, begin
         self.history: list[Epoch] = []
-        self.best, self._lowest = 0, math.inf
+        self.epoch, self._lowest = 0, math.inf
         self.kept: list[Tensor] = []
         """The best parameters so far."""
         # A run without validation rows has no loss on them from the start; one that becomes NaN
@@ -71,11 +71,11 @@ class Keeper:
         patience: int,
         values: Mapping[str, Any],
         kept: list[Tensor],
-    ) -> Keeper:
+    ) -> BestSoFar:
         """As it was when `to_dict` gave these values, with the best parameters of then."""
         epochs = [Epoch(*one) for one in values["history"]]
         first = epochs[0]
-        keeper = cls(
+        made = cls(
             parameters,
             patience,
             first.train_loss,
@@ -83,15 +83,15 @@ class Keeper:
             first.valid_accuracy,
             time.perf_counter() - values["seconds"],
         )
-        keeper.history = epochs
-        keeper.best, keeper._lowest, keeper.kept = values["best"], values["lowest"], kept
-        return keeper
+        made.history = epochs
+        made.epoch, made._lowest, made.kept = values["best"], values["lowest"], kept
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """All but the parameters, in plain values; floats are exact."""
         return {
             "history": [list(astuple(epoch)) for epoch in self.history],
-            "best": self.best,
+            "best": self.epoch,
             "lowest": self._lowest,
             "seconds": self.seconds,
         }
@@ -101,7 +101,7 @@ class Keeper:
         """Note one epoch."""
         self.history.append(Epoch(epoch, train_loss, valid_loss, valid_accuracy, self.seconds))
         if self._blind or valid_loss < self._lowest:
-            self.best, self._lowest = epoch, valid_loss
+            self.epoch, self._lowest = epoch, valid_loss
             self.kept = [p.detach().clone() for p in self._parameters]
 
     @property
@@ -112,7 +112,7 @@ class Keeper:
     @property
     def stop(self) -> bool:
         """Whether patience is at its end."""
-        waited = self.history[-1].number - self.best
+        waited = self.history[-1].number - self.epoch
         return self._patience > 0 and waited >= self._patience
 
     @property
@@ -156,7 +156,7 @@ class Resumable:
         self._parameters, self._optimiser, self._schedule = parameters, optimiser, schedule
         self._generators = generators
 
-    def load(self, patience: int) -> tuple[Keeper, Position] | None:
+    def load(self, patience: int) -> tuple[BestSoFar, Position] | None:
         """Put everything as it was kept; None, with nothing touched, where nothing was."""
         found = self.checkpoint.load()
         if found is None:
@@ -178,17 +178,17 @@ class Resumable:
         self._schedule._last_lr = list(values["rates"])
         for name, generator in self._generators.items():
             generator.set_state(tensors[f"generator.{name}"])
-        best = [tensors[f"kept.{i}"].to(p.device, p.dtype) for i, p in enumerate(self._parameters)]
-        keeper = Keeper.going_on(self._parameters, patience, values["keeper"], best)
+        kept = [tensors[f"kept.{i}"].to(p.device, p.dtype) for i, p in enumerate(self._parameters)]
+        best = BestSoFar.going_on(self._parameters, patience, values["keeper"], kept)
         epoch, start, done, loss = values["at"]
-        return keeper, Position(epoch, start, done, loss, tensors.get("order"))
+        return best, Position(epoch, start, done, loss, tensors.get("order"))
 
-    def save(self, keeper: Keeper, at: Position, total: int) -> None:
+    def save(self, best: BestSoFar, at: Position, total: int) -> None:
         """Keep everything as it stands; `at` lies between two steps of the optimiser."""
         tensors: dict[str, Tensor] = {}
         for i, parameter in enumerate(self._parameters):
             tensors[f"parameter.{i}"] = parameter
-            tensors[f"kept.{i}"] = keeper.kept[i]
+            tensors[f"kept.{i}"] = best.kept[i]
         for number, state in self._optimiser.state_dict()["state"].items():
             for what, tensor in state.items():
                 tensors[f"moment.{number}.{what}"] = tensor
@@ -199,7 +199,7 @@ class Resumable:
         values = {
             "rates": [group["lr"] for group in self._optimiser.param_groups],
             "steps": self._schedule.last_epoch,
-            "keeper": keeper.to_dict(),
+            "keeper": best.to_dict(),
             "at": [at.epoch, at.start, at.done, at.loss],
         }
         self.checkpoint.save(tensors, values, place=f"step {at.done} of {total} of the training")

@@ -1,9 +1,9 @@
 """Calibration: train the clustering module, the head's rows or the model's layers by one objective.
 
 The objective is one of the clustering losses (`engine.calibration.training.losses`): states of
-each label go to their label's fixed basis. AdamW; the learning rate falls to zero by a half cosine
-over the epochs; the state with the lowest validation loss is kept. The same seed on the same
-machine and thread count gives the same bits on a CPU, also where it was interrupted.
+each label go to their label's fixed basis, by the loop of `engine.calibration.training.epochs`. The
+same seed on the same machine and thread count gives the same bits on a CPU, also where it was
+interrupted.
 
 Nothing here changes the model: module and head rows are of our own, and layers are tuned on a copy.
 """
@@ -12,37 +12,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine.calibration.labelled.tasks import Task
-from engine.calibration.training.calibrated import (
-    Calibration,
-    Epoch,
-    Prediction,
-    predict_from,
-    untrained,
-)
+from engine.calibration.training.calibrated import Calibration, untrained
+from engine.calibration.training.epochs import Learner, fit_temperature, measured, train_epochs
 from engine.calibration.training.features import TaskStates
 from engine.calibration.training.losses import Centroids, clustering_loss
 from engine.calibration.training.module import CalibrationModule
 from engine.calibration.training.options import CalibrationOptions
-from engine.calibration.training.resuming import Keeper, Position, Resumable
+from engine.calibration.training.tuning import tune_model
 from engine.checkpoints import NOTHING, Checkpoint, tensor_digest
-from engine.errors import LexiscopeError, NonFiniteError, OptionError
+from engine.errors import LexiscopeError, OptionError
 from engine.frames.frame import Frame
-from engine.progress import Progress, Steps
+from engine.progress import Steps
 from engine.space import LatentSpace
-
-_STEP_SECONDS: Final = 0.1
-"""Batches go on without a pause for so long."""
-_FIT_ROWS: Final = 40
-"""Validation rows from which a reading temperature is fitted."""
 
 
 def calibrate(
@@ -80,8 +67,6 @@ def calibrate(
         model=states.model, task=states.task, options=options.to_dict()
     )
     if options.kind in ("layers", "lora"):
-        from engine.calibration.training.tuning import tune_model
-
         return (yield from tune_model(space, task, options, place))
     begin = time.perf_counter()
     result = untrained(space, task, options)
@@ -97,12 +82,46 @@ def calibrate(
     else:
         learner = _HeadLearner(result, space, task)
     place = place.keyed(rows=tensor_digest(*(t for pair in rows.values() for t in pair)))
-    keeper = yield from _fit(learner, rows, result, begin, place)
+    losses, judge = _objective(learner, options, rows)
+    trained = Learner(learner.parameters, losses, judge, learner.generators)
+    best = yield from train_epochs(trained, options, task.size("train"), place, begin)
+    result.history, result.best_epoch = tuple(best.history), best.epoch
     learner.finish()
     valid, own = rows["valid"]
     fit_temperature(result, result.apply(valid), own)
-    result.seconds = keeper.seconds
+    result.seconds = best.seconds
     return result
+
+
+Rows = Mapping[str, tuple[Tensor, Tensor]]
+"""States and labels of the training and the validation rows."""
+
+
+def _objective(
+    learner: _ModuleLearner | _HeadLearner, options: CalibrationOptions, rows: Rows
+) -> tuple[
+    Callable[[Tensor], Iterator[tuple[int, Tensor]]],
+    Callable[[str, int], Steps[tuple[float, float]]],
+]:
+    """The loss of a batch of cached states, and the figures of a split."""
+    states, labels = rows["train"]
+
+    def losses(chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
+        index = chosen.to(states.device)
+        moved, centres = learner.outputs(states[index], training=True)
+        own, temperature = labels[index], options.used_temperature
+        yield len(index), clustering_loss(options.loss, moved, own, centres, temperature)
+
+    def judge(split: str, done: int) -> Steps[tuple[float, float]]:
+        some, own = rows[split]
+        if not len(own):
+            return math.nan, math.nan
+        with torch.no_grad():
+            moved, centres = learner.outputs(some, training=False)
+        yield from ()
+        return measured(options, moved, own, centres)
+
+    return losses, judge
 
 
 class _ModuleLearner:
@@ -197,154 +216,3 @@ class _HeadLearner:
         _, made = self.outputs(rows[:0], training=False)
         self.result.centroids = made.detached()
         self.result.tuned = {"head.weight" if self.whole else "head.rows": rows.cpu().clone()}
-
-
-Rows = Mapping[str, tuple[Tensor, Tensor]]
-
-
-def _fit(
-    learner: _ModuleLearner | _HeadLearner,
-    rows: Rows,
-    result: Calibration,
-    begin: float,
-    checkpoint: Checkpoint,
-) -> Steps[Keeper]:
-    """AdamW over the cached states; the best state by validation loss is left in the learner."""
-    options = result.options
-    states, labels = rows["train"]
-    valid, valid_labels = rows["valid"]
-    n, batch = len(states), options.used_batch
-    parameters = learner.parameters
-    matrices = [p for p in parameters if p.dim() > 1 and options.kind == "module"]
-    others = [p for p in parameters if not any(p is m for m in matrices)]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": options.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=options.used_rate,
-    )
-    per_epoch = math.ceil(n / batch)
-    total = options.used_epochs * per_epoch
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, falling(total))
-    order = torch.Generator().manual_seed(options.seed)
-    training = Resumable(
-        checkpoint, parameters, optimiser, schedule, {"order": order, **learner.generators}
-    )
-
-    def loss_of(some: Tensor, own: Tensor, *, training: bool) -> Tensor:
-        calibrated, centres = learner.outputs(some, training=training)
-        return clustering_loss(options.loss, calibrated, own, centres, options.used_temperature)
-
-    def judge() -> tuple[float, float]:
-        if not len(valid):
-            return math.nan, math.nan
-        with torch.no_grad():
-            calibrated, centres = learner.outputs(valid, training=False)
-            loss = clustering_loss(
-                options.loss, calibrated, valid_labels, centres, options.used_temperature
-            )
-            right = centres.scores(calibrated, options.inference).argmax(1) == valid_labels
-            return float(loss), float(right.float().mean())
-
-    found = training.load(options.patience)
-    if found is None:
-        with torch.no_grad():
-            first = float(loss_of(states, labels, training=False))
-        found = Keeper(parameters, options.patience, first, *judge(), begin), Position()
-    keeper, at = found
-    last_yield = time.perf_counter()
-    with checkpoint.on_close(lambda: training.save(keeper, at, total)):
-        if at.done:
-            yield Progress(at.done, total, "training", keeper.values)
-        for epoch in range(at.epoch, options.used_epochs + 1):
-            if keeper.stop:
-                break
-            if at.order is None:
-                at = replace(at, order=torch.randperm(n, generator=order))
-            assert at.order is not None
-            shuffled = at.order.to(states.device)
-            for start in range(at.start, n, batch):
-                index = shuffled[start : start + batch]
-                loss = loss_of(states[index], labels[index], training=True)
-                value = float(loss.detach())
-                check_loss(value, epoch)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                schedule.step()
-                end = start + len(index)
-                summed = at.loss + value * len(index)
-                at = replace(at, start=end, done=at.done + 1, loss=summed)
-                if time.perf_counter() - last_yield > _STEP_SECONDS:
-                    if checkpoint.due:
-                        training.save(keeper, at, total)
-                    yield Progress(at.done, total, "training", keeper.values)
-                    last_yield = time.perf_counter()
-            keeper.take(epoch, at.loss / n, *judge())
-            at = Position(epoch + 1, done=at.done)
-            if checkpoint.due:
-                training.save(keeper, at, total)
-            yield Progress(at.done, total, "training", keeper.values)
-            last_yield = time.perf_counter()
-        training.save(keeper, at, total)
-        keeper.restore()
-    result.history, result.best_epoch = tuple(keeper.history), keeper.best
-    yield Progress(total, total, "training", keeper.values)
-    return keeper
-
-
-def falling(total: int) -> Callable[[int], float]:
-    """Half a cosine from 1 to 0 over `total` steps."""
-    return lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
-
-
-def check_loss(value: float, epoch: int) -> None:
-    """Refuse a loss that is no number.
-
-    Raises:
-        NonFiniteError: NaN or infinite.
-    """
-    if not math.isfinite(value):
-        raise NonFiniteError(
-            f"the loss became {value} in epoch {epoch}; lower the learning rate or raise the"
-            " temperature."
-        )
-
-
-def fit_temperature(result: Calibration, states: Tensor, labels: Tensor) -> None:
-    """The T for probabilities that makes the validation rows' labels most likely.
-
-    Guo et al. 2017. It changes no answer. Found on a grid of 161 values over four orders of
-    magnitude around the start: steps of 6 %, and the same on every machine.
-
-    Args:
-        result: the calibration, whose `reading_temperature` is set.
-        states: calibrated states of the validation rows, n × d.
-        labels: theirs (n).
-    """
-    options = result.options
-    if options.loss == options.inference == "mm":
-        result.reading_temperature = options.used_temperature * result.centroids.kappa
-    if len(states) < _FIT_ROWS or options.inference_over == "vocabulary":
-        return
-    with torch.no_grad():
-        scores = result.centroids.scores(states, options.inference).cpu().double()
-        grid = result.reading_temperature * torch.logspace(-2, 2, 161, dtype=torch.float64)
-        losses = [
-            float(nn.functional.cross_entropy(scores / t, labels.cpu())) for t in grid.tolist()
-        ]
-    result.reading_temperature = float(grid[int(np.argmin(losses))])
-
-
-__all__ = [
-    "Calibration",
-    "CalibrationOptions",
-    "Epoch",
-    "Keeper",
-    "Prediction",
-    "calibrate",
-    "fit_temperature",
-    "predict_from",
-    "untrained",
-]

@@ -16,7 +16,6 @@ import inspect
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import psutil
@@ -24,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.calibration.labelled.tasks import Task
-from engine.calibration.training.calibrated import Calibration, untrained
+from engine.calibration.training.calibrated import Calibration, Prediction, untrained
+from engine.calibration.training.epochs import Learner, fit_temperature, measured, train_epochs
+from engine.calibration.training.features import TaskStates
 from engine.calibration.training.losses import clustering_loss
 from engine.calibration.training.options import CalibrationOptions
-from engine.calibration.training.resuming import Keeper, Position, Resumable
-from engine.calibration.training.train import check_loss, falling, fit_temperature
 from engine.checkpoints import Checkpoint
 from engine.errors import BudgetExceeded, OptionError
 from engine.model.anatomy import first_tensor
@@ -71,97 +70,67 @@ def tune_model(
     twin = prepare(space.model, options)
     trained = {n: p for n, p in twin.module.named_parameters() if p.requires_grad}
     result.trained_weights = sum(p.numel() for p in trained.values())
-    parameters = list(trained.values())
-    matrices = [p for p in parameters if p.dim() > 1]
-    vectors = [p for p in parameters if p.dim() < 2]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": options.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=options.used_rate,
-    )
     device = result.centroids.labels.device
     labels = {s: torch.from_numpy(task.labels[s]).to(device) for s in ("train", "valid")}
-    n, batch = task.size("train"), options.used_batch
-    per_epoch = math.ceil(n / batch)
-    total = options.used_epochs * n
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, falling(options.used_epochs * per_epoch)
-    )
-    order = torch.Generator().manual_seed(options.seed)
+    total = options.used_epochs * task.size("train")
 
-    def judge(split: str) -> Steps[tuple[float, float]]:
-        """Loss and accuracy of a whole split."""
+    def losses(chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
+        for part in _parts(chosen.tolist(), task.ids["train"]):
+            states = last_states(twin, [task.ids["train"][i] for i in part])
+            own = labels["train"][torch.tensor(part, device=device)]
+            yield (
+                len(part),
+                clustering_loss(
+                    options.loss, states, own, result.centroids, options.used_temperature
+                ),
+            )
+
+    def judge(split: str, done: int) -> Steps[tuple[float, float]]:
         if not len(labels[split]):
             return math.nan, math.nan
-        states = yield from _states(twin, task.ids[split], "validating", at.done, total)
-        with torch.no_grad():
-            loss = clustering_loss(
-                options.loss, states, labels[split], result.centroids, options.used_temperature
-            )
-            answer = result.centroids.scores(states, options.inference).argmax(1)
-        return float(loss), float((answer == labels[split]).float().mean())
+        states = yield from _states(twin, task.ids[split], "validating", done, total)
+        return measured(options, states, labels[split], result.centroids)
 
-    training = Resumable(checkpoint, parameters, optimiser, schedule, {"order": order})
-    found = training.load(options.patience)
-    at = Position()
-    if found is None:
-        first, _ = yield from judge("train")
-        valid = yield from judge("valid")
-        found = Keeper(parameters, options.patience, first, *valid, begin), at
-    keeper, at = found
-    with checkpoint.on_close(lambda: training.save(keeper, at, total)):
-        if at.done:
-            yield Progress(at.done, total, "training", keeper.values)
-        for epoch in range(at.epoch, options.used_epochs + 1):
-            if keeper.stop:
-                break
-            if at.order is None:
-                at = replace(at, order=torch.randperm(n, generator=order))
-            assert at.order is not None
-            shuffled = at.order.tolist()
-            for start in range(at.start, n, batch):
-                chosen = shuffled[start : start + batch]
-                optimiser.zero_grad(set_to_none=True)
-                # Whoever is stopped between two parts begins this batch anew: `at` stays before it.
-                done, summed = at.done, at.loss
-                for part in _parts(chosen, task.ids["train"]):
-                    states = last_states(twin, [task.ids["train"][i] for i in part])
-                    own = labels["train"][torch.tensor(part, device=device)]
-                    loss = clustering_loss(
-                        options.loss, states, own, result.centroids, options.used_temperature
-                    )
-                    check_loss(float(loss.detach()), epoch)
-                    (loss * (len(part) / len(chosen))).backward()  # type: ignore[no-untyped-call]
-                    summed += float(loss.detach()) * len(part)
-                    done += len(part)
-                    yield Progress(done, total, "training", keeper.values)
-                nn.utils.clip_grad_norm_(parameters, _CLIP)
-                optimiser.step()
-                schedule.step()
-                at = replace(at, start=start + len(chosen), done=done, loss=summed)
-                if checkpoint.due:
-                    training.save(keeper, at, total)
-            keeper.take(epoch, at.loss / n, *(yield from judge("valid")))
-            at = Position(epoch + 1, done=at.done)
-            yield Progress(at.done, total, "training", keeper.values)
-        training.save(keeper, at, total)
-        keeper.restore()
-    result.history, result.best_epoch = tuple(keeper.history), keeper.best
+    learner = Learner(list(trained.values()), losses, judge, by_text=True, most_norm=_CLIP)
+    best = yield from train_epochs(learner, options, task.size("train"), checkpoint, begin)
+    result.history, result.best_epoch = tuple(best.history), best.epoch
     result.tuned = {name: p.detach().cpu().clone() for name, p in trained.items()}
     if task.size("valid"):
         states = yield from _states(twin, task.ids["valid"], "validating", total, total)
         fit_temperature(result, states, labels["valid"])
-    result.seconds = keeper.seconds
-    yield Progress(total, total, "training", keeper.values)
+    result.seconds = best.seconds
     return result
 
 
-def tuned_states(
-    calibration: Calibration, space: LatentSpace, ids: Sequence[Sequence[int]]
+def predict(
+    calibration: Calibration,
+    space: LatentSpace,
+    states: TaskStates,
+    task: Task,
+    split: str = "test",
+) -> Steps[Prediction]:
+    """The answers for one split, whatever was trained; one step is one batch."""
+    calibrated = yield from calibrated_states(calibration, space, states, task, split)
+    return calibration.read_calibrated(calibrated)
+
+
+def calibrated_states(
+    calibration: Calibration,
+    space: LatentSpace,
+    states: TaskStates,
+    task: Task,
+    split: str = "test",
 ) -> Steps[Tensor]:
-    """States of the tuned model, after the final norm: n × d; one step is one batch."""
+    """Calibrated states of one split: n × d. Tuned layers run its texts again.
+
+    Raises:
+        ArtifactError: the calibration belongs to another model.
+    """
+    calibration.check_model(space)
+    if calibration.options.kind not in ("layers", "lora"):
+        yield Progress(0, 1, "reading")
+        return calibration.apply(states.at(calibration.options.layer)[split])
+    ids = task.ids[split]
     if not ids:
         return torch.empty(0, space.model.width)
     twin = tuned_model(calibration, space.model)

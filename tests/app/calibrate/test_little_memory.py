@@ -15,8 +15,9 @@ from urllib.parse import urlencode
 import pytest
 import torch
 import transformers
-from processes import PATIENCE, ServerProcess, serve, server_process
+from processes import ServerProcess, serve, server_process
 from tiny_models import byte_tokenizer
+from waiting import PATIENCE
 
 TOKENS, INNER = 900, 60_000
 ROOM = 128 * 2**20
@@ -47,6 +48,7 @@ def trace(server: ServerProcess, prompt: str, path: str = "/api/v1/trace") -> tu
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are Linux's")
+@pytest.mark.slow
 def test_a_trace_that_the_system_has_no_memory_for_is_503_and_the_next_is_answered(
     tmp_path: Path, wide_inside: Path
 ) -> None:

@@ -21,8 +21,7 @@ from hostile_files import mutate
 
 import app as app_package
 from app.calibrate.parsing import Orders, load_table, parse
-from app.maps.files.export import FORMATS, read, write
-from app.maps.service import drawing_of
+from app.maps.files.export import FORMATS, drawing_of, read, write
 from app.storage.store import Store, verify
 from engine import LatentSpace
 from engine.calibration.labelled.tables import Row, Table
@@ -34,6 +33,7 @@ from engine.calibration.training.options import CalibrationOptions
 from engine.calibration.training.train import calibrate
 from engine.errors import BudgetExceeded, InputError, LexiscopeError
 from engine.maps import MapOptions
+from engine.maps import verify as verify_map
 from engine.progress import drain, no_check
 
 FILES = int(os.environ.get("LEXISCOPE_TEST_MUTATED_FILES", "300"))
@@ -261,8 +261,8 @@ def test_no_mutated_calibration_is_more_than_a_sentence(
 @pytest.mark.parametrize("format", FORMATS)
 def test_no_mutated_map_is_more_than_a_sentence(own: LatentSpace, format: Any) -> None:
     options = MapOptions(prompt=PROMPT, layer=2, select="ids:1,2,3,4,5,6,7,8")
-    whole = write(drawing_of(own, options, format, "class", check=no_check), format)
-    assert own.maps.verify(read(whole)).ok
+    whole = write(drawing_of(own.maps, options, format, "class", check=no_check), format)
+    assert verify_map(own.maps, read(whole)).ok
     chance = random.Random(8)
     refused = 0
     for turn in range(max(8, ARTIFACTS // 4 // len(FORMATS))):
@@ -270,7 +270,7 @@ def test_no_mutated_map_is_more_than_a_sentence(own: LatentSpace, format: Any) -
         if format == "json" and turn % 2:
             body = json.dumps(strange(json.loads(whole), chance)).encode()
         try:
-            report = own.maps.verify(read(body))
+            report = verify_map(own.maps, read(body))
             refused += not report.ok
             assert report.sentence
         except LexiscopeError as error:

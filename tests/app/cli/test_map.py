@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from asgi import PROMPT
 from PIL import Image
+from same_numbers import assert_same_text
 from starlette.testclient import TestClient
 
 from app.cli import main as cli
@@ -45,7 +46,8 @@ def test_json_on_the_terminal_is_the_address_of_the_api(
     shared_client: TestClient, where: list[str], capfdbinary: Any
 ) -> None:
     assert cli.main(["map", *OPTIONS, "--json", *where]) == 0
-    assert capfdbinary.readouterr().out == shared_client.get("/api/v1/map", params=QUESTION).content
+    answer = shared_client.get("/api/v1/map", params=QUESTION)
+    assert_same_text(capfdbinary.readouterr().out, answer.content)
 
 
 def test_every_option_reaches_the_map(where: list[str], capfdbinary: Any) -> None:
@@ -123,12 +125,15 @@ def test_a_changed_number_does_not_verify(where: list[str], tmp_path: Path, capf
         (["map", "--json", "--vocabulary", "none"], "the map is empty"),
         (["map", "--json", "--vocabulary", "some"], "invalid choice"),
         (["map", "--json", "--layer", "99"], "layer must be"),
-        (["map", "--json", "--layer", "x"], "whole number"),
-        (["map", "--json", "--min-dist", "nan"], "min_dist"),
+        (["map", "--json", "--layer", "x"], "a whole number, -1 for the last"),
+        (["map", "--json", "--min-dist", "nan"], "--min-dist: it must be"),
         (["map", "--json", "--texts", "nothing"], "text set"),
         (["map", "--json", "--axes", "a"], "plus and a minus"),
         (["map", "--json", "--select", "regex:("], "expression"),
-        (["map", "--out", "x.png", "--width", "10"], "width must be"),
+        (
+            ["map", "--out", "x.png", "--width", "10"],
+            "--width: it must be a whole number from 400",
+        ),
         (["map", "--out", "x.png", "--colour", "green"], "colour must be"),
         (["map", "--out", "no/such/folder/x.json"], "cannot be written"),
         (["verify"], "required"),

@@ -11,13 +11,15 @@ from calibrate_fixture import ablation, comparison, competitors, history
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.calibrate.curves import curves, learning
+from app.calibrate.curves import learning
 from app.calibrate.result import story
 from app.calibrate.tables import ablation as ablation_table
 from app.calibrate.tables import competitors as competitor_table
-from app.calibrate.words import between, excerpt, points, seconds, share, size, when
+from app.calibrate.words import between, excerpt, points, share, when
 from app.figures.calibrate import LINES, Series, chart, dot, label_colour, movement, ticks
+from app.jobs.panel import curves
 from app.maps.files.drawing import LINES as MAP_LINES
+from app.web.words import seconds, size
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from asgi import BASE, PROMPT, load_tiny, settings_with
 from calibration_calls import follow, question, sentences, upload
-from map_sources import source
+from map_sources import source, turns
 from parsed import Parsed, page
 from starlette.testclient import TestClient
 
@@ -202,7 +202,9 @@ def test_the_page_lays_before_and_after_side_by_side(site: TestClient, saved: st
     offered = {e.attrs.get("value"): e.text for e in plain.all("option")}
     assert offered[f"calibration:{saved}"] == "before / after calibration: First"
     assert offered[saved] == "First"
-    got = page(site, f"/map?compare=calibration%3A{saved}&panel=changes")
+    with turns(site) as seen:
+        got = page(site, f"/map?compare=calibration%3A{saved}&panel=changes")
+    assert len(seen) == 1
     left, right = source(got, "a"), source(got, "b")
     assert "side=before" in left["query"]
     assert f"calibration={saved}" in left["query"]

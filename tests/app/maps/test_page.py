@@ -7,7 +7,6 @@ import io
 import json
 import re
 import threading
-import time
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -15,9 +14,11 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 from asgi import BASE, HOSTILE, PROMPT, settings_with
+from calibration_calls import follow
 from map_sources import source
 from parsed import Parsed, page
 from starlette.testclient import TestClient
+from waiting import PATIENCE
 
 from app.figures import map as figures
 from app.figures.theme import payload
@@ -31,10 +32,13 @@ from app.web.security import CONTENT_SECURITY_POLICY
 from engine import LatentSpace
 from engine.calibration.labelled.tasks import example_sets
 from engine.errors import OptionError
-from engine.maps import MapOptions
-from engine.model.vocabulary import visible
+from engine.maps import Map, MapOptions, MapPoints
+from engine.maps.border import draw_border
+from engine.model.vocabulary import Token, visible
 from engine.progress import Progress
+from engine.trace.result import ModelInfo
 
+LABELS = [label.format(topics=len(example_sets()["topics"].texts)) for label, _, _ in EXAMPLES]
 HERE = f"/map?prompt={quote(PROMPT)}"
 PAGES = (
     HERE,
@@ -42,6 +46,7 @@ PAGES = (
     f"{HERE}&layer=1&compare=layer%3A0&panel=changes&find=a&point=3&to=0&metric=l2",
     f"{HERE}&panel=quality&colour=norm&preprocessing=centred",
     f"{HERE}&panel=layers&projection=layer",
+    f"{HERE}&compare=projection%3Aselection",
     f"{HERE}&compare=projection%3Alayer&vocabulary=alone&select=search%3Aa",
     "/map?prompt=&select=search%3At&frame=input",
 )
@@ -145,28 +150,32 @@ def test_the_figure_travels_without_its_points(shared_client: TestClient) -> Non
 def test_thirty_thousand_points_stay_under_a_megabyte() -> None:
     """The budget of issue and page: the figure and its positions together."""
     n = 30_000
-    meta = crowd(n)
-    assert len(json.dumps(payload(figures.figure(meta)))) + 8 * n < 1_000_000
+    assert len(json.dumps(payload(figures.figure(crowd(n))))) + 8 * n < 1_000_000
 
 
-def crowd(n: int, dims: int = 2) -> dict[str, Any]:
-    """What is said of a map of n bases and a prompt of three tokens."""
-    return {
-        "dims": dims, "n": n + 3,
-        "kinds": [{"kind": "basis", "start": 0, "count": n, "rows": None},
-                  {"kind": "prompt", "start": n, "count": 3, "rows": None}],
-        "labels": [{"start": n, "count": 3, "labels": ["a", "<b>", "c"]}],
-        "axes": {"titles": ["<i>x", "y", "z"][:dims], "ranges": [[-1.0, 1.0]] * dims},
-        "border": {"points": [{"at": [1.0] * dims}]},
-    }  # fmt: skip
+def crowd(n: int, dims: int = 2) -> Map:
+    """A map of n bases and a prompt of three tokens, one basis at the border."""
+    places = np.random.default_rng(1).normal(size=(n + 3, dims)).astype(np.float32)
+    places[0] = 9
+    prompt = tuple(Token(i, text, text) for i, text in enumerate(("a", "<b>", "c")))
+    kind = np.array([0] * n + [2] * 3, dtype=np.uint8)
+    row = np.array([*range(n), 0, 1, 2], dtype=np.int32)
+    limits = np.full(dims, -5.0), np.full(dims, 5.0)
+    return Map(
+        options=MapOptions(), model=ModelInfo("m", "local", "f", "cpu", "float32"), layers=1,
+        layer=0, points=MapPoints(kind, row, Any, prompt),  # type: ignore[arg-type]
+        coordinates=places, border=draw_border(places, limits, shared=True), variance_shown=None,
+        variance_of="", variance_of_bases=None, title="A crowd", how_chosen="", blind_to="",
+        axis_names=("<i>x", "y", "z")[:dims], warnings=(), versions={}, fingerprint="crowd",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_notebooks_figure_holds_every_point_in_place(dims: int) -> None:
     """With coordinates, each point is where it belongs; text cannot become markup."""
-    rng = np.random.default_rng(1)
-    places = rng.normal(size=(23, dims)).astype(np.float32)
-    figure = figures.figure(crowd(20, dims), places)
+    drawn = crowd(20, dims)
+    places = drawn.border.clipped
+    figure = figures.figure(drawn, points=True)
     assert isinstance(figure, go.Figure)
     by_part = {trace.meta["part"]: trace for trace in figure.data}
     assert list(by_part) == list(figures.PARTS)
@@ -330,7 +339,7 @@ def test_the_job_of_a_picture_leads_back_to_the_page_as_it_was_set(client: TestC
 
     def held() -> Any:
         yield Progress(0, 1)
-        assert free.wait(60)
+        assert free.wait(PATIENCE)
 
     before = jobs.submit("hold", "In the way", held, lambda _: None, lane="process")
     own = client.post(form.attrs["action"], follow_redirects=False).headers["location"]
@@ -342,8 +351,8 @@ def test_the_job_of_a_picture_leads_back_to_the_page_as_it_was_set(client: TestC
     kept = jobs._known(job.rpartition("/")[2])
     client.post(f"/api/v1{job}/cancel")
     free.set()
-    until_ended(client, job)
-    until_ended(client, f"/jobs/{before.id}")
+    follow(client, job.rpartition("/")[2])
+    follow(client, before.id)
     kept.state = "done"
     for place, wanted in ((own, WAITING), (other, {**WAITING, "find": None})):
         got = page(client, place)
@@ -359,13 +368,6 @@ def test_the_job_of_a_picture_leads_back_to_the_page_as_it_was_set(client: TestC
         assert answer.status_code == 200
         assert answer.headers["hx-redirect"].startswith("/map?")
     assert client.get(job, params={"back": "a" * 9_000}).status_code == 422
-
-
-def until_ended(client: TestClient, job: str) -> None:
-    end = time.monotonic() + 60
-    while not client.get(f"/api/v1{job}").json()["finished"]:
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -440,13 +442,12 @@ def test_each_example_is_a_map(shared_client: TestClient) -> None:
         assert query.question(), label
     got = page(shared_client, HERE)
     chips = {e.text for e in got.all("a", class_="chip")}
-    assert {label for label, _, _ in EXAMPLES} <= chips
+    assert set(LABELS) <= chips
 
 
 def test_the_share_is_words_where_there_is_none() -> None:
-    assert "12 %" in variance_words({"variance_shown": 0.12, "variance_of": "the states"})
-    said = variance_words({"variance_shown": None, "variance_of": "not linear"})
-    assert said == "not linear"
+    assert "12 %" in variance_words(0.12, "the states")
+    assert variance_words(None, "not linear") == "not linear"
 
 
 # ---- the first visit -----------------------------------------------------------------------------
@@ -480,7 +481,7 @@ def test_every_example_is_a_question_that_is_marked_when_it_is_shown(
     """Each chip's address makes the same query again, and only its own chip is marked by it."""
     got = page(shared_client, "/map")
     chips = got.all("a", class_="chip")
-    assert [e.text for e in chips] == [label for label, _, _ in EXAMPLES]
+    assert [e.text for e in chips] == LABELS
     for chip in chips:
         answer = shared_client.get(chip.attrs["href"])
         marked = [

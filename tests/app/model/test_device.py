@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import pytest
+from waiting import PATIENCE, Clock, until
 
 from app.model.device import DeviceThread, Job
 from engine.errors import Cancelled, DeadlineExceeded, QueueFull
 from engine.progress import Check
 
-PATIENCE = 10.0
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """By which deadlines and the heartbeat go."""
+    clock = Clock()
+    clock.stand_in(monkeypatch, "app.model.device")
+    return clock
 
 
 @pytest.fixture
@@ -140,21 +147,23 @@ def test_cancelling_a_finished_job_changes_nothing(thread: DeviceThread) -> None
     assert thread.counters["cancelled"] == thread.counters["dropped"] == 0
 
 
-def test_a_deadline_stops_running_work(thread: DeviceThread) -> None:
+def test_a_deadline_stops_running_work(thread: DeviceThread, clock: Clock) -> None:
     blocker = Blocker()
-    job = thread.submit(blocker, deadline_s=0.02)
+    job = thread.submit(blocker, deadline_s=20)
+    assert blocker.entered.wait(PATIENCE)
+    clock.now += 21
     with pytest.raises(DeadlineExceeded):
         job.future.result(PATIENCE)
     assert thread.counters["expired"] == 1
 
 
 def test_a_deadline_that_passed_in_the_queue_keeps_the_work_from_running(
-    thread: DeviceThread,
+    thread: DeviceThread, clock: Clock
 ) -> None:
     blocker, _ = hold(thread)
     ran: list[int] = []
-    job = thread.submit(lambda check: ran.append(1), deadline_s=0.001)
-    time.sleep(0.01)
+    job = thread.submit(lambda check: ran.append(1), deadline_s=1)
+    clock.now += 2
     blocker.release.set()
     with pytest.raises(DeadlineExceeded):
         job.future.result(PATIENCE)
@@ -162,12 +171,14 @@ def test_a_deadline_that_passed_in_the_queue_keeps_the_work_from_running(
     assert thread.counters["expired"] == 1
 
 
-def test_extending_moves_a_deadline_later_but_never_earlier(thread: DeviceThread) -> None:
+def test_extending_moves_a_deadline_later_but_never_earlier(
+    thread: DeviceThread, clock: Clock
+) -> None:
     blocker, _ = hold(thread)
-    job = thread.submit(lambda check: "in time", deadline_s=0.001)
-    job.extend(PATIENCE)
+    job = thread.submit(lambda check: "in time", deadline_s=1)
+    job.extend(10)
     job.extend(0.0)
-    time.sleep(0.01)
+    clock.now += 9
     blocker.release.set()
     assert job.future.result(PATIENCE) == "in time"
 
@@ -189,17 +200,23 @@ def test_one_client_cannot_take_every_place() -> None:
         device.close()
 
 
-def test_the_heart_beats_with_every_check_and_is_quiet_when_idle(thread: DeviceThread) -> None:
+def test_the_heart_beats_with_every_check_and_is_quiet_when_idle(
+    thread: DeviceThread, clock: Clock
+) -> None:
     assert thread.heartbeat_age_s == 0.0
     deaf = Blocker(obedient=False)
     job = thread.submit(deaf, deadline_s=None)
     assert deaf.entered.wait(PATIENCE)
-    before = thread.heartbeat_age_s
-    time.sleep(0.02)
-    assert thread.heartbeat_age_s > before
+    clock.now += 7
+    assert thread.heartbeat_age_s == 7.0
     deaf.release.set()
     job.future.result(PATIENCE)
     assert thread.heartbeat_age_s == 0.0
+    obedient, held = hold(thread)
+    clock.now += 7
+    until(lambda: thread.heartbeat_age_s == 0.0)
+    obedient.release.set()
+    held.future.result(PATIENCE)
 
 
 def test_running_names_the_work_and_then_nothing(thread: DeviceThread) -> None:
@@ -349,12 +366,12 @@ def test_background_work_is_dropped_when_cancelled_or_closed(thread: DeviceThrea
     assert thread.counters["dropped"] == 0
 
 
-def test_the_heartbeat_counts_background_work_as_well(thread: DeviceThread) -> None:
+def test_the_heartbeat_counts_background_work_as_well(thread: DeviceThread, clock: Clock) -> None:
     blocker = Blocker(obedient=False)
     thread.submit(blocker, deadline_s=None, background=True)
     assert blocker.entered.wait(PATIENCE)
-    time.sleep(0.05)
-    assert thread.heartbeat_age_s >= 0.05
+    clock.now += 5
+    assert thread.heartbeat_age_s == 5.0
     blocker.release.set()
 
 
@@ -373,12 +390,9 @@ def test_failed_work_is_freed_with_its_error(thread: DeviceThread) -> None:
     gc.disable()
     try:
         job = thread.submit(failing, deadline_s=None)
-        assert isinstance(job.future.exception(timeout=10), ValueError)
+        assert isinstance(job.future.exception(PATIENCE), ValueError)
         del job
-        until = time.monotonic() + 5
-        while seen[0]() is not None and time.monotonic() < until:
-            time.sleep(0.01)
-        assert seen[0]() is None
+        until(lambda: seen[0]() is None)
     finally:
         gc.enable()
 
@@ -427,43 +441,38 @@ def test_whoever_was_served_longest_ago_goes_first_in_a_round(roomy: DeviceThrea
     assert turns(roomy, "pg") == "gp"  # p was served later than g
 
 
-def greedy_and_polite(thread: DeviceThread, work_s: float = 0.001) -> tuple[int, int]:
-    """A client with 32 requests at any moment and one with one; how many turns each gets while
-    the polite one has a request before the thread."""
-    served = {"greedy": 0, "polite": 0}
-    stop = threading.Event()
+def greedy_and_polite(thread: DeviceThread) -> tuple[int, int]:
+    """A client that has as many requests before the thread as it may at any moment, and one with
+    one; how many turns each gets while the polite one has a request there."""
+    order: list[str] = []
+    go = threading.Semaphore(0)
 
-    def work(check: Check) -> None:
-        time.sleep(work_s)
+    def turn(client: str, check: Check) -> None:
+        assert go.acquire(timeout=PATIENCE)
+        order.append(client)
 
-    def ask(client: str) -> None:
-        while not stop.is_set():
-            try:
-                thread.submit(work, deadline_s=None, client=client).future.result(PATIENCE)
-            except QueueFull:
-                time.sleep(work_s)
-            else:
-                served[client] += 1
+    def ask(client: str) -> Job[None]:
+        return thread.submit(partial(turn, client), deadline_s=None, client=client)
 
-    crowd = [threading.Thread(target=ask, args=("greedy",)) for _ in range(32)]
-    for one in crowd:
-        one.start()
-    while thread.waiting < min(thread.places, 2):
-        time.sleep(0.001)
-    before = served["greedy"]
-    for _ in range(200):
-        while True:
-            try:
-                thread.submit(work, deadline_s=None, client="polite").future.result(PATIENCE)
-                break
-            except QueueFull:
-                continue
-        served["polite"] += 1
-    greedy = served["greedy"] - before
-    stop.set()
-    for one in crowd:
-        one.join(PATIENCE)
-    return greedy, served["polite"]
+    def grab() -> None:
+        with suppress(QueueFull):
+            while True:
+                ask("greedy")
+
+    greedy = polite = 0
+    grab()
+    for _ in range(50):
+        own, begun = ask("polite"), len(order)
+        while "polite" not in order[begun:]:
+            grab()
+            before = len(order)
+            go.release()
+            until(lambda before=before: len(order) > before)
+        own.future.result(PATIENCE)
+        polite += 1
+        greedy += order[begun:].count("greedy")
+    go.release(10_000)
+    return greedy, polite
 
 
 @pytest.mark.parametrize("per_client", [None, 4])
@@ -532,9 +541,7 @@ def test_new_clients_without_end_do_not_keep_one_that_waits_from_its_turn(
     for who in ("new a", "p", "new b"):
         roomy.submit(partial(serve, who), deadline_s=None, client=who)
     blocker.release.set()
-    until = time.monotonic() + PATIENCE
-    while len(served) < 30 and time.monotonic() < until:
-        time.sleep(0.001)
+    until(lambda: len(served) >= 30)
     assert "p" in served[:4]
 
 
@@ -561,12 +568,12 @@ def test_what_the_owner_does_goes_before_all_that_waits_and_takes_no_place(
 
 @pytest.mark.parametrize(("patience_s", "looks_hung"), [(0.0, True), (60.0, False), (None, False)])
 def test_a_step_that_is_known_to_be_long_does_not_look_like_a_hang(
-    thread: DeviceThread, patience_s: float | None, looks_hung: bool
+    thread: DeviceThread, clock: Clock, patience_s: float | None, looks_hung: bool
 ) -> None:
     blocker = Blocker(obedient=False)
     job = thread.submit(blocker, deadline_s=None, patience_s=patience_s)
     assert blocker.entered.wait(PATIENCE)
-    time.sleep(0.05)
-    assert (thread.heartbeat_age_s >= 0.04) == looks_hung
+    clock.now += 50
+    assert thread.heartbeat_age_s == (50.0 if looks_hung else 0.0)
     blocker.release.set()
     job.future.result(PATIENCE)

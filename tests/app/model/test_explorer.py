@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,12 +14,14 @@ import uvicorn
 from asgi import PROMPT, Blocked, Call, load_tiny, running, settings_with, until
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import PATIENCE
+from waiting import until as wait_until
 
 from app.main import create_app
 from app.model.cache import ResultCache, footprint
 from app.model.explorer import token_reference
-from app.trace.cost import predict_cost
-from app.web.advice import less
+from app.trace.reading import predict_cost
+from app.web.paths import less
 from engine import LatentSpace, TraceOptions
 from engine.errors import DeadlineExceeded, ModelNotFound, TokenError
 
@@ -158,7 +159,7 @@ async def test_a_forward_pass_stops_between_two_of_the_models_own_layers(
                 seen.append("asked")
                 if seen.count("asked") == 2:
                     entered.set()
-                    release.wait(20)
+                    release.wait(PATIENCE)
                 check()
                 seen.append("went on")
 
@@ -188,18 +189,15 @@ def test_a_closed_socket_stops_the_work_behind_a_real_server(space: LatentSpace)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
-        with socket.create_connection(listener.getsockname(), timeout=20) as client:
+        with socket.create_connection(listener.getsockname(), timeout=PATIENCE) as client:
             client.sendall(b"GET /api/v1/trace?prompt=a HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert blocked.entered.wait(20)
-        for _ in range(2000):
-            if blocked.stopped:
-                break
-            time.sleep(0.01)
+            assert blocked.entered.wait(PATIENCE)
+        wait_until(lambda: blocked.stopped)
         assert blocked.stopped == ["Cancelled"]
     finally:
         blocked.release.set()
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE)
         listener.close()
     assert not thread.is_alive()
 
@@ -284,7 +282,7 @@ async def test_while_the_model_loads_pages_live_and_readings_are_503(
     go = threading.Event()
 
     def slowly(settings: object, *rest: object) -> LatentSpace:
-        go.wait(20)
+        go.wait(PATIENCE)
         return space
 
     monkeypatch.setattr("app.model.explorer.load_space", slowly)
@@ -435,6 +433,6 @@ async def test_a_call_to_the_engine_answers_the_engines_own_value(
         tokens = reference.tokenize(PROMPT)
         cost = await explorer.ask(here, predict_cost, PROMPT, options)
         assert cost.tokens == len(tokens.ids)
-        assert cost.cost.predicted_bytes > 0
+        assert cost.predicted_bytes > 0
         assert explorer.info.layers == explorer.info.blocks + 1 == 4
         assert explorer.self_check is space.self_check

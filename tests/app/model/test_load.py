@@ -19,13 +19,14 @@ import pytest
 from asgi import load_tiny, settings_with
 from fastapi import FastAPI
 from live import live
+from waiting import PATIENCE, until
 
 from app.main import create_app
+from engine.progress import Check
 
 CLIENTS = 32
 EACH = int(os.environ.get("LEXISCOPE_TEST_LOAD", "10"))
 PLACES = 4
-GENEROUS_S = 120.0
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "dog", "of", "her", "him", "it", "was")
 FIGURE = re.compile(r'^lexiscope_model\{what="(\w+)"\} (\S+)$', re.MULTILINE)
 
@@ -86,13 +87,22 @@ async def watch(http: httpx2.AsyncClient, over: asyncio.Event, seen: Seen) -> No
         await asyncio.sleep(0.02)
 
 
-async def rush(address: str, each: int) -> Seen:
-    """All clients at once, and the watcher beside them."""
+async def rush(app: FastAPI, address: str, each: int, enough: Callable[[Seen], bool]) -> Seen:
+    """All clients at once, and the watcher beside them.
+
+    The device is held until what they have seen is enough, so that it is as slow as it must be for
+    that on every machine.
+    """
     seen, over = Seen(), asyncio.Event()
+
+    def hold(check: Check) -> None:
+        until(lambda: check() or enough(seen), lambda: seen)
+
+    app.state.explorer.device.submit(hold, deadline_s=None, first=True)
     limits = httpx2.Limits(max_connections=CLIENTS + 4)
     async with (
-        httpx2.AsyncClient(base_url=address, timeout=GENEROUS_S, limits=limits) as http,
-        httpx2.AsyncClient(base_url=address, timeout=GENEROUS_S) as beside,
+        httpx2.AsyncClient(base_url=address, timeout=PATIENCE, limits=limits) as http,
+        httpx2.AsyncClient(base_url=address, timeout=PATIENCE) as beside,
         asyncio.TaskGroup() as group,
     ):
         watcher = group.create_task(watch(beside, over, seen))
@@ -104,17 +114,23 @@ async def rush(address: str, each: int) -> Seen:
 
 @pytest.fixture
 def app(model_folder: Path, cache: Path) -> FastAPI:
-    settings = settings_with(queue_places=PLACES, result_cache_mib=0, deadline_s=GENEROUS_S)
+    settings = settings_with(queue_places=PLACES, result_cache_mib=0, deadline_s=PATIENCE)
     return create_app(settings, load_tiny(model_folder, cache))
+
+
+def refused(seen: Seen) -> bool:
+    """Whether as many were refused as there are clients, while some waited."""
+    return seen.statuses[503] >= CLIENTS and seen.most_waiting > 0
 
 
 def test_more_clients_than_places(
     app: FastAPI, record_property: Callable[[str, object], None]
 ) -> None:
     with live(app) as address:
-        seen = asyncio.run(rush(address, EACH))
-        after = httpx2.get(f"{address}/api/v1/trace", params={"prompt": "after all that"})
-        ready = httpx2.get(f"{address}/readyz").json()
+        seen = asyncio.run(rush(app, address, EACH, refused))
+        with httpx2.Client(base_url=address, timeout=PATIENCE) as http:
+            after = http.get("/api/v1/trace", params={"prompt": "after all that"})
+            ready = http.get("/readyz").json()
     record_property("requests", seen.statuses.total())
     record_property("statuses", dict(sorted(seen.statuses.items())))
     record_property("most_waiting", seen.most_waiting)
@@ -123,7 +139,7 @@ def test_more_clients_than_places(
     # Both happened, so both were looked at.
     assert seen.statuses[200] >= EACH
     assert seen.statuses[503] >= CLIENTS
-    assert seen.looks >= 10
+    assert seen.looks >= 1
     assert 0 < seen.most_waiting <= PLACES
     assert after.status_code == 200
     assert (ready["ready"], ready["waiting"], ready["running"]) == (True, 0, None)
@@ -133,6 +149,6 @@ def test_the_rush_tells_of_a_queue_without_an_end(app: FastAPI) -> None:
     """The same clients find what is wrong with a server that refuses nobody."""
     app.state.explorer.device.places = 10_000
     with live(app) as address:
-        seen = asyncio.run(rush(address, 1))
+        seen = asyncio.run(rush(app, address, 1, lambda seen: seen.most_waiting > PLACES))
     assert seen.statuses[503] == 0
     assert seen.most_waiting > PLACES

@@ -18,12 +18,15 @@ from typing import Any, ClassVar
 import pytest
 from asgi import PROMPT, Call, load_tiny, routes_of, running, settings_with, until
 from fastapi import FastAPI
+from same_numbers import assert_same_text, same_text
 from switch_models import TRACE, app_of, folders_of, switched, traced
+from waiting import PATIENCE
 
 import app.model.explorer
 from app.main import create_app
 from app.model.one_model import OF_NO_MODEL
-from app.model.open_model import ModelChanged, pinned
+from app.model.open_model import pinned
+from app.web.problems import ModelChanged, NotReady
 from engine import LatentSpace
 from engine.errors import UnsupportedModel
 from engine.progress import Progress, Steps
@@ -120,7 +123,7 @@ async def test_a_model_of_the_list_is_opened_by_its_name_and_the_first_one_again
         await switched(choice, "a")
         again = await traced(choice, PROMPT)
     assert [first.status, other.status, again.status] == [200, 200, 200]
-    assert first.body == again.body
+    assert_same_text(again.body, first.body)
     assert first.json["cells"] != other.json["cells"]
     assert [one.headers["x-lexiscope-model"].split()[0] for one in (first, other)] == ["a", "b"]
     assert [(m["name"], m["state"]) for m in listed["models"]] == [
@@ -249,7 +252,7 @@ async def test_with_room_for_one_model_the_old_one_comes_back_where_the_new_one_
         after = await traced(choice, PROMPT)
         listed = await models_of(choice)
     assert gate.loads == ["folder-a", "folder-b", "folder-a"]
-    assert after.body == before.body
+    assert_same_text(after.body, before.body)
     assert (listed["open"], listed["models"][1]["problem"]) == ("a", "its head was not found.")
 
 
@@ -316,7 +319,7 @@ async def test_a_job_holds_its_model_and_a_switch_holds_the_jobs_off(
         gate.close()
         await choice.state.explorer.models.switch_to("b")
         await until(gate.at.is_set)
-        with pytest.raises(app.model.explorer.NotReady, match="b is being opened"):
+        with pytest.raises(NotReady, match="b is being opened"):
             await jobs.start("calibration", "too early", steps, lambda made: None)
         gate.go.set()
         await choice.state.explorer.models.settled()
@@ -399,7 +402,7 @@ async def test_a_request_that_waited_through_a_switch_is_refused_and_not_answere
 
     def hold(check: Any) -> None:
         entered.set()
-        release.wait(20)
+        release.wait(PATIENCE)
 
     async with running(choice):
         explorer = choice.state.explorer
@@ -464,7 +467,7 @@ async def test_no_thread_computes_while_the_process_wide_dtype_is_another(
             while choice.state.explorer.models.current and not choice.state.explorer.device.waiting:
                 check()
             seen.append(f"done {reading.done()}")
-        seen.append(str(reading.result(20).status))
+        seen.append(str(reading.result(PATIENCE).status))
         return real(settings, check, tell, nullcontext)
 
     async with running(choice):
@@ -487,7 +490,7 @@ def test_half_precision_is_loaded_alone(
     settings = settings_with(
         model=str(folders["a"]), dtype=dtype, device="cpu", cache_dir=cache, threads=1
     )
-    app.model.explorer.load_space(settings, alone=alone)
+    app.model.explorer.load_space(settings, exclusive=alone)
     assert bool(entered) == held
 
 
@@ -516,10 +519,11 @@ async def test_the_server_ends_while_a_model_is_loaded(choice: FastAPI, gate: Ga
     assert not any(t.name == "lexiscope-loader" for t in threading.enumerate())
 
 
+@pytest.mark.slow
 async def test_switches_under_sixteen_clients_give_no_wrong_answer(
     choice: FastAPI,
 ) -> None:
-    """Each answer is the one of the model that it names, byte for byte, or says why there is none.
+    """Each answer is the one of the model that it names, or says why there is none.
 
     Some clients say which model they mean: they get that one's answer or 409.
     """
@@ -539,7 +543,7 @@ async def test_switches_under_sixteen_clients_give_no_wrong_answer(
             answer = await traced(choice, prompt, **headers)
             counts[answer.status] = counts.get(answer.status, 0) + 1
             name = answer.headers.get("x-lexiscope-model", "").split(" ")[0]
-            if answer.status == 200 and answer.body != right.get((name, prompt)):
+            if answer.status == 200 and not same_text(answer.body, right[name, prompt]):
                 wrong.append(f"not {name}'s answer to {prompt}")
             if answer.status == 200 and meant and name != meant:
                 wrong.append(f"asked {meant}, answered by {name}")
@@ -559,16 +563,16 @@ async def test_switches_under_sixteen_clients_give_no_wrong_answer(
         for number in range(SWITCHES):
             await switched(choice, "abc"[number % 3])
             assert explorer.models.failed is None
+        await until(lambda: counts.get(200, 0) > SWITCHES and counts.get(409))
         stop = True
         await asyncio.gather(*clients)
         assert explorer.models.switches - before == SWITCHES
     assert wrong == []
     assert set(counts) <= {200, 409, 503}
-    assert counts[200] > SWITCHES
-    assert counts[409] > 0
 
 
-async def test_the_same_question_has_the_same_bytes_alone_under_load_and_after_switches(
+@pytest.mark.slow
+async def test_the_same_question_has_the_same_bytes_under_load_and_numbers_after_switches(
     choice: FastAPI,
 ) -> None:
     """Fifty questions: alone, among sixty-four others, and when the model was opened anew."""
@@ -604,5 +608,6 @@ async def test_the_same_question_has_the_same_bytes_alone_under_load_and_after_s
         await switched(choice, "a")
         again = [await ask(path, query) for path, query in reversed(options)][::-1]
     assert loaded[:50] == alone
-    assert again == alone
+    for one, other in zip(again, alone, strict=True):  # by weights that lie elsewhere
+        assert_same_text(one, other)
     assert all(one != other for one, other in zip(alone[:5], elsewhere, strict=True))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -26,13 +24,16 @@ import pytest
 import torch
 from asgi import BASE, PROMPT, settings_with
 from calibration_calls import csv_of
+from processes import ServerProcess, serve, server_process
 from starlette.testclient import TestClient
+from waiting import PATIENCE
 
 import app as app_package
 import engine.frames.decomposition_cache
 from app.calibrate.sets import Sets
 from app.main import create_app
-from app.storage.store import StorageError, Store, open_store, verify
+from app.storage.store import Store, open_store, verify
+from app.web.problems import StorageError
 from engine import LatentSpace
 from engine.frames.decomposition import HeadDecomposition, decompose
 from engine.frames.decomposition_cache import cached_decomposition
@@ -43,7 +44,6 @@ DAMAGES = int(os.environ.get("LEXISCOPE_TEST_DAMAGES", "60"))
 """Of the database's files."""
 SIZES = int(os.environ.get("LEXISCOPE_TEST_DISK_SIZES", "20"))
 """Disks that become full, each somewhere else in the work."""
-PATIENCE = 120.0
 ROOT = Path(app_package.__file__).parents[1]
 
 
@@ -56,47 +56,6 @@ def a_folder(folder: Path) -> Mapping[str, Any]:
 # The whole server killed
 
 
-class Server:
-    """A real server on a data folder."""
-
-    def __init__(self, folder: Path, model: Path, cache: Path, **settings: str) -> None:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("LEXISCOPE_")}
-        environment |= {
-            "LEXISCOPE_DATA_DIR": str(folder / "data"),
-            "LEXISCOPE_CACHE_DIR": str(cache),
-            "LEXISCOPE_MODEL": str(model),
-            "LEXISCOPE_THREADS": "1",
-            "LEXISCOPE_OFFLINE": "true",
-            "LEXISCOPE_DEVICE": "cpu",
-            **settings,
-        }
-        self.log = folder / "log"
-        with self.log.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli.main", "serve", "--port", "0"],
-                stdout=subprocess.PIPE, stderr=errors, env=environment, cwd=ROOT, text=True,
-            )  # fmt: skip
-        assert self.process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:\d+", self.process.stdout.readline())
-        assert found, self.log.read_text()
-        self.client = httpx2.Client(base_url=found[0], timeout=PATIENCE)
-
-    def wait_until(self, path: str) -> None:
-        end = time.monotonic() + PATIENCE
-        while True:
-            with contextlib.suppress(httpx2.HTTPError):
-                if self.client.get(path).status_code == 200:
-                    return
-            assert time.monotonic() < end, self.log.read_text()
-            time.sleep(0.05)
-
-    def stop(self, number: signal.Signals = signal.SIGKILL) -> int:
-        self.client.close()
-        self.process.send_signal(number)
-        self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode
-
-
 @pytest.mark.slow
 def test_a_server_killed_while_it_saves_keeps_all_that_it_acknowledged(
     tmp_path: Path, model_folder: Path, cache: Path
@@ -105,35 +64,37 @@ def test_a_server_killed_while_it_saves_keeps_all_that_it_acknowledged(
     chance = random.Random(2)
     told: dict[str, int] = {}
     for kill in range(KILLS):
-        server = Server(tmp_path, model_folder, cache)
-        server.wait_until("/livez")
         enough = threading.Event()
+        with server_process(tmp_path, serve(model_folder), {"cache_dir": cache}) as server:
+            server.ready()
 
-        def send(number: int, server: Server = server, enough: threading.Event = enough) -> None:
-            seed = number
-            with httpx2.Client(base_url=server.client.base_url, timeout=PATIENCE) as client:
-                while True:
-                    seed += 10
-                    rows = 20 + seed % 300
-                    file = {"file": ("rows.csv", csv_of(rows, seed))}
-                    try:
-                        answer = client.post("/api/v1/sets", files=file)
-                    except httpx2.HTTPError:
-                        return  # killed
-                    if answer.status_code == 201:
-                        told[answer.json()["id"]] = rows
-                        enough.set()
-                    else:
-                        assert answer.status_code == 503, answer.text
+            def send(
+                number: int, server: ServerProcess = server, enough: threading.Event = enough
+            ) -> None:
+                seed = number
+                with server.client() as client:
+                    while True:
+                        seed += 10
+                        rows = 20 + seed % 300
+                        file = {"file": ("rows.csv", csv_of(rows, seed))}
+                        try:
+                            answer = client.post("/api/v1/sets", files=file)
+                        except httpx2.HTTPError:
+                            return  # killed
+                        if answer.status_code == 201:
+                            told[answer.json()["id"]] = rows
+                            enough.set()
+                        else:
+                            assert answer.status_code == 503, answer.text
 
-        clients = [threading.Thread(target=send, args=(1000 * kill + n,)) for n in range(3)]
-        for one in clients:
-            one.start()
-        assert enough.wait(PATIENCE)
-        time.sleep(chance.uniform(0, 0.4))
-        assert server.stop() == -signal.SIGKILL
-        for one in clients:
-            one.join(PATIENCE)
+            clients = [threading.Thread(target=send, args=(1000 * kill + n,)) for n in range(3)]
+            for one in clients:
+                one.start()
+            assert enough.wait(PATIENCE)
+            time.sleep(chance.uniform(0, 0.4))
+            assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+            for one in clients:
+                one.join(PATIENCE)
         data = tmp_path / "data"
         rows = sqlite3.connect(data / "lexiscope.sqlite")
         assert rows.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -163,7 +124,8 @@ ON_A_SMALL_DISK = textwrap.dedent(
     import torch
     from app.calibrate.sets import Sets
     from app.settings import Settings
-    from app.storage.store import StorageError, Store, verify
+    from app.web.problems import StorageError
+    from app.storage.store import Store, verify
     from engine.frames.decomposition_cache import cached_decomposition
 
     place, sizes = Path(sys.argv[1]), int(sys.argv[2])
@@ -231,6 +193,7 @@ def may_mount(place: Path) -> bool:
     return subprocess.run(tried, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_disk_that_becomes_full_anywhere_loses_nothing(tmp_path: Path) -> None:
     if not may_mount(tmp_path):
         pytest.skip("this machine lets nobody mount a small disk")

@@ -20,16 +20,8 @@ import pytest
 from asgi import settings_with
 
 from app.storage import store as store_module
-from app.storage.store import (
-    MANIFEST,
-    NotFound,
-    StorageBusy,
-    StorageError,
-    Store,
-    new_id,
-    open_store,
-    verify,
-)
+from app.storage.store import MANIFEST, Store, new_id, open_store, verify
+from app.web.problems import NotFound, StorageBusy, StorageError
 from engine.errors import ArtifactError
 
 KILLS = int(os.environ.get("LEXISCOPE_TEST_KILLS", "25"))
@@ -102,7 +94,8 @@ def test_another_process_is_kept_out(tmp_path: Path) -> None:
         """
         import sys
         from pathlib import Path
-        from app.storage.store import Store, StorageBusy
+        from app.storage.store import Store
+        from app.web.problems import StorageBusy
         try:
             Store(Path(sys.argv[1]), wait_s=0.2)
         except StorageBusy as error:
@@ -177,7 +170,8 @@ def test_a_real_full_disk_loses_nothing(tmp_path: Path) -> None:
         """
         import resource, signal, sys
         from pathlib import Path
-        from app.storage.store import Store, StorageError
+        from app.storage.store import Store
+        from app.web.problems import StorageError
         store = Store(Path(sys.argv[1]))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))

@@ -13,10 +13,9 @@ from asgi import BASE, PROMPT, load_tiny, settings_with
 from starlette.testclient import TestClient
 
 from app.main import create_app
-from app.maps.files.export import FORMATS, read, write
-from app.maps.service import drawing_of
+from app.maps.files.export import FORMATS, drawing_of, read, write
 from engine import LatentSpace
-from engine.maps import MapOptions
+from engine.maps import MapOptions, verify
 from engine.progress import no_check
 
 LAST = 3
@@ -164,7 +163,7 @@ def test_a_map_with_a_gap_is_the_same_map_in_every_file(
 ) -> None:
     space = spoilt(model_folder, cache, 2)
     options = MapOptions(prompt=PROMPT, layer=LAST)
-    body = write(drawing_of(space, options, format, "class", check=no_check), format)
-    report = space.maps.verify(read(body))
+    body = write(drawing_of(space.maps, options, format, "class", check=no_check), format)
+    report = verify(space.maps, read(body))
     assert report.ok, report.sentence
-    assert not load_tiny(model_folder, cache).maps.verify(read(body)).ok  # where it has a place
+    assert not verify(load_tiny(model_folder, cache).maps, read(body)).ok  # where it has a place

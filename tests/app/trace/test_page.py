@@ -12,22 +12,20 @@ from asgi import HOSTILE
 from parsed import Element, Parsed, page
 from starlette.testclient import TestClient
 
+from app import main
 from app.figures import theme
 from app.trace.examples import EXAMPLES
-from app.trace.page import TraceQuery
+from app.trace.question import TraceQuery
 from engine.model.vocabulary import visible
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 PAGES = (
-    "/",
+    *(one.path for one in main.PAGES),
     "/?geometry=l2&frame=tight&colour=border&centred=true&k=3&cell=1,1&panel=agreement&curve=rank",
-    "/bases",
     "/bases?search=a",
-    "/model",
     "/model?figures=true",
-    "/method",
     "/method/source/similarity",
     "/cost?prompt=hello",
 )
@@ -44,7 +42,8 @@ def test_each_page_is_sound_html(shared_client: TestClient, path: str) -> None:
     for e in got.elements:
         if e.tag in ("input", "select", "textarea") and e.attrs.get("type") != "hidden":
             inside = any(parent.tag == "label" for parent in e.within)
-            assert inside or e.attrs.get("id") in labelled, e.attrs
+            named = e.attrs.get("aria-label") or e.attrs.get("aria-labelledby")
+            assert inside or named or e.attrs.get("id") in labelled, e.attrs
         if "data-plot" in e.attrs:
             assert e.attrs["aria-label"]
         for name in ("aria-labelledby", "aria-describedby"):

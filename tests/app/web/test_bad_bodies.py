@@ -30,8 +30,10 @@ from bad_corpus import (
 from bad_files import BAD_FILES, BAD_FORMS, CROSSED, FORM, WITH_IDS, multipart
 from starlette.testclient import TestClient
 
+from app.jobs.lanes import Jobs
 from app.main import create_app
 
+pytestmark = pytest.mark.slow  # two thousand requests together
 JSON = {"Content-Type": "application/json"}
 TAKES_JSON = (
     "/api/v1/map/select", "/api/v1/calibrations", "/api/v1/calibrations/task",
@@ -61,9 +63,10 @@ def files_of(client: TestClient) -> set[str]:
 @pytest.fixture(autouse=True)
 def nothing_is_kept(server: TestClient) -> Iterator[None]:
     """No refused request leaves a file, a set, a calibration or a job."""
-    before = files_of(server), server.get("/api/v1/jobs").json()
+    jobs: Jobs = server.app.state.jobs  # type: ignore[attr-defined]
+    before = files_of(server), jobs.list()
     yield
-    assert (files_of(server), server.get("/api/v1/jobs").json()) == before
+    assert (files_of(server), jobs.list()) == before
 
 
 def with_query(address: str, query: str) -> str:

@@ -1,4 +1,4 @@
-"""CSV that no spreadsheet takes for a formula, JSON that is always JSON, text for a terminal."""
+"""CSV that no spreadsheet takes for a formula, JSON that is always JSON."""
 
 from __future__ import annotations
 
@@ -92,16 +92,6 @@ def test_the_clock_leaves_no_trace_in_a_document() -> None:
     first, second = export.document(Result(0.1)), export.document(Result(0.2))
     assert first == second
     assert json.loads(first) == {"cost": {"bytes": 5}, "rows": [{"id": 1}]}
-
-
-@given(st.text(max_size=30), st.integers(1, 30))
-def test_a_cell_on_the_terminal_is_as_wide_as_it_should_be(text: str, width: int) -> None:
-    shown = export.fit(text, width)
-    wide = sum(
-        2 if unicodedata.east_asian_width(c) in "WF" else int(not unicodedata.combining(c))
-        for c in shown
-    )
-    assert wide == width
 
 
 @given(st.text())

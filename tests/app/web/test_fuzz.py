@@ -25,6 +25,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
 from schemathesis.engine.recorder import ScenarioRecorder
 from starlette.responses import JSONResponse, Response
+from waiting import PATIENCE
 
 from app.main import create_app
 
@@ -60,7 +61,7 @@ def configuration(per_operation: int) -> SchemathesisConfig:
         {
             "seed": SEED,
             "continue-on-failure": True,
-            "request-timeout": 90,
+            "request-timeout": PATIENCE,
             "dictionaries": {
                 "texts": {"values": TEXTS},
                 "integers": {"values": INTEGERS},
@@ -164,6 +165,7 @@ def fuzz(address: str, cases: int) -> Found:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_that_is_sent_upsets_the_api(
     address: str, record_property: Callable[[str, object], None]
 ) -> None:

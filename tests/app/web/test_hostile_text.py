@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from urllib.parse import quote, urlencode
 from xml.etree import ElementTree
 
 import pytest
-from asgi import BASE, HOSTILE, PATIENCE, load_tiny, settings_with
+from asgi import BASE, HOSTILE, load_tiny, settings_with
+from calibration_calls import follow
 from parsed import Parsed, page
 from starlette.testclient import TestClient
 
@@ -64,11 +64,7 @@ def kept(model_folder: Path, cache: Path) -> Iterator[Kept]:
             "name": TITLE, "epochs": 2}  # fmt: skip
         begun = client.post("/api/v1/calibrations", json=question)
         assert begun.status_code == 202, begun.text
-        until = time.monotonic() + 6 * PATIENCE
-        job = begun.json()
-        while not job["finished"] and time.monotonic() < until:
-            time.sleep(0.05)
-            job = client.get(f"/api/v1/jobs/{job['id']}").json()
+        job = follow(client, begun.json()["id"])
         assert job["state"] == "done", job["problem"]
         yield Kept(client, question["set"], job["id"], job["result"])  # type: ignore[arg-type]
 

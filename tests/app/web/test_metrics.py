@@ -65,6 +65,7 @@ def test_the_model_s_work_is_counted(client: TestClient) -> None:
     assert of(after, "lexiscope_disk_bytes", what="reserve") == 256 * 2**20
 
 
+@pytest.mark.slow
 def test_made_up_addresses_add_no_series(client: TestClient) -> None:
     """A thousand random paths, methods and queries are one label: other."""
     client.get("/nowhere")

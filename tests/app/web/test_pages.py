@@ -15,8 +15,9 @@ from app.figures.trace import grid
 from app.figures.trace_curves import MEASURES, curves, isotropy, transitions
 from app.figures.trace_planes import COLOURS
 from app.method import page as method
+from app.method import terms
 from engine import LatentSpace
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 from engine.model.vocabulary import visible
 
 
@@ -38,7 +39,7 @@ def test_every_word_leads_to_a_place_that_is_there(shared_client: TestClient) ->
     """Tooltips and the glossary are one text; each term's place exists."""
     glossary = page(shared_client, "/method")
     places = {e.attrs["id"] for e in glossary.elements if "id" in e.attrs}
-    for term in method.TERMS.values():
+    for term in terms.TERMS.values():
         assert term.anchor in places
         assert term.entry is None or term.entry in places
     for path in ("/", "/bases", "/model?figures=true"):

@@ -24,11 +24,13 @@ from calibration_forms import encoded, finished, form_of, table_of
 from parsed import Parsed
 from processes import ServerProcess, serve, server_process
 from starlette.testclient import TestClient
+from waiting import PATIENCE
 
+from app import main
 from app.main import create_app
 
 ROOT = "/lexiscope"
-PAGES = ("/", "/map", "/bases", "/calibrate", "/model", "/method", "/jobs", "/no/such/page")
+PAGES = (*(one.path for one in main.PAGES), "/jobs", "/no/such/page")
 VISITS = 2
 """Times that one path is asked for with another query."""
 FOLLOWED = ("href", "src", "hx-get")
@@ -135,6 +137,7 @@ def test_the_walk_notices_what_leads_past_the_prefix(server: TestClient) -> None
     assert len(walk.outside) == 3
 
 
+@pytest.mark.slow
 def test_every_page_and_download_lies_below_the_prefix(proxied: Proxied) -> None:
     """Links of all pages, of a finished job, a calibration, a map; then what they link to."""
     sent = {"file": ("weather.csv", table_of(), "text/csv")}
@@ -207,7 +210,9 @@ def _ask(
 ) -> tuple[int, dict[str, str]]:
     """A request from one of this machine's own addresses."""
     host, port = server.address()
-    connection = http.client.HTTPConnection(host, port, timeout=60, source_address=(source, 0))
+    connection = http.client.HTTPConnection(
+        host, port, timeout=PATIENCE, source_address=(source, 0)
+    )
     with closing(connection):
         connection.request(
             "GET", path, headers={k.replace("_", "-"): v for k, v in headers.items()}
@@ -218,6 +223,7 @@ def _ask(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="127.0.0.2 is an address on Linux")
+@pytest.mark.slow
 def test_what_a_proxy_says_of_its_client_is_believed_from_this_machine_only(
     model_folder: Path, tmp_path: Path
 ) -> None:

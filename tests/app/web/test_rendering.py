@@ -22,12 +22,12 @@ from app.web import assets
 from app.web.rendering import (
     environment,
     link,
-    number,
     render_text,
     static_url,
     url_for_path,
     wants_fragment,
 )
+from app.web.words import number
 from engine import LatentSpace
 
 

@@ -19,11 +19,13 @@ import pytest
 from asgi import BASE, PROMPT, Call, routes_of, running, settings_with
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
-from processes import PATIENCE, serve, server_process
+from processes import serve, server_process
 from starlette.testclient import TestClient
+from waiting import PATIENCE
 
 import app as app_package
 from app.cli import main as cli
+from app.cli.serve import listen
 from app.main import create_app
 from app.settings import Settings
 from app.web.logs import JsonLines, without_messages
@@ -79,7 +81,7 @@ def gated(space: LatentSpace) -> Iterator[TestClient]:
 
 def test_only_this_machine_unless_told_otherwise(capfd: Any) -> None:
     """The address is this machine's own; any other needs a token, or a refusal in writing."""
-    own = cli._listen(Settings(port=0))
+    own = listen(Settings(port=0))
     assert own.getsockname()[0] == "127.0.0.1"
     own.close()
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
@@ -141,6 +143,7 @@ def test_the_public_list_has_nothing_that_is_not_there(gated: TestClient) -> Non
 # No text becomes part of a path
 
 
+@pytest.mark.slow
 async def test_no_spelling_of_a_name_reaches_a_file(space: LatentSpace) -> None:
     app = create_app(settings_with(), space)
     places = [
@@ -181,11 +184,13 @@ def test_no_name_in_a_query_reaches_a_file(shared_client: TestClient, path: str,
 
 OPENS_FILES = {
     # What makes and keeps folders of its own, by ids that it made up.
-    "store.py", "sets.py", "calibrations.py", "calibration_work.py", "parsing.py",
+    "storage/store.py", "calibrate/sets.py", "calibrate/calibrations.py", "calibrate/work.py",
+    "calibrate/parsing.py",
     # What ships with the program.
-    "assets.py",
+    "web/assets.py",
     # What the operator names: settings, the list of models, files on the command line.
-    "settings.py", "catalogue.py", "cli_map.py", "cli_calibrate.py",
+    "settings.py", "model/catalogue.py", "cli/map.py", "cli/calibrate.py", "cli/labelled.py",
+    "cli/terminal.py",
 }  # fmt: skip
 FILE_METHODS = {"read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "unlink", "rmtree"}
 
@@ -212,8 +217,12 @@ def opens_files(source: str) -> bool:
 
 def test_only_those_who_must_open_files() -> None:
     """No text of a user becomes part of a path: nothing else in the app makes one."""
-    files = sorted(Path(app_package.__file__).parent.rglob("*.py"))
-    found = {file.name for file in files if opens_files(file.read_text(encoding="utf-8"))}
+    root = Path(app_package.__file__).parent
+    found = {
+        file.relative_to(root).as_posix()
+        for file in root.rglob("*.py")
+        if opens_files(file.read_text(encoding="utf-8"))
+    }
     assert found <= OPENS_FILES, "say in OPENS_FILES whose names these open"
     assert opens_files("from pathlib import Path as P\nP(text)")
     assert opens_files("place.read_text()")
@@ -223,6 +232,7 @@ def test_only_those_who_must_open_files() -> None:
 # Headers, redirects, downloads
 
 
+@pytest.mark.slow
 def test_every_answer_is_guarded_and_no_redirect_leaves(client: TestClient) -> None:
     """Every route, with and without a question, as GET, HEAD and OPTIONS of another site."""
     app: Any = client.app

@@ -78,7 +78,7 @@ def test_no_script_holds(rule: str) -> None:
 def test_one_script_asks_for_all() -> None:
     """So that every request says which model its page was made with."""
     asking = [file.name for file in SCRIPTS if re.search(r"\bfetch\(", file.read_text())]
-    assert asking == ["asking.js"]
+    assert asking == ["questions.js"]
     base = (assets.templates_folder() / "base.html").read_text()
     assert re.search(r"<body[^>]*hx-headers='\{\{ \{\"X-Lexiscope-Expect\"", base)
 
@@ -92,7 +92,7 @@ def test_there_is_one_environment_and_it_escapes() -> None:
         and getattr(node.func, "id", getattr(node.func, "attr", ""))
         in ("Environment", "Template", "Markup", "Jinja2Templates")
     ]
-    assert made == ["rendering.py"]
+    assert made == ["web/rendering.py"]
     assert environment().autoescape is True
     careless = environment().from_string("<p>{{ name }}</p>")
     assert careless.render(name="<b>") == "<p>&lt;b&gt;</p>"
@@ -139,7 +139,7 @@ def test_regions_of_foreign_text_are_closed_to_htmx() -> None:
     """A token's element, and what a script writes texts into, say so themselves."""
     macros = (assets.templates_folder() / "_macros.html").read_text()
     assert re.search(r'<bdi class="tok[^>]*\shx-disable', macros)
-    panel = (assets.templates_folder() / "map" / "_panel.html").read_text()
+    panel = (assets.templates_folder() / "maps" / "_panel.html").read_text()
     for name in ("map-plot", "map-tip", "map-legend"):
         assert re.search(rf'<div class="{name}[^>]*\shx-disable', panel), name
     found = list(environment().parse(macros).find_all(nodes.Macro))

@@ -18,7 +18,9 @@ from engine.errors import NonFiniteError, OptionError
 from engine.frames import decomposition as module
 from engine.frames.decomposition import HeadDecomposition, decompose, gram
 from engine.frames.decomposition_cache import cached_decomposition, fingerprint
-from engine.frames.frame import FRAMES, Frame, build_frame
+from engine.frames.frame import Frame
+from engine.frames.kinds import FRAMES, build_frame
+from engine.frames.kinds.kind import Source
 
 PINV = 1e-5
 """Relative Frobenius error against a float64 pseudo-inverse (row S1)."""
@@ -55,7 +57,7 @@ def deficient(v: int = 60, d: int = 16) -> Tensor:
 
 def frame_of(name: str, weight: Tensor, **more: object) -> Frame:
     given = {"embedding": weight, "decomposition": decompose(weight)} | more
-    return build_frame(name, weight=weight, **given)  # type: ignore[arg-type]
+    return build_frame(name, Source(weight=weight, **given))  # type: ignore[arg-type]
 
 
 def bases(weight: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ def test_laws_of_any_small_head(v: int, d: int, rank: int, seed: int) -> None:
     found = decompose(w)
     assert found.rank == rank
     plus = torch.linalg.pinv(w, rtol=1e-9)
-    frame = build_frame("output", weight=w, embedding=w, decomposition=found)
+    frame = build_frame("output", Source(weight=w, embedding=w, decomposition=found))
     assert error(frame.vectors(torch.arange(v)), plus.T) <= ILL
     hat = (w @ plus).diagonal()
     torch.testing.assert_close(found.leverage, hat, rtol=0, atol=1e-7)

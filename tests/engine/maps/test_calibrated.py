@@ -13,8 +13,8 @@ from tiny_models import PROMPT, Spaces
 from torch import Tensor
 
 from engine.errors import OptionError, PromptError
-from engine.maps import CalibrationName, Calibrator, MapOptions, MapStudio, TextSet
-from engine.maps.projection import rms_radius
+from engine.maps import CalibrationName, Calibrator, MapMaker, MapOptions, TextSet, verify
+from engine.maps.axes import rms_radius
 from engine.model.language_model import LanguageModel
 
 NAME = CalibrationName(fingerprint="0123456789abcdef", name="planted", id="there")
@@ -34,24 +34,24 @@ def lam(states: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def studio(spaces: Spaces) -> MapStudio:
-    """A studio of its own, with the planted calibration of the last layer."""
-    made = MapStudio(spaces["llama"])
+def maker(spaces: Spaces) -> MapMaker:
+    """A maker of its own, with the planted calibration of the last layer."""
+    made = MapMaker(spaces["llama"])
     made.use(Calibrator(fingerprint=NAME.fingerprint, layer=made.space.model.blocks, apply=lam))
     return made
 
 
-def states_by_hand(studio: MapStudio) -> np.ndarray:
+def states_by_hand(maker: MapMaker) -> np.ndarray:
     """Last-layer states of the prompt's positions and of the texts' ends, one run each."""
-    model, tokenize = studio.space.model, studio.space.tokenize
+    model, tokenize = maker.space.model, maker.space.tokenize
     rows = [model.states(tokenize(PROMPT).ids).raw[-1]]
     rows += [model.states(tokenize(text).ids).raw[-1, -1:] for text in TEXTS.texts]
     return model.read_out(torch.cat(rows)).double().numpy()
 
 
-def frame_by_hand(studio: MapStudio) -> tuple[np.ndarray, np.ndarray]:
+def frame_by_hand(maker: MapMaker) -> tuple[np.ndarray, np.ndarray]:
     """Mean and axes of the bases, by scikit-learn."""
-    bases = studio.space.frame("output").vectors(range(studio.space.model.vocabulary)).numpy()
+    bases = maker.space.frame("output").vectors(range(maker.space.model.vocabulary)).numpy()
     bases = bases / np.linalg.norm(bases, axis=1, keepdims=True)
     pca = PCA(2, svd_solver="covariance_eigh").fit(bases)
     axes = pca.components_ * np.sign(
@@ -65,18 +65,18 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return out
 
 
-def test_both_sides_lie_in_the_frame_of_the_bases(studio: MapStudio) -> None:
+def test_both_sides_lie_in_the_frame_of_the_bases(maker: MapMaker) -> None:
     """By hand: states one run at a time, λ in NumPy, axes from scikit-learn."""
-    states = states_by_hand(studio)
+    states = states_by_hand(maker)
     changed = np.flip(states.astype(np.float32) ** 2, axis=1) + 0.5
-    mean, axes = frame_by_hand(studio)
+    mean, axes = frame_by_hand(maker)
     for options, vectors in ((BEFORE, states), (AFTER, changed)):
-        drawn = studio.map(options)
+        drawn = maker.map(options)
         own = drawn.points.kind != 0
         np.testing.assert_allclose(
             drawn.coordinates[own], (unit(vectors) - mean) @ axes.T, atol=2e-5
         )
-    before, after, plain = studio.map(BEFORE), studio.map(AFTER), studio.map(PLAIN)
+    before, after, plain = maker.map(BEFORE), maker.map(AFTER), maker.map(PLAIN)
     np.testing.assert_array_equal(before.coordinates, plain.coordinates)
     bases = after.points.kind == 0
     np.testing.assert_array_equal(after.coordinates[bases], plain.coordinates[bases])
@@ -90,16 +90,16 @@ def test_both_sides_lie_in_the_frame_of_the_bases(studio: MapStudio) -> None:
 @pytest.mark.parametrize("preprocessing", ["raw", "centred", "unit", "standardised"])
 @pytest.mark.parametrize("projection", ["shared", "layer"])
 def test_nothing_is_fitted_on_what_came_after(
-    studio: MapStudio, preprocessing: str, projection: str
+    maker: MapMaker, preprocessing: str, projection: str
 ) -> None:
     """Another λ moves its own states and nothing else: not the axes, not the preprocessing."""
     options = replace(AFTER, preprocessing=preprocessing, projection=projection)
-    first = studio.map(options)
+    first = maker.map(options)
     other = CalibrationName(fingerprint="another")
-    studio.use(Calibrator(fingerprint="another", layer=first.layer, apply=lambda x: 3 * lam(x)))
-    second = studio.map(replace(options, calibration=other))
-    before = studio.map(replace(options, side="before"))
-    plain = studio.map(replace(options, calibration=None))
+    maker.use(Calibrator(fingerprint="another", layer=first.layer, apply=lambda x: 3 * lam(x)))
+    second = maker.map(replace(options, calibration=other))
+    before = maker.map(replace(options, side="before"))
+    plain = maker.map(replace(options, calibration=None))
     assert first.axes is not None
     for drawn in (second, before, plain):
         assert drawn.axes is not None
@@ -113,9 +113,9 @@ def test_nothing_is_fitted_on_what_came_after(
     assert same == (preprocessing == "unit")
 
 
-def test_changes_between_the_sides_by_brute_force(studio: MapStudio) -> None:
-    found = studio.changes_between(BEFORE, AFTER, k=3)
-    a, b = studio.map(BEFORE), studio.map(AFTER)
+def test_changes_between_the_sides_by_brute_force(maker: MapMaker) -> None:
+    found = maker.changes(BEFORE, AFTER, k=3)
+    a, b = maker.map(BEFORE), maker.map(AFTER)
     own = a.points.kind != 0
     by_hand = np.linalg.norm(
         b.coordinates.astype(float) - a.coordinates.astype(float), axis=1
@@ -126,26 +126,26 @@ def test_changes_between_the_sides_by_brute_force(studio: MapStudio) -> None:
     assert found.movers[0].index == int(np.argmax(np.where(own, by_hand, -1)))
     assert found.sentence.startswith("From before to after the calibration “planted”")
     # The identity moves nothing.
-    studio.use(Calibrator(fingerprint="still", layer=a.layer, apply=lambda x: x))
+    maker.use(Calibrator(fingerprint="still", layer=a.layer, apply=lambda x: x))
     still = replace(AFTER, calibration=CalibrationName(fingerprint="still"))
-    nothing = studio.changes_between(replace(still, side="before"), still)
+    nothing = maker.changes(replace(still, side="before"), still)
     assert float(nothing.displacement.max()) == 0.0
     assert nothing.median_jaccard == 1.0
 
 
-def test_only_its_own_layer_is_changed_and_that_is_said(studio: MapStudio) -> None:
-    low = studio.map(replace(AFTER, layer=1))
-    np.testing.assert_array_equal(low.coordinates, studio.map(replace(PLAIN, layer=1)).coordinates)
+def test_only_its_own_layer_is_changed_and_that_is_said(maker: MapMaker) -> None:
+    low = maker.map(replace(AFTER, layer=1))
+    np.testing.assert_array_equal(low.coordinates, maker.map(replace(PLAIN, layer=1)).coordinates)
     assert any("works on layer 3; at layer 1" in note for note in low.warnings)
-    assert not any("works on layer" in note for note in studio.map(AFTER).warnings)
-    assert low.border.range == studio.map(AFTER).border.range
+    assert not any("works on layer" in note for note in maker.map(AFTER).warnings)
+    assert low.border.range == maker.map(AFTER).border.range
 
 
-def test_a_tuned_model_stands_in_at_every_layer(studio: MapStudio, spaces: Spaces) -> None:
+def test_a_tuned_model_stands_in_at_every_layer(maker: MapMaker, spaces: Spaces) -> None:
     """Here another model of the same shape: its states, where the model's own stood."""
     import copy
 
-    own = studio.space.model
+    own = maker.space.model
     module = copy.deepcopy(own.module)
     with torch.no_grad():
         for parameter in list(module.parameters())[-12:-1]:
@@ -154,32 +154,32 @@ def test_a_tuned_model_stands_in_at_every_layer(studio: MapStudio, spaces: Space
         module, own.tokenizer, name="twin", revision="local", kind=own.anatomy.kind,
         limits=own.limits,
     )  # fmt: skip
-    studio.use(Calibrator(fingerprint="tuned", layer=own.blocks, apply=lambda x: x, model=twin))
+    maker.use(Calibrator(fingerprint="tuned", layer=own.blocks, apply=lambda x: x, model=twin))
     for layer in (2, 3):
         options = replace(AFTER, calibration=CalibrationName(fingerprint="tuned"), layer=layer)
-        drawn = studio.map(replace(options, preprocessing="raw"))
-        scene = studio._scenes.scene(studio.resolve(drawn.options), lambda: None)
-        found = studio._scenes.states(scene, lambda: None)
-        ids = [studio.space.tokenize(t).ids for t in (PROMPT, *TEXTS.texts)]
+        drawn = maker.map(replace(options, preprocessing="raw"))
+        scene = maker._scenes.scene(maker.resolve(drawn.options), lambda: None)
+        found = maker._scenes.states(scene, lambda: None)
+        ids = [maker.space.tokenize(t).ids for t in (PROMPT, *TEXTS.texts)]
         raw = [twin.states(one).raw[layer] for one in ids]
         wanted = twin.read_out(torch.cat([raw[0], *(one[-1:] for one in raw[1:])]))
         np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
         assert drawn.warnings == ()
 
 
-def test_near_and_neighbours_and_cka_under_a_calibration(studio: MapStudio) -> None:
+def test_near_and_neighbours_and_cka_under_a_calibration(maker: MapMaker) -> None:
     near = replace(AFTER, texts=None, select="near:7")
     np.testing.assert_array_equal(
-        studio.points(near).row, studio.points(replace(near, calibration=None)).row
+        maker.points(near).row, maker.points(replace(near, calibration=None)).row
     )
-    index = len(studio.points(AFTER)) - 1
-    states = states_by_hand(studio)
+    index = len(maker.points(AFTER)) - 1
+    states = states_by_hand(maker)
     changed = np.flip(states.astype(np.float32) ** 2, axis=1) + 0.5
-    bases = studio.space.frame("output").vectors(range(studio.space.model.vocabulary)).numpy()
+    bases = maker.space.frame("output").vectors(range(maker.space.model.vocabulary)).numpy()
     cosines = unit(bases) @ unit(changed)[-1]
-    found = studio.neighbours(AFTER, index, k=3).bases
+    found = maker.neighbours(AFTER, index, k=3).bases
     assert [one.id for one in found] == np.argsort(-cosines, kind="stable")[:3].tolist()
-    assert studio.cka(AFTER).values.tolist() == studio.cka(PLAIN).values.tolist()
+    assert maker.cka(AFTER).values.tolist() == maker.cka(PLAIN).values.tolist()
 
 
 def test_the_fingerprint_is_the_calibrations_and_not_its_name() -> None:
@@ -194,9 +194,9 @@ def test_the_fingerprint_is_the_calibrations_and_not_its_name() -> None:
     assert replace(PLAIN, side="before") == PLAIN  # a side without a calibration says nothing
 
 
-def test_what_cannot_be_drawn_is_one_sentence(studio: MapStudio) -> None:
+def test_what_cannot_be_drawn_is_one_sentence(maker: MapMaker) -> None:
     with pytest.raises(OptionError, match="not open"):
-        studio.map(replace(AFTER, calibration=CalibrationName(fingerprint="unknown")))
+        maker.map(replace(AFTER, calibration=CalibrationName(fingerprint="unknown")))
     with pytest.raises(OptionError, match="final norm"):
         replace(AFTER, state="raw")
     with pytest.raises(OptionError, match="side"):
@@ -205,40 +205,40 @@ def test_what_cannot_be_drawn_is_one_sentence(studio: MapStudio) -> None:
         CalibrationName(fingerprint="")
 
 
-def test_verify_needs_the_calibration(studio: MapStudio, spaces: Spaces) -> None:
-    document = json.loads(json.dumps(studio.map(AFTER).to_dict()))
-    report = studio.verify(document)
+def test_verify_needs_the_calibration(maker: MapMaker, spaces: Spaces) -> None:
+    document = json.loads(json.dumps(maker.map(AFTER).to_dict()))
+    report = verify(maker, document)
     assert report.ok
     assert report.largest_difference == 0.0
-    bare = MapStudio(spaces["llama"]).verify(document)
+    bare = verify(MapMaker(spaces["llama"]), document)
     assert not bare.ok
     assert "calibration “planted”" in bare.sentence
     assert "cannot be computed again" in bare.sentence
 
 
-def test_prompts_are_read_in_place_of_the_texts(studio: MapStudio) -> None:
+def test_prompts_are_read_in_place_of_the_texts(maker: MapMaker) -> None:
     """The state is that of the template's end; what is written beside the point is the text."""
     prompts = tuple(f"Text: {text}\nTopic:" for text in TEXTS.texts)
     held = replace(TEXTS, prompts=prompts, template="Text: {text}\nTopic:")
     options = MapOptions(vocabulary="none", texts=held, preprocessing="raw")
-    scene = studio._scenes.scene(studio.resolve(options), lambda: None)
-    found = studio._scenes.states(scene, lambda: None)
-    model = studio.space.model
+    scene = maker._scenes.scene(maker.resolve(options), lambda: None)
+    found = maker._scenes.states(scene, lambda: None)
+    model = maker.space.model
     for vector, prompt in zip(found, prompts, strict=True):
-        raw = model.states(studio.space.tokenize(prompt).ids).raw[-1, -1]
+        raw = model.states(maker.space.tokenize(prompt).ids).raw[-1, -1]
         np.testing.assert_allclose(vector, model.read_out(raw).numpy(), atol=1e-4)
-    drawn = studio.map(options)
+    drawn = maker.map(options)
     assert drawn.points.labels() == list(TEXTS.texts)
     assert "4 texts of four: all, each at the last position of its prompt" in drawn.how_chosen
     assert "Topic:”" in drawn.how_chosen
-    assert drawn.fingerprint != studio.map(replace(options, texts=TEXTS)).fingerprint
+    assert drawn.fingerprint != maker.map(replace(options, texts=TEXTS)).fingerprint
     assert MapOptions.from_dict(drawn.options.to_dict()) == drawn.options
     with pytest.raises(OptionError, match="prompts must be one per text"):
         replace(TEXTS, prompts=("one",))
 
 
-def test_a_text_that_is_too_long_is_named(studio: MapStudio) -> None:
-    limit = studio.space.model.max_tokens
+def test_a_text_that_is_too_long_is_named(maker: MapMaker) -> None:
+    limit = maker.space.model.max_tokens
     long = replace(TEXTS, texts=(*TEXTS.texts[:3], "word " * (limit + 5)))
     with pytest.raises(PromptError, match=r"text 4 of 4 in 'four' \(“word word.*tokens"):
-        studio.map(MapOptions(vocabulary="none", texts=long))
+        maker.map(MapOptions(vocabulary="none", texts=long))

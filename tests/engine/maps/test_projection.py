@@ -10,15 +10,7 @@ from sklearn.decomposition import PCA
 from tiny_models import Spaces
 
 from engine.errors import NonFiniteError, OptionError
-from engine.maps.frames import Landscape
-from engine.maps.options import MapOptions
-from engine.maps.preprocessing import (
-    Treatment,
-    moments_of,
-    moments_of_bases,
-    treat_states,
-)
-from engine.maps.projection import (
+from engine.maps.axes import (
     concept_axes,
     principal_axes,
     procrustes,
@@ -26,6 +18,14 @@ from engine.maps.projection import (
     rms_radius,
     variance_of_moments,
     variance_shown,
+)
+from engine.maps.frames import Landscape
+from engine.maps.options import MapOptions
+from engine.maps.preprocessing import (
+    Treatment,
+    moments_of,
+    moments_of_bases,
+    treat_states,
 )
 from engine.progress import no_check
 

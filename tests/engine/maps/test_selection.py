@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 
 from engine import LatentSpace
 from engine.errors import OptionError, TokenError
-from engine.maps import MapOptions, MapStudio
+from engine.maps import MapMaker, MapOptions
 from engine.maps.selection import find_expression, how_selected, word_groups
 
 GROUPS = "numbers=two,three,four,five,six;family=mother,father,sister,brother;places=France,Italy"
@@ -18,27 +18,27 @@ CHOSEN = MapOptions(select=f"words:{GROUPS}", projection="selection")
 
 
 @pytest.fixture(scope="module")
-def studio(small: LatentSpace) -> MapStudio:
+def maker(small: LatentSpace) -> MapMaker:
     return small.maps
 
 
-def exact(studio: MapStudio, ids: list[int], preprocessing: str) -> np.ndarray:
+def exact(maker: MapMaker, ids: list[int], preprocessing: str) -> np.ndarray:
     """The bases after preprocessing, written out by hand."""
-    frame = studio.space.frame("output")
+    frame = maker.space.frame("output")
     x = frame.vectors(ids).double().numpy()
     if preprocessing == "centred":
-        every = frame.vectors(range(studio.space.model.vocabulary)).double().numpy()
+        every = frame.vectors(range(maker.space.model.vocabulary)).double().numpy()
         return np.asarray(x - every.mean(0))
     return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
 
 
 @pytest.mark.parametrize("preprocessing", ["unit", "centred"])
-def test_the_frame_of_a_selection_is_scikit_learns(studio: MapStudio, preprocessing: str) -> None:
-    drawn = studio.map(
+def test_the_frame_of_a_selection_is_scikit_learns(maker: MapMaker, preprocessing: str) -> None:
+    drawn = maker.map(
         MapOptions(select=CHOSEN.select, projection="selection", preprocessing=preprocessing)
     )
     ids = drawn.points.row.tolist()
-    x = exact(studio, ids, preprocessing)
+    x = exact(maker, ids, preprocessing)
     pca = PCA(2, svd_solver="full").fit(x)
     axes = pca.components_
     axes = axes * np.sign(axes[[0, 1], np.abs(axes).argmax(1)])[:, None]
@@ -47,43 +47,43 @@ def test_the_frame_of_a_selection_is_scikit_learns(studio: MapStudio, preprocess
     assert drawn.variance_shown == pytest.approx(pca.explained_variance_ratio_.sum(), rel=1e-4)
     assert "bases shown" in drawn.title
     assert "of the bases shown" in drawn.axis_names[0]
-    shared = studio.map(MapOptions(select=CHOSEN.select, preprocessing=preprocessing))
+    shared = maker.map(MapOptions(select=CHOSEN.select, preprocessing=preprocessing))
     assert shared.variance_shown is not None
     assert drawn.variance_shown is not None
     # No other plane shows more of these points: that is why it is offered.
     assert drawn.variance_shown > shared.variance_shown
 
 
-def test_states_are_placed_in_the_frame_of_the_selection(studio: MapStudio) -> None:
+def test_states_are_placed_in_the_frame_of_the_selection(maker: MapMaker) -> None:
     """The bases decide the frame; a prompt moves none of them, at no layer."""
-    alone = studio.map(CHOSEN)
+    alone = maker.map(CHOSEN)
     for layer in (1, -1):
         options = MapOptions(
             select=CHOSEN.select, projection="selection", prompt="two mothers and", layer=layer
         )
-        drawn = studio.map(options)
+        drawn = maker.map(options)
         np.testing.assert_array_equal(drawn.coordinates[: alone.n], alone.coordinates)
         assert drawn.axes is not None
-        raw = studio.space.model.states(studio.space.tokenize("two mothers and").ids).raw[layer]
-        state = studio.space.model.read_out(raw).double().numpy()
+        raw = maker.space.model.states(maker.space.tokenize("two mothers and").ids).raw[layer]
+        state = maker.space.model.read_out(raw).double().numpy()
         state /= np.linalg.norm(state, axis=1, keepdims=True)
         np.testing.assert_allclose(drawn.coordinates[alone.n :], drawn.axes.place(state), atol=1e-5)
-    near = studio.map(MapOptions(select="near:9", projection="selection", prompt="two mothers"))
+    near = maker.map(MapOptions(select="near:9", projection="selection", prompt="two mothers"))
     assert near.points.kinds[0] == ("basis", 9)
 
 
-def test_words_of_a_kind_lie_together(studio: MapStudio) -> None:
+def test_words_of_a_kind_lie_together(maker: MapMaker) -> None:
     """What the first visit claims: in the model, and in the plane that is shown."""
-    drawn = studio.map(CHOSEN)
+    drawn = maker.map(CHOSEN)
     groups = np.array([drawn.points.group(i) for i in range(drawn.n)])
-    for x in (exact(studio, drawn.points.row.tolist(), "unit"), drawn.coordinates.astype(float)):
+    for x in (exact(maker, drawn.points.row.tolist(), "unit"), drawn.coordinates.astype(float)):
         apart = np.linalg.norm(x[:, None] - x[None], axis=2)
         np.fill_diagonal(apart, np.inf)
         assert (groups[apart.argmin(1)] == groups).mean() > 0.9
 
 
-def test_words_are_found_as_they_stand_in_running_text(studio: MapStudio) -> None:
-    space = studio.space
+def test_words_are_found_as_they_stand_in_running_text(maker: MapMaker) -> None:
+    space = maker.space
     found = word_groups(space, GROUPS)
     assert {space.vocabulary.texts[i] for i, name in found.items() if name == "numbers"} == {
         " two", " three", " four", " five", " six"
@@ -92,16 +92,16 @@ def test_words_are_found_as_they_stand_in_running_text(studio: MapStudio) -> Non
     assert set(word_groups(space, "a=two;three")) == set(word_groups(space, "two,three"))
     with pytest.raises(TokenError):
         word_groups(space, "numbers=two;zzqq zz")
-    points = studio.points(CHOSEN)
-    colour = studio.colour(CHOSEN, "label")
+    points = maker.points(CHOSEN)
+    colour = maker.colour(CHOSEN, "label")
     assert colour.codes is not None
     for i in range(len(points)):
         assert colour.names[colour.codes[i]] == found[int(points.row[i])] == points.group(i)
 
 
-def test_a_selection_too_small_for_a_frame_is_a_sentence(studio: MapStudio) -> None:
+def test_a_selection_too_small_for_a_frame_is_a_sentence(maker: MapMaker) -> None:
     with pytest.raises(OptionError, match="more than 2 tokens and there are 2"):
-        studio.map(MapOptions(select="words:two,three", projection="selection"))
+        maker.map(MapOptions(select="words:two,three", projection="selection"))
     with pytest.raises(OptionError, match="choose vocabulary bases"):
         MapOptions(vocabulary="alone", projection="selection")
 

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +16,13 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from tiny_models import PROMPT, Spaces
+from waiting import PATIENCE
 
 import engine.maps.umap_process as process_module
 from engine.errors import OptionError, WorkError
-from engine.maps import MapNotReady, MapOptions, MapStudio, UmapResult, reduce
-from engine.maps.reduction import UmapCache, make_problem
+from engine.maps import MapMaker, MapNotReady, MapOptions, UmapResult, reduce, verify
+from engine.maps.projections.umap import make_problem
+from engine.maps.reduction import UmapCache
 from engine.maps.umap_process import UmapProblem, UmapProcess
 from engine.progress import Progress, drain
 
@@ -159,17 +160,15 @@ def test_planted_clusters_stay_together_and_a_seed_is_a_picture(warm: UmapProces
 def test_two_requests_at_once_both_answer_one_after_the_other(warm: UmapProcess) -> None:
     cache = UmapCache(None)
     results: dict[int, UmapResult] = {}
-    spans: list[tuple[float, str]] = []
 
     def work(seed: int) -> None:
         results[seed] = drain(reduce(problem(seed), cache, warm, floor=seed == 10))
-        spans.append((time.monotonic(), str(seed)))
 
     threads = [threading.Thread(target=work, args=(s,)) for s in (10, 20)]
     for t in threads:
         t.start()
     for t in threads:
-        t.join(timeout=300)
+        t.join(PATIENCE)
     assert set(results) == {10, 20}
     assert results[10].noise_floor is not None
     assert results[20].second is None
@@ -187,9 +186,7 @@ def test_cancel_ends_the_process_and_keeps_nothing(tmp_path: Path) -> None:
         next(steps)
     child = process._child
     assert child is not None
-    begin = time.monotonic()
     steps.close()
-    assert time.monotonic() - begin < 2
     assert child.poll() is not None
     assert not process.running
     assert cache.get("test0", (240, 2)) is None
@@ -209,36 +206,36 @@ def test_cancel_ends_the_process_and_keeps_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_umap_map_has_its_noise_floor_and_comes_back_at_once(
-    spaces: Spaces, tmp_path: Path
+    spaces: Spaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studio = MapStudio(spaces["llama"], cache_dir=tmp_path)
+    maker = MapMaker(spaces["llama"], cache_dir=tmp_path)
     try:
         options = MapOptions(prompt=PROMPT, layer=1, projection="umap", vocabulary="alone")
         with pytest.raises(MapNotReady, match="start its job"):
-            studio.map(options)
-        first = drain(studio.umap(options, floor=False))
+            maker.map(options)
+        first = drain(maker.umap(options, floor=False))
         assert first.noise_floor is None
-        drawn = drain(studio.umap(options))
+        drawn = drain(maker.umap(options))
         assert drawn.noise_floor is not None
         assert 0 < drawn.noise_floor < 2
         assert "not meaningful" in drawn.blind_to
         assert drawn.variance_shown is None
-        again = MapStudio(spaces["llama"], cache_dir=tmp_path)
-        begin = time.perf_counter()
-        np.testing.assert_array_equal(again.map(options).coordinates, drawn.coordinates)
-        assert time.perf_counter() - begin < 1
+        again = MapMaker(spaces["llama"], cache_dir=tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(UmapProcess, "layout", lambda *_: pytest.fail("it was laid out anew"))
+            np.testing.assert_array_equal(again.map(options).coordinates, drawn.coordinates)
         with pytest.raises(MapNotReady):
-            studio.changes(options, 2)
-        drain(studio.umap(replace(options, layer=2), floor=False))
-        changes = studio.changes(options, 2)
+            maker.changes(options, replace(options, layer=2))
+        drain(maker.umap(replace(options, layer=2), floor=False))
+        changes = maker.changes(options, replace(options, layer=2))
         assert changes.noise_floor == drawn.noise_floor
         assert "seeds" in changes.sentence
         assert changes.moving == drawn.n
-        report = studio.verify(drawn.to_dict())
+        report = verify(maker, drawn.to_dict())
         assert report.ok
         assert report.largest_difference == 0
     finally:
-        studio.close()
+        maker.close()
 
 
 def test_the_cache_on_the_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

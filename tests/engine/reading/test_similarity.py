@@ -15,12 +15,15 @@ from torch import Tensor
 
 from engine.errors import OptionError
 from engine.frames.decomposition import decompose
-from engine.frames.frame import FRAMES, Frame, build_frame
+from engine.frames.frame import Frame
+from engine.frames.kinds import FRAMES, build_frame
+from engine.frames.kinds.kind import Source
 from engine.reading.divergence import divergence
+from engine.reading.geometries import GEOMETRIES
 from engine.reading.read import read
 from engine.reading.regions import borders
 from engine.reading.resolution import resolve
-from engine.reading.similarity import DEFAULT_TEMPERATURE, GEOMETRIES, scores
+from engine.reading.similarity import scores
 
 SCORE = 1e-5
 """Of a float32 score against float64, relative to the largest score."""
@@ -36,7 +39,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def frame_of(name: str, weight: Tensor, **more: Any) -> Frame:
     given = {"embedding": draw(*weight.shape, seed=7), "decomposition": decompose(weight)} | more
-    return build_frame(name, weight=weight, **given)
+    return build_frame(name, Source(weight=weight, **given))
 
 
 def head(v: int = 600, d: int = 24, seed: int = 0) -> Tensor:
@@ -140,7 +143,7 @@ def test_readings_equal_brute_force(
     )
     assert set(found) == set(GEOMETRIES)
     for geometry, reading in found.items():
-        t = (temperatures or DEFAULT_TEMPERATURE)[geometry]
+        t = (temperatures or {}).get(geometry, GEOMETRIES[geometry].temperature)
         assert reading.temperature == t
         wanted = brute(frame, states, geometry, centred=centred)
         grain = 20 * SCORE * wanted.abs().amax(1, keepdim=True)

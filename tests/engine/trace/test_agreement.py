@@ -10,7 +10,7 @@ import torch
 from tiny_models import PROMPT, Spaces
 
 from engine import GEOMETRIES, LatentSpace
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 from engine.reading.similarity import scores
 from engine.trace.agreement import Agreement, AgreementRow
 

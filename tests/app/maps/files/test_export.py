@@ -10,27 +10,26 @@ import json
 import re
 import zipfile
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from asgi import HOSTILE, PROMPT
+from parsed import Parsed
 from PIL import Image
 
 from app.figures.theme import DARK, LIGHT
-from app.maps.answers import coloured
+from app.maps.documents import write_colour
 from app.maps.files import embed as map_embed
 from app.maps.files import fonts as map_type
 from app.maps.files import picture as map_picture
 from app.maps.files.drawing import Paint, Sheet, class_colours, provenance, spread_out
-from app.maps.files.export import FORMATS, Drawing, format_of, read, write
+from app.maps.files.export import FORMATS, Drawing, drawing_of, format_of, read, write
 from app.maps.files.picture import Look
-from app.maps.service import drawing_of
 from engine import LatentSpace
 from engine.errors import ArtifactError, OptionError
-from engine.maps import Colour, MapOptions
+from engine.maps import Colour, MapOptions, verify
 from engine.maps.colours import CLASSES
 from engine.progress import no_check
 
@@ -39,7 +38,7 @@ SMALL = Look("png", 500, 400)
 
 
 def drawing(space: LatentSpace, options: MapOptions = OPTIONS, colour: str = "class") -> Drawing:
-    return drawing_of(space, options, "html", colour, check=no_check)
+    return drawing_of(space.maps, options, "html", colour, check=no_check)
 
 
 def sheet_of(**more: Any) -> Sheet:
@@ -78,7 +77,7 @@ def test_a_file_holds_the_coordinates_bit_for_bit_and_verifies(
     np.testing.assert_array_equal(
         np.asarray(document["coordinates"], dtype=np.float32), found.map.coordinates
     )
-    report = reference.maps.verify(document)
+    report = verify(reference.maps, document)
     assert report.ok, report.sentence
     assert report.n == found.map.n
     assert report.largest_difference == 0
@@ -90,7 +89,7 @@ def test_a_changed_coordinate_is_found_by_its_size(reference: LatentSpace, forma
     moved = found.map.coordinates.copy()
     moved[3, 1] += 0.25
     body = write(replace(found, map=replace(found.map, coordinates=moved)), format)
-    report = reference.maps.verify(read(body))
+    report = verify(reference.maps, read(body))
     assert not report.ok
     assert report.largest_difference == pytest.approx(0.25, rel=1e-5)
 
@@ -203,7 +202,7 @@ def test_a_file_that_was_cut_short_never_verifies(reference: LatentSpace, format
     for share in (0.3, 0.6, 0.9):
         cut = body[: int(len(body) * share)]
         try:
-            report = reference.maps.verify(read(cut))
+            report = verify(reference.maps, read(cut))
         except ArtifactError:
             continue
         # The numbers stand whole before the drawing; then the file says what it always said.
@@ -228,66 +227,36 @@ def test_the_ending_says_the_format() -> None:
 # ---- the page ------------------------------------------------------------------------------------
 
 
-class _Scripts(HTMLParser):
-    """The elements of a page, scripts with their text."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.scripts: list[tuple[dict[str, str | None], str]] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self._in = False
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append((dict(attrs), ""))
-            self._in = True
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "script":
-            self._in = False
-
-    def handle_data(self, data: str) -> None:
-        if self._in:
-            attributes, text = self.scripts[-1]
-            self.scripts[-1] = (attributes, text + data)
-
-
 def test_the_page_needs_nothing_else_and_hostile_tokens_are_data(reference: LatentSpace) -> None:
     body = write(drawing(reference), "html").decode()
-    parser = _Scripts()
-    parser.feed(body)
-    kinds = [attributes.get("type") for attributes, _ in parser.scripts]
+    page = Parsed(body)
+    scripts = page.all("script")
+    kinds = [script.attrs.get("type") for script in scripts]
     assert kinds == ["application/json", "application/json", None, None]
-    for attributes, text in parser.scripts[:2]:
-        assert not set("<>&") & set(text)
-        assert attributes["id"] in ("sheet", "numbers")
-    sheet = json.loads(parser.scripts[0][1])
+    for script in scripts[:2]:
+        assert not set("<>&") & set(script.text)
+        assert script.attrs["id"] in ("sheet", "numbers")
+    sheet = json.loads(scripts[0].text)
     assert sheet["labels"] == drawing(reference).map.points.labels()
     assert any("<script>" in one for one in sheet["labels"])
-    assert not [tag for tag, _ in parser.tags if tag in ("link", "img", "iframe", "a", "base")]
-    assert not [1 for _, attributes in parser.tags if {"src", "href"} & set(attributes)]
-    assert not [1 for _, attributes in parser.tags if any(n.startswith("on") for n in attributes)]
+    assert not {e.tag for e in page.elements} & {"link", "img", "iframe", "a", "base"}
+    assert not [e for e in page.elements if {"src", "href"} & set(e.attrs)]
+    assert not [e for e in page.elements if any(name.startswith("on") for name in e.attrs)]
 
 
 def test_the_pages_policy_names_its_scripts_and_allows_no_connection(
     reference: LatentSpace,
 ) -> None:
     body = write(drawing(reference), "html").decode()
-    parser = _Scripts()
-    parser.feed(body)
-    policy = next(
-        str(attributes["content"])
-        for tag, attributes in parser.tags
-        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
-    )
+    page = Parsed(body)
+    policy = page.one("meta", http_equiv="Content-Security-Policy").attrs["content"]
     assert "default-src 'none'" in policy
     assert "connect-src" not in policy
     assert "'self'" not in policy
     assert "unsafe-inline" not in policy.split("style-src")[0]
-    for attributes, text in parser.scripts:
-        if "type" not in attributes:
-            digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    for script in page.all("script"):
+        if "type" not in script.attrs:
+            digest = base64.b64encode(hashlib.sha256(script.text.encode()).digest()).decode()
             assert f"'sha256-{digest}'" in policy
 
 
@@ -451,7 +420,9 @@ def test_a_kind_of_token_has_one_colour_whatever_else_is_on_the_map() -> None:
             drawn.setdefault(name, set()).add(colour)
         own = [name for name, slot in zip(paint.names, paint.slots, strict=True) if slot >= 0]
         assert own == sorted(own, key=order.index)
-        answer = coloured(Colour("class", None, codes.astype(np.int32), CLASSES, "?"))
+        answer = json.loads(
+            write_colour(Colour("class", None, codes.astype(np.int32), CLASSES, "?"))
+        )
         for name, slot in zip(paint.names, paint.slots, strict=True):
             if name in order:
                 assert answer["slots"][order.index(name)] == slot

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
 from method_tasks import quick_settings, small_context, small_task
 from sklearn.metrics import f1_score
 from tiny_models import Spaces
+from waiting import Clock
 
-from engine.calibration.evidence import evaluation, peft_tuning, resampling
+from engine.calibration.evidence import evaluation, peft_tuning, protocol, resampling
 from engine.calibration.evidence.evaluation import evaluate
 from engine.calibration.evidence.findings import Difference, counted, draw_conclusions, signed
 from engine.calibration.evidence.methods import METHODS, VARIANTS, methods_named, run_method
 from engine.calibration.evidence.metrics import Interval
-from engine.calibration.evidence.protocol import MethodSettings, Outcome, Stopwatch, softmax, timed
+from engine.calibration.evidence.protocol import (
+    CLOCKS,
+    MethodSettings,
+    Outcome,
+    Stopwatch,
+    softmax,
+    timed,
+)
 from engine.calibration.evidence.resampling import (
     Bootstrap,
     Draws,
@@ -131,6 +140,7 @@ def test_bootstrap_equals_rows_drawn_by_hand() -> None:
     assert found.high == pytest.approx(np.quantile(repeated, 0.975), abs=0.015)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_where_seeds_share_rows() -> None:
     """200 test files of 150 rows, five seeds that agree on most: 95 % is 95 %.
 
@@ -163,6 +173,7 @@ def test_large_unions_are_drawn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> No
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=0.012)
 
 
+@pytest.mark.slow
 def test_f1_equals_sklearns_and_its_bootstrap() -> None:
     """Macro-F1 of a confusion table is scikit-learn's; the paired difference too."""
     draw = np.random.default_rng(4)
@@ -190,24 +201,23 @@ def test_mean_of_independent_draws_is_narrower() -> None:
     assert (four.high - four.low) / (one.high - one.low) == pytest.approx(0.5, abs=0.1)
 
 
-def test_time_between_steps_is_not_counted() -> None:
+def test_time_between_steps_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has the device in between does not lengthen a method's time."""
-    import time
+    clock = Clock()
+    monkeypatch.setattr(protocol, "CLOCKS", {"wall": clock})
 
     def work():
-        time.sleep(0.02)
+        clock.now += 2
         yield Progress(1, 2)
-        time.sleep(0.02)
+        clock.now += 3
         return "done"
 
     steps = timed(work())
     next(steps)
-    time.sleep(0.3)
+    clock.now += 100
     with pytest.raises(StopIteration) as end:
         next(steps)
-    result, seconds = end.value.value
-    assert result == "done"
-    assert 0.03 < seconds < 0.2
+    assert end.value.value == ("done", 5.0)
 
 
 def test_timed_closes_its_work() -> None:
@@ -226,14 +236,16 @@ def test_timed_closes_its_work() -> None:
     assert closed == [True]
 
 
-def test_processor_time_ignores_waiting() -> None:
-    """The processor's clock stands while the thread sleeps."""
-    import time
-
+def test_processor_time_ignores_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor's clock, which stands while nothing is computed, is another one."""
+    assert CLOCKS["processor"] is time.process_time
+    wall, processor = Clock(), Clock()
+    monkeypatch.setattr(protocol, "CLOCKS", {"wall": wall, "processor": processor})
     watch = Stopwatch(clock="processor")
     with watch.training():
-        time.sleep(0.2)
-    assert watch.train < 0.1
+        wall.now += 10
+        processor.now += 1
+    assert watch.train == 1.0
     with pytest.raises(OptionError, match="clock"):
         MethodSettings(clock="moon")  # type: ignore[arg-type]
 

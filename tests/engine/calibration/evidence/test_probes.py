@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tiny_models import Spaces
+from waiting import until
 
 from engine.calibration.evidence import probes
 from engine.calibration.evidence.methods import METHODS
@@ -89,10 +89,7 @@ def test_a_fit_that_is_given_up_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     next(steps)
     assert len(probe_threads()) == 1
     steps.close()
-    end = time.monotonic() + 60
-    while probe_threads():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: not probe_threads())
 
 
 def test_a_fit_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

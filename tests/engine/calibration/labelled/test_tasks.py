@@ -231,14 +231,6 @@ def test_shuffled_labels_keep_counts_and_the_test_rows(spaces: Spaces) -> None:
     assert "shuffled" in control.note
 
 
-def test_a_subset_keeps_rows_together(spaces: Spaces) -> None:
-    task = planted_tasks.task(spaces["llama"])
-    some = task.subset("train", [5, 2])
-    assert some.texts["train"] == (task.texts["train"][5], task.texts["train"][2])
-    assert some.labels["train"].tolist() == task.labels["train"][[5, 2]].tolist()
-    assert some.labels["test"] is task.labels["test"]
-
-
 def test_the_settings_survive_json_and_unknown_ones_are_refused() -> None:
     spec = TaskSpec(text_columns=("a", "b"), label_words={"x": "y"}, train=5, valid=0.2)
     assert TaskSpec.from_dict(spec.to_dict()) == spec

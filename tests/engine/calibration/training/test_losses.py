@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.calibration.training.losses import LOSSES, Centroids, centroids, clustering_loss
 from engine.errors import OptionError
-from engine.frames.frame import FRAMES
+from engine.frames.kinds import FRAMES
 from engine.reading import similarity
 
 CLOSE = 2e-4

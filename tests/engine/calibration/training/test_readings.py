@@ -17,6 +17,7 @@ from engine.calibration.training.features import task_states
 from engine.calibration.training.options import CalibrationOptions
 from engine.calibration.training.readings import calibrated_readings
 from engine.calibration.training.train import calibrate
+from engine.calibration.training.tuning import predict
 from engine.errors import ArtifactError, Cancelled, OptionError, PromptError
 from engine.progress import drain
 
@@ -48,7 +49,7 @@ def test_the_last_position_says_what_the_evaluation_says(
 ) -> None:
     space = spaces[name]
     task, states, calibration = made(space, **settings)
-    expected = drain(calibration.predict(space, states, task))
+    expected = drain(predict(calibration, space, states, task))
     for i, prompt in enumerate(task.prompts["test"][:3]):
         found = calibrated_readings(space, calibration, prompt, k=2)
         assert found.labels == task.label_names
@@ -131,7 +132,7 @@ def test_a_calibration_of_another_layer_reads_that_layer(spaces: Spaces) -> None
     task, states, calibration = made(space, layer=1)
     found = calibrated_readings(space, calibration, task.prompts["test"][0])
     assert found.layer == 1
-    expected = drain(calibration.predict(space, states, task))
+    expected = drain(predict(calibration, space, states, task))
     scores = [one.score for one in found.positions[-1].after.labels]
     np.testing.assert_allclose(scores, expected.scores[0].numpy(), atol=CLOSE)
 

@@ -19,15 +19,12 @@ from engine import LatentSpace
 from engine.calibration.evidence import metrics
 from engine.calibration.labelled.tables import read_table
 from engine.calibration.labelled.tasks import Task, known_spec, make_task, shuffled_labels
+from engine.calibration.training.calibrated import Calibration, untrained
 from engine.calibration.training.features import TaskStates, task_states
 from engine.calibration.training.losses import LOSSES, clustering_loss
-from engine.calibration.training.train import (
-    Calibration,
-    CalibrationOptions,
-    Keeper,
-    calibrate,
-    untrained,
-)
+from engine.calibration.training.options import CalibrationOptions
+from engine.calibration.training.resuming import BestSoFar
+from engine.calibration.training.train import calibrate
 from engine.errors import (
     ArtifactError,
     LexiscopeError,
@@ -106,6 +103,7 @@ def test_calibrated_states_lie_at_their_labels_bases(case: Case) -> None:
     assert (margin > 0).mean() >= 0.95
 
 
+@pytest.mark.slow
 def test_shuffled_labels_stay_at_chance_within_the_interval(spaces: Spaces) -> None:
     """Held-out accuracy over permutations has chance in its 95 % interval; real labels are above.
 
@@ -216,6 +214,7 @@ def test_over_the_vocabulary_the_whole_head_is_trained(case: Case) -> None:
 
 
 @pytest.mark.parametrize("target", ["module", "head", "layers:1", "lora"])
+@pytest.mark.slow
 def test_cancel_leaves_no_thread_process_file_or_tensor(
     spaces: Spaces, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +360,7 @@ def test_settings_that_cannot_be_run_are_refused(case: Case, settings: dict) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_on_a_real_model_and_real_text_it_beats_the_reading_before(
     small: LatentSpace, tmp_path: Path
 ) -> None:
@@ -403,17 +403,17 @@ def test_the_default_rate_falls_with_the_width_and_a_given_one_stands(case: Case
 def test_an_epoch_that_diverged_is_not_taken_for_the_best() -> None:
     """A validation loss of NaN counts as none only where there never was one."""
     weight = torch.nn.Parameter(torch.ones(2))
-    keeper = Keeper([weight], 5, 1.0, 1.0, 0.5, 0.0)
+    best = BestSoFar([weight], 5, 1.0, 1.0, 0.5, 0.0)
     with torch.no_grad():
         weight.fill_(float("nan"))
-    keeper.take(1, 0.9, float("nan"), 0.5)
-    keeper.restore()
-    assert keeper.best == 0
+    best.take(1, 0.9, float("nan"), 0.5)
+    best.restore()
+    assert best.epoch == 0
     assert weight.tolist() == [1.0, 1.0]
-    blind = Keeper([weight], 5, 1.0, float("nan"), float("nan"), 0.0)
+    blind = BestSoFar([weight], 5, 1.0, float("nan"), float("nan"), 0.0)
     with torch.no_grad():
         weight.fill_(3.0)
     blind.take(1, 0.9, float("nan"), float("nan"))
     blind.restore()
-    assert blind.best == 1
+    assert blind.epoch == 1
     assert weight.tolist() == [3.0, 3.0]

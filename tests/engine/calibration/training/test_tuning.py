@@ -9,10 +9,18 @@ from tiny_models import Spaces
 from torch import Tensor
 
 from engine.calibration.training import tuning
+from engine.calibration.training.calibrated import untrained
 from engine.calibration.training.features import task_states
 from engine.calibration.training.losses import clustering_loss
-from engine.calibration.training.train import CalibrationOptions, calibrate, untrained
-from engine.calibration.training.tuning import last_states, prepare, tuned_model
+from engine.calibration.training.options import CalibrationOptions
+from engine.calibration.training.train import calibrate
+from engine.calibration.training.tuning import (
+    calibrated_states,
+    last_states,
+    predict,
+    prepare,
+    tuned_model,
+)
 from engine.errors import BudgetExceeded, OptionError
 from engine.progress import drain
 
@@ -76,11 +84,11 @@ def test_tuning_lowers_the_training_loss_and_predicts_with_the_tuned_model(
     options = CalibrationOptions(target=target, epochs=8, learning_rate=5e-3, patience=0)
     found = drain(calibrate(space, states, task, options))
     assert found.history[-1].train_loss < found.history[0].train_loss
-    calibrated = drain(found.states_of(space, states, task, "train"))
+    calibrated = drain(calibrated_states(found, space, states, task, "train"))
     y = torch.from_numpy(task.labels["train"])
     loss = clustering_loss("sm", calibrated, y, found.centroids, options.used_temperature)
     assert float(loss) < found.history[0].train_loss
-    answer = drain(found.predict(space, states, task, "train"))
+    answer = drain(predict(found, space, states, task, "train"))
     assert torch.equal(answer.predicted, found.read_calibrated(calibrated).predicted)
     with pytest.raises(OptionError, match="predict"):
         found.apply(states.normed["test"])

@@ -23,9 +23,9 @@ from engine.errors import (
     PromptError,
     TokenError,
 )
-from engine.maps import COLOURS, KINDS, MapNotReady, MapOptions, MapStudio, TextSet
+from engine.maps import COLOURS, KINDS, MapMaker, MapNotReady, MapOptions, TextSet, verify
+from engine.maps.axes import rms_radius
 from engine.maps.colours import CLASSES
-from engine.maps.projection import rms_radius
 
 SENTENCES = (
     "The cat sat on the old mat.",
@@ -41,16 +41,16 @@ TEXTS = TextSet(
 
 
 @pytest.fixture(scope="module")
-def studio(spaces: Spaces) -> MapStudio:
+def maker(spaces: Spaces) -> MapMaker:
     return spaces["llama"].maps
 
 
 @pytest.fixture(scope="module")
-def real(small: LatentSpace) -> MapStudio:
+def real(small: LatentSpace) -> MapMaker:
     return small.maps
 
 
-def test_the_shared_frame_is_scikit_learns_and_states_are_placed_in_it(real: MapStudio) -> None:
+def test_the_shared_frame_is_scikit_learns_and_states_are_placed_in_it(real: MapMaker) -> None:
     """Bases, states and axes by another road: written-out bases, sklearn, states one by one."""
     space = real.space
     prompt = "The old king and the queen"
@@ -75,9 +75,9 @@ def test_the_shared_frame_is_scikit_learns_and_states_are_placed_in_it(real: Map
     assert "8,192 of 8,192 tokens: all" in drawn.how_chosen
 
 
-def test_the_layer_switch_keeps_points_and_window_and_bases(studio: MapStudio) -> None:
+def test_the_layer_switch_keeps_points_and_window_and_bases(maker: MapMaker) -> None:
     options = MapOptions(prompt=PROMPT, texts=TEXTS)
-    maps = studio.layers(options)
+    maps = maker.layers(options)
     assert list(maps) == [0, 1, 2, 3]
     first = maps[0]
     for drawn in maps.values():
@@ -89,21 +89,21 @@ def test_the_layer_switch_keeps_points_and_window_and_bases(studio: MapStudio) -
         np.testing.assert_array_equal(drawn.coordinates[bases], first.coordinates[bases])
         assert drawn.border.count + int((~drawn.border.outside).sum()) == drawn.n
     assert not np.array_equal(maps[1].coordinates, maps[2].coordinates)
-    again = studio.map(replace(options, layer=-1))
+    again = maker.map(replace(options, layer=-1))
     np.testing.assert_array_equal(again.coordinates, maps[3].coordinates)
     assert again.fingerprint == maps[3].fingerprint
     assert again.layer == 3
 
 
-def test_alone_points_are_states_of_one_token_prompts(studio: MapStudio) -> None:
-    space = studio.space
-    drawn = studio.map(
+def test_alone_points_are_states_of_one_token_prompts(maker: MapMaker) -> None:
+    space = maker.space
+    drawn = maker.map(
         MapOptions(vocabulary="alone", select="ids:5,7,299,9,120", layer=2, preprocessing="raw")
     )
     begin = space.model.tokenizer.bos_token_id
     assert drawn.points.row.tolist() == [5, 7, 9, 120, 299]
-    vectors = studio._scenes.raw(
-        studio._scenes.scene(studio.resolve(drawn.options), lambda: None), lambda: None
+    vectors = maker._scenes.raw(
+        maker._scenes.scene(maker.resolve(drawn.options), lambda: None), lambda: None
     )
     for vector, id in zip(vectors, drawn.points.row, strict=True):
         raw = space.model.states([begin, int(id)]).raw[2, -1]
@@ -111,15 +111,15 @@ def test_alone_points_are_states_of_one_token_prompts(studio: MapStudio) -> None
     assert set(drawn.points.kind.tolist()) == {KINDS.index("alone")}
 
 
-def test_text_points_are_last_position_states(studio: MapStudio) -> None:
-    space = studio.space
+def test_text_points_are_last_position_states(maker: MapMaker) -> None:
+    space = maker.space
     options = MapOptions(vocabulary="none", texts=TEXTS, layer=1, preprocessing="raw")
-    scene = studio._scenes.scene(studio.resolve(options), lambda: None)
-    vectors = studio._scenes.raw(scene, lambda: None)
+    scene = maker._scenes.scene(maker.resolve(options), lambda: None)
+    vectors = maker._scenes.raw(scene, lambda: None)
     for vector, text in zip(vectors, SENTENCES, strict=True):
         raw = space.model.states(space.tokenize(text).ids).raw[1, -1]
         np.testing.assert_allclose(vector, space.model.read_out(raw).numpy(), atol=1e-4)
-    drawn = studio.map(options)
+    drawn = maker.map(options)
     assert drawn.how_chosen == "6 texts of six: all"
     assert drawn.points.group(0) == "animal"
     assert drawn.points.id(0) is None
@@ -136,13 +136,13 @@ def test_text_points_are_last_position_states(studio: MapStudio) -> None:
     ],
 )
 def test_selections_choose_what_they_say(
-    studio: MapStudio, select: str, wanted: list[int] | None
+    maker: MapMaker, select: str, wanted: list[int] | None
 ) -> None:
     import re
 
-    space = studio.space
+    space = maker.space
     texts = space.vocabulary.texts
-    drawn = studio.map(MapOptions(select=select, prompt=PROMPT, layer=2))
+    drawn = maker.map(MapOptions(select=select, prompt=PROMPT, layer=2))
     ids = drawn.points.row[drawn.points.kind == 0].tolist()
     if select == "prompt":
         wanted = sorted(set(space.tokenize(PROMPT).ids))
@@ -193,55 +193,55 @@ def test_selections_choose_what_they_say(
     ],
 )
 def test_what_cannot_be_drawn_gets_one_sentence(
-    studio: MapStudio, settings: dict[str, object], error: type[LexiscopeError]
+    maker: MapMaker, settings: dict[str, object], error: type[LexiscopeError]
 ) -> None:
     with pytest.raises(error) as raised:
-        studio.map(MapOptions(**settings))
+        maker.map(MapOptions(**settings))
     message = str(raised.value)
     assert message.endswith((".", ")"))
     assert "\n" not in message
 
 
-def test_one_basis_and_states_that_are_nan(spaces: Spaces, studio: MapStudio) -> None:
-    one = studio.map(MapOptions(select="ids:5"))
+def test_one_basis_and_states_that_are_nan(spaces: Spaces, maker: MapMaker) -> None:
+    one = maker.map(MapOptions(select="ids:5"))
     assert one.n == 1
-    assert "1 point " in studio.quality(MapOptions(select="ids:5")).sentence
+    assert "1 point " in maker.quality(MapOptions(select="ids:5")).sentence
     broken = spaces["nan"].maps
     assert broken.map(MapOptions(prompt=PROMPT, layer=NAN_LAYER - 1)).n > 300
     with pytest.raises(NonFiniteError, match=f"layer {NAN_LAYER}"):
         broken.map(MapOptions(vocabulary="none", prompt=PROMPT, layer=NAN_LAYER))
 
 
-def test_frame_b_of_bases_only_is_frame_a(studio: MapStudio) -> None:
-    a, b = (studio.map(MapOptions(projection=p)) for p in ("shared", "layer"))
+def test_frame_b_of_bases_only_is_frame_a(maker: MapMaker) -> None:
+    a, b = (maker.map(MapOptions(projection=p)) for p in ("shared", "layer"))
     np.testing.assert_array_equal(a.coordinates, b.coordinates)
     assert any("shared frame" in w for w in b.warnings)
 
 
-def test_frame_b_keeps_the_shape_of_the_layers_own_pca(studio: MapStudio) -> None:
+def test_frame_b_keeps_the_shape_of_the_layers_own_pca(maker: MapMaker) -> None:
     """Turning and shifting change no distance between states."""
     options = MapOptions(vocabulary="alone", layer=1, projection="layer", preprocessing="raw")
-    drawn = studio.map(options)
-    scene = studio._scenes.scene(studio.resolve(options), lambda: None)
-    x = studio._scenes.raw(scene, lambda: None).astype(np.float64)
+    drawn = maker.map(options)
+    scene = maker._scenes.scene(maker.resolve(options), lambda: None)
+    x = maker._scenes.raw(scene, lambda: None).astype(np.float64)
     own = PCA(2, svd_solver="covariance_eigh").fit_transform(x)
     rows = np.random.default_rng(0).integers(0, len(x), (2, 500))
     a = np.linalg.norm(own[rows[0]] - own[rows[1]], axis=1)
     b = np.linalg.norm(drawn.coordinates[rows[0]] - drawn.coordinates[rows[1]], axis=1)
     np.testing.assert_allclose(a, b, atol=1e-4 * a.max())
-    top = studio.map(replace(options, layer=-1))
+    top = maker.map(replace(options, layer=-1))
     before = np.linalg.norm(own - own.mean(0) - (top.coordinates - top.coordinates.mean(0)), axis=1)
     after = drawn.coordinates - drawn.coordinates.mean(0)
     after = np.linalg.norm(after - (top.coordinates - top.coordinates.mean(0)), axis=1)
     assert (after**2).sum() <= (before**2).sum() + 1e-6
 
 
-def test_concept_axes_read_token_differences(studio: MapStudio) -> None:
+def test_concept_axes_read_token_differences(maker: MapMaker) -> None:
     options = MapOptions(
         projection="axes", axes=(("#5", "#9"), ("#20", "#31")), preprocessing="unit"
     )
-    drawn = studio.map(options)
-    b = studio.space.frame("output").vectors([5, 9, 20, 31]).numpy()
+    drawn = maker.map(options)
+    b = maker.space.frame("output").vectors([5, 9, 20, 31]).numpy()
     b /= np.linalg.norm(b, axis=1, keepdims=True)
     gap = np.linalg.norm(b[0] - b[1])
     assert drawn.coordinates[5, 0] - drawn.coordinates[9, 0] == pytest.approx(gap, rel=1e-4)
@@ -249,14 +249,14 @@ def test_concept_axes_read_token_differences(studio: MapStudio) -> None:
     assert "cosine" in drawn.blind_to
 
 
-def test_planted_movers_are_found(studio: MapStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_movers_are_found(maker: MapMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten tokens alone are moved between two layers that are the same otherwise."""
     from engine.maps import scenes
 
     options = MapOptions(vocabulary="alone", layer=1, preprocessing="raw")
-    scene = studio._scenes.scene(studio.resolve(options), lambda: None)
-    base = studio._scenes.raw(scene, lambda: None)
-    axes = studio.map(options).axes
+    scene = maker._scenes.scene(maker.resolve(options), lambda: None)
+    base = maker._scenes.raw(scene, lambda: None)
+    axes = maker.map(options).axes
     assert axes is not None
     planted = np.arange(3, 300, 30)
     moved = base.copy()
@@ -266,8 +266,8 @@ def test_planted_movers_are_found(studio: MapStudio, monkeypatch: pytest.MonkeyP
         return moved if layer == 2 else base
 
     monkeypatch.setattr(scenes, "state_vectors", fake)
-    fresh = MapStudio(studio.space)
-    found = fresh.changes(options, 2)
+    fresh = MapMaker(maker.space)
+    found = fresh.changes(options, replace(options, layer=2))
     assert {m.index for m in found.movers[:10]} == set(planted.tolist())
     others = np.setdiff1d(np.arange(found.n), planted)
     np.testing.assert_allclose(found.displacement[others], 0, atol=1e-5)
@@ -275,39 +275,41 @@ def test_planted_movers_are_found(studio: MapStudio, monkeypatch: pytest.MonkeyP
     assert found.median == pytest.approx(0, abs=1e-6)
     assert (found.jaccard[planted] < 0.7).all()
     assert found.relative[planted].min() > found.relative[others].max()
-    same = fresh.changes(options, 1)
+    same = fresh.changes(options, replace(options, layer=1))
     assert same.median_jaccard == 1
     assert same.displacement.max() == 0
 
 
 def test_motion_of_everything_is_not_relative_motion(
-    studio: MapStudio, monkeypatch: pytest.MonkeyPatch
+    maker: MapMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.maps import scenes
 
     options = MapOptions(vocabulary="alone", layer=1, preprocessing="raw")
-    scene = studio._scenes.scene(studio.resolve(options), lambda: None)
-    base = studio._scenes.raw(scene, lambda: None)
+    scene = maker._scenes.scene(maker.resolve(options), lambda: None)
+    base = maker._scenes.raw(scene, lambda: None)
     monkeypatch.setattr(scenes, "state_vectors", lambda *a: base + 3 if a[3] == 2 else base)
-    found = MapStudio(studio.space).changes(options, 2)
+    found = MapMaker(maker.space).changes(options, replace(options, layer=2))
     assert found.median > 0.01
     assert found.median_relative < 1e-4 * max(found.median, 1)
-    turned = MapStudio(studio.space).changes(replace(options, projection="layer"), 2)
+    turned = MapMaker(maker.space).changes(
+        replace(options, projection="layer"), replace(options, projection="layer", layer=2)
+    )
     assert turned.median < 1e-4  # frame B is blind to it
 
 
-def test_neighbours_are_those_of_the_model_by_brute_force(studio: MapStudio) -> None:
+def test_neighbours_are_those_of_the_model_by_brute_force(maker: MapMaker) -> None:
     options = MapOptions(prompt=PROMPT, layer=2)
-    drawn = studio.map(options)
-    scene = studio._scenes.scene(studio.resolve(options), lambda: None)
-    x = studio._scenes.raw(scene, lambda: None).astype(np.float64)
+    drawn = maker.map(options)
+    scene = maker._scenes.scene(maker.resolve(options), lambda: None)
+    x = maker._scenes.raw(scene, lambda: None).astype(np.float64)
     index = drawn.n - 1
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     for metric, distances in (
         ("cosine", 1 - unit @ unit[index]),
         ("l2", np.linalg.norm(x - x[index], axis=1)),
     ):
-        found = studio.neighbours(options, index, k=5, metric=metric, layer_b=3)
+        found = maker.neighbours(options, index, k=5, metric=metric, layer_b=3)
         order = [i for i in np.argsort(distances) if i != index][:5]
         assert [n.index for n in found.neighbours] == order
         for n in found.neighbours:
@@ -317,7 +319,7 @@ def test_neighbours_are_those_of_the_model_by_brute_force(studio: MapStudio) -> 
         before = {n.index for n in found.neighbours}
         there = {
             n.index
-            for n in studio.neighbours(
+            for n in maker.neighbours(
                 replace(options, layer=3), index, k=5, metric=metric
             ).neighbours
         }
@@ -325,24 +327,24 @@ def test_neighbours_are_those_of_the_model_by_brute_force(studio: MapStudio) -> 
         assert {n.index for n in found.lost} == before - there
         assert found.jaccard == pytest.approx(len(before & there) / len(before | there))
     with pytest.raises(OptionError, match="index"):
-        studio.neighbours(options, drawn.n)
+        maker.neighbours(options, drawn.n)
     with pytest.raises(OptionError, match="metric"):
-        studio.neighbours(options, 0, metric="l1")
+        maker.neighbours(options, 0, metric="l1")
 
 
-def test_colours_have_a_value_or_a_name_for_each_point(studio: MapStudio) -> None:
+def test_colours_have_a_value_or_a_name_for_each_point(maker: MapMaker) -> None:
     options = MapOptions(prompt=PROMPT, texts=TEXTS, layer=3)
-    drawn = studio.map(options)
-    space = studio.space
+    drawn = maker.map(options)
+    space = maker.space
     for by in COLOURS:
-        colour = studio.colour(options, by)
+        colour = maker.colour(options, by)
         given = colour.values if colour.values is not None else colour.codes
         assert given is not None
         assert len(given) == drawn.n
         if colour.codes is not None:
             assert 0 <= colour.codes.min() <= colour.codes.max() < len(colour.names)
         json.dumps(colour.to_dict(), allow_nan=False)
-    prediction = studio.colour(options, "prediction")
+    prediction = maker.colour(options, "prediction")
     ids = space.tokenize(PROMPT).ids
     wanted = space.model.logits(ids).argmax(1).tolist()
     inside = np.flatnonzero(drawn.points.kind == 2)
@@ -351,17 +353,17 @@ def test_colours_have_a_value_or_a_name_for_each_point(studio: MapStudio) -> Non
     for name, id in zip(named, wanted, strict=True):
         assert name in (space.vocabulary.labels[id], "other")
     assert any(name != "other" for name in named)
-    leverage = studio.colour(options, "leverage").values
+    leverage = maker.colour(options, "leverage").values
     assert leverage is not None
     np.testing.assert_allclose(leverage[:300], space.decomposition.leverage[:300], rtol=1e-6)
     assert np.isnan(leverage[-1])
     with pytest.raises(OptionError, match="no corpus"):
-        studio.colour(options, "frequency")
+        maker.colour(options, "frequency")
     with pytest.raises(OptionError, match="colour must be"):
-        studio.colour(options, "taste")
+        maker.colour(options, "taste")
 
 
-def test_token_classes_are_those_a_reader_gives(real: MapStudio) -> None:
+def test_token_classes_are_those_a_reader_gives(real: MapMaker) -> None:
     vocabulary = real.space.vocabulary
     colour = real.colour(MapOptions(), "class")
     assert colour.codes is not None
@@ -380,61 +382,61 @@ def test_token_classes_are_those_a_reader_gives(real: MapStudio) -> None:
     ]
 
 
-def test_search_and_polygon_select_points(studio: MapStudio) -> None:
+def test_search_and_polygon_select_points(maker: MapMaker) -> None:
     options = MapOptions(prompt=PROMPT, texts=TEXTS, layer=2)
-    drawn = studio.map(options)
+    drawn = maker.map(options)
     texts = [drawn.points.text(i) for i in range(drawn.n)]
-    found = studio.search(options, "king").tolist()
+    found = maker.search(options, "king").tolist()
     assert found == [i for i, t in enumerate(texts) if "king" in t.casefold()]
     assert {int(drawn.points.kind[i]) for i in found} >= {2, 3}
-    assert studio.search(options, "^The", regex=True).tolist() == [
+    assert maker.search(options, "^The", regex=True).tolist() == [
         i for i, t in enumerate(texts) if t.startswith("The")
     ]
     (x0, x1), (y0, y1) = drawn.border.range
     everything = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
-    assert len(studio.inside(options, everything)) == drawn.n  # points at the border too
+    assert len(maker.inside(options, everything)) == drawn.n  # points at the border too
     with pytest.raises(OptionError, match="2 dimensions"):
-        studio.inside(replace(options, dims=3), everything)
+        maker.inside(replace(options, dims=3), everything)
 
 
-def test_cka_of_few_states_takes_tokens_alone_and_says_so(studio: MapStudio) -> None:
-    found = studio.cka(MapOptions(prompt=PROMPT, layer=2))
-    assert found.n == studio.space.model.vocabulary
+def test_cka_of_few_states_takes_tokens_alone_and_says_so(maker: MapMaker) -> None:
+    found = maker.cka(MapOptions(prompt=PROMPT, layer=2))
+    assert found.n == maker.space.model.vocabulary
     assert "tokens" in found.note
     assert found.values.shape == (4, 4)
     np.testing.assert_allclose(np.diag(found.values), 1)
     np.testing.assert_allclose(found.values, found.values.T)
-    alone = studio.cka(MapOptions(vocabulary="alone"))
+    alone = maker.cka(MapOptions(vocabulary="alone"))
     np.testing.assert_allclose(alone.values, found.values, atol=1e-9)
     assert alone.note == ""
 
 
-def test_a_saved_map_verifies_and_a_changed_one_does_not(studio: MapStudio, spaces: Spaces) -> None:
+def test_a_saved_map_verifies_and_a_changed_one_does_not(maker: MapMaker, spaces: Spaces) -> None:
     options = MapOptions(prompt=PROMPT, texts=TEXTS, layer=2, projection="layer", dims=3)
-    document = json.loads(json.dumps(studio.map(options).to_dict(), allow_nan=False))
-    report = studio.verify(document)
+    document = json.loads(json.dumps(maker.map(options).to_dict(), allow_nan=False))
+    report = verify(maker, document)
     assert report.ok
     assert report.largest_difference == 0
     assert report.same_versions
     arrays = {
-        "meta": np.array(json.dumps(studio.map(options).header())),
+        "meta": np.array(json.dumps(maker.map(options).header())),
         "coordinates": np.array(document["coordinates"], np.float32),
         "kind": np.array(document["kind"]),
         "row": np.array(document["row"]),
     }
-    assert studio.verify(arrays).ok
+    assert verify(maker, arrays).ok
     document["coordinates"][7][1] += 0.5
-    changed = studio.verify(document)
+    changed = verify(maker, document)
     assert not changed.ok
     assert changed.largest_difference == pytest.approx(0.5, rel=1e-3)
     assert "NOT" in changed.sentence
-    foreign = spaces["gpt2"].maps.verify(document)
+    foreign = verify(spaces["gpt2"].maps, document)
     assert not foreign.same_model
     assert not foreign.ok
     with pytest.raises(ArtifactError):
-        studio.verify({"format": "lexiscope-map"})
+        verify(maker, {"format": "lexiscope-map"})
     with pytest.raises(ArtifactError):
-        studio.verify(document | {"options": {"layer": "x"}})
+        verify(maker, document | {"options": {"layer": "x"}})
 
 
 def test_options_survive_json_and_name_their_picture() -> None:
@@ -476,14 +478,14 @@ def test_work_is_stopped_by_its_check_and_bounded_in_memory(spaces: Spaces) -> N
     def stop() -> None:
         raise Cancelled("gone")
 
-    fresh = MapStudio(spaces["llama"])
+    fresh = MapMaker(spaces["llama"])
     with pytest.raises(Cancelled):
         fresh.map(MapOptions(vocabulary="alone"), check=stop)
-    tight = MapStudio(spaces["llama"], vector_bytes=1000)
+    tight = MapMaker(spaces["llama"], vector_bytes=1000)
     tight.map(MapOptions())  # no basis is written out for a picture
     with pytest.raises(BudgetExceeded, match="select fewer"):
         tight.quality(MapOptions())
-    narrow = MapStudio(spaces["llama"], state_bytes=100_000)
+    narrow = MapMaker(spaces["llama"], state_bytes=100_000)
     drawn = narrow.map(MapOptions(vocabulary="alone", layer=2))
     assert not drawn.border.shared  # the other layers could not be held
     wide = spaces["llama"].maps.map(MapOptions(vocabulary="alone", layer=2))

@@ -1,6 +1,6 @@
 """A map: points, coordinates, and everything a reader must know to trust it or not.
 
-This module holds the result and its words; :mod:`engine.maps.studio` makes it.
+This module holds the result and its words; :mod:`engine.maps.maker` makes it.
 """
 
 from __future__ import annotations
@@ -12,30 +12,18 @@ from typing import Any, Final
 import numpy as np
 
 from engine.json_number import number
+from engine.maps.arrays import Floats
+from engine.maps.axes import Axes
 from engine.maps.border import Border
 from engine.maps.options import MapOptions
-from engine.maps.points import BASIS, KINDS, Floats, MapPoints
-from engine.maps.projection import Axes
+from engine.maps.points import BASIS, KINDS, MapPoints
+from engine.maps.preprocessing import PREPROCESSINGS
+from engine.maps.projections import PROJECTIONS
 from engine.trace.result import ModelInfo
 
-UMAP_WARNING: Final = (
-    "Gaps, sizes and distances between groups are not meaningful here; neighbours may be."
-)
 LISTED: Final = 200
 """Points at the border that are listed in a header."""
 _AXIS: Final = ("x", "y", "z")
-_WORDS: Final = {
-    "raw": "vectors as they are",
-    "centred": "bases and states centred",
-    "unit": "vectors of length 1",
-    "standardised": "bases and states standardised",
-}
-_SHORT: Final = {
-    "raw": "lengths as they are",
-    "centred": "centred",
-    "unit": "length 1",
-    "standardised": "standardised",
-}
 
 
 @dataclass(frozen=True)
@@ -147,15 +135,7 @@ class Map:
 
     def row(self, i: int) -> dict[str, Any]:
         """One point as a row of a table."""
-        out: dict[str, Any] = {
-            "index": i,
-            "kind": KINDS[self.points.kind[i]],
-            "row": int(self.points.row[i]),
-            "id": self.points.id(i),
-            "text": self.points.text(i),
-            "label": self.points.label(i),
-            "group": self.points.group(i),
-        }
+        out: dict[str, Any] = {**asdict(self.points.point(i)), "group": self.points.group(i)}
         for name, value in zip(_AXIS, self.coordinates[i], strict=False):
             out[name] = number(value)
         out["outside"] = bool(self.border.outside[i])
@@ -166,35 +146,17 @@ class Map:
         for i in range(self.n):
             yield self.row(i)
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of what :meth:`row` gives, in order."""
-        head = ("index", "kind", "row", "id", "text", "label", "group")
-        return (*head, *_AXIS[: self.dims], "outside")
-
 
 def _share(x: float | None) -> float | None:
     return None if x is None else number(x)
-
-
-def projection_words(options: MapOptions) -> str:
-    """How the picture was made, for its title."""
-    if options.projection == "shared":
-        return f"PCA of the {options.frame} bases, one frame for all layers"
-    if options.projection == "selection":
-        return f"PCA of the {options.frame} bases shown, one frame for all layers"
-    if options.projection == "layer":
-        return f"PCA of this layer, turned onto the {options.frame} bases"
-    if options.projection == "axes":
-        return "; ".join(f"{a} − {b}" for a, b in options.axes)
-    return f"UMAP of {options.principal} principal axes, cosine, seed {options.seed}"
 
 
 def make_title(
     options: MapOptions, layer: int, layers: int, *, states: bool, calibrated: bool = False
 ) -> str:
     """Layer, preprocessing and projection in one line."""
-    words = f"{projection_words(options)}; {_WORDS[options.preprocessing]}"
+    projection = PROJECTIONS[options.projection].words(options)
+    words = f"{projection}; {PREPROCESSINGS[options.preprocessing].words}"
     if not states:
         return f"{options.frame.capitalize()} bases: {words}"
     past = "past the final norm" if options.state == "normed" else "before the final norm"
@@ -207,14 +169,8 @@ def make_title(
 def make_heading(drawn: Map) -> str:
     """The title in a few plain words; :func:`make_title` says it in full."""
     o = drawn.options
-    where = {
-        "shared": f"{o.frame} bases, shared axes",
-        "selection": f"{o.frame} bases, axes of those shown",
-        "layer": f"own axes, turned onto the {o.frame} bases",
-        "axes": ", ".join(f"{a} − {b}" for a, b in o.axes),
-        "umap": f"UMAP, seed {o.seed}",
-    }[o.projection]
-    parts = [where, _SHORT[o.preprocessing]]
+    where = PROJECTIONS[o.projection].heading(o)
+    parts = [where, PREPROCESSINGS[o.preprocessing].heading]
     if not (drawn.points.kind != BASIS).any():
         return " · ".join([where[:1].upper() + where[1:], *parts[1:]])
     if o.state == "raw":
@@ -223,43 +179,3 @@ def make_heading(drawn: Map) -> str:
         moment = "after" if "after the calibration" in drawn.title else "before"
         parts.insert(0, f"{moment} the calibration “{o.calibration.label}”")
     return " · ".join([f"Layer {drawn.layer} of {drawn.layers}", *parts])
-
-
-def make_axis_names(options: MapOptions, axes: Axes | None) -> tuple[str, ...]:
-    """What stands along each axis."""
-    if options.projection == "umap":
-        return tuple(f"UMAP {i + 1}" for i in range(options.dims))
-    if options.projection == "axes":
-        return tuple(f"{a} − {b}" for a, b in options.axes)
-    shares = axes.shares if axes is not None else ()
-    if options.projection == "layer":
-        # The axes were turned: no single one of them is a principal axis any more.
-        return tuple(f"turned PC {i + 1}" for i in range(options.dims))
-    of = "bases shown" if options.projection == "selection" else "bases"
-    return tuple(f"PC{i + 1} ({100 * s:.1f} % of the {of})" for i, s in enumerate(shares))
-
-
-def make_blind_to(options: MapOptions, axes: Axes | None) -> str:
-    """What this picture cannot show, in a sentence or two."""
-    if options.projection == "umap":
-        return (
-            UMAP_WARNING
-            + " Blind to distances; where a point lies differs from seed to seed, so it"
-            " shows no movement between layers."
-        )
-    if options.projection == "layer":
-        return (
-            "Blind to motion of the whole: each layer has its own axes, turned onto the bases, so"
-            " only its shape can be compared. Blind to every direction but these"
-            f" {options.dims}."
-        )
-    if options.projection == "axes":
-        text = f"Blind to every direction but these {options.dims} differences of tokens."
-        if axes is not None:
-            cosine = float(axes.directions[:, 0] @ axes.directions[:, 1])
-            text += f" The first two axes are drawn at right angles; their cosine is {cosine:.2f}."
-        return text
-    return (
-        f"Only {options.dims} directions are drawn. If a layer turned the whole space, it would"
-        " look like movement."
-    )

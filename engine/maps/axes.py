@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.errors import NonFiniteError, OptionError
-from engine.maps.points import Doubles, Floats
+from engine.maps.arrays import Doubles, Floats
 from engine.maps.preprocessing import Moments
 
 _NEAR_TIE = 0.02

@@ -1,26 +1,26 @@
 """Makes maps of one latent space and keeps what is asked for again.
 
 Layer by layer only the states are placed anew: bases, frames and states that were read are kept
-within stated limits. A studio belongs to the thread of its model; :meth:`MapStudio.reduce` alone
+within stated limits. A maker belongs to the thread of its model; :meth:`MapMaker.reduce` alone
 may be driven by any thread.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 
 from engine.errors import NonFiniteError, OptionError
+from engine.maps.arrays import Floats, Longs
 from engine.maps.calibrated import Calibrator
 from engine.maps.changes import Changes, measure_changes
-from engine.maps.colours import Colour, colour_points
-from engine.maps.compute import Map
+from engine.maps.colours import Colour, Coloured, colour_of
 from engine.maps.drawing import Drawer
 from engine.maps.neighbours import (
     Cka,
@@ -31,33 +31,34 @@ from engine.maps.neighbours import (
     near_point,
     without_largest,
 )
-from engine.maps.options import MapOptions, versions
+from engine.maps.options import MapOptions
 from engine.maps.points import (
     BASIS,
-    Floats,
-    Longs,
     MapPoints,
     Space,
     all_placed,
     gather_points,
     has_place,
 )
+from engine.maps.projections import PROJECTIONS, SHARED
 from engine.maps.quality import Distortion, Quality, distortion, measure_quality
-from engine.maps.reduction import UmapCache, UmapResult, make_problem, reduce
-from engine.maps.scenes import KEPT, Scene, Scenes, keep
+from engine.maps.reduction import UmapCache, UmapResult, reduce
+from engine.maps.result import Map
+from engine.maps.scenes import KEPT, Scene, Scenes
 from engine.maps.selection import find_expression, find_text, inside_polygon
 from engine.maps.umap_process import UmapProblem, UmapProcess
-from engine.maps.verify import VerifyReport, verify
 from engine.progress import Check, Steps, no_check
 from engine.reading.read import read
 
+_FEW: Final = 8
+"""Comparisons of whole maps that are kept."""
 _CKA_TOKENS: Final = 1024
 _CKA_LEAST: Final = 64
 _CKA_DROPPED: Final = 3
 MAX_NEIGHBOURS: Final = 200
 
 
-class MapStudio:
+class MapMaker:
     """Maps of one space.
 
     Args:
@@ -81,11 +82,17 @@ class MapStudio:
         self.umap_process = UmapProcess(cache_dir)
         self._scenes = Scenes(space, state_bytes=state_bytes, vector_bytes=vector_bytes)
         self._drawer = Drawer(self._scenes, self.umap_cache)
-        self._maps: OrderedDict[MapOptions, Map] = OrderedDict()
-        self._qualities: OrderedDict[MapOptions, Quality] = OrderedDict()
-        self._distortions: OrderedDict[MapOptions, Distortion] = OrderedDict()
-        self._changes: OrderedDict[tuple[MapOptions, MapOptions, int], Changes] = OrderedDict()
-        self._ckas: OrderedDict[MapOptions, Cka] = OrderedDict()
+        self._maps: LRUCache[MapOptions, Map] = LRUCache(KEPT)
+        self._qualities: LRUCache[MapOptions, Quality] = LRUCache(KEPT)
+        self._distortions: LRUCache[MapOptions, Distortion] = LRUCache(KEPT)
+        self._changes: LRUCache[tuple[MapOptions, MapOptions, int], Changes] = LRUCache(_FEW)
+        self._ckas: LRUCache[MapOptions, Cka] = LRUCache(_FEW)
+
+    @property
+    def layouts(self) -> int:
+        """How often a layout was kept; what was said of the map of a job before holds for one of
+        them. Any thread may ask."""
+        return self.umap_cache.version
 
     def close(self) -> None:
         """End the process that runs UMAP, if it is there."""
@@ -123,12 +130,12 @@ class MapStudio:
         """
         options = self.resolve(options)
         found = self._maps.get(options)
-        # A UMAP map is looked up anew while its second seed is missing.
-        if found is not None and not (options.projection == "umap" and found.noise_floor is None):
-            self._maps.move_to_end(options)
+        # The map of a job is looked up anew while its second seed is missing.
+        is_job = PROJECTIONS[options.projection].is_job
+        if found is not None and not (is_job and found.noise_floor is None):
             return found
         drawn = self._drawer.draw(self._scenes.scene(options, check), check)
-        keep(self._maps, options, drawn, KEPT)
+        self._maps[options] = drawn
         return drawn
 
     def layers(
@@ -159,14 +166,15 @@ class MapStudio:
     def umap_problem(self, options: MapOptions, *, check: Check = no_check) -> UmapProblem:
         """What UMAP is to lay out: the part of the work that needs the model."""
         options = self.resolve(options)
-        if options.projection != "umap":
+        layout = PROJECTIONS[options.projection].layout
+        if layout is None:
             raise OptionError(
                 f"the projection of this map is {options.projection!r}; choose umap to run UMAP."
             )
         scene = self._scenes.scene(options, check)
         vectors = self._scenes.treated(scene, check)
         all_placed(vectors, options.layer, "UMAP")
-        return make_problem(vectors, options, self._scenes.fingerprint(scene))
+        return layout.problem(vectors, options, self._scenes.fingerprint(scene))
 
     def read_states(self, options: MapOptions) -> Steps[None]:
         """Take the states of a map through the model in small steps; its drawing finds them."""
@@ -193,14 +201,6 @@ class MapStudio:
         """Which points a map has, without drawing it."""
         return self._scenes.scene(self.resolve(options), check).points
 
-    def versions(self, options: MapOptions) -> dict[str, str]:
-        """What would draw this map."""
-        return versions(umap=options.projection == "umap")
-
-    def verify(self, document: Mapping[str, Any], *, check: Check = no_check) -> VerifyReport:
-        """Draw a saved map again and compare: see :func:`engine.maps.verify.verify`."""
-        return verify(self, document, check=check)
-
     # --- evidence ---
 
     def quality(self, options: MapOptions, *, check: Check = no_check) -> Quality:
@@ -213,7 +213,7 @@ class MapStudio:
             found = measure_quality(
                 vectors[placed], drawn.coordinates[placed], seed=options.seed, check=check
             )
-            keep(self._qualities, options, found, KEPT)
+            self._qualities[options] = found
         return self._qualities[options]
 
     def distortion(self, options: MapOptions, *, check: Check = no_check) -> Distortion:
@@ -224,7 +224,7 @@ class MapStudio:
             vectors = self._scenes.treated(self._scenes.scene(options, check), check)
             all_placed(vectors, options.layer, "the error of each point")
             found = distortion(vectors, drawn.coordinates, seed=options.seed, check=check)
-            keep(self._distortions, options, found, KEPT)
+            self._distortions[options] = found
         return self._distortions[options]
 
     def neighbours(
@@ -286,19 +286,9 @@ class MapStudio:
         )
 
     def changes(
-        self, options: MapOptions, layer_b: int, *, k: int = 15, check: Check = no_check
-    ) -> Changes:
-        """What differs between the options' layer and another, on the map and in the model.
-
-        Raises:
-            MapNotReady: UMAP, and one of the two layouts is not kept yet.
-        """
-        return self.changes_between(options, replace(options, layer=layer_b), k=k, check=check)
-
-    def changes_between(
         self, options: MapOptions, other: MapOptions, *, k: int = 15, check: Check = no_check
     ) -> Changes:
-        """What differs between two maps of the same points, such as the two sides of a calibration.
+        """What differs between two maps of the same points: two layers, two sides of a calibration.
 
         Raises:
             MapNotReady: UMAP, and one of the two layouts is not kept yet.
@@ -308,7 +298,8 @@ class MapStudio:
         key = (options, other, k)
         kept = self._changes.get(key)
         # Before UMAP's second seed is there, the noise floor is not known: look again.
-        if kept is None or (options.projection == "umap" and kept.noise_floor is None):
+        is_job = PROJECTIONS[options.projection].is_job
+        if kept is None or (is_job and kept.noise_floor is None):
             scene = self._scenes.scene(options, check)
             # near:K chooses by the layer: the tokens of the first stay.
             there = replace(scene, options=other)
@@ -319,11 +310,11 @@ class MapStudio:
             for one, drawn in zip(vectors, maps, strict=True):
                 all_placed(one, drawn.layer, "comparing two maps")
             floor = None
-            if options.projection == "umap":
+            if is_job:
                 result = self.umap_cache.get(maps[0].fingerprint, maps[0].coordinates.shape)
                 floor = result.movement() if result is not None else None
             found = measure_changes(maps, vectors, k=k, floor=floor, check=check)
-            keep(self._changes, key, found, 8)
+            self._changes[key] = found
         return self._changes[key]
 
     def cka(self, options: MapOptions, *, check: Check = no_check) -> Cka:
@@ -333,25 +324,25 @@ class MapStudio:
         spaced over the vocabulary, each alone as the prompt.
         """
         # Of the model's own states, whatever calibration is switched on.
-        options = replace(options, layer=0, projection="shared", axes=(), calibration=None)
+        options = replace(options, layer=0, projection=SHARED.name, axes=(), calibration=None)
         options = self.resolve(options)
         if options not in self._ckas:
-            keep(self._ckas, options, self._cka(options, check), 8)
+            self._ckas[options] = self._cka(options, check)
         return self._ckas[options]
 
     def colour(self, options: MapOptions, by: str, *, check: Check = no_check) -> Colour:
         """A value or a class per point: see :mod:`engine.maps.colours`."""
         options = self.resolve(options)
         scene = self._scenes.scene(options, check)
-        return colour_points(
-            by,
-            scene.points,
+        given = Coloured(
+            points=scene.points,
             space=self.space,
             options=options,
             vectors=lambda: self._scenes.raw(scene, check),
             distortion=lambda: self.distortion(options, check=check),
             check=check,
         )
+        return colour_of(by).paint(given)
 
     def search(
         self, options: MapOptions, text: str, *, regex: bool = False, check: Check = no_check

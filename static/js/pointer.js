@@ -9,7 +9,7 @@
     return corners.filter((_, i) => i % step === 0);
   }
 
-  window.lexiscope.hand = {
+  window.lexiscope.pointer = {
     listen() {
       const gd = this.element;
       this.listen_touch();

@@ -1,9 +1,9 @@
-"""What to ask for instead, where something took too long or too much: it fits what was asked for.
-
-Knows paths only, without the root path; the same words for a page and its JSON.
-"""
+"""The path that was asked for, and what to ask for instead where that took too long or too much."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 _ADVICE = (
     ("/calibrate", "use fewer rows or shorter texts"),
@@ -23,16 +23,20 @@ _ADVICE = (
 _OF_A_PROMPT = "ask for fewer layers or a shorter prompt"
 
 
+def own_path(scope: Mapping[str, Any]) -> str:
+    """The path of a request without the path under which a proxy serves the app."""
+    path, root = str(scope.get("path", "")), str(scope.get("root_path", ""))
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
+
+
 def less(path: str) -> str:
-    """What to do instead of what was asked for at this path, without a full stop."""
+    """What to do instead of what was asked for at this path, without a full stop.
+
+    The same words for a page and its JSON.
+    """
     if path.startswith("/api/v1/calibrations/") and path.endswith("/trace"):
         return "use a shorter prompt"
     for begin, advice in _ADVICE:
         if path == begin or path.startswith((f"{begin}/", f"{begin}.")):
             return advice
     return _OF_A_PROMPT
-
-
-def seconds(number: float) -> str:
-    """A span as the settings give it: ``1 second``, ``0.5 seconds``."""
-    return f"{number:g} second{'' if number == 1 else 's'}"

@@ -1,0 +1,120 @@
+"""Labelled data as the command line names it: a file, a folder, an example, a set of the hub."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engine import LatentSpace
+from engine.calibration.labelled.known import known_spec
+from engine.calibration.labelled.tables import FORMATS, Table, read_hub, read_table
+from engine.calibration.labelled.tasks import KNOWN_TASKS, Task, TaskSpec, example_sets, make_task
+from engine.errors import OptionError
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A named set as it lies there, and what is known about it."""
+
+    table: Table
+    test: Table | None
+    spec: TaskSpec
+
+
+def labelled_set(word: str, test: str | None = None) -> LabelledSet:
+    """A set from a file, a folder, the name of an example, or a hub id.
+
+    A folder has a file ``train`` and, where there is one, ``test``; named like one of the known
+    tasks, it gets its template and label words.
+
+    Raises:
+        OptionError: nothing there that can be read.
+    """
+    given = None if test is None else _readable(Path(test).expanduser())
+    if word.startswith("hub:"):
+        hub = word.removeprefix("hub:")
+        if not hub:
+            raise OptionError("hub: needs the id of a data set; write hub:ag_news, for example.")
+        return LabelledSet(read_hub(hub), given, _spec(hub.split("/")[-1]))
+    path = Path(word).expanduser()
+    if path.is_dir():
+        train, beside = (_part(path, name) for name in ("train", "test"))
+        if train is None:
+            raise OptionError(
+                f"the folder {path.name[:60]!r} has no file train.csv, .tsv, .jsonl or"
+                " .parquet; name a file."
+            )
+        return LabelledSet(train, beside if given is None else given, _spec(path.name))
+    if path.is_file():
+        return LabelledSet(read_table(path), given, _spec(path.stem))
+    examples = example_sets()
+    if word in examples:
+        return LabelledSet(examples[word].table, given, examples[word].spec)
+    names = ", ".join(examples) or "none"
+    raise OptionError(
+        f"there is no file or folder {word[:60]!r}; name one, an example set ({names}), or a data"
+        " set of the Hugging Face hub as hub:ID, such as hub:ag_news."
+    )
+
+
+def _readable(path: Path) -> Table:
+    if not path.is_file():
+        raise OptionError(f"there is no file {path.name[:60]!r}; check its path.")
+    return read_table(path)
+
+
+def _part(folder: Path, name: str) -> Table | None:
+    """The table of this name in a folder, in whichever format it is there."""
+    files = (folder / f"{name}.{ending}" for ending in FORMATS)
+    return next((read_table(file) for file in files if file.is_file()), None)
+
+
+def _spec(name: str) -> TaskSpec:
+    return known_spec(name) if name in KNOWN_TASKS else TaskSpec(name=name)
+
+
+def task_source(
+    found: LabelledSet, given: argparse.Namespace, space: LatentSpace
+) -> Callable[[int], Task]:
+    """The task as the options make it, drawn by a seed."""
+    changes = {
+        "text_columns": given.text_column
+        and tuple(column.strip() for column in given.text_column.split(",")),
+        "label_column": given.label_column,
+        "label_words": given.labels and label_words(given.labels, found.table, given.label_column),
+        "template": given.template and given.template.replace("\\n", "\n"),
+        "word_rule": given.word_rule,
+        "train": given.rows,
+        "test": given.test_rows,
+    }
+    spec = replace(found.spec, **{name: value for name, value in changes.items() if value})
+
+    def draw(seed: int) -> Task:
+        return make_task(replace(spec, seed=seed), found.table, space.model, test=found.test)
+
+    return draw
+
+
+def label_words(text: str, table: Table, column: str) -> Mapping[str, str]:
+    """Label → word from ``World=world,Sports=sports``; a bare word is that of its own label.
+
+    Raises:
+        OptionError: a name that is no label of the table.
+    """
+    labels = set(table.column(column))
+    out = {}
+    for part in (p.strip() for p in text.split(",")):
+        label, joined, word = part.partition("=")
+        if label not in labels:
+            matches = [one for one in labels if one.casefold() == label.casefold()]
+            if not matches:
+                known = ", ".join(sorted(labels)[:8])
+                raise OptionError(
+                    f"--labels names {label[:40]!r}, which is no label of the data ({known[:120]});"
+                    " write label=word for each."
+                )
+            label = matches[0]
+        out[label] = word if joined else part
+    return out

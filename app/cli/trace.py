@@ -1,0 +1,80 @@
+"""The commands ``lexiscope trace``, ``cell``, ``curves`` and ``agreement``: a prompt, read."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from app.cli.options import Parser, add, space_of, taken
+from app.cli.terminal import document, write
+from app.cli.text import trace_text
+from app.model.open_model import facts_of
+from app.trace.question import CellQuestion, CurvesQuestion, TraceQuestion
+from app.web import export
+from engine import LatentSpace, TraceOptions
+
+
+def register(commands: Any, model: argparse.ArgumentParser) -> None:
+    """Hang the four commands into the command line, with the options about the model besides."""
+    reading = Parser(add_help=False)
+    reading.add_argument("prompt", help="Any text.")
+    add(reading, TraceQuestion, *(n for n in TraceQuestion.model_fields if n != "prompt"))
+    as_json = Parser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="As it is printed anyway.")
+
+    trace = commands.add_parser(
+        "trace", parents=[model, reading], help="a prompt through the layers"
+    )
+    form = trace.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="The JSON of /api/v1/trace.")
+    form.add_argument("--csv", action="store_true", help="One row per layer, position and rank.")
+    trace.set_defaults(run=_trace)
+
+    def command(name: str, words: str, ask: Any, *further: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = commands.add_parser(
+            name, parents=[model, reading, as_json], help=f"{words}, as JSON"
+        )
+        parser.set_defaults(run=lambda given: _document(given, ask, further))
+        return parser
+
+    cell = command("cell", "one hidden state in full", LatentSpace.cell, "layer", "position")
+    add(cell, CellQuestion, "position", layer="0 is the embedding, -1 the last. Without it: -1.")
+    cell.set_defaults(layer=-1)
+    curves = command("curves", "tokens over the layers", LatentSpace.curves, "ids", "position")
+    curves.add_argument("--ids", type=_ids, help="Token ids: 12,262; else the default pins.")
+    add(curves, CurvesQuestion, "position")
+    words = "every geometry and frame against the model's own answers"
+    command("agreement", words, LatentSpace.agreement)
+
+
+def _options(given: argparse.Namespace) -> TraceOptions:
+    return TraceOptions(**taken(TraceOptions.__dataclass_fields__, given))
+
+
+def _trace(given: argparse.Namespace) -> int:
+    options = _options(given)
+    space = space_of(given)
+    trace = space.trace(given.prompt, options)
+    if given.json:
+        return document(space, trace, given.prompt)
+    if given.csv:
+        return write(export.TraceTable(export.Source.of(facts_of(space), given.prompt))(trace))
+    width = shutil.get_terminal_size((100, 24)).columns
+    return write(trace_text(trace, width).encode())
+
+
+def _document(given: argparse.Namespace, ask: Any, further: Sequence[str]) -> int:
+    """What the engine answers to the prompt, its options and what a command asks further."""
+    options = _options(given)
+    space = space_of(given)
+    found = ask(space, given.prompt, options=options, **{n: getattr(given, n) for n in further})
+    return document(space, found, given.prompt)
+
+
+def _ids(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if len(words) > 32 or not all(w.isascii() and w.isdigit() and len(w) < 10 for w in words):
+        raise argparse.ArgumentTypeError("they must be at most 32 token ids such as 12,262")
+    return tuple(dict.fromkeys(int(word) for word in words))

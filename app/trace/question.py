@@ -1,0 +1,109 @@
+"""What is asked of a trace, by the page and by the API, and the links that ask it again."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Request
+from pydantic import Field
+
+from app.settings import K_CEILING, TOKEN_CEILING
+from app.trace.examples import EXAMPLES
+from app.trace.words import MAX_PINS
+from app.web.questions import LayerNumber, PageQuestion, PromptText, Question, RangeText
+from app.web.rendering import link
+from engine import TraceOptions
+from engine.frames.kinds import FrameName
+from engine.reading.geometries import GeometryName
+from engine.trace.options import StateName
+
+IdList = Annotated[str, Field(max_length=320, pattern=r"^[0-9]{1,9}(,[0-9]{1,9}){0,31}$")]
+
+
+class TraceQuestion(Question):
+    """A prompt and how to read it."""
+
+    prompt: PromptText = Field(description="The text to trace.")
+    geometry: GeometryName = Field("cosine", description="How nearness is measured.")
+    frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
+    state: StateName = Field("normed", description="Read states after the final norm, or raw.")
+    centred: bool = Field(False, description="Take the layer's mean over the prompt "
+        "off each state, and the mean basis off each basis.")  # fmt: skip
+    temperature: float | None = Field(None, ge=1e-3, le=1e4, description="Of the probabilities; "
+        "left out: the geometry's own.")  # fmt: skip
+    k: int = Field(10, ge=1, le=K_CEILING, description="Nearest tokens per cell.")
+    layers: RangeText | None = Field(None, description="Which layers: 0:6, 0:12:2, 3; left out: "
+        "all.")  # fmt: skip
+    positions: RangeText | None = Field(None, description="Which positions, written like layers.")
+    bos: Literal["auto", "yes", "no"] = Field("auto", description="Whether the model's first "
+        "token is put before the prompt.")  # fmt: skip
+    chat: bool = Field(False, description="Put the prompt into the model's chat template.")
+    words_only: bool = Field(False, description="List words and word pieces only; "
+        "probabilities and ranks stay those of the whole vocabulary.")  # fmt: skip
+
+    def options(self) -> TraceOptions:
+        """The engine's options."""
+        plain = {name: getattr(self, name) for name in TraceOptions.__dataclass_fields__}
+        ranges = {"layers": self.layers or None, "positions": self.positions or None}
+        return TraceOptions(**plain | ranges)
+
+
+class CellQuestion(TraceQuestion):
+    """A prompt, how to read it, and one cell of the grid."""
+
+    layer: LayerNumber = Field(description="The layer: 0 is the embedding, -1 the last.")
+    position: Annotated[int, Field(ge=-1, le=TOKEN_CEILING)] = Field(
+        -1, description="The token's place in the prompt, from 0; -1: the last."
+    )
+
+
+class CurvesQuestion(TraceQuestion):
+    """A prompt, how to read it, and the tokens to follow."""
+
+    ids: IdList | None = Field(None, description="Token ids, separated by commas, at most 32; "
+        "left out: those that are nearest at any layer.")  # fmt: skip
+
+    position: Annotated[int, Field(ge=-1, le=TOKEN_CEILING)] = Field(
+        -1, description="The token's place in the prompt, from 0; -1: the last."
+    )
+
+    def pins(self) -> tuple[int, ...] | None:
+        """The ids, each once, in their order."""
+        if self.ids is None:
+            return None
+        return tuple(dict.fromkeys(int(one) for one in self.ids.split(",")))
+
+
+class TraceQuery(TraceQuestion, PageQuestion):
+    """The whole state of the page."""
+
+    empty_counts = ("prompt",)
+    prompt: PromptText = EXAMPLES[0].prompt
+    colour: Literal["probability", "entropy", "rank", "kl", "agreement", "deviation", "border"] = (
+        "probability"
+    )
+    curve: Literal["probability", "score", "rank"] = "probability"
+    pin: tuple[Annotated[int, Field(ge=0, le=99_999_999)], ...] = Field((), max_length=MAX_PINS)
+    cell: str | None = Field(None, pattern=r"^[0-9]{1,4},[0-9]{1,5}$")
+    start: int | None = Field(None, ge=0, le=100_000)
+    panel: Literal["agreement"] | None = None
+    calibration: str | None = Field(None, pattern=r"^[0-9a-f]{24}$")
+    """A saved calibration that is switched on."""
+
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """The cell as (layer, position)."""
+        if self.cell is None:
+            return None
+        layer, position = self.cell.split(",")
+        return int(layer), int(position)
+
+
+def link_to(request: Request, query: TraceQuery, /, path: str = "/", **changes: Any) -> str:
+    """A link that keeps the entire state but for the changes; defaults are left out."""
+    state = query.model_dump(exclude_defaults=True) | changes
+    fields = type(query).model_fields
+    kept = {k: v for k, v in state.items() if v != fields[k].default}
+    if kept.get("temperature") is not None:
+        kept["temperature"] = f"{kept['temperature']:g}"
+    return link(request, path, **kept)

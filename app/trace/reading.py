@@ -1,0 +1,103 @@
+"""All that the Trace page shows, read in one turn of the device thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.calibrate.calibrations import Calibrations
+from engine import LatentSpace, Trace, TraceOptions
+from engine.progress import Check
+from engine.trace.agreement import Agreement
+from engine.trace.cell import Cell
+from engine.trace.curves import Curves
+
+if TYPE_CHECKING:
+    from engine.calibration.training.readings import Readings
+
+NEAREST = 5
+"""Nearest tokens of the vocabulary before and after a calibration."""
+
+
+@dataclass(frozen=True)
+class Switched:
+    """A saved calibration that is switched on."""
+
+    calibrations: Calibrations
+    id: str
+
+    def read(
+        self, space: LatentSpace, prompt: str, options: TraceOptions, check: Check
+    ) -> Readings:
+        """The prompt before and after it; raises as `Calibrations.read` does."""
+        return self.calibrations.read(
+            space, self.id, prompt, k=NEAREST, bos=options.bos, chat=options.chat, check=check
+        )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One prompt's trace, and what is opened of it."""
+
+    trace: Trace
+    cell: Cell
+    curves: Curves
+    """At the cell's position."""
+    agreement: Agreement | None
+    switched: Readings | None
+    """Before and after the calibration that is switched on; None where none is."""
+
+
+def read(
+    space: LatentSpace,
+    prompt: str,
+    options: TraceOptions,
+    *,
+    cell: tuple[int, int] | None = None,
+    pins: tuple[int, ...] | None = None,
+    agreement: bool = False,
+    switched: Switched | None = None,
+    check: Check,
+) -> Reading:
+    """Read a prompt, one cell of its trace, and the curves through that cell's position.
+
+    Args:
+        space: the model; called on its thread.
+        prompt: the text.
+        options: how it is read.
+        cell: (layer, position) of the cell that is opened; None, or where the trace does not hold
+            it: the last layer's last position.
+        pins: the tokens whose curves are wanted; None: those that the trace has nearest.
+        agreement: whether every geometry and frame is compared with the model's own prediction.
+        switched: a calibration to read the prompt by as well.
+        check: raises to stop.
+    """
+    trace = space.trace(prompt, options, check=check)
+    layer, position = cell or (trace.layers[-1], trace.positions[-1])
+    if layer not in trace.layers or position not in trace.positions:
+        layer, position = trace.layers[-1], trace.positions[-1]
+    return Reading(
+        trace,
+        space.cell(prompt, layer, position, options, check=check),
+        space.curves(prompt, pins, options, position=position, check=check),
+        space.agreement(prompt, options, check=check) if agreement else None,
+        switched.read(space, prompt, options, check) if switched is not None else None,
+    )
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What a trace would cost, with the tokens of its prompt."""
+
+    tokens: int
+    predicted_seconds: float
+    predicted_bytes: int
+
+
+def predict_cost(
+    space: LatentSpace, prompt: str, options: TraceOptions, *, check: Check
+) -> CostEstimate:
+    """What a trace of this prompt would cost, without running it."""
+    tokens = len(space.tokenize(prompt, bos=options.bos, chat=options.chat).ids)
+    cost = space.predict_cost(tokens, options)
+    return CostEstimate(tokens, cost.predicted_seconds, cost.predicted_bytes)

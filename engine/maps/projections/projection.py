@@ -1,0 +1,167 @@
+"""What a projection is: its names, its words and its functions, in one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.maps.arrays import Doubles, Floats
+from engine.maps.axes import Axes
+from engine.maps.preprocessing import Moments
+from engine.maps.reduction import UmapResult
+from engine.maps.umap_process import UmapProblem
+
+
+class Settings(Protocol):
+    """What a projection reads of a map's options (:class:`engine.maps.options.MapOptions`)."""
+
+    @property
+    def vocabulary(self) -> str: ...  # noqa: D102
+    @property
+    def frame(self) -> str: ...  # noqa: D102
+    @property
+    def layer(self) -> int: ...  # noqa: D102
+    @property
+    def dims(self) -> int: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def neighbours(self) -> int: ...  # noqa: D102
+    @property
+    def min_dist(self) -> float: ...  # noqa: D102
+    @property
+    def principal(self) -> int: ...  # noqa: D102
+    @property
+    def axes(self) -> tuple[tuple[str, str], ...]: ...  # noqa: D102
+
+
+class Fitting(Protocol):
+    """What a fit may ask for; everything is after preprocessing and computed when asked for."""
+
+    @property
+    def options(self) -> Settings:
+        """Of the map."""
+
+    def shared(self) -> Axes:
+        """Principal axes of all bases of the frame."""
+
+    def moments(self) -> Moments:
+        """Of all bases of the frame."""
+
+    def selected(self) -> Floats:
+        """The bases on the map (n × d)."""
+
+    def alone(self) -> tuple[Floats, Floats]:
+        """The states of the tokens alone, here and at the last layer (n × d each): those that are
+        finite at both; none where the vocabulary is another."""
+
+    def others(self) -> Floats:
+        """The finite states of the map that are no tokens alone (n × d)."""
+
+    def tokens(self, words: Sequence[str]) -> Doubles:
+        """The bases of some tokens (n × d)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Of a projection that takes long: places are found in a process of its own, not by axes.
+
+    Two layouts have nothing in common but their neighbourhoods: a comparison turns one onto the
+    other first, and every point may move.
+    """
+
+    problem: Callable[[Floats, Settings, str], UmapProblem]
+    """What is to be laid out, of the points after preprocessing (n × d), the settings and the map's
+    fingerprint; `OptionError` where there are too few."""
+    title: Callable[[Settings, str], str]
+    """Of its job; the second argument names the layer."""
+    notes: Callable[[Settings, UmapResult, int], list[str]]
+    """Warnings about a finished one; the last argument is the width of the model."""
+    caution: str
+    """A sentence that must be read before the picture."""
+
+
+def nothing(*_: object) -> str:
+    """Nothing to say."""
+    return ""
+
+
+def anything(_: Settings) -> None:
+    """Every map may be projected so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """A way from d dimensions to two or three."""
+
+    name: str
+    """In options, addresses and files."""
+    title: str
+    """On the switch of the page."""
+    help: str
+    """What it is, in a sentence for people who choose."""
+    brief: str
+    """Its phrase in the description of the API's option; empty where another's covers it."""
+    formula: str
+    """Of the coordinates."""
+    fit: Callable[[Fitting], tuple[Axes, list[str]]] | None = None
+    """The axes and warnings about them; None where `layout` stands. Raises `OptionError`: too few
+    points, or all of them equal."""
+    layout: Layout | None = None
+    """Of a projection that is a job."""
+    words: Callable[[Settings], str]
+    """How the picture is made, for the map's title."""
+    heading: Callable[[Settings], str]
+    """The same in a few plain words."""
+    provenance: Callable[[Settings], str]
+    """The same for the line that stands in every file."""
+    axis_names: Callable[[Settings, Axes | None], tuple[str, ...]]
+    """What stands along each axis."""
+    blind_to: Callable[[Settings, Axes | None], str]
+    """What the picture cannot show, in a sentence or two."""
+    motion: Callable[[float, float | None], str] = nothing
+    """What must be said of motion between two maps, of its median and the noise floor (None where
+    it is not known), in map radii; begins with a space, or is empty."""
+    check: Callable[[Settings], None] = anything
+    """Raises `OptionError` where the settings do not allow it."""
+    beside: bool = True
+    """Whether it can be drawn beside another with nothing more set."""
+    bases_move: bool = False
+    """Whether bases lie elsewhere at every layer."""
+    packages: tuple[str, ...] = ()
+    """Whose versions may move a coordinate, beside those that every map is made with."""
+
+    @property
+    def is_job(self) -> bool:
+        """Whether it takes long, so that a map is drawn only once its layout is kept."""
+        return self.layout is not None
+
+
+def tie_note(axes: Axes) -> list[str]:
+    """A warning where two principal axes are not to be told apart."""
+    if not axes.tied:
+        return []
+    return [
+        "Two neighbouring principal axes hold nearly the same variance: which of them comes first,"
+        " and how they lie, is not to be relied on."
+    ]
+
+
+def principal_names(axes: Axes | None, of: str) -> tuple[str, ...]:
+    """Names of principal axes with their share of the variance of what they were fitted on."""
+    shares = axes.shares if axes is not None else ()
+    return tuple(f"PC{i + 1} ({100 * s:.1f} % of the {of})" for i, s in enumerate(shares))
+
+
+def linear_blindness(options: Settings, axes: Axes | None = None) -> str:
+    """What one frame for all layers cannot show."""
+    return (
+        f"Only {options.dims} directions are drawn. If a layer turned the whole space, it would"
+        " look like movement."
+    )
+
+
+def linear_motion(*_: object) -> str:
+    """What one frame for all layers leaves open about motion."""
+    return " A change of basis of the whole space would look the same."
