@@ -112,8 +112,8 @@ def _make(
     if need + _SPARE > (free := shutil.disk_usage(target.parent).free):
         raise ModelTooLarge(
             f"{shown} takes {need / 2**30:,.1f} GiB once it is dequantised, and"
-            f" {free / 2**30:,.1f} GiB are free in the cache folder; make room there, or name another"
-            " one by the setting cache_dir."
+            f" {free / 2**30:,.1f} GiB are free in the cache folder; make room there, or name"
+            " another one by the setting cache_dir."
         )
     if 2 * need > (memory := psutil.virtual_memory().available):
         raise ModelTooLarge(

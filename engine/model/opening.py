@@ -127,7 +127,7 @@ def load_model(
         found = None  # no name of a file: said below
     settings: dict[str, Any] = {
         "where": where, "dtype": dtype, "offline": offline, "limits": limits,
-        "device_map": device_map, "tell": tell, "alone": alone,
+        "device_map": device_map, "tell": tell, "exclusive": exclusive,
     }  # fmt: skip
     if found is None:
         return _open(
@@ -153,7 +153,7 @@ def _open(
     limits: Limits | None,
     device_map: DeviceMap | None,
     tell: Tell,
-    alone: Callable[[], AbstractContextManager[None]],
+    exclusive: Callable[[], AbstractContextManager[None]],
     origin: Origin | None = None,
 ) -> LanguageModel:
     """Open what is no GGUF file, or a copy of one."""

@@ -15,7 +15,8 @@ from engine.errors import ModelError, ModelNotFound, shorten
 from engine.model.gguf_copy import as_folder
 from engine.model.gguf_header import GgufHeader
 
-_HUB_FILE: Final = re.compile(r"hub:([\w.-]+(?:/[\w.-]+)?)@([\w.-]{1,64}):([\w./-]{1,200}\.gguf)")
+HUB_FILE: Final = re.compile(r"hub:([\w.-]+(?:/[\w.-]+)?)@([\w.-]{1,64}):([\w./-]{1,200}\.gguf)")
+"""A GGUF file of the hub: repository, revision, file."""
 _QUANTIZED: Final = re.compile(r"[.-](?:I?Q\d\w*|BF16|F16|F32)$", re.IGNORECASE)
 
 
@@ -127,7 +128,7 @@ def gguf_of(source: str, *, offline: bool) -> tuple[Path, Origin] | None:
 def _from_hub(source: str, offline: bool) -> tuple[Path, Origin]:
     from huggingface_hub import hf_hub_download
 
-    match = _HUB_FILE.fullmatch(source)
+    match = HUB_FILE.fullmatch(source)
     if match is None:
         raise ModelNotFound(
             f"{shorten(source, 80)!r} names no file of the hub; write"
