@@ -14,12 +14,12 @@ from typing import Any
 
 from app.cli.options import settings_of
 from app.cli.terminal import write
-from app.model.catalogue import SHIPPED, catalogue_of
+from app.model.catalogue import catalogue_of
 from app.settings import Settings
 from app.web.export import dumps
 from app.web.words import size
 from engine.errors import ModelError
-from engine.loading import default_model
+from engine.loading import SHIPPED, default_model
 from engine.model.origin import SMOLLM2, gguf_of
 
 
@@ -28,7 +28,7 @@ class Listed:
     """A model that can be opened, or fetched."""
 
     name: str
-    """As ``--model`` takes it, but for the one that ships, which opens without."""
+    """As ``--model`` takes it."""
     source: str
     bytes: int | None
     """Of its weights on this machine, or of what is fetched; None where that is not known."""
@@ -75,10 +75,10 @@ def listed(settings: Settings) -> Iterator[Listed]:
         start.source == SMOLLM2.name,
     )
     yield Listed(
-        SHIPPED, "ships with Lexiscope", _weights(default_model()), True, start.source is None
+        SHIPPED, "ships with Lexiscope", _weights(default_model()), True, start.source == SHIPPED
     )
     for entry in catalogue_of(settings).entries.values():
-        if entry.source not in (None, SMOLLM2.name):
+        if entry.source not in (SHIPPED, SMOLLM2.name):
             place = Path(str(entry.source)).expanduser()
             size = _weights(place)
             yield Listed(entry.name, entry.origin, size, size is not None, entry.name == start.name)

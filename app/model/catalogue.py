@@ -14,10 +14,8 @@ from types import MappingProxyType
 
 from app.settings import Settings
 from engine.errors import OptionError, shorten
-from engine.model.origin import HUB_FILE, SMOLLM2
-
-SHIPPED = "lexiscope-small"
-"""The name of the model that ships with Lexiscope."""
+from engine.loading import SHIPPED, default_source
+from engine.model.origin import HUB_FILE, SMOLLM2, name_of
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
@@ -39,7 +37,8 @@ class Entry:
     name: str
     """What people call it; one of its own."""
     source: str | None
-    """A folder, a GGUF file, a hub id or a packaged model; None: the model that ships."""
+    """A folder, a GGUF file, a hub id, or the name of a model that is packaged or ships; None: it
+    was handed over loaded."""
     revision: str | None
     """The hub's commit, tag or branch; a commit for all but the model of the start."""
     listed: bool = True
@@ -54,7 +53,7 @@ class Entry:
         """Where it is from, for people: never the folder's place, which is the operator's."""
         if self.ready:
             return "handed over when the server started"
-        if self.source is None:
+        if self.source is None or self.source == SHIPPED:
             return "ships with Lexiscope"
         if self.source == SMOLLM2.name:
             return f"the package {SMOLLM2.distribution} {SMOLLM2.version}"
@@ -120,6 +119,8 @@ def catalogue_of(settings: Settings, ready_name: str | None = None) -> Catalogue
             )
         entries[entry.name] = entry
     start = _start(settings, entries, ready_name)
+    if start.source == SMOLLM2.name and settings.model is None and SHIPPED not in entries:
+        entries[SHIPPED] = Entry(SHIPPED, SHIPPED, None)
     return Catalogue(MappingProxyType({start.name: start, **entries, start.name: start}), start)
 
 
@@ -135,6 +136,8 @@ def absent(settings: Settings) -> list[str]:
 
 def _start(settings: Settings, entries: Mapping[str, Entry], ready_name: str | None) -> Entry:
     source, revision = settings.model, settings.revision
+    if source is None and ready_name is None:
+        source = default_source()
     for entry in entries.values() if ready_name is None else ():
         if entry.name == source or (entry.source, entry.revision) == (source, revision):
             return replace(entry, trusted=True)
@@ -150,6 +153,8 @@ def _start(settings: Settings, entries: Mapping[str, Entry], ready_name: str | N
 def _shown(source: str | None) -> str:
     if source is None:
         return SHIPPED
+    if source == SMOLLM2.name:
+        return name_of(Path(SMOLLM2.file))
     return Path(source).expanduser().resolve().name if _is_here(source) else source
 
 
