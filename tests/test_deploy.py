@@ -98,7 +98,7 @@ def test_the_image_runs_the_command_line_with_settings_that_exist(
     assert program == "lexiscope"
     parsed = vars(parser().parse_args(arguments))
     (port,) = given("EXPOSE")
-    assert parsed["port"] == port
+    assert str(parsed["port"]) == port
     ours = {k: v for k, v in environment().items() if k.startswith("LEXISCOPE_")}
     assert {k.removeprefix("LEXISCOPE_").lower() for k in ours} <= set(Settings.model_fields)
     monkeypatch.setenv("LEXISCOPE_HOST", parsed["host"])
