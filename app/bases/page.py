@@ -11,14 +11,12 @@ from pydantic import Field
 
 from app.bases.reading import HITS, Reading, read
 from app.figures.bases import neighbours
-from app.figures.names import GEOMETRIES, score_name
-from app.figures.theme import payload
+from app.figures.theme import GEOMETRIES, payload, score_name
 from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
 from app.settings import K_CEILING
-from app.web.pages import Page
 from app.web.questions import PageQuestion, ShortText, ask
-from app.web.rendering import link, render
+from app.web.rendering import Page, link, render
 from app.web.words import Choice, choices, number, signed
 from engine.bases.token_basis import TokenBasis
 from engine.errors import InputError, OptionError

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.names import layer_label, score_name
 from app.figures.theme import (
     ABOVE,
     DASHES,
@@ -20,7 +19,9 @@ from app.figures.theme import (
     Theme,
     axis,
     base_layout,
+    layer_label,
     plot_text,
+    score_name,
     theme,
     unified,
 )

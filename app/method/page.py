@@ -18,8 +18,7 @@ from starlette.responses import Response
 import engine
 from app.method.formulas import ENTRIES
 from app.method.terms import TERMS, Term
-from app.web.pages import Page
-from app.web.rendering import link, render
+from app.web.rendering import Page, link, render
 from engine.explanation import Explanation
 from engine.frames.kinds import FRAMES
 from engine.frames.kinds.kind import FrameKind

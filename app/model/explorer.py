@@ -30,9 +30,8 @@ from app.model.switching import Models, State
 from app.settings import Settings
 from app.web.export import Document, Source
 from app.web.metrics import Metrics
-from app.web.paths import less, own_path
-from app.web.problems import ClientGone
-from app.web.security import QUEUED_S
+from app.web.problems import ClientGone, less
+from app.web.security import QUEUED_S, own_path
 from app.web.words import span
 from engine import LatentSpace, Limits, load
 from engine.bases.selfcheck import SelfCheck
