@@ -25,7 +25,7 @@ from app.figures.theme import (
     theme,
     unified,
 )
-from engine.trace.curves import Curves
+from engine.trace.cell import Curves
 from engine.trace.result import Trace
 
 Array = npt.NDArray[np.float32]

@@ -81,7 +81,11 @@ RENAMED: Mapping[str, str] = {
     "maps.studio": "maps.maker",
     "models": "model.language_model",
     "plain": "json_number",
+    "curves": "trace.cell",
+    "divergence": "reading.similarity",
+    "resolution": "reading.similarity",
     "running": "reading.read",
+    "trace_states": "trace.options",
 }
 """Modules whose last name is another one than in addresses that people may have kept."""
 

@@ -23,8 +23,7 @@ from app.web.words import Choice, number, probability, sentence, signed
 from engine.model.vocabulary import Token
 from engine.reading.geometries import geometry_of
 from engine.trace.agreement import Agreement, AgreementRow
-from engine.trace.cell import Cell
-from engine.trace.curves import Curves
+from engine.trace.cell import Cell, Curves
 from engine.trace.result import Trace
 
 MAX_COLUMNS = 64
