@@ -11,7 +11,6 @@ blindness and print.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -124,11 +123,6 @@ def plot_text(text: str, limit: int | None = None) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def finite(value: float) -> float | None:
-    """The number, or None where there is none: JSON knows no NaN."""
-    return float(value) if math.isfinite(value) else None
-
-
 def base_layout(colours: Theme, **more: Any) -> dict[str, Any]:
     """What every figure's layout has in common."""
     layout: dict[str, Any] = {
@@ -180,21 +174,7 @@ def payload(figure: go.Figure) -> dict[str, object]:
 
     Arrays travel as base64 of float32, the way Plotly itself writes them.
     """
-    return cast(dict[str, object], _plain(figure.to_dict()))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return finite(value)
-    return value
+    return cast(dict[str, object], figure.to_dict())
 
 
 def layer_label(layer: int) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 
 from app.figures.theme import (
@@ -155,10 +154,8 @@ def grid(
             shapes=_outline(trace, positions, selected, colours),
         )
     )
-    layers = list(trace.layers)
-    meta: dict[str, Any] = {
-        "kind": "grid", "layers": layers, "positions": list(positions), "colour": colour,
-    }  # fmt: skip
+    meta: dict[str, Any] = {"kind": "grid", "layers": list(trace.layers)}
+    meta |= {"positions": list(positions), "colour": colour}
     if repaint:
         meta["planes"] = {
             key: {
@@ -225,10 +222,7 @@ def _texts(trace: Trace, plane: Plane, columns: slice, finite: Bools, colours: T
         x=xs.tolist(),
         y=ys.tolist(),
         mode="text",
-        text=[
-            plot_text(trace.token_info[int(ids[y, x])].label, 11)
-            for y, x in zip(ys, xs, strict=True)
-        ],
+        text=[plot_text(trace.token_info[int(i)].label, 11) for i in ids[ys, xs]],
         textfont={"size": 12.5, "color": text_colours(values, _stops(plane, colours))},
         hoverinfo="skip",
         showlegend=False,
@@ -330,6 +324,9 @@ def planes(trace: Trace) -> dict[str, Plane]:
     """Every quantity that can colour the grid."""
     shown = trace.finite
     geometry = GEOMETRIES[trace.geometry]
+    share = _top(trace.top_probabilities[..., 0], shown)
+    # A round number not below it: small probabilities still show their differences.
+    surest = next((bound for bound in (0.05, 0.1, 0.2, 0.5) if share <= bound), 1.0)
     rank = np.log10(np.maximum(trace.final_rank, 1).astype(np.float32))
     made = (
         Plane(
@@ -337,7 +334,7 @@ def planes(trace: Trace) -> dict[str, Plane]:
             "probability of the cell's first token",
             "Strong colour: sure of its first token.",
             trace.top_probabilities[..., 0],
-            _round_up(_top(trace.top_probabilities[..., 0], shown)),
+            surest,
         ),
         Plane(
             "entropy",
@@ -396,12 +393,7 @@ def planes(trace: Trace) -> dict[str, Plane]:
     return {plane.key: plane for plane in made}
 
 
-def _top(values: npt.NDArray[Any], shown: Bools) -> float:
+def _top(values: Floats, shown: Bools) -> float:
     """The largest shown value, never 0, so that the colour bar has a length."""
     kept = values[shown & np.isfinite(values)]
     return float(kept.max()) if kept.size and kept.max() > 0 else 1.0
-
-
-def _round_up(share: float) -> float:
-    """A round number not below a share: small probabilities still show their differences."""
-    return next(bound for bound in (0.05, 0.1, 0.2, 0.5, 1.0) if share <= bound or bound == 1.0)
