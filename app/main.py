@@ -27,13 +27,13 @@ from app.model import api as model_api
 from app.model import choice
 from app.model import page as model
 from app.model.explorer import Explorer
-from app.model.one_model import OneModel
+from app.model.open_model import OneModel
 from app.settings import Settings
 from app.storage.disk import FreeDisk
 from app.storage.store import Store, open_store
 from app.trace import api as trace_api
 from app.trace import page as trace
-from app.web import errors, static
+from app.web import assets, errors
 from app.web.security import SecureApp
 from engine import LatentSpace
 
@@ -47,7 +47,7 @@ PAGES = (
 )
 """The pages, in the order of the navigation."""
 FURTHER = (
-    *(saved, choice, jobs_page, static, health),  # HTML and files
+    *(saved, choice, jobs_page, assets, health),  # HTML and files
     *(trace_api, bases_api, model_api, job_api, calibration_api, map_api),
 )
 """What answers beside them."""

@@ -12,9 +12,9 @@ from bench.measure import extra_bytes
 from bench.report import MIB, Goal, Section, mib
 from bench.setting import Bench, K
 from engine.frames.frame import Frame
-from engine.reading.divergence import divergence
 from engine.reading.read import Reading, read
 from engine.reading.regions import borders
+from engine.reading.similarity import divergence
 
 BUDGETS = (64, 256)
 VOCABULARY = (50_000, 150_000)

@@ -18,8 +18,7 @@ from engine.model.language_model import LanguageModel
 from engine.model.prompts import Tokens
 from engine.reading.read import read
 from engine.space import LatentSpace
-from engine.trace.options import TraceOptions
-from engine.trace.states import final_answers, prepare
+from engine.trace.options import TraceOptions, final_answers, prepare
 
 K = 10
 """Tokens listed per state."""

@@ -7,13 +7,12 @@ import torch
 from bench.measure import added, extra_bytes, race, ratio
 from bench.report import TIMES, Goal, Section, mib, times
 from bench.setting import BUDGET, Bench, K
-from engine.reading.divergence import divergence
 from engine.reading.geometries import GEOMETRIES
 from engine.reading.read import read
+from engine.reading.similarity import divergence
 from engine.trace.compute import compute_trace
-from engine.trace.options import TraceOptions
+from engine.trace.options import TraceOptions, prepare
 from engine.trace.result import Cost
-from engine.trace.states import prepare
 
 
 @torch.no_grad()

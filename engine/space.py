@@ -41,11 +41,10 @@ from engine.model.state_cache import StateCache
 from engine.model.vocabulary import Vocabulary
 from engine.progress import Check, no_check
 from engine.trace.agreement import Agreement, compute_agreement
-from engine.trace.cell import Cell, compute_cell
+from engine.trace.cell import Cell, Curves, compute_cell, compute_curves
 from engine.trace.compute import compute_trace, default_pins
-from engine.trace.curves import Curves, compute_curves
 from engine.trace.options import TraceOptions
-from engine.trace.result import Cost, Trace, with_cost
+from engine.trace.result import Cost, Trace
 
 _TRACES: Final = 24
 
@@ -181,7 +180,7 @@ class LatentSpace:
                 check=check,
             )
         self._costs.add(work, spent)
-        return with_cost(trace, replace(foretold, seconds=spent.seconds, bytes=spent.bytes))
+        return replace(trace, cost=replace(foretold, seconds=spent.seconds, bytes=spent.bytes))
 
     def cell(
         self,

@@ -42,8 +42,7 @@ from engine.bases.frame_report import FrameReport
 from engine.bases.token_basis import TokenBasis
 from engine.maps import Map, Quality
 from engine.trace.agreement import Agreement
-from engine.trace.cell import Cell
-from engine.trace.curves import Curves
+from engine.trace.cell import Cell, Curves
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(

@@ -25,7 +25,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import Field
 
 from app.model.explorer import ExplorerDep
-from app.web.pages import Page
+from app.web.rendering import Page
 from app.web.questions import PageQuestion, ShortText, ask
 from app.web.rendering import render
 from engine import LatentSpace

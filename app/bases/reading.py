@@ -10,6 +10,7 @@ from engine.bases.lookup import TokenHit
 from engine.bases.token_basis import TokenBasis
 from engine.errors import InputError, OptionError
 from engine.frames.kinds import FRAMES
+from engine.model.vocabulary import Token
 from engine.progress import Check
 
 HITS = 60
@@ -32,7 +33,17 @@ class Reading:
     @property
     def found(self) -> tuple[TokenBasis, ...]:
         """The bases of the frames that the model has."""
-        return tuple(basis for _, basis in self.bases if isinstance(basis, TokenBasis))
+        return tuple([basis for _, basis in self.bases if isinstance(basis, TokenBasis)])
+
+    @property
+    def token(self) -> Token | None:
+        """The one that was looked up."""
+        return self.found[0].token if self.found else None
+
+    @property
+    def more(self) -> bool:
+        """Whether as many tokens were found as are listed at most."""
+        return len(self.hits) == HITS
 
 
 def read(

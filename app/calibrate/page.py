@@ -38,10 +38,9 @@ from app.jobs.lanes import JobsDep
 from app.method.terms import TERMS, Term
 from app.model.explorer import ExplorerDep
 from app.storage.store import aside
-from app.web.pages import Page
 from app.web.problems import NotFound
 from app.web.questions import ask_params
-from app.web.rendering import link, render
+from app.web.rendering import Page, link, render
 from app.web.words import sentence
 from engine.errors import InputError, OptionError
 

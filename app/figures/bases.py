@@ -10,8 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from app.figures.names import score_name
-from app.figures.theme import ABOVE, DASHES, SYMBOLS, axis, base_layout, plot_text, theme
+from app.figures.theme import (
+    ABOVE,
+    DASHES,
+    SYMBOLS,
+    axis,
+    base_layout,
+    plot_text,
+    score_name,
+    theme,
+)
 from engine.bases.token_basis import TokenBasis
 
 

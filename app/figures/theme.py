@@ -1,4 +1,4 @@
-"""Colours, sizes and the small helpers that every figure shares.
+"""Colours, sizes, names and the small helpers that every figure shares.
 
 The colours stand here for notebooks and in `static/css/lexiscope.css` as custom properties for the
 page; a test keeps the two equal. A trace says which *role* its colour has (``meta``), so that the
@@ -11,7 +11,6 @@ blindness and print.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,6 +18,10 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
+
+from engine.frames import kinds
+from engine.reading import geometries
+from engine.trace import options
 
 ROW_HEIGHTS = (30, 54)
 """Height of a cell of the layer × token grid, in pixels; few layers get taller ones."""
@@ -29,6 +32,11 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid",
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "triangle-down", "star")
 SIGNS = ("●", "■", "◆", "▲", "✖", "✚", "▼", "★")
 """The same symbols as characters, for a legend in text."""
+GEOMETRIES = tuple((one.name, one.title, one.what) for one in geometries.GEOMETRIES.values())
+FRAMES = tuple((one.name, one.choice) for one in kinds.FRAMES.values())
+STATES = tuple((one.name, one.title) for one in options.STATES.values())
+LABELS = dict([*((k, v) for k, v, _ in GEOMETRIES), *FRAMES])
+"""What figures and pages call geometries, frames and states."""
 DARK_TEXT, LIGHT_TEXT = "#000000", "#ffffff"
 """One of the two is readable on any colour (contrast at least 4.5 : 1)."""
 
@@ -115,11 +123,6 @@ def plot_text(text: str, limit: int | None = None) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def finite(value: float) -> float | None:
-    """The number, or None where there is none: JSON knows no NaN."""
-    return float(value) if math.isfinite(value) else None
-
-
 def base_layout(colours: Theme, **more: Any) -> dict[str, Any]:
     """What every figure's layout has in common."""
     layout: dict[str, Any] = {
@@ -171,18 +174,14 @@ def payload(figure: go.Figure) -> dict[str, object]:
 
     Arrays travel as base64 of float32, the way Plotly itself writes them.
     """
-    return cast(dict[str, object], _plain(figure.to_dict()))
+    return cast(dict[str, object], figure.to_dict())
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return finite(value)
-    return value
+def layer_label(layer: int) -> str:
+    """A layer's name on an axis: its number, and ``emb`` for the embedding."""
+    return "emb" if layer == 0 else str(layer)
+
+
+def score_name(geometry: str) -> str:
+    """What a score is, with its unit."""
+    return geometries.GEOMETRIES[geometry].score

@@ -8,13 +8,12 @@ its own column, however often a token occurs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.names import layer_label
 from app.figures.theme import (
     COLUMN_WIDTHS,
     ROW_HEIGHTS,
@@ -22,17 +21,26 @@ from app.figures.theme import (
     axis,
     base_layout,
     colourscale,
+    layer_label,
     plot_text,
     text_colours,
     theme,
 )
-from app.figures.trace_planes import Plane, planes
-from engine.trace.result import Trace
-
-Array = npt.NDArray[np.float32]
+from engine.reading.geometries import GEOMETRIES
+from engine.trace.result import Bools, Floats, Trace
 
 MARGIN = {"l": 58, "r": 84, "t": 54, "b": 66}
 """Room around the cells of the grid, in pixels; figures.js places its row labels by it."""
+COLOURS = {
+    "probability": "probability",
+    "entropy": "entropy",
+    "rank": "rank of the model's answer",
+    "kl": "KL to the final prediction",
+    "agreement": "agreement with the model",
+    "deviation": "deviation from the virtual path",
+    "border": "distance to the border",
+}
+"""What the cells can be coloured by, and what it is called on a switch."""
 
 
 def grid(
@@ -65,9 +73,7 @@ def grid(
     rows, width = len(trace.layers), len(positions)
     xs, ys = list(range(width)), list(range(rows))
     finite = trace.finite[:, columns]
-    agrees = [
-        (x, y) for y in ys for x in xs if finite[y, x] and trace.agrees[:, columns][y, x]
-    ]  # fmt: skip
+    agree_y, agree_x = np.nonzero(finite & trace.agrees[:, columns])
     figure = go.Figure(
         [
             go.Heatmap(
@@ -87,15 +93,12 @@ def grid(
             ),
             _texts(trace, plane, columns, finite, colours),
             go.Scatter(
-                x=[x + 0.41 for x, _ in agrees],
-                y=[y + 0.31 for _, y in agrees],
+                x=(agree_x + 0.41).tolist(),
+                y=(agree_y + 0.31).tolist(),
                 xaxis="x2",
                 mode="markers",
-                marker={
-                    "size": 6,
-                    "color": colours.mark,
-                    "line": {"width": 1, "color": colours.surface},
-                },
+                marker={"size": 6, "color": colours.mark}
+                | {"line": {"width": 1, "color": colours.surface}},
                 hoverinfo="skip",
                 showlegend=False,
                 meta={"role": "mark"},
@@ -117,7 +120,11 @@ def grid(
                 colours,
                 "",
                 **column,
-                ticktext=_column_texts(trace, positions),
+                # the prompt's tokens, each with its position below
+                ticktext=[
+                    f"{plot_text(trace.tokens[p].piece or trace.tokens[p].label, 11)}<br>{p}"
+                    for p in positions
+                ],
                 tickangle=0,
                 tickfont={"color": colours.ink, "size": 12},
                 automargin=False,
@@ -147,12 +154,8 @@ def grid(
             shapes=_outline(trace, positions, selected, colours),
         )
     )
-    meta: dict[str, Any] = {
-        "kind": "grid",
-        "layers": list(trace.layers),
-        "positions": list(positions),
-        "colour": colour,
-    }
+    meta: dict[str, Any] = {"kind": "grid", "layers": list(trace.layers)}
+    meta |= {"positions": list(positions), "colour": colour}
     if repaint:
         meta["planes"] = {
             key: {
@@ -170,7 +173,7 @@ def grid(
     return figure
 
 
-def _shown(plane: Plane, columns: slice, finite: npt.NDArray[np.bool_]) -> Array:
+def _shown(plane: Plane, columns: slice, finite: Bools) -> Floats:
     return np.where(finite, plane.z[:, columns], np.nan).astype(np.float32)
 
 
@@ -205,19 +208,12 @@ def _colourbar(plane: Plane, colours: Theme, rows: int) -> dict[str, Any]:
         "nticks": 5,
     }
     if plane.ticks:
-        bar["tickmode"] = "array"
-        bar["tickvals"] = [value for value, _ in plane.ticks]
-        bar["ticktext"] = [text for _, text in plane.ticks]
+        values, texts = zip(*plane.ticks, strict=True)
+        bar |= {"tickmode": "array", "tickvals": values, "ticktext": texts}
     return bar
 
 
-def _texts(
-    trace: Trace,
-    plane: Plane,
-    columns: slice,
-    finite: npt.NDArray[np.bool_],
-    colours: Theme,
-) -> go.Scatter:
+def _texts(trace: Trace, plane: Plane, columns: slice, finite: Bools, colours: Theme) -> go.Scatter:
     """Each cell's first token, in whichever of two colours can be read on the cell."""
     ys, xs = np.nonzero(finite)
     ids = trace.top_ids[:, columns, 0]
@@ -226,10 +222,7 @@ def _texts(
         x=xs.tolist(),
         y=ys.tolist(),
         mode="text",
-        text=[
-            plot_text(trace.token_info[int(ids[y, x])].label, 11)
-            for y, x in zip(ys, xs, strict=True)
-        ],
+        text=[plot_text(trace.token_info[int(i)].label, 11) for i in ids[ys, xs]],
         textfont={"size": 12.5, "color": text_colours(values, _stops(plane, colours))},
         hoverinfo="skip",
         showlegend=False,
@@ -262,15 +255,7 @@ def _aside(text: str, y: int, shift: int, colours: Theme) -> dict[str, Any]:
     }
 
 
-def _column_texts(trace: Trace, positions: Sequence[int]) -> list[str]:
-    """The prompt's tokens, each with its position below."""
-    tokens = trace.tokens
-    return [f"{plot_text(tokens[p].piece or tokens[p].label, 11)}<br>{p}" for p in positions]
-
-
-def _hover_texts(
-    trace: Trace, columns: slice, finite: npt.NDArray[np.bool_]
-) -> list[list[str]]:  # fmt: skip
+def _hover_texts(trace: Trace, columns: slice, finite: Bools) -> list[list[str]]:
     """One text per cell; every line of it is ours but for the escaped tokens."""
     positions = trace.positions[columns]
     offset = range(len(trace.positions))[columns]
@@ -298,10 +283,7 @@ def _hover_texts(
 
 
 def _outline(
-    trace: Trace,
-    positions: Sequence[int],
-    selected: tuple[int, int] | None,
-    colours: Theme,
+    trace: Trace, positions: Sequence[int], selected: tuple[int, int] | None, colours: Theme
 ) -> list[dict[str, Any]]:
     if selected is None or selected[0] not in trace.layers or selected[1] not in positions:
         return []
@@ -317,3 +299,101 @@ def _outline(
             "fillcolor": "rgba(0,0,0,0)",
         }
     ]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One quantity over layers and positions, with all that its colour bar needs."""
+
+    key: str
+    title: str
+    """Name and unit."""
+    reads: str
+    """One sentence: what deep colour means here."""
+    z: Floats
+    """(layer, position); NaN where there is nothing to show."""
+    high: float
+    low: float = 0.0
+    reverse: bool = False
+    """Whether small values are the settled ones and get the deep colour."""
+    scale: str = "sequential"
+    ticks: tuple[tuple[float, str], ...] = ()
+
+
+def planes(trace: Trace) -> dict[str, Plane]:
+    """Every quantity that can colour the grid."""
+    shown = trace.finite
+    geometry = GEOMETRIES[trace.geometry]
+    share = _top(trace.top_probabilities[..., 0], shown)
+    # A round number not below it: small probabilities still show their differences.
+    surest = next((bound for bound in (0.05, 0.1, 0.2, 0.5) if share <= bound), 1.0)
+    rank = np.log10(np.maximum(trace.final_rank, 1).astype(np.float32))
+    made = (
+        Plane(
+            "probability",
+            "probability of the cell's first token",
+            "Strong colour: sure of its first token.",
+            trace.top_probabilities[..., 0],
+            surest,
+        ),
+        Plane(
+            "entropy",
+            "entropy (nats)",
+            "Strong colour: decided, few tokens share the probability.",
+            trace.entropy,
+            _top(trace.entropy, shown),
+            reverse=True,
+        ),
+        Plane(
+            "rank",
+            "rank of the model's answer",
+            "Strong colour: the model's answer already stands near the top; 1 is first.",
+            rank,
+            max(1.0, _top(rank, shown)),
+            reverse=True,
+            ticks=tuple((float(i), f"{10**i:,}") for i in range(7)),
+        ),
+        Plane(
+            "kl",
+            "KL to the final prediction (nats)",
+            "Strong colour: read by the model's own head, this layer already predicts what the "
+            "last one will.",
+            trace.divergence,
+            _top(trace.divergence, shown),
+            reverse=True,
+        ),
+        Plane(
+            "agreement",
+            "first token = the model's answer",
+            "Strong colour: names the very token that the model predicts in the end.",
+            trace.agrees.astype(np.float32),
+            1.0,
+            ticks=((0.0, "differs"), (1.0, "agrees")),
+        ),
+        Plane(
+            "deviation",
+            "deviation from the virtual path (0–2)",
+            "Strong colour: on the straight path from the token to the model's answer; 1 is a "
+            "right angle. Our reconstruction.",
+            trace.deviation,
+            max(1.0, _top(trace.deviation, shown)),
+            reverse=True,
+        ),
+        Plane(
+            "border",
+            "distance to the region's border"
+            + (f" ({geometry.borders.unit})" if geometry.borders else ""),
+            "Strong colour: well inside the region of its token; pale: close to the next one."
+            if geometry.borders
+            else geometry.no_border,
+            trace.border,
+            _top(trace.border, shown),
+        ),
+    )
+    return {plane.key: plane for plane in made}
+
+
+def _top(values: Floats, shown: Bools) -> float:
+    """The largest shown value, never 0, so that the colour bar has a length."""
+    kept = values[shown & np.isfinite(values)]
+    return float(kept.max()) if kept.size and kept.max() > 0 else 1.0

@@ -6,13 +6,12 @@ Pure: a result of the engine goes in, a Plotly figure comes out. Usable from a n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 
-from app.figures.names import layer_label, score_name
 from app.figures.theme import (
     ABOVE,
     DASHES,
@@ -20,14 +19,14 @@ from app.figures.theme import (
     Theme,
     axis,
     base_layout,
+    layer_label,
     plot_text,
+    score_name,
     theme,
     unified,
 )
-from engine.trace.curves import Curves
-from engine.trace.result import Trace
-
-Array = npt.NDArray[np.float32]
+from engine.trace.cell import Curves
+from engine.trace.result import Floats, Trace
 
 MEASURES = {
     "probability": "probability",
@@ -55,7 +54,7 @@ def curves(
         legend: name the tokens above the figure; a page that lists them itself does not.
     """
     colours = theme(dark)
-    values: Array = {
+    values: Floats = {
         "probability": curves.probabilities,
         "score": curves.scores,
         # 0 stands for "not finite" and has no place on a logarithmic axis.
@@ -130,16 +129,15 @@ def transitions(
     colours = theme(dark)
     at = trace.positions.index(position)
     layers = list(trace.layers)
+    line = partial(_line, layers)
     figure = go.Figure(
         [
-            _line(
-                layers, trace.target_similarity[:, at], "similarity to the answer's basis", 0, "y"
-            ),
-            _line(layers, trace.alignment[:, at], "alignment of the step", 2, "y"),
-            _line(layers, trace.deviation[:, at], "deviation", 1, "y2"),
+            line(trace.target_similarity[:, at], "similarity to the answer's basis", 0),
+            line(trace.alignment[:, at], "alignment of the step", 2),
+            line(trace.deviation[:, at], "deviation", 1, "y2"),
             go.Bar(
                 x=layers,
-                y=_floats(trace.gain[:, at]),
+                y=np.asarray(trace.gain[:, at], dtype=np.float32),
                 name="gain",
                 yaxis="y3",
                 width=0.6,
@@ -149,7 +147,8 @@ def transitions(
             ),
         ]
     )
-    figure.for_each_trace(lambda t: _repaint_line(t, colours))
+    for one in figure.select_traces({"type": "scatter"}):
+        one.line.color = one.marker.color = colours.lines[one.meta["line"]]
     figure.update_layout(
         base_layout(
             colours,
@@ -177,12 +176,13 @@ def isotropy(trace: Trace, *, dark: bool = False) -> go.Figure:
     layers = [entry.layer for entry in trace.isotropy]
     figure = go.Figure(
         [
-            _line(layers, [e.raw for e in trace.isotropy], "as they are", 1, "y"),
-            _line(layers, [e.centred for e in trace.isotropy], "centred", 0, "y"),
-            _line(layers, [e.spectral for e in trace.isotropy], "spectral", 2, "y"),
+            _line(layers, [e.raw for e in trace.isotropy], "as they are", 1),
+            _line(layers, [e.centred for e in trace.isotropy], "centred", 0),
+            _line(layers, [e.spectral for e in trace.isotropy], "spectral", 2),
         ]
     )
-    figure.for_each_trace(lambda t: _repaint_line(t, colours))
+    for one in figure.select_traces({"type": "scatter"}):
+        one.line.color = one.marker.color = colours.lines[one.meta["line"]]
     figure.update_layout(
         base_layout(
             colours,
@@ -200,11 +200,15 @@ def isotropy(trace: Trace, *, dark: bool = False) -> go.Figure:
 
 
 def _line(
-    layers: Sequence[int], values: Sequence[float] | Array, name: str, line: int, yaxis: str
+    layers: Sequence[int],
+    values: Sequence[float] | Floats,
+    name: str,
+    line: int,
+    yaxis: str = "y",
 ) -> go.Scatter:
     return go.Scatter(
         x=list(layers),
-        y=_floats(values),
+        y=np.asarray(values, dtype=np.float32),
         yaxis=yaxis,
         name=name,
         mode="lines+markers",
@@ -213,17 +217,6 @@ def _line(
         hovertemplate=name + " %{y:.3f}<extra></extra>",
         meta={"role": "line", "line": line},
     )
-
-
-def _repaint_line(trace: Any, colours: Theme) -> None:
-    colour = colours.lines[trace.meta["line"]]
-    if trace.meta["role"] == "line":
-        trace.line.color = colour
-    trace.marker.color = colour
-
-
-def _floats(values: Sequence[float] | Array) -> Array:
-    return np.asarray(values, dtype=np.float32)
 
 
 def _layer_axis(colours: Theme, layers: Sequence[int]) -> dict[str, Any]:

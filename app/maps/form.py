@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request
 
-from app.figures.names import FRAMES, STATES
+from app.figures.theme import FRAMES, STATES
 from app.maps.answers import Described
 from app.maps.calibrated import SavedChoice
 from app.maps.panels import LinkTo

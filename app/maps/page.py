@@ -61,9 +61,8 @@ from app.maps.turn import answer
 from app.maps.umap import start_umap
 from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
-from app.web.pages import Page
 from app.web.questions import ask
-from app.web.rendering import link, render
+from app.web.rendering import Page, link, render
 from engine import LatentSpace
 from engine.errors import LexiscopeError, OptionError
 from engine.maps import PROJECTIONS, MapMaker, MapNotReady

@@ -41,7 +41,7 @@ ENTRIES: tuple[Explanation, ...] = (
         "p is the model's final distribution, q the same head on the state of layer l.",
         "Belrose et al. 2023 (tuned lens) use the same figure",
         False,
-        (("reading.divergence", "divergence"),),
+        (("reading.similarity", "divergence"),),
     ),
     Explanation(
         "agreement",
@@ -68,7 +68,7 @@ ENTRIES: tuple[Explanation, ...] = (
         "of bases with its logits as coordinates. The shares say what each token accounts for.",
         "ours (frame theory)",
         True,
-        (("reading.resolution", "resolve"),),
+        (("reading.similarity", "resolve"),),
     ),
     Explanation(
         "leverage",

@@ -18,8 +18,7 @@ from starlette.responses import Response
 import engine
 from app.method.formulas import ENTRIES
 from app.method.terms import TERMS, Term
-from app.web.pages import Page
-from app.web.rendering import link, render
+from app.web.rendering import Page, link, render
 from engine.explanation import Explanation
 from engine.frames.kinds import FRAMES
 from engine.frames.kinds.kind import FrameKind
@@ -31,19 +30,12 @@ PAGE = Page("Method", "/method", router)
 
 
 @dataclass(frozen=True)
-class Code:
-    """A place in the source that computes a formula."""
-
-    label: str
-    href: str
-
-
-@dataclass(frozen=True)
 class MethodPage:
     """What ``method/page.html`` shows."""
 
     entries: Mapping[str, Explanation]
-    code: Mapping[str, tuple[Code, ...]]
+    code: Mapping[str, list[tuple[str, str]]]
+    """(place in the source, link to it) by formula."""
     frames: tuple[FrameKind, ...]
     """Those with an entry of their own."""
     geometries: tuple[Geometry, ...]
@@ -82,7 +74,11 @@ RENAMED: Mapping[str, str] = {
     "maps.studio": "maps.maker",
     "models": "model.language_model",
     "plain": "json_number",
+    "curves": "trace.cell",
+    "divergence": "reading.similarity",
+    "resolution": "reading.similarity",
     "running": "reading.read",
+    "trace_states": "trace.options",
 }
 """Modules whose last name is another one than in addresses that people may have kept."""
 
@@ -129,15 +125,15 @@ def source(module: str) -> tuple[str, ...]:
     return tuple(inspect.getsource(importlib.import_module(f"engine.{module}")).splitlines())
 
 
-def code_links(request: Request, entry: Explanation) -> tuple[Code, ...]:
+def code_links(request: Request, entry: Explanation) -> list[tuple[str, str]]:
     """Where a formula is computed, as links into our own source."""
-    return tuple(
-        Code(
+    return [
+        (
             f"{modules()[module]} · {name}",
             link(request, f"/method/source/{module}") + f"#L{line_of(module, name)}",
         )
         for module, name in entry.code
-    )
+    ]
 
 
 @router.get("/method", response_class=HTMLResponse)

@@ -53,8 +53,6 @@ class ModelList:
     open_action: str
     refresh_s: int
     """Seconds between two looks while a model is being opened, else 0."""
-    changed: bool
-    """Whether another model is open than the one that the rest of the page is about."""
 
 
 router = APIRouter(include_in_schema=False)
@@ -91,7 +89,6 @@ def model_list(request: Request, explorer: Explorer) -> ModelList:
         watch_href=link(request, "/model/opening"),
         open_action=link(request, "/model/open"),
         refresh_s=REFRESH_S if opening is not None else 0,
-        changed=explorer.models.seen is not explorer.models.current,
     )
 
 

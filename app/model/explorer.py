@@ -25,14 +25,13 @@ from starlette.requests import Request
 
 from app.model.cache import ResultCache, measured
 from app.model.device import DeviceThread, Job
-from app.model.open_model import ModelFacts, Opened
+from app.model.open_model import ModelFacts
 from app.model.switching import Models, State
 from app.settings import Settings
 from app.web.export import Document, Source
 from app.web.metrics import Metrics
-from app.web.paths import less, own_path
-from app.web.problems import ClientGone
-from app.web.security import QUEUED_S
+from app.web.problems import ClientGone, less
+from app.web.security import QUEUED_S, own_path
 from app.web.words import span
 from engine import LatentSpace, Limits, load
 from engine.bases.selfcheck import SelfCheck
@@ -143,8 +142,8 @@ class Explorer:
             settings, self.device, lambda *given: load_space(*given), space,
             threads=threads_of(settings),
         )  # fmt: skip
-        self.models.on_change = self._changed
         self._results = ResultCache(settings.result_cache_mib * 2**20)
+        self.models.on_change = self._results.clear  # what another model answered
         self._flights: dict[Hashable, _Flight] = {}
 
     async def start(self) -> None:
@@ -285,8 +284,8 @@ class Explorer:
             keywords: the same.
         """
 
-        def work(check: Check) -> T:
-            return call(self.owned(), *arguments, check=check, **keywords)
+        def work(space: LatentSpace, check: Check) -> T:
+            return call(space, *arguments, check=check, **keywords)
 
         return await self._compute(request, _key(call, arguments, keywords), _label(call), work)
 
@@ -310,11 +309,10 @@ class Explorer:
         key = _key(call, arguments, keywords)
         held = self._results.get((self.models.required(), *key))
 
-        def work(check: Check) -> bytes:
-            if held is None:
-                value = call(self.owned(), *arguments, check=check, **keywords)
-            else:
-                value = held
+        def work(space: LatentSpace, check: Check) -> bytes:
+            value = held
+            if value is None:
+                value = call(space, *arguments, check=check, **keywords)
             check()
             return writer(value)
 
@@ -323,10 +321,10 @@ class Explorer:
     async def look(self, request: Request, call: Callable[..., T], label: str) -> T:
         """How something stands at this moment: asked anew each time, and not kept."""
 
-        def work(check: Check) -> T:
-            return call(self.owned(), check=check)
+        def work(space: LatentSpace, check: Check) -> T:
+            return call(space, check=check)
 
-        return await self._compute(request, object(), label, work, keep=False)
+        return await self._compute(request, (object(),), label, work, keep=False)
 
     def owned(self) -> LatentSpace:
         """The space itself, for work that runs on the device thread.
@@ -342,30 +340,32 @@ class Explorer:
     async def _compute(
         self,
         request: Request,
-        key: Hashable,
+        key: tuple[Hashable, ...],
         label: str,
-        work: Callable[[Check], T],
+        work: Callable[[LatentSpace, Check], T],
         *,
         keep: bool = True,
     ) -> T:
         """The result under this key: kept, under way already, or computed now.
 
-        The work runs in the request's context: what it asks `owned` for is the request's model.
+        The work runs in the request's context, if the request's model is still open by then.
         """
         opened = self.models.required()
-        key = (opened, *key) if isinstance(key, tuple) else (opened, key)
+        key = (opened, *key)
         kept = self._results.get(key)
         if kept is not None:
             return cast(T, kept)
         deadline_s = self.settings.deadline_s
         flight = self._flights.get(key)
         if flight is None:
-            whole = partial(measured, partial(self._of, opened, work), key[1:])
+            context = copy_context()
+
+            def whole(check: Check) -> tuple[T, int]:
+                own = partial(work, self.models.owned(opened))
+                return context.run(measured, own, key[1:], check)
+
             job = self.device.submit(
-                partial(copy_context().run, whole),
-                deadline_s=deadline_s,
-                client=client_of(request),
-                label=label,
+                whole, deadline_s=deadline_s, client=client_of(request), label=label
             )
             flight = _Flight(job)
             self._flights[key] = flight
@@ -402,15 +402,6 @@ class Explorer:
     def _forget(self, key: Hashable, flight: _Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
-
-    def _of(self, opened: Opened, work: Callable[[Check], T], check: Check) -> T:
-        """Do the work if this model is still open; on the device thread."""
-        self.models.owned(opened)
-        return work(check)
-
-    def _changed(self) -> None:
-        """Let go of what was computed with a model that is no longer open."""
-        self._results.clear()
 
 
 async def _explorer(request: Request) -> Explorer:

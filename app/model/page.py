@@ -14,9 +14,8 @@ from app.method.terms import TERMS, Term
 from app.model.choice import ModelList, model_list
 from app.model.explorer import Explorer, ExplorerDep
 from app.model.open_model import ModelFacts
-from app.web.pages import Page
 from app.web.questions import Question
-from app.web.rendering import link, render, render_text
+from app.web.rendering import Page, link, render, render_text
 from app.web.words import number
 from engine import LatentSpace
 from engine.bases.frame_report import FrameReport

@@ -1,45 +1,29 @@
 """The panels of the Trace page: from results of the engine to what the templates show.
 
-Each panel is finished here, down to the text of every number, so that the templates decide
-nothing. Every link keeps the page's whole state: it is built by the function that is handed in.
+A panel is finished here where something is decided or linked; what the engine says of a cell or a
+token stands in it as it is, and the templates only write it out, numbers by filters. Every link
+keeps the page's whole state: it is built by the function that is handed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
-from app.figures.names import GEOMETRIES, LABELS, layer_label, score_name
-from app.figures.theme import SIGNS, payload
-from app.figures.trace import grid
+import numpy as np
+
+from app.figures.theme import GEOMETRIES, LABELS, SIGNS, layer_label, payload, score_name
+from app.figures.trace import grid, planes
 from app.figures.trace_curves import MEASURES, isotropy, transitions
 from app.figures.trace_curves import curves as curves_figure
-from app.figures.trace_planes import planes
-from app.trace.question import TraceQuery
-from app.trace.shown import (
-    AgreementPanel,
-    CellPanel,
-    CurvePanel,
-    Fact,
-    GeometryTable,
-    GridPanel,
-    HeatCell,
-    HeatGroup,
-    HeatRow,
-    PathPanel,
-    Pin,
-    Run,
-    ShareRow,
-    TableCell,
-    TableRow,
-    TokenRow,
-)
-from app.trace.words import MAX_PINS, layer_span
+from app.trace.question import MAX_PINS, TraceQuery
 from app.web.words import Choice, number, probability, sentence, signed
 from engine.model.vocabulary import Token
 from engine.reading.geometries import geometry_of
 from engine.trace.agreement import Agreement, AgreementRow
-from engine.trace.cell import Cell, ListedToken
-from engine.trace.curves import Curves
+from engine.trace.cell import Cell, Curves
 from engine.trace.result import Trace
 
 MAX_COLUMNS = 64
@@ -54,6 +38,25 @@ _NAMED = (
     ("cosine", "tight", "the cosine to the tight frame"),
 )
 """The readings that the sentence over the table names."""
+
+Panel = dict[str, Any]
+"""What a panel's template shows, by the names that it has there."""
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """A cell of the grid as a link."""
+
+    href: str
+    key: str
+    """``layer,position``."""
+    token: Token | None
+    """None where the state is not finite and nothing is ranked."""
+    small: str
+    label: str
+    """All of the cell in words."""
+    agrees: bool
+    current: bool
 
 
 class Panels:
@@ -79,45 +82,39 @@ class Panels:
         self._link = link
         self._basis = basis
 
-    def _pin(self, id: int) -> str:
+    def pin(self, id: int) -> str:
         """The link that pins a token; the oldest goes where there are too many."""
-        pins = (*(p for p in self._query.pin if p != id), id)[-MAX_PINS:]
-        return self._link(pin=pins)
+        others = [one for one in self._query.pin if one != id]
+        return self._link(pin=(*others, id)[-MAX_PINS:])
 
-    def grid(self, selected: tuple[int, int]) -> GridPanel:
+    def grid(self, selected: tuple[int, int]) -> Panel:
         """The figure and the table over a window of columns that holds the selected one."""
         trace, query = self._trace, self._query
         columns, earlier, later = self._window(trace.positions.index(selected[1]))
         figure = grid(trace, query.colour, selected=selected, columns=columns, repaint=True)
-        positions = trace.positions[columns]
-        offset = columns.start
-        rows = tuple(
-            TableRow(
-                "embedding (0)" if trace.layers[y] == 0 else f"layer {trace.layers[y]}",
-                tuple(
-                    self._table_cell(y, offset + i, selected) for i in range(len(positions))
-                ),
-            )
-            for y in reversed(range(len(trace.layers)))
-        )  # fmt: skip
-        heads = tuple(
-            (str(p), trace.tokens[p], trace.token_info[int(trace.final_ids[offset + i])])
-            for i, p in enumerate(positions)
-        )
-        total = len(trace.positions)
-        return GridPanel(
-            figure=payload(figure),
-            label="Layer by token grid. Arrow keys move the selected cell, Enter opens it. The "
+        positions, total = trace.positions[columns], len(trace.positions)
+        rows = []
+        for y in reversed(range(len(trace.layers))):  # top layer first, as in the figure
+            cells = [self._table_cell(y, x, selected) for x in range(columns.start, columns.stop)]
+            name = f"layer {trace.layers[y]}" if trace.layers[y] else "embedding (0)"
+            rows.append((name, cells))
+        return {
+            "figure": payload(figure),
+            "label": "Layer by token grid. Arrow keys move the selected cell, Enter opens it. The "
             "same numbers stand in the table below.",
-            reads=planes(trace)[query.colour].reads,
-            heads=heads,
-            rows=rows,
-            window=""
+            "reads": planes(trace)[query.colour].reads,
+            # (position, the prompt's token, what the model predicts after it)
+            "heads": [
+                (position, trace.tokens[position], trace.token_info[int(answer)])
+                for position, answer in zip(positions, trace.final_ids[columns], strict=True)
+            ],
+            "rows": rows,
+            "window": ""
             if len(positions) == total
             else f"Positions {positions[0]} to {positions[-1]} of {total}.",
-            earlier=earlier,
-            later=later,
-        )
+            "earlier": earlier,
+            "later": later,
+        }
 
     def _window(self, selected: int) -> tuple[slice, str | None, str | None]:
         rows, total = len(self._trace.layers), len(self._trace.positions)
@@ -152,237 +149,170 @@ class Panels:
         )
         return TableCell(href, key, token, f"p {chance} · #{rank}", label, agrees, current)
 
-    def _rows(self, entries: Iterable[ListedToken], answer: int) -> tuple[TokenRow, ...]:
-        return tuple(
-            TokenRow(
-                e.token,
-                self._pin(e.token.id),
-                signed(e.score, 5),
-                probability(e.probability),
-                e.token.id == answer,
-                e.token.id in self._query.pin,
-            )
-            for e in entries
-        )
-
-    def cell(self, cell: Cell, note: str | None, curves: Curves) -> CellPanel:
-        """The panel of one cell, with steps to its neighbours."""
+    def cell(self, cell: Cell) -> Panel:
+        """What stands about one cell beside its own values, with steps to its neighbours."""
         trace, query = self._trace, self._query
         y, x = trace.layers.index(cell.layer), trace.positions.index(cell.position)
-        answer = cell.final.id
 
         def step(dy: int, dx: int) -> str | None:
             if not (0 <= y + dy < len(trace.layers) and 0 <= x + dx < len(trace.positions)):
                 return None
             return self._link(cell=f"{trace.layers[y + dy]},{trace.positions[x + dx]}")
 
-        largest = max((abs(s.signed) for s in cell.shares), default=1.0) or 1.0
+        largest = max([abs(share.signed) for share in cell.shares], default=1.0) or 1.0
         signed_sum, parseval_sum = cell.share_sums
         geometry = geometry_of(query.geometry)
-        return CellPanel(
-            layer=cell.layer,
-            position=cell.position,
-            title="embedding (layer 0)" if cell.layer == 0 else f"layer {cell.layer}",
-            token=cell.token,
-            answer=cell.final,
-            finite=cell.finite,
-            note=note,
-            region=cell.region,
-            region_href=self._basis(cell.region.id),
-            border=f"{number(cell.border)}{geometry.borders.sign}" if geometry.borders else None,
-            no_border=geometry.no_border,
-            border_to=cell.border_to,
-            up=step(1, 0),
-            down=step(-1, 0),
-            left=step(0, -1),
-            right=step(0, 1),
-            tables=tuple(
-                GeometryTable(
-                    label,
-                    score_name(key),
-                    key == query.geometry,
-                    self._rows(cell.tables[key], answer),
-                )
+        return {
+            "title": f"layer {cell.layer}" if cell.layer else "embedding (layer 0)",
+            "steps": [
+                ("layer above", "↑", step(1, 0)),
+                ("layer below", "↓", step(-1, 0)),
+                ("position before", "←", step(0, -1)),
+                ("position after", "→", step(0, 1)),
+            ],
+            "region_href": self._basis(cell.region.id),
+            "border": f"{number(cell.border)}{geometry.borders.sign}" if geometry.borders else None,
+            "no_border": geometry.no_border,
+            # (title, what a score is, whether it is the chosen one, its first tokens)
+            "tables": [
+                (label, score_name(key), key == query.geometry, cell.tables[key])
                 for key, label, _ in GEOMETRIES
-            ),
-            nearest=tuple(
-                TokenRow(
-                    e.token,
-                    self._pin(e.token.id),
-                    number(e.distance, 4),
-                    signed(e.cosine),
-                    e.token.id == answer,
-                    e.token.id in query.pin,
+            ],
+            "nearest_label": sentence(f"{LABELS[query.frame]}, by {LABELS[query.geometry]}"),
+            "runs": self._runs(cell),
+            # (share, where its bar begins and how long it is, in percent)
+            "shares": [
+                (
+                    share,
+                    round(50 + min(0.0, 50 * share.signed / largest), 2),
+                    round(50 * abs(share.signed) / largest, 2),
                 )
-                for e in cell.nearest
-            ),
-            nearest_label=sentence(f"{LABELS[query.frame]}, by {LABELS[query.geometry]}"),
-            runs=self._runs(cell),
-            shares=tuple(
-                ShareRow(
-                    s.token,
-                    self._pin(s.token.id),
-                    signed(s.logit),
-                    signed(s.signed),
-                    number(float(s.parseval)),
-                    round(50 + min(0.0, 50 * s.signed / largest), 2),
-                    round(50 * abs(s.signed) / largest, 2),
-                    s.signed < 0,
-                    s.token.id in query.pin,
-                )
-                for s in cell.shares
-            ),
-            share_sums=f"Over the whole vocabulary the signed shares sum to {signed_sum:.5f} and "
-            f"the Parseval shares to {parseval_sum:.5f}; put together again, the state is met to "
-            f"a relative error of {cell.resolution_error:.1e}.",
-            facts=(
-                Fact("norm", number(cell.norm)),
-                Fact("entropy", number(cell.entropy), "nats"),
-                Fact("rank", number(int(cell.final_rank)), "of the answer"),
-                Fact("target", signed(cell.target_similarity)),
-                Fact("deviation", number(cell.deviation), "of 2", True),
-                Fact("gain", signed(cell.gain), "", True),
-            ),
-        )
+                for share in cell.shares
+            ],
+            "share_sums": f"Over the whole vocabulary the signed shares sum to {signed_sum:.5f} "
+            f"and the Parseval shares to {parseval_sum:.5f}; put together again, the state is met "
+            f"to a relative error of {cell.resolution_error:.1e}.",
+            # (term, value, unit, whether it is our reconstruction)
+            "facts": [
+                ("norm", number(cell.norm), "", False),
+                ("entropy", number(cell.entropy), "nats", False),
+                ("rank", number(cell.final_rank), "of the answer", False),
+                ("target", signed(cell.target_similarity), "", False),
+                ("deviation", number(cell.deviation), "of 2", True),
+                ("gain", signed(cell.gain), "", True),
+            ],
+        }
 
-    def _runs(self, cell: Cell) -> tuple[Run, ...]:
-        """The layers below and above, where equal regions stand together."""
-        runs: list[tuple[list[int], Token]] = []
-        for step in cell.history:
-            if runs and runs[-1][1].id == step.token.id:
-                runs[-1][0].append(step.layer)
-            else:
-                runs.append(([step.layer], step.token))
-        return tuple(
-            Run(
-                layer_span(layers),
-                token,
-                self._link(cell=f"{layers[-1]},{cell.position}"),
-                cell.layer in layers,
-            )
-            for layers, token in runs
-        )
+    def _runs(self, cell: Cell) -> list[tuple[str, Token, str, bool]]:
+        """The layers below and above, where equal regions stand together.
 
-    def curves(self, curves: Curves, layer: int) -> CurvePanel:
+        Each with its layers, its region, the link to its last layer, and whether it is open.
+        """
+        runs = []
+        for _, steps in groupby(cell.history, lambda step: step.token.id):
+            held = {step.layer: step.token for step in steps}
+            first, last = min(held), max(held)
+            name = layer_label(first) if first == last else f"{layer_label(first)}–{last}"
+            href = self._link(cell=f"{last},{cell.position}")
+            runs.append((name, held[last], href, cell.layer in held))
+        return runs
+
+    def curves(self, curves: Curves, layer: int) -> Panel:
         """The curves with a chip for each token."""
         query = self._query
         figure = curves_figure(curves, query.curve, selected=layer, legend=False)
         ids = [token.id for token in curves.tokens]
-        values: dict[str, Sequence[Sequence[float]]] = {
-            "probability": curves.probabilities.tolist(),
-            "score": curves.scores.tolist(),
-            "rank": curves.ranks.tolist(),
-        }
-        return CurvePanel(
-            figure=payload(figure),
-            label=f"Curves of {len(ids)} tokens over the layers at position {curves.position}",
-            measures=tuple(
+        values: Any = {
+            "probability": curves.probabilities, "score": curves.scores, "rank": curves.ranks,
+        }[query.curve]  # fmt: skip
+        return {
+            "figure": payload(figure),
+            "label": f"Curves of {len(ids)} tokens over the layers at position {curves.position}",
+            "measures": [
                 Choice(m, m, m == query.curve, href=self._link(curve=m)) for m in MEASURES
-            ),
-            pins=tuple(
-                Pin(
+            ],
+            # (token, the link that takes it off, its line, the symbol on it)
+            "pins": [
+                (
                     token,
-                    self._link(pin=tuple(p for p in ids if p != token.id)),
+                    self._link(pin=tuple([id for id in ids if id != token.id])),
                     i % len(SIGNS),
                     SIGNS[i % len(SIGNS)],
                 )
                 for i, token in enumerate(curves.tokens)
-            ),
-            chosen=bool(query.pin),
-            reset=self._link(pin=()),
-            table=tuple(
-                (
-                    layer_label(at),
-                    tuple(
-                        number(int(v[i])) if query.curve == "rank" else signed(v[i])
-                        for v in values[query.curve]
-                    ),
-                )
-                for i, at in enumerate(curves.layers)
-            ),
-        )
+            ],
+            "chosen": bool(query.pin),  # else the tokens are the defaults
+            "reset": self._link(pin=()),
+            "table": _by_layer(curves.layers, values, number if query.curve == "rank" else signed),
+        }
 
-    def path(self, layer: int, position: int) -> PathPanel:
+    def path(self, layer: int, position: int) -> Panel:
         """Similarity, deviation, gain and alignment at the open position; isotropy of all."""
         trace = self._trace
         at = trace.positions.index(position)
-        rows = tuple(
-            (
-                layer_label(one),
-                tuple(
-                    signed(float(values[y, at]))
-                    for values in (
-                        trace.target_similarity,
-                        trace.alignment,
-                        trace.deviation,
-                        trace.gain,
-                        trace.state_norm,
-                    )
-                ),
-            )
-            for y, one in enumerate(trace.layers)
-        )
-        crossings = tuple(
-            (str(c.layer), trace.token_info[c.from_id], trace.token_info[c.to_id])
-            for c in trace.crossings
-            if c.position == position
-        )
-        return PathPanel(
-            figure=payload(transitions(trace, position, selected=layer)),
-            isotropy=payload(isotropy(trace)),
-            label=f"Similarity to the answer, alignment, deviation and gain over the layers at "
+        shown = (
+            trace.target_similarity, trace.alignment, trace.deviation, trace.gain, trace.state_norm,
+        )  # fmt: skip
+        spread = np.array([(one.raw, one.centred, one.spectral) for one in trace.isotropy])
+        return {
+            "figure": payload(transitions(trace, position, selected=layer)),
+            "isotropy": payload(isotropy(trace)),
+            "label": "Similarity to the answer, alignment, deviation and gain over the layers at "
             f"position {position}",
-            rows=rows,
-            crossings=crossings,
-            isotropy_rows=tuple(
-                (
-                    layer_label(e.layer),
-                    (number(e.raw), number(e.centred), number(e.spectral)),
-                )
-                for e in trace.isotropy
-            ),
-        )
+            "rows": _by_layer(trace.layers, np.stack(shown)[:, :, at], signed),
+            "crossings": [
+                (c.layer, trace.token_info[c.from_id], trace.token_info[c.to_id])
+                for c in trace.crossings
+                if c.position == position
+            ],
+            "isotropy_rows": _by_layer(trace.layers, spread.T, number),
+        }
 
 
-def agreement(found: Agreement, query: TraceQuery) -> AgreementPanel:
+def _by_layer(
+    layers: tuple[int, ...], values: np.ndarray[Any, Any], text: Callable[[Any], str]
+) -> list[tuple[str, list[str]]]:
+    """Values (quantity × layer) as a table with a row per layer."""
+    rows = zip(layers, values.T.tolist(), strict=True)
+    return [(layer_label(layer), [text(one) for one in row]) for layer, row in rows]
+
+
+def agreement(found: Agreement, query: TraceQuery) -> Panel:
     """How often each reading names the model's own prediction, frame by frame."""
 
-    def row(r: AgreementRow) -> HeatRow:
-        shares = [float(value) for value in r.top1]
-        chosen = (r.geometry, r.frame) == (query.geometry, query.frame)
-        return HeatRow(
-            label="largest share" if r.geometry == "share" else LABELS[r.geometry],
-            cells=tuple(_heat(s) for s in shares),
-            overlap=_percent(float(r.overlap[-1])),
-            correlation=signed(float(r.rank_correlation[-1])),
-            rank=f"{float(r.final_rank[-1]):g}",
-            chosen=chosen,
-        )
+    def row(r: AgreementRow) -> Panel:
+        return {
+            "label": "largest share" if r.geometry == "share" else LABELS[r.geometry],
+            "shares": [_heat(share) for share in r.top1.tolist()],
+            "overlap": _percent(float(r.overlap[-1])),
+            "correlation": signed(float(r.rank_correlation[-1])),
+            "rank": f"{float(r.final_rank[-1]):g}",
+            "chosen": (r.geometry, r.frame) == (query.geometry, query.frame),
+        }
 
     frames = sorted({r.frame: r.control for r in found.rows}.items(), key=lambda pair: pair[1])
-    groups = tuple(
-        HeatGroup(LABELS[frame], control, tuple(row(r) for r in found.rows if r.frame == frame))
-        for frame, control in frames
-    )
     last = {(r.geometry, r.frame): float(r.top1[-1]) for r in found.rows}
     named = [f"{text} at {_percent(last[g, f])}" for g, f, text in _NAMED if (g, f) in last]
     chance = max((float(r.top1[-1]) for r in found.rows if r.control), default=0.0)
     count = len(found.positions)
     layer = layer_label(found.layers[-1])
-    return AgreementPanel(
-        sentence=f"At layer {layer}, over {count} position{'s' if count != 1 else ''}, the first "
-        f"token is the model's own prediction by {'; by '.join(named)}; by random vectors at "
+    return {
+        "sentence": f"At layer {layer}, over {count} position{'s' if count != 1 else ''}, the first"
+        f" token is the model's own prediction by {'; by '.join(named)}; by random vectors at "
         f"{_percent(chance)}.",
-        layers=tuple(layer_label(one) for one in found.layers),
-        groups=groups,
-        last_layer=layer,
-    )
+        "layers": [layer_label(one) for one in found.layers],
+        # (title, whether it is the control, its readings); the control last
+        "groups": [
+            (LABELS[frame], control, [row(r) for r in found.rows if r.frame == frame])
+            for frame, control in frames
+        ],
+        "last_layer": layer,
+    }
 
 
-def _heat(share: float) -> HeatCell:
-    if share != share:
-        return HeatCell("–", 0)
-    return HeatCell(f"{100 * share:.0f}", min(6, int(share * 7)))
+def _heat(share: float) -> tuple[str, int]:
+    """A share as a number and its colour, 0 to 6."""
+    return ("–", 0) if share != share else (f"{100 * share:.0f}", min(6, int(share * 7)))
 
 
 def _percent(share: float) -> str:

@@ -1,15 +1,14 @@
-"""What is asked of a trace, by the page and by the API, and the links that ask it again."""
+"""What is asked of a trace, by the page and by the API, examples, and links that ask it again."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
 from pydantic import Field
 
 from app.settings import K_CEILING, TOKEN_CEILING
-from app.trace.examples import EXAMPLES
-from app.trace.words import MAX_PINS
 from app.web.questions import LayerNumber, PageQuestion, PromptText, Question, RangeText
 from app.web.rendering import link
 from engine import TraceOptions
@@ -17,6 +16,8 @@ from engine.frames.kinds import FrameName
 from engine.reading.geometries import GeometryName
 from engine.trace.options import StateName
 
+MAX_PINS = 8
+"""Tokens whose curves a page shows at most."""
 IdList = Annotated[str, Field(max_length=320, pattern=r"^[0-9]{1,9}(,[0-9]{1,9}){0,31}$")]
 
 
@@ -72,6 +73,48 @@ class CurvesQuestion(TraceQuestion):
         if self.ids is None:
             return None
         return tuple(dict.fromkeys(int(one) for one in self.ids.split(",")))
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt worth a first look."""
+
+    prompt: str
+    look: str
+
+
+LOOKED_AT = "63d646890637b118b7fea694a275a5fd"
+"""The fingerprint of the model whose traces the examples' sentences were read from: of any other
+model they need not be true, so its pages show the prompts alone."""
+EXAMPLES: tuple[Example, ...] = (
+    Example(
+        "He opened the door and shut the",
+        "An answer found half way up: after “shut the”, the state lies in the region of “door”, the"
+        " model's own answer, from layer 5 on.",
+    ),
+    Example(
+        "He ran as fast as he",
+        "An ambiguity resolved: “fast” begins nearest to “asleep”, then to “est”; from layer 5 on"
+        " the words before it have won, and it finds “as”, the model's answer.",
+    ),
+    Example(
+        "The United States of",
+        "A name completed: “United” stands nearest to “States” at every layer, the embedding"
+        " included.",
+    ),
+    Example(
+        "from side to side and from side to",
+        "A repetition: over the last “to” the last two layers name “side”, the model's answer;"
+        " over the first “to”, before anything was repeated, no layer does.",
+    ),
+    Example(
+        "one two three four five six",
+        "A failure: this model does not count. No column's answer, written above it, is the next"
+        " number.",
+    ),
+)
+"""True of the model that ships, by cosine to the semantic bases; tests/app/trace/test_examples.py
+reads them again."""
 
 
 class TraceQuery(TraceQuestion, PageQuestion):

@@ -9,8 +9,7 @@ from app.calibrate.calibrations import Calibrations
 from engine import LatentSpace, Trace, TraceOptions
 from engine.progress import Check
 from engine.trace.agreement import Agreement
-from engine.trace.cell import Cell
-from engine.trace.curves import Curves
+from engine.trace.cell import Cell, Curves
 
 if TYPE_CHECKING:
     from engine.calibration.training.readings import Readings

@@ -22,9 +22,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.web.paths import less, own_path
-from app.web.problems import ClientGone, Conflict, NotFound, NotReady, StorageError
+from app.web.problems import ClientGone, Conflict, NotFound, NotReady, StorageError, less
 from app.web.rendering import json_text, render_text, wants_fragment
+from app.web.security import own_path
 from app.web.words import begun
 from engine.errors import (
     ArtifactError,

@@ -10,7 +10,8 @@ What every template may use, besides the fields of its context dataclass:
   ``htmx.min.js`` are names as well.
 - ``url_for_path("/bases", token="#262", k=10)``: a link with its query; None is left out, a bool
   is written ``true`` or ``false``, and the root path is put before. From Python: `link`.
-- ``number(x, digits=3)``, also a filter: significant digits; ``–`` for None and NaN.
+- ``number(x, digits=3)``, also a filter: significant digits; ``–`` for None and NaN. The filters
+  ``signed(digits=3)`` and ``probability``: the same with a real minus sign, and three decimals.
 - ``explorer`` (``.state`` is ``loading``, ``ready`` or ``failed``; ``.progress`` and ``.failure``
   say more), ``model`` (the facts of the loaded model, or None), ``badge`` (the self-check's
   ``.level``, ``.text`` and ``.reason``), ``notice`` (a sentence for a banner on each page, or
@@ -21,24 +22,38 @@ What every template may use, besides the fields of its context dataclass:
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass, fields, is_dataclass
 from urllib.parse import quote, urlencode
 
 import orjson
+from fastapi import APIRouter
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from app import version
 from app.web import assets
-from app.web.paths import own_path
-from app.web.security import KNOWN
-from app.web.words import number
+from app.web.security import KNOWN, own_path
+from app.web.words import number, probability, signed
 
 _root_path: ContextVar[str] = ContextVar("root_path", default="")
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """One page; `app.main.PAGES` lists them in the order of the navigation."""
+
+    title: str
+    """Its name in the navigation."""
+    path: str
+    router: APIRouter
+
+    def holds(self, path: str) -> bool:
+        """Whether the page, or one under it, is what stands at this path."""
+        return path == self.path or (self.path != "/" and path.startswith(f"{self.path}/"))
 
 
 def static_url(name: str) -> str:
@@ -116,7 +131,7 @@ def environment() -> Environment:
     env.policies["json.dumps_function"] = json_text
     env.policies["json.dumps_kwargs"] = {}
     env.globals.update(static_url=static_url, url_for_path=url_for_path, number=number)
-    env.filters["number"] = number
+    env.filters.update(number=number, signed=signed, probability=probability)
     return env
 
 
@@ -171,9 +186,9 @@ def render_text(request: Request, name: str, context: object, *, is_fragment: bo
 def _fields(context: object) -> dict[str, object]:
     if isinstance(context, Mapping):
         return {str(name): value for name, value in context.items()}
-    if dataclasses.is_dataclass(context) and not isinstance(context, type):
+    if is_dataclass(context) and not isinstance(context, type):
         # Shallow on purpose: templates see the engine's values as they are.
-        return {f.name: getattr(context, f.name) for f in dataclasses.fields(context)}
+        return {f.name: getattr(context, f.name) for f in fields(context)}
     raise TypeError("a context is a dataclass or a mapping")
 
 

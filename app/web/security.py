@@ -17,7 +17,7 @@ import time
 from asyncio import CancelledError, timeout
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote_to_bytes
 
 import orjson
@@ -30,7 +30,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.settings import Settings
 from app.web.metrics import METHODS, OTHER, Metrics
-from app.web.paths import own_path
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; "
@@ -301,6 +300,12 @@ class Gate:
         wrong.append(now)
         self._wrong[address] = wrong
         return 401
+
+
+def own_path(scope: Mapping[str, Any]) -> str:
+    """The path of a request without the path under which a proxy serves the app."""
+    path, root = str(scope.get("path", "")), str(scope.get("root_path", ""))
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
 
 
 def host_allowed(headers: Headers, allowed: frozenset[str]) -> bool:

@@ -15,8 +15,7 @@ import torch
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.frame import Frame
 from engine.model.language_model import LanguageModel
-from engine.reading.resolution import resolve
-from engine.reading.similarity import scores
+from engine.reading.similarity import resolve, scores
 
 TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 """Largest difference of logits, relative to the largest logit, by the precision of the head."""

@@ -6,8 +6,7 @@ A file is named by every byte of the head, and is whole and sound or counts as n
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from engine.checkpoints import write_aside
 from engine.frames.decomposition import CHUNK, HeadDecomposition, decompose
 from engine.progress import Check, no_check
 
@@ -93,7 +93,7 @@ def _digest(parts: dict[str, Tensor], rank: int) -> str:
 
 
 def _save(result: HeadDecomposition, path: Path, key: str) -> None:
-    """Write aside, flush to the disk, rename: a reader sees a whole file or none."""
+    """A reader sees a whole file or none; what cannot be kept is no error."""
     parts = {n: getattr(result, n).contiguous() for n in _STORED}
     meta = {
         "format": _FORMAT,
@@ -104,14 +104,6 @@ def _save(result: HeadDecomposition, path: Path, key: str) -> None:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.name)
-        os.close(handle)
-        try:
-            save_file(parts, aside, metadata=meta)
-            with Path(aside).open("rb") as file:
-                os.fsync(file.fileno())
-            Path(aside).replace(path)
-        finally:
-            Path(aside).unlink(missing_ok=True)
+        write_aside(path, partial(save_file, parts, metadata=meta))
     except (OSError, SafetensorError):
         return

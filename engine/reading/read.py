@@ -17,14 +17,7 @@ from engine.frames.frame import Frame
 from engine.progress import Check, no_check
 from engine.reading.geometries import GEOMETRIES, geometry_of
 from engine.reading.geometries.geometry import Columns, Geometry, Rows
-from engine.reading.similarity import columns_of, prepare_rows, products
-
-_CPU_CHUNK: Final = 1024
-_CPU_TILE: Final = 512
-"""Columns and rows of a block on the CPU: 2 MiB, which the passes after the product find in cache
-(measured: a third of the time of blocks of 4096 × 832). An accelerator takes all rows at once."""
-_TEMPORARIES: Final = 6
-"""Blocks of rows × chunk that are alive at once, for the memory budget."""
+from engine.reading.similarity import columns_of, prepare_rows, products, tiling
 
 
 @dataclass(frozen=True)
@@ -120,19 +113,6 @@ def read(
     if len(parts) == 1:
         return parts[0]
     return {g.name: _join([p[g.name] for p in parts]) for g in chosen}
-
-
-def tiling(n: int, v: int, d: int, budget_bytes: int, device: torch.device) -> tuple[int, int]:
-    """Columns and rows per block, so that the temporaries stay within the budget."""
-    cpu = device.type == "cpu"
-    chunk = min(v, _CPU_CHUNK if cpu else 4096)
-    while chunk > 256 and chunk * d * 4 > budget_bytes // 2:
-        chunk //= 2
-    left = max(budget_bytes - chunk * d * 4, budget_bytes // 2)
-    tile = max(1, left // (4 * (_TEMPORARIES * chunk + 8 * d)))
-    if cpu and tile > _CPU_TILE:
-        tile = -(-n // -(-n // _CPU_TILE)) if n else 1  # tiles of about the same size
-    return chunk, min(n, tile) if n else 1
 
 
 def _join(parts: list[Reading]) -> Reading:

@@ -16,8 +16,8 @@ from engine.frames.frame import Frame
 from engine.progress import Check, no_check
 from engine.reading.geometries import geometry_of
 from engine.reading.geometries.geometry import Borders
-from engine.reading.read import Reading, tiling
-from engine.reading.similarity import columns_of, prepare_rows, products
+from engine.reading.read import Reading
+from engine.reading.similarity import columns_of, prepare_rows, products, tiling
 
 
 def borders(

@@ -23,9 +23,8 @@ from engine.reading.geometries import GEOMETRIES
 from engine.reading.read import read
 from engine.reading.similarity import scores
 from engine.trace.compute import Frames, model_info, not_finite
-from engine.trace.options import TraceOptions
+from engine.trace.options import TraceOptions, prepare
 from engine.trace.result import Floats, ModelInfo
-from engine.trace.states import prepare
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,12 @@ from engine.model.language_model import LanguageModel, States
 from engine.model.prompts import Tokens
 from engine.model.vocabulary import Token
 from engine.progress import Check, no_check
-from engine.reading.divergence import divergence
 from engine.reading.geometries import GEOMETRIES
 from engine.reading.geometries.geometry import Geometry
 from engine.reading.read import Reading, read
 from engine.reading.regions import borders
-from engine.trace.options import TraceOptions
+from engine.reading.similarity import divergence
+from engine.trace.options import Prepared, TraceOptions, final_answers, prepare
 from engine.trace.result import (
     Bools,
     Cost,
@@ -46,7 +46,6 @@ from engine.trace.result import (
     ModelInfo,
     Trace,
 )
-from engine.trace.states import Prepared, final_answers, prepare
 
 NOBODY: Final = Token(-1, "", "—")
 """Stands where there is no token: the answer or region of a state that is not finite."""

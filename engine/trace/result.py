@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -262,8 +262,3 @@ class Trace:
                         "entropy": number(self.entropy[i, j]),
                         "final_rank": int(self.final_rank[i, j]) or None,
                     }
-
-
-def with_cost(trace: Trace, cost: Cost) -> Trace:
-    """The same trace with the measured cost."""
-    return replace(trace, cost=cost)

@@ -21,7 +21,7 @@ from app.main import create_app
 from app.model.cache import ResultCache, footprint
 from app.model.explorer import token_reference
 from app.trace.reading import predict_cost
-from app.web.paths import less
+from app.web.problems import less
 from engine import LatentSpace, TraceOptions
 from engine.errors import DeadlineExceeded, ModelNotFound, TokenError
 

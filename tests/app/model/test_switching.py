@@ -24,8 +24,7 @@ from waiting import PATIENCE
 
 import app.model.explorer
 from app.main import create_app
-from app.model.one_model import OF_NO_MODEL
-from app.model.open_model import pinned
+from app.model.open_model import OF_NO_MODEL, pinned
 from app.web.problems import ModelChanged, NotReady
 from engine import LatentSpace
 from engine.errors import UnsupportedModel

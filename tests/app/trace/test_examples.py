@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from app.trace.examples import EXAMPLES, LOOKED_AT
+from app.trace.question import EXAMPLES, LOOKED_AT
 from engine import LatentSpace, Trace, load
 from engine.errors import ModelNotFound
 

@@ -14,8 +14,7 @@ from starlette.testclient import TestClient
 
 from app import main
 from app.figures import theme
-from app.trace.examples import EXAMPLES
-from app.trace.question import TraceQuery
+from app.trace.question import EXAMPLES, TraceQuery
 from engine.model.vocabulary import visible
 
 ROOT = Path(__file__).resolve().parents[3]

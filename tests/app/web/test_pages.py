@@ -11,9 +11,8 @@ from starlette.testclient import TestClient
 
 from app.figures.bases import neighbours
 from app.figures.theme import DARK, LIGHT, plot_text, text_colours
-from app.figures.trace import grid
+from app.figures.trace import COLOURS, grid
 from app.figures.trace_curves import MEASURES, curves, isotropy, transitions
-from app.figures.trace_planes import COLOURS
 from app.method import page as method
 from app.method import terms
 from engine import LatentSpace

@@ -18,12 +18,10 @@ from engine.frames.decomposition import decompose
 from engine.frames.frame import Frame
 from engine.frames.kinds import FRAMES, build_frame
 from engine.frames.kinds.kind import Source
-from engine.reading.divergence import divergence
 from engine.reading.geometries import GEOMETRIES
 from engine.reading.read import read
 from engine.reading.regions import borders
-from engine.reading.resolution import resolve
-from engine.reading.similarity import scores
+from engine.reading.similarity import divergence, resolve, scores
 
 SCORE = 1e-5
 """Of a float32 score against float64, relative to the largest score."""

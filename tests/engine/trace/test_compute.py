@@ -282,7 +282,7 @@ def test_words_only_lists_words_and_leaves_numbers_alone(spaces: Spaces) -> None
 def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many states each call of the final norm and of a reading was given."""
     import engine.trace.compute
-    import engine.trace.states
+    import engine.trace.options
 
     seen: list[int] = []
     whole = engine.trace.compute.read
@@ -292,7 +292,7 @@ def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return whole(frame, states, **rest)
 
     monkeypatch.setattr(engine.trace.compute, "read", counted)
-    monkeypatch.setattr(engine.trace.states, "read", counted)
+    monkeypatch.setattr(engine.trace.options, "read", counted)
     return seen
 
 
