@@ -13,81 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import OptionError, TokenError
-from engine.maps import Changes, Colour, Map, MapMaker, MapOptions, Neighbours
+from engine.maps import Changes, Map, MapMaker, MapOptions, Neighbours
 from engine.maps.selection import word_groups
 from engine.progress import Check
 
-LABELS = 5_000
-"""Labels of prompts and texts that the description of a map holds."""
-LABEL_LENGTH = 80
-
 Longs = npt.NDArray[np.int64]
 Polygon = tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Of points that follow each other, no vocabulary names them: prompt tokens and texts."""
-
-    kind: str
-    start: int
-    labels: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Described:
-    """A map with the labels that come along with its description."""
-
-    map: Map
-    labels: tuple[Labels, ...]
-
-    @property
-    def layers(self) -> int:
-        """How many there are: the blocks and the embedding."""
-        return self.map.layers + 1
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        """Of the points on it."""
-        return frozenset(run.kind for run in self.map.points.runs)
-
-
-def describe(maps: MapMaker, options: MapOptions, *, check: Check) -> Described:
-    """Everything about a map but its coordinates."""
-    drawn = maps.map(options, check=check)
-    left, found = LABELS, []
-    for run in drawn.points.runs:
-        count = min(run.count, left)
-        if run.kind not in ("prompt", "text") or count == 0:
-            continue
-        left -= count
-        some = range(run.start, run.start + count)
-        labels = tuple(drawn.points.label(i)[:LABEL_LENGTH] for i in some)
-        found.append(Labels(run.kind, run.start, labels))
-    return Described(drawn, tuple(found))
-
-
-@dataclass(frozen=True)
-class Places:
-    """The drawn coordinates of a map as bytes."""
-
-    body: bytes
-    """float32, little-endian, n × dims."""
-    n: int
-    dims: int
-    fingerprint: str
-
-
-def places(maps: MapMaker, options: MapOptions, *, check: Check) -> Places:
-    """The coordinates as they are drawn: row by row, clipped to the border."""
-    drawn = maps.map(options, check=check)
-    body = np.ascontiguousarray(drawn.border.clipped, dtype="<f4").tobytes()
-    return Places(body, drawn.n, drawn.dims, drawn.fingerprint)
-
-
-def colour(maps: MapMaker, options: MapOptions, by: str, *, check: Check) -> Colour:
-    """A colour per point; in an address its name may be written with underscores."""
-    return maps.colour(options, by.replace("_", " "), check=check)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,17 +70,10 @@ def _nearest_drawn(drawn: Map, index: int, k: int) -> frozenset[int]:
     return frozenset(np.argpartition(away, k - 1)[:k].tolist()) if k > 0 else frozenset()
 
 
-@dataclass(frozen=True, eq=False)
-class Motion:
-    """What moved from one map to another of the same points."""
-
-    map: Map
-    """The first."""
-    found: Changes
-
-
-def motion(maps: MapMaker, options: MapOptions, to: int | None, *, check: Check) -> Motion:
-    """What moves from the map's layer to another one; None: from before its calibration."""
+def motion(
+    maps: MapMaker, options: MapOptions, to: int | None, *, check: Check
+) -> tuple[Map, Changes]:
+    """A map, and what moves from its layer to another one; None: from before its calibration."""
     if to is not None:
         other = replace(options, layer=to)
     elif options.calibration is not None:
@@ -160,7 +84,7 @@ def motion(maps: MapMaker, options: MapOptions, to: int | None, *, check: Check)
             " after it."
         )
     found = maps.changes(options, other, check=check)
-    return Motion(maps.map(options, check=check), found)
+    return maps.map(options, check=check), found
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,6 @@ from app.maps.form import (
     examples_of,
     first_view,
     form_of,
-    waiting_of,
 )
 from app.maps.panels import (
     Badge,
@@ -64,6 +63,7 @@ from app.model.explorer import Explorer, ExplorerDep
 from app.web.pages import Page
 from app.web.questions import ask
 from app.web.rendering import link, render
+from app.web.words import sentence
 from engine import LatentSpace
 from engine.errors import LexiscopeError, OptionError
 from engine.maps import PROJECTIONS, MapMaker, MapNotReady
@@ -94,18 +94,6 @@ class MapPage:
     changes: ChangesPanel | None = None
     layers: LayersPanel | None = None
     export: MapExport | None = None
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What a fragment of the page shows."""
-
-    terms: dict[str, Term]
-    trust: Badge | None = None
-    """Not called badge: that is the mark of the self-check at the head of every page."""
-    changes: ChangesPanel | None = None
-    layers: LayersPanel | None = None
-    selected: SelectedPanel | None = None
 
 
 @router.get("/map", response_class=HTMLResponse)
@@ -159,7 +147,7 @@ def _refusal(request: Request, query: MapQuery, error: Exception) -> dict[str, A
         return {"problem": str(error)}
     instead = linker(request, query)(**drawn_at_once(query))
     action = linker(request, query, "/map/umap")(prompt=query.prompt or "")
-    return {"waiting": waiting_of(action, str(error), instead)}
+    return {"waiting": Waiting(sentence(str(error)), action, instead)}
 
 
 @router.get("/map/calibration/{id_}")
@@ -198,8 +186,8 @@ async def quality(
         badge = badge_of(await answer(request, MapMaker.quality, options), empty)
     except LexiscopeError as error:
         badge = replace(empty, sentence=str(error), weak=True, caption="Nothing was measured.")
-    return render(request, "maps/badge.html", _Part(dict(TERMS), trust=badge),
-                  fragment="maps/_badge.html")  # fmt: skip
+    # Not called badge: that is the mark of the self-check at the head of every page.
+    return render(request, "maps/badge.html", {"trust": badge}, fragment="maps/_badge.html")
 
 
 @router.get("/map/layers", response_class=HTMLResponse)
@@ -209,8 +197,7 @@ async def layers(request: Request, query: Annotated[MapQuery, Query()]) -> HTMLR
     options = await options_of(request, query.question())
     found = await answer(request, find_cka, options)
     panel = layers_part(request, query, found, linker(request, query))
-    return render(request, "maps/layers.html", _Part(dict(TERMS), layers=panel),
-                  fragment="maps/_layers.html")  # fmt: skip
+    return render(request, "maps/layers.html", {"layers": panel}, fragment="maps/_layers.html")
 
 
 @router.get("/map/changes", response_class=HTMLResponse)
@@ -222,8 +209,7 @@ async def changes(request: Request, query: Annotated[MapQuery, Query()]) -> HTML
     if between(query):
         found = await answer(request, find_changes, options, query.compared_layer)
     panel = changes_part(request, query, found, partial(linker(request, query), panel=None))
-    return render(request, "maps/changes.html", _Part(dict(TERMS), changes=panel),
-                  fragment="maps/_changes.html")  # fmt: skip
+    return render(request, "maps/changes.html", {"changes": panel}, fragment="maps/_changes.html")
 
 
 Polygon = Annotated[str, Form(max_length=20_000, pattern=r"^[-+0-9.eE, ]+$")]
@@ -254,7 +240,7 @@ async def selected(
     found = await answer(request, inside, options, corners(polygon))
     to, empty = linker(request, page), outline(request, page)
     panel = selected_panel(found, to, empty, polygon, SELECTED)
-    return render(request, "maps/_selected.html", _Part(dict(TERMS), selected=panel))
+    return render(request, "maps/_selected.html", {"selected": panel})
 
 
 @router.post("/map/selected.csv")

@@ -56,20 +56,8 @@ class HeatCell:
     help: str
 
 
-@dataclass(frozen=True)
-class HeatRow:
-    """One layer against all."""
-
-    layer: int
-    cells: tuple[HeatCell, ...]
-
-
-@dataclass(frozen=True)
-class HeatTable:
-    """CKA of every two layers."""
-
-    name: str
-    rows: tuple[HeatRow, ...]
+HeatTable = tuple[str, tuple[tuple[int, tuple[HeatCell, ...]], ...]]
+"""CKA of every two layers: its name, and each layer with its cells against all."""
 
 
 @dataclass(frozen=True)
@@ -132,5 +120,5 @@ def _heat(name: str, layers: Sequence[int], values: Doubles, link: LinkTo) -> He
             href = link(layer=a, compare=f"layer:{b}")
             text = "–" if gap else f"{value:.2f}"
             cells.append(HeatCell(text, shade, href, f"layers {a} and {b}"))
-        rows.append(HeatRow(a, tuple(cells)))
-    return HeatTable(name, tuple(rows))
+        rows.append((a, tuple(cells)))
+    return name, tuple(rows)
