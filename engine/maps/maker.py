@@ -37,6 +37,7 @@ from engine.maps.points import (
     MapPoints,
     Space,
     all_placed,
+    first_bases,
     gather_points,
     has_place,
 )
@@ -48,7 +49,6 @@ from engine.maps.scenes import KEPT, Scene, Scenes
 from engine.maps.selection import find_expression, find_text, inside_polygon
 from engine.maps.umap_process import UmapProblem, UmapProcess
 from engine.progress import Check, Steps, no_check
-from engine.reading.read import read
 
 _FEW: Final = 8
 """Comparisons of whole maps that are kept."""
@@ -137,31 +137,6 @@ class MapMaker:
         drawn = self._drawer.draw(self._scenes.scene(options, check), check)
         self._maps[options] = drawn
         return drawn
-
-    def layers(
-        self,
-        options: MapOptions,
-        layers: Sequence[int] | None = None,
-        *,
-        check: Check = no_check,
-    ) -> dict[int, Map]:
-        """The same points at several layers, in one window where all layers can be held.
-
-        With the selection ``near:K`` the tokens are those of the options' own layer throughout.
-
-        Args:
-            options: of the map; its layer chooses the tokens of ``near:K``.
-            layers: which; None is all.
-            check: raises to stop.
-        """
-        options = self.resolve(options)
-        scene = self._scenes.scene(options, check)
-        wanted = range(self.space.model.blocks + 1) if layers is None else layers
-        out = {}
-        for number in wanted:
-            at = self.resolve(replace(options, layer=number))
-            out[at.layer] = self._drawer.draw(replace(scene, options=at), check)
-        return out
 
     def umap_problem(self, options: MapOptions, *, check: Check = no_check) -> UmapProblem:
         """What UMAP is to lay out: the part of the work that needs the model."""
@@ -374,15 +349,8 @@ class MapMaker:
             return ()
         frame = self.space.frame(scene.options.frame)
         itself = int(scene.points.row[index]) if scene.points.kind[index] == BASIS else None
-        with torch.no_grad():
-            found = read(
-                frame,
-                torch.from_numpy(vector[None].copy()).to(frame.device),
-                geometries=(metric,),
-                k=min(k + 1, frame.size),
-                vectors=True,  # states were moved to the frame's origin when they were taken
-                check=check,
-            )[metric]
+        k_and_itself = min(k + 1, frame.size)
+        found = first_bases(frame, torch.tensor(vector)[None], metric, k_and_itself, check)
         pairs = zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True)
         labels = self.space.vocabulary.labels
         listed = [NearBasis(i, labels[i], s) for i, s in pairs if i != itself]

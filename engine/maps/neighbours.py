@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 
 from engine.errors import OptionError, shorten
-from engine.json_number import plain
+from engine.json_number import Plain
 from engine.maps.arrays import Doubles, Floats, Ints, Longs
 from engine.maps.points import KINDS, MapPoints
 from engine.progress import Check, no_check
@@ -101,7 +101,7 @@ def nearest(
     return ids, distances
 
 
-def overlap(a: Ints, b: Ints) -> Ints:
+def overlap(a: Ints | Longs, b: Ints | Longs) -> Ints:
     """How many of each row's neighbours two lists share (m)."""
     out = np.zeros(len(a), dtype=np.int32)
     for column in b.T:
@@ -117,7 +117,7 @@ def jaccard(a: Ints, b: Ints) -> Floats:
 
 
 @dataclass(frozen=True)
-class Near:
+class Near(Plain):
     """A neighbour of a point among the points of the map, in the model's own space."""
 
     index: int
@@ -126,11 +126,6 @@ class Near:
     label: str
     distance: float
     """1 − cosine in [0, 2], or a Euclidean distance."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        out: dict[str, Any] = plain(self)
-        return out
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,7 @@ class NearBasis:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbours(Plain):
     """The neighbourhood of one point in the model's own space, before any preprocessing."""
 
     index: int
@@ -163,11 +158,6 @@ class Neighbours:
     """Near at `layer` and not at `layer_b`."""
     jaccard: float | None = None
     """Shared neighbours over all neighbours of the two layers, in [0, 1]."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        out: dict[str, Any] = plain(self)
-        return out
 
 
 def near_point(
@@ -245,7 +235,7 @@ def _distance(a: Doubles, b: Doubles, metric: str) -> float:
 
 
 @dataclass(frozen=True)
-class Cka:
+class Cka(Plain):
     """How alike the layers are: linear CKA of the same states at each of them."""
 
     layers: tuple[int, ...]
@@ -263,11 +253,6 @@ class Cka:
     def sentence(self) -> str:
         """What was compared."""
         return f"Linear CKA of {self.of_what}, of every two layers."
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        out: dict[str, Any] = plain(self)
-        return out
 
 
 def linear_cka(a: Floats | Doubles, b: Floats | Doubles) -> float:

@@ -27,7 +27,8 @@ from engine.model.language_model import LanguageModel, States
 from engine.model.prompts import Tokens
 from engine.model.texts import text_states
 from engine.model.vocabulary import Token, Vocabulary, visible
-from engine.progress import Check, Steps, drain, no_check
+from engine.progress import Check, Steps, no_check
+from engine.reading.read import Reading, read
 
 KINDS: Final = ("basis", "alone", "prompt", "text")
 """What a point is; :attr:`MapPoints.kind` counts from 0 in this order."""
@@ -236,7 +237,9 @@ class StateStore:
             layer: from 0.
             check: called between batches; raises to stop.
         """
-        _drain(self.read(key, prompts, layer), check)
+        check()
+        for _ in self.read(key, prompts, layer):
+            check()
         return self._kept[key, layer]
 
     def read(self, key: str, prompts: Sequence[Sequence[int]], layer: int) -> Steps[None]:
@@ -257,18 +260,6 @@ class StateStore:
             if held + size <= self.limit_bytes:
                 return
             held -= self._kept.pop(name).nbytes
-
-
-def _drain(steps: Steps[Any], check: Check) -> Any:
-    def checked() -> Steps[Any]:
-        while True:
-            check()
-            try:
-                yield next(steps)
-            except StopIteration as end:
-                return end.value
-
-    return drain(checked())
 
 
 def alone_prompts(space: Space, ids: Longs, bos: str) -> list[list[int]]:
@@ -296,6 +287,30 @@ def basis_vectors(frame: Frame, ids: Longs, check: Check) -> Floats:
         some = torch.from_numpy(ids[start : start + _BLOCK])
         out[start : start + len(some)] = frame.vectors(some).numpy()
     return out
+
+
+def first_bases(
+    frame: Frame, states: torch.Tensor, geometry: str, k: int, check: Check, *, head: bool = False
+) -> Reading:
+    """The k bases of a frame that come first for each state.
+
+    Args:
+        frame: whose bases.
+        states: of points (m × d), moved to the frame's origin as they are taken.
+        geometry: by which they are read.
+        k: how many.
+        check: raises to stop.
+        head: the states are at the model's own origin, as its head reads them.
+    """
+    with torch.no_grad():
+        return read(
+            frame,
+            states.to(frame.device, torch.float32),
+            geometries=(geometry,),
+            k=k,
+            vectors=not head,
+            check=check,
+        )[geometry]
 
 
 def prompts_of(

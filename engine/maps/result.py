@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.json_number import number
+from engine.json_number import number, plain
 from engine.maps.arrays import Floats
 from engine.maps.axes import Axes
 from engine.maps.border import Border
@@ -93,10 +93,10 @@ class Map:
             "how_chosen": self.how_chosen,
             "blind_to": self.blind_to,
             "axis_names": list(self.axis_names),
-            "variance_shown": _share(self.variance_shown),
+            "variance_shown": plain(self.variance_shown),
             "variance_of": self.variance_of,
-            "variance_of_bases": _share(self.variance_of_bases),
-            "noise_floor": _share(self.noise_floor),
+            "variance_of_bases": plain(self.variance_of_bases),
+            "noise_floor": plain(self.noise_floor),
             "range": self.border.range,
             "range_shared_by_layers": self.border.shared,
             "outside": self.border.count,
@@ -145,10 +145,6 @@ class Map:
         """All points as rows of a table."""
         for i in range(self.n):
             yield self.row(i)
-
-
-def _share(x: float | None) -> float | None:
-    return None if x is None else number(x)
 
 
 def make_title(

@@ -188,15 +188,13 @@ class Scenes:
         key: tuple[Any, ...] = (
             "states", o.layer, o.state, o.frame, o.prompt, o.bos, o.chat, o.texts, alone
         )  # fmt: skip
-        if not self.is_calibrated(scene):
-            return self._held(
-                key,
-                lambda: state_vectors(self.space, o, scene.points, o.layer, self.store, check),
-            )
-        assert o.calibration is not None
-        calibrator, store = self._calibrators[o.calibration.fingerprint]
+        calibrator, store = None, self.store
+        if self.is_calibrated(scene):
+            assert o.calibration is not None
+            calibrator, store = self._calibrators[o.calibration.fingerprint]
+            key = (*key, calibrator.fingerprint)
         return self._held(
-            (*key, calibrator.fingerprint),
+            key,
             lambda: state_vectors(self.space, o, scene.points, o.layer, store, check, calibrator),
         )
 

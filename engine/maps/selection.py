@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from engine.errors import OptionError, TokenError, shorten
 from engine.maps.arrays import Doubles, Longs
 from engine.maps.options import MapOptions
-from engine.maps.points import Space
+from engine.maps.points import Space, first_bases
 from engine.model.vocabulary import Token
 from engine.progress import Check, no_check
-from engine.reading.read import read
 
 MAX_EXPRESSION: Final = 200
 """Characters of a regular expression."""
@@ -215,15 +214,7 @@ def _nearest(
         raise OptionError(f"near:K takes 1 to {v:,} for this vocabulary; got {k:,}.")
     assert last is not None
     frame = space.frame(options.frame)
-    with torch.no_grad():
-        found = read(
-            frame,
-            last.reshape(1, -1).to(frame.device, torch.float32),
-            geometries=("cosine",),
-            k=k,
-            vectors=True,  # the state is moved to the frame's origin already
-            check=check,
-        )["cosine"]
+    found = first_bases(frame, last.reshape(1, -1), "cosine", k, check)
     ids: Longs = found.ids[0].cpu().numpy().astype(np.int64)
     return ids
 

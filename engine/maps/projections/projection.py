@@ -36,31 +36,25 @@ class Settings(Protocol):
     def axes(self) -> tuple[tuple[str, str], ...]: ...  # noqa: D102
 
 
-class Fitting(Protocol):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitting:
     """What a fit may ask for; everything is after preprocessing and computed when asked for."""
 
-    @property
-    def options(self) -> Settings:
-        """Of the map."""
-
-    def shared(self) -> Axes:
-        """Principal axes of all bases of the frame."""
-
-    def moments(self) -> Moments:
-        """Of all bases of the frame."""
-
-    def selected(self) -> Floats:
-        """The bases on the map (n × d)."""
-
-    def alone(self) -> tuple[Floats, Floats]:
-        """The states of the tokens alone, here and at the last layer (n × d each): those that are
-        finite at both; none where the vocabulary is another."""
-
-    def others(self) -> Floats:
-        """The finite states of the map that are no tokens alone (n × d)."""
-
-    def tokens(self, words: Sequence[str]) -> Doubles:
-        """The bases of some tokens (n × d)."""
+    options: Settings
+    """Of the map."""
+    shared: Callable[[], Axes]
+    """Principal axes of all bases of the frame."""
+    moments: Callable[[], Moments]
+    """Of all bases of the frame."""
+    selected: Callable[[], Floats]
+    """The bases on the map (n × d)."""
+    alone: Callable[[], tuple[Floats, Floats]]
+    """The states of the tokens alone, here and at the last layer (n × d each): those that are
+    finite at both; none where the vocabulary is another."""
+    others: Callable[[], Floats]
+    """The finite states of the map that are no tokens alone (n × d)."""
+    tokens: Callable[[Sequence[str]], Doubles]
+    """The bases of some tokens (n × d)."""
 
 
 @dataclass(frozen=True, kw_only=True)
