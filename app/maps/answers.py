@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from engine.errors import OptionError, TokenError
 from engine.maps import Changes, Map, MapMaker, MapOptions, Neighbours
+from engine.maps.points import Space
 from engine.maps.selection import word_groups
 from engine.progress import Check
 
@@ -116,19 +117,25 @@ def inside(maps: MapMaker, options: MapOptions, polygon: Polygon, *, check: Chec
     return Found(maps.map(options, check=check), indices, "lie inside the outline")
 
 
-Words = tuple[tuple[str, str], ...]
-"""Groups of words: the name of each, and its words with a space between them."""
+WORDS: tuple[tuple[str, str], ...] = (
+    ("animals", "dog cat horse bird fish cow sheep pig lion bear"),
+    ("numbers", "two three four five six seven eight nine ten"),
+    ("months", "January February March April June July August September October"),
+    ("family", "mother father sister brother daughter son wife husband uncle aunt cousin"),
+    ("places", "France Germany England Italy Spain Russia China Japan India America Africa Europe"),
+)
+"""Everyday words that a first visit draws, those of them that are single tokens of the model."""
 
 
-def everyday(maps: MapMaker, words: Words) -> Mapping[str, list[str]]:
+def everyday(space: Space) -> Mapping[str, list[str]]:
     """Of each group of words those that are single tokens of the model, in their order."""
-    return {name: [one for one in some.split() if _is_token(maps, one)] for name, some in words}
+    return {name: [one for one in some.split() if _is_token(space, one)] for name, some in WORDS}
 
 
-def _is_token(maps: MapMaker, word: str) -> bool:
+def _is_token(space: Space, word: str) -> bool:
     try:
-        found = list(word_groups(maps.space, word))
+        found = list(word_groups(space, word))
     except TokenError:
         return False
     # A text in two pieces may be found by a special name; only the word itself counts.
-    return maps.space.vocabulary.texts[found[0]].strip() == word
+    return space.vocabulary.texts[found[0]].strip() == word

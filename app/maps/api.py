@@ -21,8 +21,7 @@ from app.maps.answers import inside, motion, neighbourhood
 from app.maps.files.export import MEDIA, Format, file_of
 from app.maps.files.picture import Look
 from app.maps.question import ColourName, MapQuestion, link_path, options_of
-from app.maps.turn import answer, document
-from app.maps.umap import start_umap
+from app.maps.turn import answer, document, start_umap
 from app.model.explorer import ExplorerDep
 from app.web import export
 from app.web.answers import FaultDocument, described, json_answer

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cachetools import LRUCache
+from cachetools import LRUCache, cached
 from starlette.requests import Request
 
 from app.calibrate.sets import Sets
@@ -42,8 +42,7 @@ _HEAD_NOTE: Final = (
 _REMEMBERED: Final = 64
 _PLANE: Final = 2
 """Bases that a plane needs more of to be fitted."""
-_known: LRUCache[str, Known] = LRUCache(_REMEMBERED)
-"""By the id of what was saved: saved folders are never written to again."""
+_DAMAGED: Final = "the calibration is damaged; train it anew."
 _RESERVED: Final = str.maketrans({"=": " ", ";": " ", ",": " "})
 
 
@@ -133,7 +132,7 @@ async def _look_up(request: Request, id_: str) -> tuple[Record, Known]:
     try:
         record = await asyncio.to_thread(store.record, "calibrations", id_)
         _check_model(record, explorer)
-        return record, await asyncio.to_thread(partial(_read, store, id_))
+        return record, await asyncio.to_thread(_read, store, id_)
     except NotFound:
         raise OptionError(_no_such()) from None
 
@@ -156,28 +155,25 @@ def _check_model(record: Record, explorer: Explorer) -> None:
         )
 
 
+@cached(LRUCache(_REMEMBERED), key=lambda store, id_: id_, lock=threading.Lock())
 def _read(store: Store, id_: str) -> Known:
-    found = _known.get(id_)
-    if found is None:
-        info = read_info(store.folder_of("calibrations", id_) / FOLDER)
-        try:
-            found = _known_from(info)
-        except (KeyError, TypeError, ValueError):
-            raise ArtifactError("the calibration is damaged; train it anew.") from None
-        _known[id_] = found
-    return found
+    """Of the calibration with this id; saved folders are never written to again."""
+    return _known_from(read_info(store.folder_of("calibrations", id_) / FOLDER))
 
 
 def _known_from(info: Mapping[str, Any]) -> Known:
-    task = info["task"]
-    spec = TaskSpec.from_dict(task["spec"])
-    labels = [LabelToken.from_dict(one) for one in task["labels"]]
-    return Known(
-        fingerprint=fingerprint_of(info),
-        reading=Reading(spec.template, tuple(spec.text_columns), spec.label_column),
-        labels=tuple((one.label, _word(one)) for one in labels),
-        frame=str(info["options"]["frame"]),
-    )
+    try:
+        task = info["task"]
+        spec = TaskSpec.from_dict(task["spec"])
+        labels = [LabelToken.from_dict(one) for one in task["labels"]]
+        return Known(
+            fingerprint=fingerprint_of(info),
+            reading=Reading(spec.template, tuple(spec.text_columns), spec.label_column),
+            labels=tuple((one.label, _word(one)) for one in labels),
+            frame=str(info["options"]["frame"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise ArtifactError(_DAMAGED) from None
 
 
 def _word(token: LabelToken) -> str:
@@ -204,7 +200,7 @@ def fingerprint_of(info: Mapping[str, Any]) -> str:
             "model": info["model"]["fingerprint"],
         }
     except (KeyError, TypeError):
-        raise ArtifactError("the calibration is damaged; train it anew.") from None
+        raise ArtifactError(_DAMAGED) from None
     text = json.dumps(plain, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -222,10 +218,7 @@ def open_saved(space: LatentSpace, store: Store | None, name: CalibrationName | 
 
 def reading_in(folder: Path) -> Reading:
     """How the calibration in a folder reads texts."""
-    try:
-        return _known_from(read_info(folder)).reading
-    except (KeyError, TypeError, ValueError):
-        raise ArtifactError("the calibration is damaged; train it anew.") from None
+    return _known_from(read_info(folder)).reading
 
 
 def open_folder(space: LatentSpace, folder: Path) -> CalibrationName:

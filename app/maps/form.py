@@ -90,14 +90,6 @@ class Waiting:
     """A link to a picture that is drawn at once."""
 
 
-WORDS: tuple[tuple[str, str], ...] = (
-    ("animals", "dog cat horse bird fish cow sheep pig lion bear"),
-    ("numbers", "two three four five six seven eight nine ten"),
-    ("months", "January February March April June July August September October"),
-    ("family", "mother father sister brother daughter son wife husband uncle aunt cousin"),
-    ("places", "France Germany England Italy Spain Russia China Japan India America Africa Europe"),
-)
-"""Everyday words that a first visit draws, those of them that are single tokens of the model."""
 LEAST_WORDS, LEAST_GROUPS = 4, 3
 
 

@@ -18,11 +18,10 @@ from fastapi.responses import HTMLResponse
 from starlette.responses import RedirectResponse, Response
 
 from app.jobs.lanes import JobsDep
-from app.maps.answers import Words, everyday, inside
+from app.maps.answers import everyday, inside
 from app.maps.api import selected_table
 from app.maps.calibrated import before_and_after, saved_choices
 from app.maps.form import (
-    WORDS,
     Bar,
     ExampleChip,
     MapForm,
@@ -44,20 +43,16 @@ from app.maps.parts import (
     REFUSALS,
     MapExport,
     PageRefused,
-    between,
-    changes_part,
     find_changes,
     find_cka,
-    layers_part,
     linker,
     outline,
     parts,
     read_page,
 )
 from app.maps.question import MapQuery, MapQuestion, drawn_at_once, link_path, options_of
-from app.maps.tables import ChangesPanel, LayersPanel
-from app.maps.turn import answer
-from app.maps.umap import start_umap
+from app.maps.tables import ChangesPanel, LayersPanel, between, changes_part, layers_part
+from app.maps.turn import answer, start_umap
 from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
 from app.web.pages import Page
@@ -111,7 +106,7 @@ async def map_page(request: Request, explorer: ExplorerDep) -> Response:
         beside = query.beside()
         options = await options_of(request, query.question())
         other = None if beside is None else await options_of(request, beside)
-        found = await answer(request, read_page, options, other, query, WORDS)
+        found = await answer(request, read_page, options, other, query)
         words, shown = found.everyday, parts(request, explorer, query, found)
     except PageRefused as refused:
         words, shown = refused.everyday, _refusal(request, query, refused.error)
@@ -134,11 +129,11 @@ async def map_page(request: Request, explorer: ExplorerDep) -> Response:
 
 async def _everyday(request: Request) -> Mapping[str, Sequence[str]]:
     explorer: Explorer = request.app.state.explorer
-    return await explorer.ask(request, _everyday_words, WORDS)
+    return await explorer.ask(request, _everyday_words)
 
 
-def _everyday_words(space: LatentSpace, words: Words, *, check: Check) -> Mapping[str, list[str]]:
-    return everyday(space.maps, words)
+def _everyday_words(space: LatentSpace, *, check: Check) -> Mapping[str, list[str]]:
+    return everyday(space)
 
 
 def _refusal(request: Request, query: MapQuery, error: Exception) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from app.figures.theme import payload
 from app.maps.answers import (
     Found,
     Neighbourhood,
-    Words,
     everyday,
     motion,
     neighbourhood,
@@ -38,7 +37,7 @@ from app.maps.panels import (
     variance_words,
 )
 from app.maps.question import MapQuery, MapQuestion
-from app.maps.tables import ChangesPanel, LayersPanel, changes_panel, layers_panel
+from app.maps.tables import between, changes_part, layers_part
 from app.model.explorer import Explorer
 from app.web.rendering import as_text, link
 from engine.errors import ArtifactError, InputError, LexiscopeError, NonFiniteError, OptionError
@@ -46,7 +45,6 @@ from engine.maps import PROJECTIONS, Changes, Cka, Map, MapMaker, MapOptions, Qu
 from engine.progress import Check
 
 NEIGHBOURS = 12
-MOVERS = 15
 HITS = 120
 
 
@@ -109,7 +107,6 @@ def read_page(
     options: MapOptions,
     beside: MapOptions | None,
     query: MapQuery,
-    words: Words,
     *,
     check: Check,
 ) -> PageAnswer:
@@ -120,13 +117,12 @@ def read_page(
         options: of the first picture.
         beside: of the second.
         query: what the page is asked.
-        words: of which the first visit draws those that are tokens.
         check: raises to stop.
 
     Raises:
         PageRefused: a map cannot be drawn.
     """
-    known = everyday(maps, words)
+    known = everyday(maps.space)
     try:
         return _read(maps, options, beside, query, known, check)
     except REFUSALS as error:
@@ -291,43 +287,6 @@ def outline(request: Request, query: MapQuery) -> SelectedPanel:
     return SelectedPanel(
         action=link(request, "/map/selected"), csv=link(request, "/map/selected.csv", **fields)
     )
-
-
-def between(query: MapQuery) -> str:
-    """What is compared, in words; empty where nothing is."""
-    if query.compared_calibration is not None:
-        return "between before and after the calibration"
-    if query.compared_layer is not None:
-        return f"between this layer and layer {query.compared_layer}"
-    return ""
-
-
-def changes_part(
-    request: Request, query: MapQuery, found: Changes | str | None, to: LinkTo
-) -> ChangesPanel | None:
-    """What moved between the two layers, or where to ask for it."""
-    words = between(query)
-    if not words:
-        return None
-    if isinstance(found, str):
-        return ChangesPanel(words, problem=found)
-    if found is not None:
-        return changes_panel(found, to, words, MOVERS)
-    state = query.model_copy(update={"compare": None}).question().link_fields()
-    load = link(request, "/map/changes", **state, compare=query.compare)
-    return ChangesPanel(words, load=load, href=to(panel="changes") + "#changes")
-
-
-def layers_part(
-    request: Request, query: MapQuery, found: Cka | str | None, to: LinkTo
-) -> LayersPanel:
-    """How alike the layers are, or where to ask for it."""
-    if isinstance(found, str):
-        return LayersPanel(problem=found)
-    if found is not None:
-        return layers_panel(found, partial(to, panel=None))
-    load = link(request, "/map/layers", **query.question().link_fields())
-    return LayersPanel(load=load, href=to(panel="layers") + "#layers")
 
 
 def _export(request: Request, query: MapQuery, to: LinkTo) -> MapExport:

@@ -70,8 +70,18 @@ class Map:
 
     @property
     def heading(self) -> str:
-        """The title, short enough for a heading."""
-        return make_heading(self)
+        """The title in a few plain words, short enough for a heading."""
+        o = self.options
+        where = PROJECTIONS[o.projection].heading(o)
+        parts = [where, PREPROCESSINGS[o.preprocessing].heading]
+        if not (self.points.kind != BASIS).any():
+            return " · ".join([where[:1].upper() + where[1:], *parts[1:]])
+        if o.state == "raw":
+            parts.insert(0, "before the final norm")
+        if o.calibration is not None:
+            moment = "after" if "after the calibration" in self.title else "before"
+            parts.insert(0, f"{moment} the calibration “{o.calibration.label}”")
+        return " · ".join([f"Layer {self.layer} of {self.layers}", *parts])
 
     @property
     def dims(self) -> int:
@@ -160,18 +170,3 @@ def make_title(
         moment = "after" if calibrated else "before"
         past += f", {moment} the calibration “{options.calibration.label}”"
     return f"Layer {layer} of {layers}, {past}: {words}"
-
-
-def make_heading(drawn: Map) -> str:
-    """The title in a few plain words; :func:`make_title` says it in full."""
-    o = drawn.options
-    where = PROJECTIONS[o.projection].heading(o)
-    parts = [where, PREPROCESSINGS[o.preprocessing].heading]
-    if not (drawn.points.kind != BASIS).any():
-        return " · ".join([where[:1].upper() + where[1:], *parts[1:]])
-    if o.state == "raw":
-        parts.insert(0, "before the final norm")
-    if o.calibration is not None:
-        moment = "after" if "after the calibration" in drawn.title else "before"
-        parts.insert(0, f"{moment} the calibration “{o.calibration.label}”")
-    return " · ".join([f"Layer {drawn.layer} of {drawn.layers}", *parts])

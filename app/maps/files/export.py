@@ -13,7 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from engine.maps import KINDS, Map, MapMaker, MapOptions
 from engine.progress import Check
 
 Format = Literal["json", "csv", "npz", "html", "svg", "png"]
-FORMATS: Final[tuple[Format, ...]] = ("json", "csv", "npz", "html", "svg", "png")
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 MEDIA: Final[Mapping[Format, str]] = {
     "json": "application/json",
     "csv": "text/csv; charset=utf-8",

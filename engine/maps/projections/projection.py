@@ -76,15 +76,6 @@ class Layout:
     """A sentence that must be read before the picture."""
 
 
-def nothing(*_: object) -> str:
-    """Nothing to say."""
-    return ""
-
-
-def anything(_: Settings) -> None:
-    """Every map may be projected so."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Projection:
     """A way from d dimensions to two or three."""
@@ -114,10 +105,10 @@ class Projection:
     """What stands along each axis."""
     blind_to: Callable[[Settings, Axes | None], str]
     """What the picture cannot show, in a sentence or two."""
-    motion: Callable[[float, float | None], str] = nothing
+    motion: Callable[[float, float | None], str] = lambda median, floor: ""
     """What must be said of motion between two maps, of its median and the noise floor (None where
     it is not known), in map radii; begins with a space, or is empty."""
-    check: Callable[[Settings], None] = anything
+    check: Callable[[Settings], None] = lambda options: None
     """Raises `OptionError` where the settings do not allow it."""
     beside: bool = True
     """Whether it can be drawn beside another with nothing more set."""
