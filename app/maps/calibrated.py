@@ -235,7 +235,6 @@ def calibrator_of(calibration: Calibration, space: LatentSpace, fingerprint: str
 
     Args:
         calibration: of the space's model.
-        space: whose states.
         fingerprint: `fingerprint_of` what was saved.
     """
     options = calibration.options

@@ -172,13 +172,7 @@ def _preprocessings() -> list[tuple[str, ...]]:
 
 
 def form_of(query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]) -> MapForm:
-    """The form as the query leaves it.
-
-    Args:
-        query: what was asked.
-        facts: of the model.
-        saved: the calibrations that can be switched on.
-    """
+    """The form as the query leaves it."""
     more = ("select", "frame", "state", "axes", "compare_prompt", "neighbours",
             "min_dist", "principal", "calibration", "seed", "bos", "chat")  # fmt: skip
     fields = type(query).model_fields
@@ -268,8 +262,6 @@ def examples_of(
     """The examples as links; the one that is shown is marked.
 
     Args:
-        request: for links.
-        query: what is shown.
         first: of `first_view`.
         saved: calibrations; the one that is shown, or the newest, is offered.
     """

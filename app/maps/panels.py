@@ -249,10 +249,7 @@ def point_panel(
     """A point with its nearest in the model's own space.
 
     Args:
-        request: for links to other pages.
-        query: what the page shows.
         answer: about the point.
-        to: links to this page.
         layers: how many the model has.
     """
     found, points = answer.found, answer.map.points

@@ -113,11 +113,8 @@ def read_page(
     """Everything that the page asks of the model.
 
     Args:
-        maps: of the open model.
         options: of the first picture.
         beside: of the second.
-        query: what the page is asked.
-        check: raises to stop.
 
     Raises:
         PageRefused: a map cannot be drawn.

@@ -93,8 +93,6 @@ async def start_umap(
     """Start the job of a map, or join the one under way; None where the map is ready.
 
     Args:
-        request: who asks.
-        explorer: whose model.
         jobs: where it runs, beside the model's thread.
         options: of a map whose projection is a job.
         href: where the result will be, without the root path.

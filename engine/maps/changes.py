@@ -92,9 +92,7 @@ def measure_changes(
     Args:
         maps: the first and the second.
         vectors: of their points after preprocessing, in the model (each n × d).
-        k: neighbours.
         floor: UMAP: displacement of each point between two seeds (n).
-        check: raises to stop.
 
     Raises:
         OptionError: the maps do not have the same points.

@@ -205,9 +205,7 @@ class Drawer:
         """What the fit of a projection may ask of a scene.
 
         Args:
-            scene: of the map.
             states: after preprocessing, before any calibration; tokens alone come first.
-            check: raises to stop.
         """
         o, scenes = scene.options, self._scenes
         frame = o.frame, o.preprocessing

@@ -62,7 +62,6 @@ class MapMaker:
     """Maps of one space.
 
     Args:
-        space: the model with its frames.
         cache_dir: where UMAP layouts are kept; None keeps them in memory.
         state_bytes: limit of the kept states of tokens alone and of text sets.
         vector_bytes: limit of the vectors of one map, and of those kept.
@@ -121,7 +120,6 @@ class MapMaker:
 
         Args:
             options: what is on it and how it is drawn.
-            check: called in small steps; raises to stop.
 
         Raises:
             MapNotReady: UMAP, and its layout is not kept yet: run :meth:`umap_problem` and
@@ -182,24 +180,22 @@ class MapMaker:
         """How true the map is: see :mod:`engine.maps.quality`."""
         options = self.resolve(options)
         if options not in self._qualities:
-            drawn = self.map(options, check=check)
-            vectors = self._scenes.treated(self._scenes.scene(options, check), check)
+            vectors, coordinates = self._both(options, check)
             placed = has_place(vectors)
-            found = measure_quality(
-                vectors[placed], drawn.coordinates[placed], seed=options.seed, check=check
+            self._qualities[options] = measure_quality(
+                vectors[placed], coordinates[placed], seed=options.seed, check=check
             )
-            self._qualities[options] = found
         return self._qualities[options]
 
     def distortion(self, options: MapOptions, *, check: Check = no_check) -> Distortion:
         """How wrong the map is about each point."""
         options = self.resolve(options)
         if options not in self._distortions:
-            drawn = self.map(options, check=check)
-            vectors = self._scenes.treated(self._scenes.scene(options, check), check)
+            vectors, coordinates = self._both(options, check)
             all_placed(vectors, options.layer, "the error of each point")
-            found = distortion(vectors, drawn.coordinates, seed=options.seed, check=check)
-            self._distortions[options] = found
+            self._distortions[options] = distortion(
+                vectors, coordinates, seed=options.seed, check=check
+            )
         return self._distortions[options]
 
     def neighbours(
@@ -215,12 +211,9 @@ class MapMaker:
         """The neighbourhood of one point in the model's own space, before any preprocessing.
 
         Args:
-            options: of the map.
-            index: of the point.
             k: neighbours listed, 1 to 200.
             metric: ``cosine`` or ``l2``.
             layer_b: another layer: who is gained and lost there.
-            check: raises to stop.
         """
         check_metric(metric)
         options = self.resolve(options)
@@ -341,6 +334,11 @@ class MapMaker:
         return inside_polygon(drawn.border.clipped, polygon)
 
     # --- inside ---
+
+    def _both(self, options: MapOptions, check: Check) -> tuple[Floats, Floats]:
+        """The points of a map in the model, after preprocessing, and on the picture."""
+        drawn = self.map(options, check=check)
+        return self._scenes.treated(self._scenes.scene(options, check), check), drawn.coordinates
 
     def _near_bases(
         self, scene: Scene, vector: Floats, index: int, k: int, metric: str, check: Check

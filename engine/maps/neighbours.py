@@ -48,7 +48,6 @@ def distance_blocks(
     Args:
         vectors: n × d.
         queries: indices of rows (m).
-        check: called before each block; raises to stop.
 
     Yields:
         Which queries, and their squared distances (block × n).
@@ -169,11 +168,7 @@ def near_point(
 
     Args:
         parts: their vectors as they are in the model, in the order of the points (Σ n × d).
-        points: which points they are.
-        index: of the point.
-        k: how many.
         metric: ``cosine`` or ``l2``.
-        check: raises to stop.
 
     Returns:
         Nearest first; none where the point itself is not finite.

@@ -209,7 +209,6 @@ class StateStore:
     """The states of tokens alone and of text sets, kept for the layer slider.
 
     Args:
-        model: whose states.
         limit_bytes: of what is kept. Where all layers of a set fit into half of it they are read
             at once; else each layer for itself.
     """
@@ -235,7 +234,6 @@ class StateStore:
             key: a name for these prompts, the same only where they are the same.
             prompts: token ids.
             layer: from 0.
-            check: called between batches; raises to stop.
         """
         check()
         for _ in self.read(key, prompts, layer):
@@ -295,11 +293,8 @@ def first_bases(
     """The k bases of a frame that come first for each state.
 
     Args:
-        frame: whose bases.
         states: of points (m × d), moved to the frame's origin as they are taken.
         geometry: by which they are read.
-        k: how many.
-        check: raises to stop.
         head: the states are at the model's own origin, as its head reads them.
     """
     with torch.no_grad():
@@ -346,12 +341,9 @@ def state_vectors(
     A state that holds NaN or infinity anywhere is NaN as a whole: it has no place on a map.
 
     Args:
-        space: whose states.
         options: which, and how they are read.
-        points: of the map.
         layer: from 0.
         store: of the model whose states are taken: the calibrator's own where it has one.
-        check: raises to stop.
         calibrator: what is done to the states past the final norm.
 
     Raises:

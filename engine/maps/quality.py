@@ -101,7 +101,6 @@ def measure_quality(
         k: neighbours looked at.
         seed: of the sample, the pairs, the random projection and the bootstrap.
         queries: how many points are compared with all above :data:`EXACT`.
-        check: called between blocks; raises to stop.
     """
     n, d = vectors.shape
     k = min(k, (n - 1) // 2)

@@ -70,7 +70,6 @@ class Scenes:
     """Makes the scenes of one space and gives the vectors of their points.
 
     Args:
-        space: the model with its frames.
         state_bytes: limit of the kept states of tokens alone and of text sets.
         vector_bytes: limit of the vectors of one map, and of those kept.
     """
@@ -140,7 +139,6 @@ class Scenes:
 
         Args:
             options: with the layer counted from 0.
-            check: raises to stop.
         """
         tokens: tuple[Token, ...] = ()
         last = None

@@ -73,7 +73,6 @@ def find_expression(
         texts: looked at up to :data:`SEARCHED` characters each.
         expression: at most :data:`MAX_EXPRESSION` characters.
         seconds: of the processor, for all texts together; ten times that on the clock.
-        check: called while the search runs; raises to stop.
 
     Raises:
         OptionError: too long, no regular expression, or not done in time.
@@ -142,11 +141,9 @@ def select_tokens(
     """Token ids on the map, sorted, each once.
 
     Args:
-        space: whose vocabulary.
         options: `select` says which.
         tokens: of the prompt.
         last: the prompt's last state at the layer (d), for ``near:K``.
-        check: raises to stop.
 
     Raises:
         OptionError, TokenError: one sentence each.

@@ -51,7 +51,6 @@ def verify(
         maker: of the space that the map is said to show.
         document: what :meth:`Map.to_dict` gave; or the arrays of an NPZ file: ``coordinates``,
             ``kind`` and ``row``, and in ``meta`` the JSON text of :meth:`Map.header`.
-        check: raises to stop.
 
     Raises:
         ArtifactError: the document is no map, or a damaged one.

@@ -87,7 +87,6 @@ def write(drawing: Drawing, format: Format, look: map_picture.Look | None = None
 
     Args:
         drawing: the map; its colour and its quality matter for HTML and pictures only.
-        format: of the file.
         look: of a picture; None: as usual.
     """
     drawn = drawing.map

@@ -31,7 +31,6 @@ def page(drawing: Drawing, data: bytes) -> bytes:
     """The HTML file.
 
     Args:
-        drawing: what is drawn.
         data: the map's numbers as JSON; they travel inside the file, so that it can be verified.
     """
     library, script = _plotly(), _asset("js/map-file.js")

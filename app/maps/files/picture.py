@@ -57,7 +57,6 @@ def draw(drawing: Drawing, look: Look, data: bytes = b"") -> bytes:
     """The picture as the bytes of a file.
 
     Args:
-        drawing: what is drawn.
         look: format, size and colours.
         data: the map's numbers as text; they travel inside the file, so that it can be verified.
     """
