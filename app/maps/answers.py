@@ -10,15 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.errors import OptionError, TokenError
 from engine.maps import Changes, Map, MapMaker, MapOptions, Neighbours
+from engine.maps.arrays import Longs
 from engine.maps.points import Space
 from engine.maps.selection import word_groups
 from engine.progress import Check
 
-Longs = npt.NDArray[np.int64]
 Polygon = tuple[tuple[float, float], ...]
 
 

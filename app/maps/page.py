@@ -163,6 +163,11 @@ class KeyedQuery(MapQuery):
     key: Literal["a", "b"] = "a"
 
 
+def _part(request: Request, name: str, **context: object) -> HTMLResponse:
+    """A part by itself: a page around it where no script asks."""
+    return render(request, "maps/part.html", {"part": name, **context}, fragment=name)
+
+
 def _api(query: MapQuery, request: Request) -> MapQuery:
     """Parts are asked for by the map's own fields: no text there means none."""
     return query if "prompt" in request.query_params else query.model_copy(update={"prompt": None})
@@ -182,7 +187,7 @@ async def quality(
     except LexiscopeError as error:
         badge = replace(empty, sentence=str(error), weak=True, caption="Nothing was measured.")
     # Not called badge: that is the mark of the self-check at the head of every page.
-    return render(request, "maps/badge.html", {"trust": badge}, fragment="maps/_badge.html")
+    return _part(request, "maps/_badge.html", trust=badge)
 
 
 @router.get("/map/layers", response_class=HTMLResponse)
@@ -192,7 +197,7 @@ async def layers(request: Request, query: Annotated[MapQuery, Query()]) -> HTMLR
     options = await options_of(request, query.question())
     found = await answer(request, find_cka, options)
     panel = layers_part(request, query, found, linker(request, query))
-    return render(request, "maps/layers.html", {"layers": panel}, fragment="maps/_layers.html")
+    return _part(request, "maps/_layers.html", layers=panel)
 
 
 @router.get("/map/changes", response_class=HTMLResponse)
@@ -204,7 +209,7 @@ async def changes(request: Request, query: Annotated[MapQuery, Query()]) -> HTML
     if between(query):
         found = await answer(request, find_changes, options, query.compared_layer)
     panel = changes_part(request, query, found, partial(linker(request, query), panel=None))
-    return render(request, "maps/changes.html", {"changes": panel}, fragment="maps/_changes.html")
+    return _part(request, "maps/_changes.html", changes=panel)
 
 
 Polygon = Annotated[str, Form(max_length=20_000, pattern=r"^[-+0-9.eE, ]+$")]

@@ -12,15 +12,14 @@ from functools import partial
 
 import numpy as np
 from fastapi import Request
-from numpy.typing import NDArray
 
 from app.maps.panels import LinkTo, Name, name_of
 from app.maps.question import MapQuery
 from app.web.rendering import link
 from app.web.words import number
 from engine.maps import Changes, Cka
+from engine.maps.arrays import Doubles
 
-Doubles = NDArray[np.float64]
 SHADES = 7
 """Of the heat tables, as in the style sheet."""
 MOVERS = 15

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from app import version
 from app.figures.theme import DARK, Theme
 from engine.maps import KINDS, PROJECTIONS, Colour, Map, Quality
+from engine.maps.arrays import Bools, Floats, Longs
 
-Floats = npt.NDArray[np.float32]
 LINES = (0, 5, 2, 3, 4, 6, 7)
 """The theme's line colours that categories take, in order; the second is left to the prompt."""
 GREY = -1
@@ -158,7 +158,7 @@ def class_colours(paint: Paint, colours: Theme) -> tuple[str, ...]:
     )
 
 
-def whole_words(drawn: Map) -> npt.NDArray[np.bool_]:
+def whole_words(drawn: Map) -> Bools:
     """Tokens that are whole words of three letters or more."""
     points = drawn.points
     vocabulary = points.vocabulary
@@ -171,7 +171,7 @@ def whole_words(drawn: Map) -> npt.NDArray[np.bool_]:
     return out
 
 
-def spread_out(places: Floats, candidates: npt.NDArray[np.int64], cells: int) -> Sequence[int]:
+def spread_out(places: Floats, candidates: Longs, cells: int) -> Sequence[int]:
     """A few points spread over the map: in each cell of a grid the one nearest to its centre.
 
     Args:

@@ -137,16 +137,3 @@ def principal_names(axes: Axes | None, of: str) -> tuple[str, ...]:
     """Names of principal axes with their share of the variance of what they were fitted on."""
     shares = axes.shares if axes is not None else ()
     return tuple(f"PC{i + 1} ({100 * s:.1f} % of the {of})" for i, s in enumerate(shares))
-
-
-def linear_blindness(options: Settings, axes: Axes | None = None) -> str:
-    """What one frame for all layers cannot show."""
-    return (
-        f"Only {options.dims} directions are drawn. If a layer turned the whole space, it would"
-        " look like movement."
-    )
-
-
-def linear_motion(*_: object) -> str:
-    """What one frame for all layers leaves open about motion."""
-    return " A change of basis of the whole space would look the same."
