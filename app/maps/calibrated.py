@@ -47,14 +47,6 @@ _RESERVED: Final = str.maketrans({"=": " ", ";": " ", ",": " "})
 
 
 @dataclass(frozen=True)
-class SavedChoice:
-    """A saved calibration that can be switched on."""
-
-    id: str
-    name: str
-
-
-@dataclass(frozen=True)
 class Known:
     """What is known of a saved calibration without opening its weights."""
 
@@ -65,22 +57,23 @@ class Known:
     frame: str
 
 
-async def saved_choices(request: Request) -> tuple[SavedChoice, ...]:
-    """The saved calibrations of the loaded model, the newest first; none where nothing is kept."""
+async def saved_choices(request: Request) -> dict[str, str]:
+    """The names of the loaded model's saved calibrations by their ids, the newest first; none where
+    nothing is kept."""
     sets: Sets = request.app.state.sets
     explorer: Explorer = request.app.state.explorer
     if sets.store is None:
-        return ()
+        return {}
     try:
         records = await asyncio.to_thread(sets.store.records, "calibrations")
     except StorageError:
-        return ()
+        return {}
     own = explorer.facts().fingerprint
-    return tuple(
-        SavedChoice(one.id, str(one.summary["name"]))
+    return {
+        one.id: str(one.summary["name"])
         for one in records
         if one.summary["model_fingerprint"] == own
-    )
+    }
 
 
 async def calibration_name(request: Request, id_: str | None) -> CalibrationName | None:

@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import Request
 
 from app.figures.names import FRAMES, STATES
-from app.maps.calibrated import SavedChoice
 from app.maps.question import PROMPT, MapQuery, MapQuestion
 from app.model.open_model import ModelFacts
 from app.web.rendering import as_text, link
@@ -171,7 +170,7 @@ def _preprocessings() -> list[tuple[str, ...]]:
     return sorted(table, key=lambda row: row[0] != default)
 
 
-def form_of(query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]) -> MapForm:
+def form_of(query: MapQuery, facts: ModelFacts, saved: Mapping[str, str]) -> MapForm:
     """The form as the query leaves it."""
     more = ("select", "frame", "state", "axes", "compare_prompt", "neighbours",
             "min_dist", "principal", "calibration", "seed", "bos", "chat")  # fmt: skip
@@ -199,19 +198,19 @@ def form_of(query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]) ->
     return MapForm(query, switches, select, changed)
 
 
-def _calibrations(query: MapQuery, saved: Sequence[SavedChoice]) -> list[tuple[str, str]]:
-    table = [(one.id, one.name) for one in saved]
-    if query.calibration and query.calibration not in dict(table):
+def _calibrations(query: MapQuery, saved: Mapping[str, str]) -> list[tuple[str, str]]:
+    table = list(saved.items())
+    if query.calibration and query.calibration not in saved:
         table.append((query.calibration, "not there"))
     return [("", "none"), *table] if table else []
 
 
-def _compares(
-    query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]
-) -> tuple[Choice, ...]:
+def _compares(query: MapQuery, facts: ModelFacts, saved: Mapping[str, str]) -> tuple[Choice, ...]:
     """What the second picture may be."""
     table = [("", "nothing")]
-    table += [(f"calibration:{one.id}", f"before / after calibration: {one.name}") for one in saved]
+    table += [
+        (f"calibration:{id_}", f"before / after calibration: {name}") for id_, name in saved.items()
+    ]
     table += [(f"layer:{layer}", f"layer {layer}") for layer in range(facts.layers)]
     table += [("prompt", "another text (under More settings)")]
     for name, label, options in (
@@ -257,13 +256,13 @@ def bar_of(query: MapQuery, drawn: Map, facts: ModelFacts) -> Bar:
 
 
 def examples_of(
-    request: Request, query: MapQuery, first: Mapping[str, Any], saved: Sequence[SavedChoice]
+    request: Request, query: MapQuery, first: Mapping[str, Any], saved: Mapping[str, str]
 ) -> tuple[ExampleChip, ...]:
     """The examples as links; the one that is shown is marked.
 
     Args:
         first: of `first_view`.
-        saved: calibrations; the one that is shown, or the newest, is offered.
+        saved: names of calibrations by their ids; the one that is shown, or the newest, is offered.
     """
     topics = len(example_sets()["topics"].texts)
     table = [(label.format(topics=topics), look, state) for label, look, state in EXAMPLES]
@@ -275,8 +274,8 @@ def examples_of(
     ]
     if saved:
         shown = query.compared_calibration
-        mine = shown in {one.id for one in saved}
-        place = f"/map/calibration/{shown if mine else saved[0].id}"
+        mine = shown in saved
+        place = f"/map/calibration/{shown if mine else next(iter(saved))}"
         chips.insert(1, ExampleChip(BEFORE_LABEL, link(request, place), BEFORE_LOOK, mine))
     return tuple(chips)
 
