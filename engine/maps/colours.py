@@ -18,8 +18,9 @@ from engine.errors import OptionError, shorten
 from engine.frames.frame import Frame
 from engine.json_number import Plain
 from engine.maps.arrays import Floats, Ints, Longs
+from engine.maps.frames import first_bases
 from engine.maps.options import MapOptions
-from engine.maps.points import BASIS, KINDS, PROMPT, MapPoints, Space, first_bases
+from engine.maps.points import BASIS, KINDS, PROMPT, MapPoints, Space
 from engine.maps.quality import Distortion
 from engine.model.vocabulary import Vocabulary
 from engine.progress import Check

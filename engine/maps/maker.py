@@ -22,6 +22,7 @@ from engine.maps.calibrated import Calibrator
 from engine.maps.changes import Changes, measure_changes
 from engine.maps.colours import Colour, Coloured, colour_of
 from engine.maps.drawing import Drawer
+from engine.maps.frames import first_bases
 from engine.maps.neighbours import (
     Cka,
     NearBasis,
@@ -37,7 +38,6 @@ from engine.maps.points import (
     MapPoints,
     Space,
     all_placed,
-    first_bases,
     gather_points,
     has_place,
 )

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.errors import BudgetExceeded, NonFiniteError, OptionError, PromptError, shorten
+from engine.errors import NonFiniteError, OptionError, PromptError, shorten
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.frame import Frame
 from engine.maps.arrays import Bools, Floats, Ints, Longs
@@ -28,7 +28,6 @@ from engine.model.prompts import Tokens
 from engine.model.texts import text_states
 from engine.model.vocabulary import Token, Vocabulary, visible
 from engine.progress import Check, Steps, no_check
-from engine.reading.read import Reading, read
 
 KINDS: Final = ("basis", "alone", "prompt", "text")
 """What a point is; :attr:`MapPoints.kind` counts from 0 in this order."""
@@ -277,37 +276,6 @@ def alone_prompts(space: Space, ids: Longs, bos: str) -> list[list[int]]:
     return [[int(begin), int(i)] for i in ids]
 
 
-def basis_vectors(frame: Frame, ids: Longs, check: Check) -> Floats:
-    """Vectors of a frame, float32 (n × d): float64 where they are computed."""
-    out = np.empty((len(ids), frame.width), dtype=np.float32)
-    for start in range(0, len(ids), _BLOCK):
-        check()
-        some = torch.from_numpy(ids[start : start + _BLOCK])
-        out[start : start + len(some)] = frame.vectors(some).numpy()
-    return out
-
-
-def first_bases(
-    frame: Frame, states: torch.Tensor, geometry: str, k: int, check: Check, *, head: bool = False
-) -> Reading:
-    """The k bases of a frame that come first for each state.
-
-    Args:
-        states: of points (m × d), moved to the frame's origin as they are taken.
-        geometry: by which they are read.
-        head: the states are at the model's own origin, as its head reads them.
-    """
-    with torch.no_grad():
-        return read(
-            frame,
-            states.to(frame.device, torch.float32),
-            geometries=(geometry,),
-            k=k,
-            vectors=not head,
-            check=check,
-        )[geometry]
-
-
 def prompts_of(
     space: Space, options: MapOptions, points: MapPoints
 ) -> dict[str, tuple[str, Sequence[Sequence[int]]]]:
@@ -428,13 +396,3 @@ def _text_ids(space: Space, options: MapOptions, texts: TextSet) -> list[tuple[i
 
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def check_budget(n: int, d: int, limit_bytes: int) -> None:
-    """Refuse vectors that would not fit before they are made."""
-    need = 4 * n * d
-    if need > limit_bytes:
-        raise BudgetExceeded(
-            f"the vectors of {n:,} points need {need / 2**20:,.0f} MiB and the budget is"
-            f" {limit_bytes / 2**20:,.0f} MiB; select fewer tokens."
-        )

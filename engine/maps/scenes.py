@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from cachetools import LRUCache
 
-from engine.errors import LayerError, OptionError
+from engine.errors import BudgetExceeded, LayerError, OptionError
 from engine.maps.arrays import Floats, Longs
 from engine.maps.calibrated import Calibrator
-from engine.maps.frames import Landscape
+from engine.maps.frames import Landscape, basis_vectors
 from engine.maps.options import MapOptions
 from engine.maps.points import (
     BASIS,
@@ -26,8 +26,6 @@ from engine.maps.points import (
     Space,
     StateStore,
     all_placed,
-    basis_vectors,
-    check_budget,
     gather_points,
     has_place,
     prompts_of,
@@ -213,7 +211,7 @@ class Scenes:
         states = self.states(scene, check)
         if scene.states == len(scene.points):
             return [states]
-        check_budget(len(scene.points), self.space.model.width, self._vector_bytes)
+        _check_budget(len(scene.points), self.space.model.width, self._vector_bytes)
         frame = self.space.frame(scene.options.frame)
         key = ("bases", scene.options.frame, scene.ids.tobytes())
         bases = self._held(key, lambda: basis_vectors(frame, scene.ids, check))
@@ -251,3 +249,13 @@ def _before(scene: Scene) -> Scene:
     if scene.options.calibration is None:
         return scene
     return replace(scene, options=replace(scene.options, calibration=None))
+
+
+def _check_budget(n: int, d: int, limit_bytes: int) -> None:
+    """Refuse vectors that would not fit before they are made."""
+    need = 4 * n * d
+    if need > limit_bytes:
+        raise BudgetExceeded(
+            f"the vectors of {n:,} points need {need / 2**20:,.0f} MiB and the budget is"
+            f" {limit_bytes / 2**20:,.0f} MiB; select fewer tokens."
+        )

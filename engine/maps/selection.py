@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from engine.errors import OptionError, TokenError, shorten
 from engine.maps.arrays import Doubles, Longs
+from engine.maps.frames import first_bases
 from engine.maps.options import MapOptions
-from engine.maps.points import Space, first_bases
+from engine.maps.points import Space
 from engine.model.vocabulary import Token
 from engine.progress import Check, no_check
 

@@ -20,7 +20,6 @@ import numpy as np
 from app.figures.theme import Theme, theme
 from app.maps.files.drawing import (
     Drawing,
-    Paint,
     class_colours,
     provenance,
     spread_out,
@@ -216,7 +215,7 @@ class _Picture:
             self._points(axes, inside[unknown], color=colours.rule, **style)
             known = inside[~unknown]
             if len(known):
-                low, high = _range(self.paint)
+                low, high = self.paint.ends
                 self._points(
                     axes, known, c=self.paint.values[known], cmap=_ramp(colours), vmin=low,
                     vmax=high, **style,
@@ -370,7 +369,7 @@ class _Picture:
         strip: Any = self.figure.add_axes(box)
         strip.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=_ramp(self.colours))
         strip.set_axis_off()
-        low, high = _range(self.paint)
+        low, high = self.paint.ends
         self._text(x, y - 20, f"{low:.4g}", 10.5, self.colours.ink)
         self._text(x + 150, y - 20, f"{high:.4g}", 10.5, self.colours.ink, ha="right")
         return y - 46
@@ -384,14 +383,6 @@ def _same_scale(
     half = [unit * size / 2 for size in room]
     middle = [(low + high) / 2 for low, high in ranges]
     return tuple((m - h, m + h) for m, h in zip(middle, half, strict=True))
-
-
-def _range(paint: Paint) -> tuple[float, float]:
-    finite = paint.values[np.isfinite(paint.values.astype(np.float64))]
-    if len(finite) == 0:
-        return 0.0, 1.0
-    low, high = np.percentile(finite, (1, 99))
-    return float(low), float(high) if high > low else float(low) + 1.0
 
 
 def _ramp(colours: Theme) -> Any:
