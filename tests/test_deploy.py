@@ -91,14 +91,14 @@ def test_the_builder_gets_nothing_else() -> None:
 def test_the_image_runs_the_command_line_with_settings_that_exist(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from app.cli.main import _parser
+    from app.cli.main import parser
 
     (command,) = given("CMD")
     program, *arguments = json.loads(command)
     assert program == "lexiscope"
-    parsed = vars(_parser().parse_args(arguments))
+    parsed = vars(parser().parse_args(arguments))
     (port,) = given("EXPOSE")
-    assert parsed["port"] == port
+    assert str(parsed["port"]) == port
     ours = {k: v for k, v in environment().items() if k.startswith("LEXISCOPE_")}
     assert {k.removeprefix("LEXISCOPE_").lower() for k in ours} <= set(Settings.model_fields)
     monkeypatch.setenv("LEXISCOPE_HOST", parsed["host"])
@@ -228,14 +228,14 @@ def block(language: str) -> str:
 
 def test_the_unit_of_systemd_fits_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its command is understood, its folders are the service's own, a hang starts it anew."""
-    from app.cli.main import _parser
+    from app.cli.main import parser
     from app.web.serving import HANGING, LAST_S
 
     lines = [line.split("=", 1) for line in block("ini").splitlines() if "=" in line]
     unit = dict(lines)
     program, *arguments = shlex.split(unit["ExecStart"])
     assert program.endswith("/lexiscope")
-    assert callable(_parser().parse_args(arguments).run)
+    assert callable(parser().parse_args(arguments).run)
     pairs = dict(p.split("=", 1) for key, v in lines if key == "Environment" for p in v.split())
     made = settings_from({k: v for k, v in pairs.items() if "LEXI" in k}, monkeypatch)
     assert made.data_folder == Path("/var/lib") / unit["StateDirectory"]

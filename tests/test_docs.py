@@ -24,14 +24,19 @@ from pydantic_core import PydanticUndefined
 import app
 import engine
 import engine.errors
+from app.bases import api as bases_api
 from app.calibrate.calibrations import SavedView
 from app.calibrate.question import CalibrationQuestion
 from app.calibrate.sets import SetView
 from app.cli.main import parser as commands_parser
 from app.jobs.lanes import JobView
-from app.maps import api as map_api
+from app.maps.question import MapQuestion
+from app.model import api as model_api
 from app.settings import Settings
-from app.trace import api
+from app.trace import api as trace_api
+from app.trace.question import TraceQuestion
+from app.web import answers
+from app.web.questions import Question
 from engine import Trace
 from engine.bases.frame_report import FrameReport
 from engine.bases.token_basis import TokenBasis
@@ -347,15 +352,21 @@ def test_every_address_of_the_api_is_documented() -> None:
     assert set(re.findall(r"`(/api/v1/[^`]+)`", table)) == routes
 
 
+def _kinds(base: type) -> Iterator[type]:
+    """The classes of the app that are made of this one, of whatever module."""
+    for name in _modules("app"):
+        importlib.import_module(name)
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
+
+
 def test_every_field_that_is_asked_for_is_documented() -> None:
-    maps = [one for one in vars(map_api).values() if inspect.isclass(one)]
-    asked = [one for one in maps if issubclass(one, api.Question)]
-    for model in (
-        *(api.CellQuestion, api.CurvesQuestion, api.BasesQuestion, api.SearchQuestion),
-        *asked,
-    ):
-        for name in model.model_fields:
-            assert f"`{name}`" in text_of(API), name
+    asked = [kind for kind in _kinds(Question) if kind.__name__.endswith("Question")]
+    assert len(asked) > 10
+    for kind in asked:
+        for name in kind.model_fields:
+            assert re.search(rf"[`{{ ]{name}[`,}}]", text_of(API)), (kind, name)
 
 
 def test_every_setting_of_a_calibration_is_documented_with_its_default() -> None:
@@ -378,7 +389,7 @@ def test_every_field_of_a_job_and_of_what_is_saved_is_documented() -> None:
 
 def test_the_default_of_every_question_about_a_prompt_is_documented() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \|([^|]*)\|", _section("Requests"), re.M))
-    for name, field in api.TraceQuestion.model_fields.items():
+    for name, field in TraceQuestion.model_fields.items():
         if field.is_required() or field.default is None:
             assert name in rows
             continue
@@ -409,7 +420,7 @@ def _keys(function: object) -> set[str]:
 def test_the_default_of_every_field_of_a_map_is_documented() -> None:
     """A row may hold several fields; each stands in one with its default."""
     section = _section("maps")
-    for name, field in map_api.MapQuestion.model_fields.items():
+    for name, field in MapQuestion.model_fields.items():
         if name in ("bos", "chat"):
             continue  # as for a prompt
         rows = [line.split("|") for line in section.splitlines() if line.startswith("|")]
@@ -449,21 +460,21 @@ def test_every_figure_of_a_frame_is_documented() -> None:
 @pytest.mark.parametrize(
     ("title", "document"),
     [
-        ("trace", api.TraceDocument),
-        ("trace", api.CellOfTrace),
-        ("bases", api.BasesDocument),
-        ("frame", api.FrameDocument),
-        ("check", api.CheckDocument),
+        ("trace", trace_api.TraceDocument),
+        ("trace", trace_api.CellOfTrace),
+        ("bases", bases_api.BasesDocument),
+        ("frame", model_api.FrameDocument),
+        ("check", model_api.CheckDocument),
     ],
 )
-def test_the_promised_fields_are_documented(title: str, document: type[api.Document]) -> None:
+def test_the_promised_fields_are_documented(title: str, document: type[answers.Document]) -> None:
     for name in document.model_fields:
         assert re.search(rf"\b{name}\b", _section(title)), name
 
 
 def test_every_status_is_documented() -> None:
     listed = {int(code) for code in re.findall(r"^\| (\d{3}) \|", _section("Errors"), re.M)}
-    assert set(api._FAULTS) <= listed
+    assert set(answers._FAULTS) <= listed
 
 
 def test_the_version_of_the_changelog_is_the_projects() -> None:

@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 from app.main import create_app
 from app.settings import Settings
 from engine import load
-space = load(cache_dir=Path("cache"))
+space = load("lexiscope-small", cache_dir=Path("cache"))
 found = space.trace("The old king and the", k=3)
 print(space.model.name, space.model.parameters, found.top_ids.shape)
 settings = Settings(cache_dir=Path("cache"), data_dir=Path("data"), host="127.0.0.1")

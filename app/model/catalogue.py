@@ -14,14 +14,16 @@ from types import MappingProxyType
 
 from app.settings import Settings
 from engine.errors import OptionError, shorten
-
-SHIPPED = "lexiscope-small"
-"""The name of the model that ships with Lexiscope."""
+from engine.loading import SHIPPED, default_source
+from engine.model.origin import HUB_FILE, SMOLLM2, name_of
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_FORM = "write NAME=FOLDER or NAME=HUB_ID@COMMIT, the commit in full (40 hexadecimal digits)"
+_FORM = (
+    "write NAME=FOLDER, NAME=FILE.gguf, NAME=smollm2, NAME=HUB_ID@COMMIT or"
+    " NAME=hub:HUB_ID@COMMIT:FILE.gguf, the commit in full (40 hexadecimal digits)"
+)
 
 
 class CatalogueError(OptionError):
@@ -35,7 +37,8 @@ class Entry:
     name: str
     """What people call it; one of its own."""
     source: str | None
-    """A folder or a hub id; None: the model that ships."""
+    """A folder, a GGUF file, a hub id, or the name of a model that is packaged or ships; None: it
+    was handed over loaded."""
     revision: str | None
     """The hub's commit, tag or branch; a commit for all but the model of the start."""
     listed: bool = True
@@ -50,15 +53,20 @@ class Entry:
         """Where it is from, for people: never the folder's place, which is the operator's."""
         if self.ready:
             return "handed over when the server started"
-        if self.source is None:
+        if self.source is None or self.source == SHIPPED:
             return "ships with Lexiscope"
-        if _is_folder(self.source):
-            return "a folder on this server"
+        if self.source == SMOLLM2.name:
+            return f"the package {SMOLLM2.distribution} {SMOLLM2.version}"
+        if _is_here(self.source):
+            file = self.source.lower().endswith(".gguf")
+            return f"a {'GGUF file' if file else 'folder'} on this server"
+        if self.source.startswith("hub:"):
+            return self.source.removeprefix("hub:")
         return f"{self.source} at {self.revision[:12] if self.revision else 'the newest revision'}"
 
     def without_place(self, sentence: str) -> str:
         """The sentence with the entry's name for its folder's place, which is the operator's."""
-        if self.source is None or not _is_folder(self.source):
+        if self.source is None or not _is_here(self.source):
             return sentence
         folder = Path(self.source).expanduser()
         places = {self.source, str(folder), str(folder.absolute()), str(folder.resolve())}
@@ -111,6 +119,8 @@ def catalogue_of(settings: Settings, ready_name: str | None = None) -> Catalogue
             )
         entries[entry.name] = entry
     start = _start(settings, entries, ready_name)
+    if start.source == SMOLLM2.name and settings.model is None and SHIPPED not in entries:
+        entries[SHIPPED] = Entry(SHIPPED, SHIPPED, None)
     return Catalogue(MappingProxyType({start.name: start, **entries, start.name: start}), start)
 
 
@@ -119,13 +129,15 @@ def absent(settings: Settings) -> list[str]:
     return [
         f"The folder of the model {entry.name} in LEXISCOPE_MODELS is not there: {entry.source}."
         for entry in map(_entry, settings.models)
-        if entry.source and _is_folder(entry.source)
-        and not Path(entry.source).expanduser().is_dir()
+        if entry.source and _is_here(entry.source)
+        and not Path(entry.source).expanduser().exists()
     ]  # fmt: skip
 
 
 def _start(settings: Settings, entries: Mapping[str, Entry], ready_name: str | None) -> Entry:
     source, revision = settings.model, settings.revision
+    if source is None and ready_name is None:
+        source = default_source()
     for entry in entries.values() if ready_name is None else ():
         if entry.name == source or (entry.source, entry.revision) == (source, revision):
             return replace(entry, trusted=True)
@@ -141,7 +153,9 @@ def _start(settings: Settings, entries: Mapping[str, Entry], ready_name: str | N
 def _shown(source: str | None) -> str:
     if source is None:
         return SHIPPED
-    return Path(source).expanduser().resolve().name if _is_folder(source) else source
+    if source == SMOLLM2.name:
+        return name_of(Path(SMOLLM2.file))
+    return Path(source).expanduser().resolve().name if _is_here(source) else source
 
 
 def as_name(text: str) -> str:
@@ -160,8 +174,10 @@ def _entry(text: str) -> Entry:
             "letters, digits, dots, hyphens and underscores."
         )
     hub_id, at, commit = source.rpartition("@")
-    if _is_folder(source):
+    if source == SMOLLM2.name or _is_here(source):
         return Entry(name, source, None)
+    if (file := HUB_FILE.fullmatch(source)) and _COMMIT.fullmatch(file[2].lower()):
+        return Entry(name, source, file[2].lower())
     if not at or not _HUB_ID.fullmatch(hub_id) or not _COMMIT.fullmatch(commit.lower()):
         raise CatalogueError(
             f"The model {name} in LEXISCOPE_MODELS is neither a folder that is there nor a hub id "
@@ -170,12 +186,12 @@ def _entry(text: str) -> Entry:
     return Entry(name, hub_id, commit.lower())
 
 
-def _is_folder(source: str) -> bool:
-    """Whether a source is meant as a folder: written as a path, or there."""
+def _is_here(source: str) -> bool:
+    """Whether a source is meant as a place on this machine: written as a path, or there."""
     if source.startswith((".", "/", "~")) or "\\" in source:
         return True
     try:
-        return Path(source).is_dir()
+        return Path(source).exists()
     except (OSError, ValueError):
         return False
 

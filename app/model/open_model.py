@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from engine import LatentSpace
 from engine.bases.selfcheck import SelfCheck
+from engine.model.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class ModelFacts:
     """Whether the head is the input embedding."""
     has_chat_template: bool
     has_bos: bool
+    origin: Origin
+    """The package and file it comes from, how its numbers were stored, and its licence."""
     anatomy: tuple[tuple[str, str], ...]
     """Where the parts were found, as (part, place)."""
 
@@ -53,7 +56,9 @@ class ModelFacts:
 
     def to_dict(self) -> dict[str, object]:
         """As it stands in the JSON of ``/api/v1/model``."""
-        return {**asdict(self), "anatomy": dict(self.anatomy)}
+        plain: dict[str, object] = asdict(self)
+        del plain["origin"]
+        return {**plain, **asdict(self.origin), "anatomy": dict(self.anatomy)}
 
 
 def facts_of(space: LatentSpace) -> ModelFacts:
@@ -75,6 +80,7 @@ def facts_of(space: LatentSpace) -> ModelFacts:
         tied=model.tied,
         has_chat_template=model.has_chat_template,
         has_bos=model.has_bos,
+        origin=model.origin,
         anatomy=tuple(model.anatomy.describe()),
     )
 

@@ -161,12 +161,24 @@ def _figures(report: FrameReport) -> list[Figure]:
     ]
 
 
+def _origin(facts: ModelFacts) -> list[tuple[str, str]]:
+    """Where it comes from, as far as that is known."""
+    origin = facts.origin
+    stored = origin.quantization and f"{origin.quantization}, dequantised to float32"
+    named = (
+        ("package", origin.package), ("file", origin.file), ("numbers stored as", stored),
+        ("licence", origin.licence),
+    )  # fmt: skip
+    return [(name, value) for name, value in named if value is not None]
+
+
 def _facts(facts: ModelFacts) -> tuple[tuple[str, str], ...]:
     return (
         ("name", facts.name),
         ("revision", facts.revision or "none given"),
         ("fingerprint of the weights", facts.fingerprint),
         ("architecture", f"{facts.architecture}, {facts.kind}"),
+        *_origin(facts),
         ("parameters", number(facts.parameters)),
         ("blocks", f"{facts.blocks}, so layers 0 (embedding) to {facts.blocks}"),
         ("width d, what the head reads", number(facts.width)),

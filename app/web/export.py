@@ -26,6 +26,7 @@ from app import version
 from engine import Trace
 from engine.bases.lookup import TokenHit
 from engine.bases.token_basis import TokenBasis
+from engine.model.origin import Origin
 
 _MEASURED = frozenset({"seconds", "predicted_seconds"})
 _FORMULA = frozenset("=+-@\t\r＝＋－＠")
@@ -60,6 +61,8 @@ class _Facts(Protocol):
     def device(self) -> str: ...
     @property
     def dtype(self) -> str: ...
+    @property
+    def origin(self) -> Origin: ...
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Source:
     fingerprint: str
     device: str
     dtype: str
+    origin: Origin
     prompt_sha256: str | None
     """Of the prompt in UTF-8; None where none was asked about."""
 
@@ -80,12 +84,14 @@ class Source:
         digest = None
         if prompt is not None:
             digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
-        where = facts.device, facts.dtype
+        where = facts.device, facts.dtype, facts.origin
         return cls(facts.name, facts.revision, facts.fingerprint, *where, digest)
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in JSON, with the versions that decided the numbers."""
-        return {**asdict(self), "versions": versions()}
+        plain = asdict(self)
+        known = {key: value for key, value in plain.pop("origin").items() if value is not None}
+        return {**plain, **known, "versions": versions()}
 
     @property
     def words(self) -> str:

@@ -186,7 +186,7 @@ def _common(request: Request) -> dict[str, object]:
         "known": known,
         "model": explorer.info if known else None,
         "badge": explorer.badge,
-        "notice": request.app.state.settings.notice,
+        "notice": explorer.notice if known else request.app.state.settings.notice,
         "jobs_mark": request.app.state.jobs.mark if known else None,
         "version": version(),
         "pages": request.app.state.pages,

@@ -297,7 +297,7 @@ def _version(name: str) -> str:
 
 
 def _one_of(what: str, value: object, allowed: Collection[str]) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise OptionError(
             f"{what} must be one of {', '.join(allowed)}; got {shorten(str(value))!r}."
         )

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from engine.errors import WorkError
 from engine.model.anatomy import Anatomy, dissect, first_tensor, hidden_argument
+from engine.model.origin import Origin
 from engine.model.placement import devices, is_spread, runs_on, values_of
 from engine.model.prompts import Tokens, has_chat_template, tokenize
 from engine.model.ranges import parse_range
@@ -77,6 +78,7 @@ class LanguageModel:
         revision: commit of the hub, or ``local``.
         kind: ``causal`` or ``masked``.
         limits: what one request may ask for.
+        origin: where it comes from, as far as that is known.
 
     Raises:
         UnsupportedModel: a part that the readings need was not found.
@@ -91,12 +93,14 @@ class LanguageModel:
         revision: str = "local",
         kind: str = "causal",
         limits: Limits | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.module: Any = model.eval()
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
         self.limits = limits or Limits()
+        self.origin = origin or Origin()
         self._owner = threading.get_ident()
         self.anatomy: Anatomy = dissect(self.module, kind=kind)
         self.vocabulary_texts = Vocabulary(tokenizer, self.vocabulary)

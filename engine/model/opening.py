@@ -30,7 +30,9 @@ from engine.errors import (
 )
 from engine.model.folder import check_folder
 from engine.model.language_model import LanguageModel, Limits
+from engine.model.origin import Origin, dequantised, gguf_of, name_of
 from engine.model.placement import DeviceMap, check_device_map
+from engine.progress import Check, no_check
 
 Tell = Callable[[str], None]
 """Takes a few words on what is being done just now."""
@@ -80,13 +82,16 @@ def load_model(
     limits: Limits | None = None,
     name: str | None = None,
     device_map: DeviceMap | None = None,
+    cache_dir: Path | None = None,
+    check: Check = no_check,
     tell: Tell = silent,
     exclusive: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> LanguageModel:
-    """Open a causal or masked language model by hub id or local folder.
+    """Open a causal or masked language model by hub id, local folder or GGUF file.
 
     Args:
-        source: a folder with config.json and safetensors, or a hub id.
+        source: a folder with config.json and safetensors, a hub id, or what
+            :func:`engine.model.origin.gguf_of` takes for a GGUF file.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         dtype: ``auto`` is float32 on the CPU and the checkpoint's own elsewhere; or ``float32``,
             ``bfloat16``, ``float16``.
@@ -98,6 +103,8 @@ def load_model(
         device_map: spread the model over several GPUs by the package accelerate, in one of its
             ways (``auto``, ``balanced``, ``balanced_low_0``, ``sequential``) or with a device for
             each module path; what does not fit them stays in main memory. None: one device.
+        cache_dir: where dequantised copies of GGUF files are kept; None keeps none.
+        check: raises to stop, while such a copy is made.
         tell: called with a few words at each phase.
         exclusive: entered while transformers changes what holds for the whole process (torch's
             default dtype): no other thread may compute meanwhile. On the CPU in float32 nothing
@@ -106,11 +113,6 @@ def load_model(
     Raises:
         ModelNotFound, UnsupportedModel, UnsafeModel, ModelTooLarge, OptionError: one sentence each.
     """
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.utils import logging as hf_logging
-
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
     where = choose_device(device)
     if device_map is not None:
         check_device_map(device_map, device)
@@ -119,6 +121,47 @@ def load_model(
             f"dtype must be one of auto, {', '.join(DTYPES)}; got {shorten(str(dtype))!r}."
         )
     text = str(source)
+    try:
+        found = gguf_of(text, offline=offline)
+    except (OSError, ValueError, RuntimeError):
+        found = None  # no name of a file: said below
+    settings: dict[str, Any] = {
+        "where": where, "dtype": dtype, "offline": offline, "limits": limits,
+        "device_map": device_map, "tell": tell, "exclusive": exclusive,
+    }  # fmt: skip
+    if found is None:
+        return _open(
+            text, name=name, revision=revision, trust_remote_code=trust_remote_code, **settings
+        )
+    tell("dequantising the weights; they are kept for the next time")
+    with dequantised(*found, cache_dir, check) as (folder, origin):
+        return _open(
+            str(folder), name=name or name_of(found[0]), revision=None, trust_remote_code=False,
+            origin=origin, **settings,
+        )  # fmt: skip
+
+
+def _open(
+    text: str,
+    *,
+    name: str | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    where: torch.device,
+    dtype: str,
+    offline: bool,
+    limits: Limits | None,
+    device_map: DeviceMap | None,
+    tell: Tell,
+    exclusive: Callable[[], AbstractContextManager[None]],
+    origin: Origin | None = None,
+) -> LanguageModel:
+    """Open what is no GGUF file, or a copy of one."""
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
     try:
         folder = Path(text).expanduser()
         local = folder.is_dir()
@@ -131,7 +174,10 @@ def load_model(
     if local:
         check_folder(folder, shown, trust_remote_code=trust_remote_code)
     elif folder.exists():
-        raise ModelNotFound(f"{shorten(text, 80)!r} is a file; give the folder that holds it.")
+        raise ModelNotFound(
+            f"{shorten(text, 80)!r} is a file and no GGUF; give the folder that holds it, or a file"
+            " ending in .gguf."
+        )
     elif text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise ModelNotFound(
             f"there is no folder {shorten(text, 80)!r}; give a folder with config.json and"
@@ -187,6 +233,7 @@ def load_model(
         revision="local" if local else str(commit or revision or "main"),
         kind=kind,
         limits=limits,
+        origin=origin,
     )
 
 

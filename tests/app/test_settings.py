@@ -8,7 +8,7 @@ import pytest
 from asgi import settings_with
 from pydantic import ValidationError
 
-from app.cli.main import _ignored
+from app.cli.serve import _ignored
 from app.settings import Settings
 
 TOKEN = "a-token-of-more-than-22-characters"

