@@ -95,9 +95,8 @@ class Crowd:
                      "vocabulary": "/vocabulary"},
         }  # fmt: skip
         panel = Panel(
-            key="a", title=drawn.title, sentence=drawn.title, label="bench",
-            badge=Badge("a", "/", "/", "bench"),
-            warnings=(), how_chosen="all", variance="", blind_to="", noise="",
+            key="a", map=drawn, label="bench", badge=Badge("a", "/", "/", "bench"),
+            warnings=(), variance="", noise="",
             border=border_sentence(drawn), border_rows=(), border_more="", still="/",
             source=source, follows=False, point=None,
         )  # fmt: skip

@@ -18,6 +18,15 @@ def number(value: Any) -> float | int | None:
     return out if math.isfinite(out) else None
 
 
+class Plain:
+    """A dataclass whose JSON contract is all of its fields by their names."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract."""
+        out: dict[str, Any] = plain(self)
+        return out
+
+
 def plain(value: Any) -> Any:
     """Any value for JSON: a dataclass by its fields, an array as lists, each number as above."""
     if value is None or isinstance(value, str | bool):

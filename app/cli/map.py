@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -70,16 +71,14 @@ def _map(given: argparse.Namespace) -> int:
     }
     options = MapOptions(**asked)
     space = space_of(given)
-    try:
+    with closing(space.maps) as maps:
         if given.calibration:
             named = open_folder(space, Path(given.calibration))
             options = replace(options, calibration=named, side=given.side)
         if PROJECTIONS[options.projection].is_job:
-            follow(space.maps.umap(options))
-        drawing = drawing_of(space.maps, options, format, given.colour, check=no_check)
+            follow(maps.umap(options))
+        drawing = drawing_of(maps, options, format, given.colour, check=no_check)
         body = file_of(drawing, format, look)
-    finally:
-        space.maps.close()
     if given.json:
         return write(body)
     save(Path(given.out), body)
@@ -107,12 +106,10 @@ def _verify(given: argparse.Namespace) -> int:
         raise ArtifactError(f"{given.file} cannot be read: {error.strerror}.") from None
     document = read(body)
     space = space_of(given)
-    try:
+    with closing(space.maps) as maps:
         if given.calibration:
             open_folder(space, Path(given.calibration))
-        report = verify(space.maps, document)
-    finally:
-        space.maps.close()
+        report = verify(maps, document)
     if given.json:
         write(dumps(report.to_dict()))
     else:

@@ -51,7 +51,6 @@ def figure(drawn: Map, *, points: bool = False, dark: bool = False) -> go.Figure
     """A map.
 
     Args:
-        drawn: the map.
         points: whether the points are put in; else a figure for the script that fetches them.
         dark: colours for a dark page.
     """

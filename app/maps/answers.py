@@ -10,84 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.errors import OptionError, TokenError
-from engine.maps import Changes, Colour, Map, MapMaker, MapOptions, Neighbours
+from engine.maps import Changes, Map, MapMaker, MapOptions, Neighbours
+from engine.maps.arrays import Longs
+from engine.maps.points import Space
 from engine.maps.selection import word_groups
 from engine.progress import Check
 
-LABELS = 5_000
-"""Labels of prompts and texts that the description of a map holds."""
-LABEL_LENGTH = 80
-
-Longs = npt.NDArray[np.int64]
 Polygon = tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Of points that follow each other, no vocabulary names them: prompt tokens and texts."""
-
-    kind: str
-    start: int
-    labels: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Described:
-    """A map with the labels that come along with its description."""
-
-    map: Map
-    labels: tuple[Labels, ...]
-
-    @property
-    def layers(self) -> int:
-        """How many there are: the blocks and the embedding."""
-        return self.map.layers + 1
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        """Of the points on it."""
-        return frozenset(run.kind for run in self.map.points.runs)
-
-
-def describe(maps: MapMaker, options: MapOptions, *, check: Check) -> Described:
-    """Everything about a map but its coordinates."""
-    drawn = maps.map(options, check=check)
-    left, found = LABELS, []
-    for run in drawn.points.runs:
-        count = min(run.count, left)
-        if run.kind not in ("prompt", "text") or count == 0:
-            continue
-        left -= count
-        some = range(run.start, run.start + count)
-        labels = tuple(drawn.points.label(i)[:LABEL_LENGTH] for i in some)
-        found.append(Labels(run.kind, run.start, labels))
-    return Described(drawn, tuple(found))
-
-
-@dataclass(frozen=True)
-class Places:
-    """The drawn coordinates of a map as bytes."""
-
-    body: bytes
-    """float32, little-endian, n × dims."""
-    n: int
-    dims: int
-    fingerprint: str
-
-
-def places(maps: MapMaker, options: MapOptions, *, check: Check) -> Places:
-    """The coordinates as they are drawn: row by row, clipped to the border."""
-    drawn = maps.map(options, check=check)
-    body = np.ascontiguousarray(drawn.border.clipped, dtype="<f4").tobytes()
-    return Places(body, drawn.n, drawn.dims, drawn.fingerprint)
-
-
-def colour(maps: MapMaker, options: MapOptions, by: str, *, check: Check) -> Colour:
-    """A colour per point; in an address its name may be written with underscores."""
-    return maps.colour(options, by.replace("_", " "), check=check)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,17 +70,10 @@ def _nearest_drawn(drawn: Map, index: int, k: int) -> frozenset[int]:
     return frozenset(np.argpartition(away, k - 1)[:k].tolist()) if k > 0 else frozenset()
 
 
-@dataclass(frozen=True, eq=False)
-class Motion:
-    """What moved from one map to another of the same points."""
-
-    map: Map
-    """The first."""
-    found: Changes
-
-
-def motion(maps: MapMaker, options: MapOptions, to: int | None, *, check: Check) -> Motion:
-    """What moves from the map's layer to another one; None: from before its calibration."""
+def motion(
+    maps: MapMaker, options: MapOptions, to: int | None, *, check: Check
+) -> tuple[Map, Changes]:
+    """A map, and what moves from its layer to another one; None: from before its calibration."""
     if to is not None:
         other = replace(options, layer=to)
     elif options.calibration is not None:
@@ -160,7 +84,7 @@ def motion(maps: MapMaker, options: MapOptions, to: int | None, *, check: Check)
             " after it."
         )
     found = maps.changes(options, other, check=check)
-    return Motion(maps.map(options, check=check), found)
+    return maps.map(options, check=check), found
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,19 +116,25 @@ def inside(maps: MapMaker, options: MapOptions, polygon: Polygon, *, check: Chec
     return Found(maps.map(options, check=check), indices, "lie inside the outline")
 
 
-Words = tuple[tuple[str, str], ...]
-"""Groups of words: the name of each, and its words with a space between them."""
+WORDS: tuple[tuple[str, str], ...] = (
+    ("animals", "dog cat horse bird fish cow sheep pig lion bear"),
+    ("numbers", "two three four five six seven eight nine ten"),
+    ("months", "January February March April June July August September October"),
+    ("family", "mother father sister brother daughter son wife husband uncle aunt cousin"),
+    ("places", "France Germany England Italy Spain Russia China Japan India America Africa Europe"),
+)
+"""Everyday words that a first visit draws, those of them that are single tokens of the model."""
 
 
-def everyday(maps: MapMaker, words: Words) -> Mapping[str, list[str]]:
+def everyday(space: Space) -> Mapping[str, list[str]]:
     """Of each group of words those that are single tokens of the model, in their order."""
-    return {name: [one for one in some.split() if _is_token(maps, one)] for name, some in words}
+    return {name: [one for one in some.split() if _is_token(space, one)] for name, some in WORDS}
 
 
-def _is_token(maps: MapMaker, word: str) -> bool:
+def _is_token(space: Space, word: str) -> bool:
     try:
-        found = list(word_groups(maps.space, word))
+        found = list(word_groups(space, word))
     except TokenError:
         return False
     # A text in two pieces may be found by a special name; only the word itself counts.
-    return maps.space.vocabulary.texts[found[0]].strip() == word
+    return space.vocabulary.texts[found[0]].strip() == word

@@ -10,18 +10,18 @@ import gzip
 import hashlib
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
 from app.jobs.lanes import JobsDep
 from app.maps import answers, documents
-from app.maps.answers import describe, inside, motion, neighbourhood, places
+from app.maps.answers import inside, motion, neighbourhood
 from app.maps.files.export import MEDIA, Format, file_of
 from app.maps.files.picture import Look
 from app.maps.question import ColourName, MapQuestion, link_path, options_of
-from app.maps.turn import answer, document
-from app.maps.umap import start_umap
+from app.maps.turn import answer, document, start_umap
 from app.model.explorer import ExplorerDep
 from app.web import export
 from app.web.answers import FaultDocument, described, json_answer
@@ -150,13 +150,14 @@ def _download(body: bytes, format: Format, options: MapOptions) -> Response:
 @router.get("/map/points", responses={**_MAP, **_BYTES})
 async def points(request: Request, query: Annotated[MapQuestion, Query()]) -> Response:
     """The drawn coordinates: float32, little-endian, point by point; clipped to the border."""
-    found = await answer(request, places, await options_of(request, query))
-    digest = hashlib.sha256(found.body).hexdigest()[:32]
+    drawn = await answer(request, MapMaker.map, await options_of(request, query))
+    body = np.ascontiguousarray(drawn.border.clipped, dtype="<f4").tobytes()
+    digest = hashlib.sha256(body).hexdigest()[:32]
     headers = {
-        "X-Lexiscope-Points": f"{found.n},{found.dims}",
-        "X-Lexiscope-Map": found.fingerprint,
+        "X-Lexiscope-Points": f"{drawn.n},{drawn.dims}",
+        "X-Lexiscope-Map": drawn.fingerprint,
     }
-    return tagged(request, found.body, digest, "application/octet-stream", headers)
+    return tagged(request, body, digest, "application/octet-stream", headers)
 
 
 def tagged(
@@ -182,13 +183,14 @@ async def _json(
 @router.get("/map/meta", responses=_MAP)
 async def meta(request: Request, query: Annotated[MapQuestion, Query()]) -> Response:
     """Everything about the map but its coordinates."""
-    return await _json(request, query, documents.write_map, describe)
+    return await _json(request, query, documents.write_map, MapMaker.map)
 
 
 @router.get("/map/colour", responses=_MAP)
 async def colour(request: Request, query: Annotated[MapColourQuestion, Query()]) -> Response:
     """A colour for every point: a number, or a code and its name."""
-    return await _json(request, query, documents.write_colour, answers.colour, query.by)
+    by = query.by.replace("_", " ")  # as its name may be written in an address
+    return await _json(request, query, documents.write_colour, MapMaker.colour, by)
 
 
 @router.get("/map/quality", responses=_MAP)

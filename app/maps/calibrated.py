@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cachetools import LRUCache
+from cachetools import LRUCache, cached
 from starlette.requests import Request
 
 from app.calibrate.sets import Sets
@@ -42,17 +42,8 @@ _HEAD_NOTE: Final = (
 _REMEMBERED: Final = 64
 _PLANE: Final = 2
 """Bases that a plane needs more of to be fitted."""
-_known: LRUCache[str, Known] = LRUCache(_REMEMBERED)
-"""By the id of what was saved: saved folders are never written to again."""
+_DAMAGED: Final = "the calibration is damaged; train it anew."
 _RESERVED: Final = str.maketrans({"=": " ", ";": " ", ",": " "})
-
-
-@dataclass(frozen=True)
-class SavedChoice:
-    """A saved calibration that can be switched on."""
-
-    id: str
-    name: str
 
 
 @dataclass(frozen=True)
@@ -66,22 +57,23 @@ class Known:
     frame: str
 
 
-async def saved_choices(request: Request) -> tuple[SavedChoice, ...]:
-    """The saved calibrations of the loaded model, the newest first; none where nothing is kept."""
+async def saved_choices(request: Request) -> dict[str, str]:
+    """The names of the loaded model's saved calibrations by their ids, the newest first; none where
+    nothing is kept."""
     sets: Sets = request.app.state.sets
     explorer: Explorer = request.app.state.explorer
     if sets.store is None:
-        return ()
+        return {}
     try:
         records = await asyncio.to_thread(sets.store.records, "calibrations")
     except StorageError:
-        return ()
+        return {}
     own = explorer.facts().fingerprint
-    return tuple(
-        SavedChoice(one.id, str(one.summary["name"]))
+    return {
+        one.id: str(one.summary["name"])
         for one in records
         if one.summary["model_fingerprint"] == own
-    )
+    }
 
 
 async def calibration_name(request: Request, id_: str | None) -> CalibrationName | None:
@@ -133,7 +125,7 @@ async def _look_up(request: Request, id_: str) -> tuple[Record, Known]:
     try:
         record = await asyncio.to_thread(store.record, "calibrations", id_)
         _check_model(record, explorer)
-        return record, await asyncio.to_thread(partial(_read, store, id_))
+        return record, await asyncio.to_thread(_read, store, id_)
     except NotFound:
         raise OptionError(_no_such()) from None
 
@@ -156,28 +148,25 @@ def _check_model(record: Record, explorer: Explorer) -> None:
         )
 
 
+@cached(LRUCache(_REMEMBERED), key=lambda store, id_: id_, lock=threading.Lock())
 def _read(store: Store, id_: str) -> Known:
-    found = _known.get(id_)
-    if found is None:
-        info = read_info(store.folder_of("calibrations", id_) / FOLDER)
-        try:
-            found = _known_from(info)
-        except (KeyError, TypeError, ValueError):
-            raise ArtifactError("the calibration is damaged; train it anew.") from None
-        _known[id_] = found
-    return found
+    """Of the calibration with this id; saved folders are never written to again."""
+    return _known_from(read_info(store.folder_of("calibrations", id_) / FOLDER))
 
 
 def _known_from(info: Mapping[str, Any]) -> Known:
-    task = info["task"]
-    spec = TaskSpec.from_dict(task["spec"])
-    labels = [LabelToken.from_dict(one) for one in task["labels"]]
-    return Known(
-        fingerprint=fingerprint_of(info),
-        reading=Reading(spec.template, tuple(spec.text_columns), spec.label_column),
-        labels=tuple((one.label, _word(one)) for one in labels),
-        frame=str(info["options"]["frame"]),
-    )
+    try:
+        task = info["task"]
+        spec = TaskSpec.from_dict(task["spec"])
+        labels = [LabelToken.from_dict(one) for one in task["labels"]]
+        return Known(
+            fingerprint=fingerprint_of(info),
+            reading=Reading(spec.template, tuple(spec.text_columns), spec.label_column),
+            labels=tuple((one.label, _word(one)) for one in labels),
+            frame=str(info["options"]["frame"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise ArtifactError(_DAMAGED) from None
 
 
 def _word(token: LabelToken) -> str:
@@ -204,7 +193,7 @@ def fingerprint_of(info: Mapping[str, Any]) -> str:
             "model": info["model"]["fingerprint"],
         }
     except (KeyError, TypeError):
-        raise ArtifactError("the calibration is damaged; train it anew.") from None
+        raise ArtifactError(_DAMAGED) from None
     text = json.dumps(plain, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -222,10 +211,7 @@ def open_saved(space: LatentSpace, store: Store | None, name: CalibrationName | 
 
 def reading_in(folder: Path) -> Reading:
     """How the calibration in a folder reads texts."""
-    try:
-        return _known_from(read_info(folder)).reading
-    except (KeyError, TypeError, ValueError):
-        raise ArtifactError("the calibration is damaged; train it anew.") from None
+    return _known_from(read_info(folder)).reading
 
 
 def open_folder(space: LatentSpace, folder: Path) -> CalibrationName:
@@ -242,7 +228,6 @@ def calibrator_of(calibration: Calibration, space: LatentSpace, fingerprint: str
 
     Args:
         calibration: of the space's model.
-        space: whose states.
         fingerprint: `fingerprint_of` what was saved.
     """
     options = calibration.options

@@ -10,15 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from app.figures.map import BORDER
-from app.maps.answers import Described, Found, Motion, Neighbourhood
+from app.maps.answers import Found, Neighbourhood
 from app.maps.files import export
 from app.maps.files.drawing import border_sentence, packed, slots_of
 from app.web.export import dumps
 from engine import LatentSpace
 from engine.json_number import number
-from engine.maps import Cka, Colour, Map, Near
+from engine.maps import Changes, Cka, Colour, Map, Near
 from engine.progress import Check
 
+LABELS = 5_000
+"""Labels of prompts and texts that the description of a map holds."""
+LABEL_LENGTH = 80
 INDICES = 20_000
 """Indices of hits or selected points that an answer lists."""
 _TEXT = 400
@@ -43,9 +46,9 @@ def rows_of(drawn: Map, indices: Iterable[int]) -> Iterable[dict[str, Any]]:
     return (_row(drawn, int(i)) for i in indices)
 
 
-def write_map(found: Described) -> bytes:
+def write_map(drawn: Map) -> bytes:
     """Everything about a map but its coordinates."""
-    drawn, border = found.map, found.map.border
+    border = drawn.border
     return dumps(
         {
             "fingerprint": drawn.fingerprint,
@@ -59,9 +62,9 @@ def write_map(found: Described) -> bytes:
             "n": drawn.n,
             "dims": drawn.dims,
             "layer": drawn.layer,
-            "layers": found.layers,
+            "layers": drawn.layers + 1,
             "kinds": kinds_of(drawn),
-            "labels": labels_of(found),
+            "labels": labels_of(drawn),
             "variance_shown": drawn.variance_shown,
             "variance_of": drawn.variance_of,
             "variance_of_bases": drawn.variance_of_bases,
@@ -101,12 +104,18 @@ def kinds_of(drawn: Map) -> list[dict[str, Any]]:
     return out
 
 
-def labels_of(found: Described) -> list[dict[str, Any]]:
-    """Labels of what no vocabulary names."""
-    return [
-        {"start": one.start, "count": len(one.labels), "labels": list(one.labels)}
-        for one in found.labels
-    ]
+def labels_of(drawn: Map) -> list[dict[str, Any]]:
+    """Labels of what no vocabulary names, prompt tokens and texts: the first of them."""
+    left, out = LABELS, []
+    for run in drawn.points.runs:
+        count = min(run.count, left)
+        if run.kind not in ("prompt", "text") or count == 0:
+            continue
+        left -= count
+        some = range(run.start, run.start + count)
+        labels = [drawn.points.label(i)[:LABEL_LENGTH] for i in some]
+        out.append({"start": run.start, "count": count, "labels": labels})
+    return out
 
 
 def border_points(drawn: Map) -> list[dict[str, Any]]:
@@ -197,9 +206,9 @@ class WriteChanges:
     values: bool
     """Whether every point's figures are wanted."""
 
-    def __call__(self, answer: Motion) -> bytes:
+    def __call__(self, answer: tuple[Map, Changes]) -> bytes:
         """The JSON."""
-        drawn, found = answer.map, answer.found
+        drawn, found = answer
         floor = found.noise_floor
         out: dict[str, Any] = {
             "layer": found.layers[0],

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
 
 from app.figures.theme import FRAMES, STATES
-from app.maps.answers import Described
-from app.maps.calibrated import SavedChoice
-from app.maps.panels import LinkTo
 from app.maps.question import PROMPT, MapQuery, MapQuestion
 from app.model.open_model import ModelFacts
-from app.web import words
 from app.web.rendering import as_text, link
 from app.web.words import Choice, choices
 from engine.calibration.labelled.tasks import example_sets
-from engine.maps import COLOURS, PROJECTIONS
+from engine.maps import COLOURS, PROJECTIONS, Map
 from engine.maps.preprocessing import PREPROCESSINGS
 
 VOCABULARIES = (
@@ -49,30 +45,13 @@ BEFORE_LOOK = (
 class MapForm:
     """The switches as they stand."""
 
-    prompt: str
-    max_characters: int
-    vocabularies: tuple[Choice, ...]
-    projections: tuple[Choice, ...]
-    dims: tuple[Choice, ...]
-    preprocessings: tuple[Choice, ...]
-    compares: tuple[Choice, ...]
-    compare_prompt: str
+    query: MapQuery
+    choices: Mapping[str, tuple[Choice, ...]]
+    """Of each switch by its name; without calibrations where none is saved."""
     select: str
-    texts: tuple[Choice, ...]
-    frames: tuple[Choice, ...]
-    states: tuple[Choice, ...]
-    axes: str
-    neighbours: int
-    min_dist: float
-    principal: int
-    calibrations: tuple[Choice, ...]
-    """Empty where none is saved."""
-    seed: int
-    bos: tuple[Choice, ...]
-    has_bos: bool
-    has_chat: bool
-    chat: bool
     changed: int
+    """Settings under "More settings" that are not at their defaults."""
+    max_characters: int = 2_000
 
 
 @dataclass(frozen=True)
@@ -85,8 +64,6 @@ class Bar:
     """Whether anything on the map differs from layer to layer."""
     colours: tuple[Choice, ...]
     hidden: tuple[tuple[str, str], ...]
-    find: str
-    regex: bool
     flat: bool
 
 
@@ -104,21 +81,14 @@ class ExampleChip:
 class Waiting:
     """A picture that takes long and is not there yet."""
 
-    title: str
     sentence: str
-    warning: str
+    """What is missing."""
     action: str
+    """Where a form starts it."""
     instead: str
+    """A link to a picture that is drawn at once."""
 
 
-WORDS: tuple[tuple[str, str], ...] = (
-    ("animals", "dog cat horse bird fish cow sheep pig lion bear"),
-    ("numbers", "two three four five six seven eight nine ten"),
-    ("months", "January February March April June July August September October"),
-    ("family", "mother father sister brother daughter son wife husband uncle aunt cousin"),
-    ("places", "France Germany England Italy Spain Russia China Japan India America Africa Europe"),
-)
-"""Everyday words that a first visit draws, those of them that are single tokens of the model."""
 LEAST_WORDS, LEAST_GROUPS = 4, 3
 
 
@@ -200,14 +170,8 @@ def _preprocessings() -> list[tuple[str, ...]]:
     return sorted(table, key=lambda row: row[0] != default)
 
 
-def form_of(query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]) -> MapForm:
-    """The form as the query leaves it.
-
-    Args:
-        query: what was asked.
-        facts: of the model.
-        saved: the calibrations that can be switched on.
-    """
+def form_of(query: MapQuery, facts: ModelFacts, saved: Mapping[str, str]) -> MapForm:
+    """The form as the query leaves it."""
     more = ("select", "frame", "state", "axes", "compare_prompt", "neighbours",
             "min_dist", "principal", "calibration", "seed", "bos", "chat")  # fmt: skip
     fields = type(query).model_fields
@@ -215,46 +179,38 @@ def form_of(query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]) ->
     texts = TEXTS
     if query.texts and query.texts not in dict(TEXTS):
         texts = (*TEXTS, (query.texts, "your own set"))
-    return MapForm(
-        prompt=query.prompt or "",
-        max_characters=2_000,
-        vocabularies=choices(VOCABULARIES, query.vocabulary),
-        projections=choices(_projections(), query.projection),
-        dims=choices((("2", "2-D"), ("3", "3-D")), str(query.dims)),
-        preprocessings=choices(_preprocessings(), query.preprocessing),
-        compares=_compares(query, facts, saved),
-        compare_prompt=query.compare_prompt or "",
-        select="" if query.select == "all" else query.select,
-        texts=choices(texts, query.texts or ""),
-        frames=choices(FRAMES, query.frame),
-        states=choices(STATES, query.state),
-        axes=query.axes or "",
-        neighbours=query.neighbours,
-        min_dist=query.min_dist,
-        principal=query.principal,
-        calibrations=_calibrations(query, saved),
-        seed=query.seed,
-        bos=choices((("auto", "as the model does"), ("yes", "yes"), ("no", "no")), query.bos),
-        has_bos=facts.has_bos,
-        has_chat=facts.has_chat_template,
-        chat=query.chat,
-        changed=changed,
-    )
+    tables: dict[str, Iterable[tuple[str, ...]]] = {
+        "vocabulary": VOCABULARIES,
+        "projection": _projections(),
+        "dims": (("2", "2-D"), ("3", "3-D")),
+        "texts": texts,
+        "preprocessing": _preprocessings(),
+        "frame": FRAMES,
+        "state": STATES,
+        "bos": (("auto", "as the model does"), ("yes", "yes"), ("no", "no")),
+        "calibration": _calibrations(query, saved),
+    }
+    switches = {
+        name: choices(table, as_text(getattr(query, name) or "")) for name, table in tables.items()
+    }
+    switches["compare"] = _compares(query, facts, saved)
+    select = "" if query.select == "all" else query.select
+    return MapForm(query, switches, select, changed)
 
 
-def _calibrations(query: MapQuery, saved: Sequence[SavedChoice]) -> tuple[Choice, ...]:
-    table = [(one.id, one.name) for one in saved]
-    if query.calibration and query.calibration not in dict(table):
+def _calibrations(query: MapQuery, saved: Mapping[str, str]) -> list[tuple[str, str]]:
+    table = list(saved.items())
+    if query.calibration and query.calibration not in saved:
         table.append((query.calibration, "not there"))
-    return choices([("", "none"), *table], query.calibration or "") if table else ()
+    return [("", "none"), *table] if table else []
 
 
-def _compares(
-    query: MapQuery, facts: ModelFacts, saved: Sequence[SavedChoice]
-) -> tuple[Choice, ...]:
+def _compares(query: MapQuery, facts: ModelFacts, saved: Mapping[str, str]) -> tuple[Choice, ...]:
     """What the second picture may be."""
     table = [("", "nothing")]
-    table += [(f"calibration:{one.id}", f"before / after calibration: {one.name}") for one in saved]
+    table += [
+        (f"calibration:{id_}", f"before / after calibration: {name}") for id_, name in saved.items()
+    ]
     table += [(f"layer:{layer}", f"layer {layer}") for layer in range(facts.layers)]
     table += [("prompt", "another text (under More settings)")]
     for name, label, options in (
@@ -275,9 +231,9 @@ def _compares(
     return choices(table, query.compare or ("prompt" if query.compare_prompt else ""))
 
 
-def bar_of(query: MapQuery, picture: Described, facts: ModelFacts, to: LinkTo) -> Bar:
+def bar_of(query: MapQuery, drawn: Map, facts: ModelFacts) -> Bar:
     """The row above the pictures."""
-    kinds = picture.kinds
+    kinds = dict(drawn.points.kinds)
     table = [
         row
         for row in _colours()
@@ -290,27 +246,23 @@ def bar_of(query: MapQuery, picture: Described, facts: ModelFacts, to: LinkTo) -
     if not query.prompt:
         state["prompt"] = ""
     return Bar(
-        layer=picture.map.layer,
+        layer=drawn.layer,
         last=facts.layers - 1,
-        layered=kinds != {"basis"},
+        layered=set(kinds) != {"basis"},
         colours=choices(table, query.colour),
         hidden=tuple((name, as_text(value)) for name, value in state.items()),
-        find=query.find or "",
-        regex=query.regex,
-        flat=picture.map.dims == 2,
+        flat=drawn.dims == 2,
     )
 
 
 def examples_of(
-    request: Request, query: MapQuery, first: Mapping[str, Any], saved: Sequence[SavedChoice]
+    request: Request, query: MapQuery, first: Mapping[str, Any], saved: Mapping[str, str]
 ) -> tuple[ExampleChip, ...]:
     """The examples as links; the one that is shown is marked.
 
     Args:
-        request: for links.
-        query: what is shown.
         first: of `first_view`.
-        saved: calibrations; the one that is shown, or the newest, is offered.
+        saved: names of calibrations by their ids; the one that is shown, or the newest, is offered.
     """
     topics = len(example_sets()["topics"].texts)
     table = [(label.format(topics=topics), look, state) for label, look, state in EXAMPLES]
@@ -322,8 +274,8 @@ def examples_of(
     ]
     if saved:
         shown = query.compared_calibration
-        mine = shown in {one.id for one in saved}
-        place = f"/map/calibration/{shown if mine else saved[0].id}"
+        mine = shown in saved
+        place = f"/map/calibration/{shown if mine else next(iter(saved))}"
         chips.insert(1, ExampleChip(BEFORE_LABEL, link(request, place), BEFORE_LOOK, mine))
     return tuple(chips)
 
@@ -332,22 +284,3 @@ def _same(query: MapQuery, state: Mapping[str, Any]) -> bool:
     passing = {"point", "of", "find", "regex", "panel"}
     now = query.model_dump(exclude=passing)
     return now == type(query).model_validate(dict(state)).model_dump(exclude=passing)
-
-
-def waiting_of(action: str, sentence: str, instead: str) -> Waiting:
-    """What stands in place of a UMAP that has not been computed.
-
-    Args:
-        action: where a form starts it.
-        sentence: what is missing.
-        instead: a link to a picture that is drawn at once.
-    """
-    return Waiting(
-        title="This picture is not computed yet",
-        sentence=words.sentence(sentence),
-        warning="UMAP takes from a few seconds to a minute, beside everything else; the picture is"
-        " kept, and comes back at once the next time. It is good for finding groups: gaps, sizes"
-        " and distances between groups mean nothing on it.",
-        action=action,
-        instead=instead,
-    )

@@ -37,8 +37,6 @@ async def text_set(
     """A text set by its name or id; None where none is asked for.
 
     Args:
-        request: whose server knows the sets.
-        name: of the set.
         reading: of the calibration that is switched on; None: an example is read through its own
             template, anything else as it is.
 
@@ -65,17 +63,11 @@ def _example(name: str, reading: Reading | None = None) -> TextSet | None:
     found = example_sets().get(name)
     if found is None:
         return None
-    if reading is not None and set(reading.text_columns) <= set(found.table.columns):
-        return text_set_of(name, found.table, reading)
     # Read as a calibration reads it: the last position is where the label would be said.
-    template, columns = found.spec.template, found.spec.text_columns
-    return TextSet(
-        name=name,
-        texts=found.texts,
-        labels=found.labels,
-        prompts=tuple(render(template, columns, row.values) for row in found.table.rows),
-        template=template,
-    )
+    if reading is None or not set(reading.text_columns) <= set(found.table.columns):
+        spec = found.spec
+        reading = Reading(spec.template, tuple(spec.text_columns), spec.label_column)
+    return text_set_of(name, found.table, reading)
 
 
 def example_text_set(name: str, reading: Reading | None = None) -> TextSet:

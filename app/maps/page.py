@@ -18,11 +18,10 @@ from fastapi.responses import HTMLResponse
 from starlette.responses import RedirectResponse, Response
 
 from app.jobs.lanes import JobsDep
-from app.maps.answers import Words, everyday, inside
+from app.maps.answers import everyday, inside
 from app.maps.api import selected_table
 from app.maps.calibrated import before_and_after, saved_choices
 from app.maps.form import (
-    WORDS,
     Bar,
     ExampleChip,
     MapForm,
@@ -30,7 +29,6 @@ from app.maps.form import (
     examples_of,
     first_view,
     form_of,
-    waiting_of,
 )
 from app.maps.panels import (
     Badge,
@@ -45,24 +43,21 @@ from app.maps.parts import (
     REFUSALS,
     MapExport,
     PageRefused,
-    between,
-    changes_part,
     find_changes,
     find_cka,
-    layers_part,
     linker,
     outline,
     parts,
     read_page,
 )
 from app.maps.question import MapQuery, MapQuestion, drawn_at_once, link_path, options_of
-from app.maps.tables import ChangesPanel, LayersPanel
-from app.maps.turn import answer
-from app.maps.umap import start_umap
+from app.maps.tables import ChangesPanel, LayersPanel, between, changes_part, layers_part
+from app.maps.turn import answer, start_umap
 from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
 from app.web.questions import ask
 from app.web.rendering import Page, link, render
+from app.web.words import sentence
 from engine import LatentSpace
 from engine.errors import LexiscopeError, OptionError
 from engine.maps import PROJECTIONS, MapMaker, MapNotReady
@@ -95,18 +90,6 @@ class MapPage:
     export: MapExport | None = None
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What a fragment of the page shows."""
-
-    terms: dict[str, Term]
-    trust: Badge | None = None
-    """Not called badge: that is the mark of the self-check at the head of every page."""
-    changes: ChangesPanel | None = None
-    layers: LayersPanel | None = None
-    selected: SelectedPanel | None = None
-
-
 @router.get("/map", response_class=HTMLResponse)
 async def map_page(request: Request, explorer: ExplorerDep) -> Response:
     """The map; a mistake is a sentence in the picture's place."""
@@ -122,7 +105,7 @@ async def map_page(request: Request, explorer: ExplorerDep) -> Response:
         beside = query.beside()
         options = await options_of(request, query.question())
         other = None if beside is None else await options_of(request, beside)
-        found = await answer(request, read_page, options, other, query, WORDS)
+        found = await answer(request, read_page, options, other, query)
         words, shown = found.everyday, parts(request, explorer, query, found)
     except PageRefused as refused:
         words, shown = refused.everyday, _refusal(request, query, refused.error)
@@ -145,11 +128,11 @@ async def map_page(request: Request, explorer: ExplorerDep) -> Response:
 
 async def _everyday(request: Request) -> Mapping[str, Sequence[str]]:
     explorer: Explorer = request.app.state.explorer
-    return await explorer.ask(request, _everyday_words, WORDS)
+    return await explorer.ask(request, _everyday_words)
 
 
-def _everyday_words(space: LatentSpace, words: Words, *, check: Check) -> Mapping[str, list[str]]:
-    return everyday(space.maps, words)
+def _everyday_words(space: LatentSpace, *, check: Check) -> Mapping[str, list[str]]:
+    return everyday(space)
 
 
 def _refusal(request: Request, query: MapQuery, error: Exception) -> dict[str, Any]:
@@ -158,7 +141,7 @@ def _refusal(request: Request, query: MapQuery, error: Exception) -> dict[str, A
         return {"problem": str(error)}
     instead = linker(request, query)(**drawn_at_once(query))
     action = linker(request, query, "/map/umap")(prompt=query.prompt or "")
-    return {"waiting": waiting_of(action, str(error), instead)}
+    return {"waiting": Waiting(sentence(str(error)), action, instead)}
 
 
 @router.get("/map/calibration/{id_}")
@@ -179,6 +162,11 @@ class KeyedQuery(MapQuery):
     key: Literal["a", "b"] = "a"
 
 
+def _part(request: Request, name: str, **context: object) -> HTMLResponse:
+    """A part by itself: a page around it where no script asks."""
+    return render(request, "maps/part.html", {"part": name, **context}, fragment=name)
+
+
 def _api(query: MapQuery, request: Request) -> MapQuery:
     """Parts are asked for by the map's own fields: no text there means none."""
     return query if "prompt" in request.query_params else query.model_copy(update={"prompt": None})
@@ -197,8 +185,8 @@ async def quality(
         badge = badge_of(await answer(request, MapMaker.quality, options), empty)
     except LexiscopeError as error:
         badge = replace(empty, sentence=str(error), weak=True, caption="Nothing was measured.")
-    return render(request, "maps/badge.html", _Part(dict(TERMS), trust=badge),
-                  fragment="maps/_badge.html")  # fmt: skip
+    # Not called badge: that is the mark of the self-check at the head of every page.
+    return _part(request, "maps/_badge.html", trust=badge)
 
 
 @router.get("/map/layers", response_class=HTMLResponse)
@@ -208,8 +196,7 @@ async def layers(request: Request, query: Annotated[MapQuery, Query()]) -> HTMLR
     options = await options_of(request, query.question())
     found = await answer(request, find_cka, options)
     panel = layers_part(request, query, found, linker(request, query))
-    return render(request, "maps/layers.html", _Part(dict(TERMS), layers=panel),
-                  fragment="maps/_layers.html")  # fmt: skip
+    return _part(request, "maps/_layers.html", layers=panel)
 
 
 @router.get("/map/changes", response_class=HTMLResponse)
@@ -221,8 +208,7 @@ async def changes(request: Request, query: Annotated[MapQuery, Query()]) -> HTML
     if between(query):
         found = await answer(request, find_changes, options, query.compared_layer)
     panel = changes_part(request, query, found, partial(linker(request, query), panel=None))
-    return render(request, "maps/changes.html", _Part(dict(TERMS), changes=panel),
-                  fragment="maps/_changes.html")  # fmt: skip
+    return _part(request, "maps/_changes.html", changes=panel)
 
 
 Polygon = Annotated[str, Form(max_length=20_000, pattern=r"^[-+0-9.eE, ]+$")]
@@ -253,7 +239,7 @@ async def selected(
     found = await answer(request, inside, options, corners(polygon))
     to, empty = linker(request, page), outline(request, page)
     panel = selected_panel(found, to, empty, polygon, SELECTED)
-    return render(request, "maps/_selected.html", _Part(dict(TERMS), selected=panel))
+    return render(request, "maps/_selected.html", {"selected": panel})
 
 
 @router.post("/map/selected.csv")

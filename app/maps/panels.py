@@ -7,12 +7,16 @@ nothing. Every link keeps the page's whole state: it is built by the function th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fastapi import Request
+
 from app.maps.answers import Found, Neighbourhood
 from app.maps.documents import INDICES
+from app.maps.question import MapQuery
+from app.web.rendering import link
 from app.web.words import Choice, number
 from engine.maps import Map, Point, Quality
 from engine.maps.quality import Estimate
@@ -40,6 +44,8 @@ MEASURES = (
 )
 """Field of the quality, name, and what it means."""
 SHOWN_TEXT = 90
+LINKED = 400
+"""Characters of a text that a link to its trace holds."""
 BORDER_ROWS = 50
 """Points at the border that the page lists."""
 METRICS = (("cosine", "cosine"), ("l2", "distance"))
@@ -69,16 +75,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class BadgeRow:
-    """One measure of a picture's quality."""
-
-    name: str
-    value: str
-    random: str
-    help: str
-
-
-@dataclass(frozen=True)
 class Badge:
     """How true a picture is; without a sentence: where to ask for it."""
 
@@ -87,7 +83,8 @@ class Badge:
     href: str
     sentence: str = ""
     weak: bool = False
-    rows: tuple[BadgeRow, ...] = ()
+    rows: tuple[tuple[str, str, str, str], ...] = ()
+    """Of each measure its name, its value, that of a random picture, and what it means."""
     caption: str = ""
 
 
@@ -97,17 +94,12 @@ class Panel:
 
     key: str
     """``a`` or ``b``."""
-    title: str
-    """Short."""
-    sentence: str
-    """The same in full."""
+    map: Map
     label: str
     """For those who do not see the picture."""
     badge: Badge
     warnings: tuple[str, ...]
-    how_chosen: str
     variance: str
-    blind_to: str
     noise: str
     border: str
     border_rows: tuple[Row, ...]
@@ -213,9 +205,7 @@ def badge_of(quality: Quality, badge: Badge) -> Badge:
     """The measures of a picture as rows."""
     k = quality.k
     rows = tuple(
-        BadgeRow(
-            name.format(k=k), _interval(getattr(quality, key)), _fixed(quality.random[key]), help
-        )
+        (name.format(k=k), _interval(getattr(quality, key)), _fixed(quality.random[key]), help)
         for key, name, help in MEASURES
     )
     if quality.exact:
@@ -240,12 +230,12 @@ def _fixed(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
-def border_rows(drawn: Map, link: LinkTo, panel: str) -> tuple[Row, ...]:
+def border_rows(drawn: Map, to: LinkTo, panel: str) -> tuple[Row, ...]:
     """The points beyond the border with their true places."""
     return tuple(
         Row(
             name_of(point.label),
-            link(point=point.index, of=panel),
+            to(point=point.index, of=panel),
             what=what_of(point),
             place=" / ".join(number(float(x)) for x in drawn.coordinates[point.index]),
         )
@@ -254,27 +244,25 @@ def border_rows(drawn: Map, link: LinkTo, panel: str) -> tuple[Row, ...]:
 
 
 def point_panel(
-    answer: Neighbourhood,
-    link: LinkTo,
-    *,
-    panel: str,
-    to: int | None,
-    layers: int,
-    links: Sequence[Link],
-    basis_link: Callable[[int], str],
+    request: Request, query: MapQuery, answer: Neighbourhood, to: LinkTo, layers: int
 ) -> PointPanel:
-    """A point with its nearest in the model's own space."""
+    """A point with its nearest in the model's own space.
+
+    Args:
+        answer: about the point.
+        layers: how many the model has.
+    """
     found, points = answer.found, answer.map.points
     point = points.point(found.index)
     metrics = tuple(
-        Choice(value, label, value == found.metric, href=link(metric=value))
+        Choice(value, label, value == found.metric, href=to(metric=value))
         for value, label in METRICS
     )
     cosine = found.metric == "cosine"
     near = tuple(
         Row(
             name_of(one.label),
-            link(point=one.index),
+            to(point=one.index),
             number(1 - one.distance if cosine else one.distance, 3),
             one.index in answer.on_map,
             "" if one.kind == "basis" else what_of(points.point(one.index)),
@@ -282,7 +270,8 @@ def point_panel(
         for one in found.neighbours
     )
     others = tuple(
-        Choice(str(layer), str(layer), layer == to, href=link(to=layer)) for layer in range(layers)
+        Choice(str(layer), str(layer), layer == query.to, href=to(to=layer))
+        for layer in range(layers)
     )
     change = None
     if found.layer_b is not None:
@@ -294,7 +283,7 @@ def point_panel(
         )
     return PointPanel(
         index=point.index,
-        panel=panel,
+        panel=query.of,
         token=name_of(point.label),
         what=what_of(point),
         sentence=answer.sentence,
@@ -302,13 +291,29 @@ def point_panel(
         metrics=metrics,
         near=near,
         bases=tuple(
-            Row(name_of(one.label), basis_link(one.id), number(one.score)) for one in found.bases
+            Row(name_of(one.label), _bases(request, one.id), number(one.score))
+            for one in found.bases
         ),
-        others=others if layers > 1 else (),
+        others=() if point.kind == "basis" else others,
         change=change,
-        links=tuple(links),
+        links=_links(request, answer.map, point),
         lit=_lit(one.index for one in found.neighbours),
     )
+
+
+def _bases(request: Request, token: int | None) -> str:
+    return link(request, "/bases", token=f"#{token}")
+
+
+def _links(request: Request, drawn: Map, point: Point) -> tuple[Link, ...]:
+    """Where else a point is shown."""
+    if point.kind == "prompt":
+        cell = f"{drawn.layer},{point.row}"
+        where = link(request, "/", prompt=drawn.options.prompt, cell=cell)
+        return (Link("In the trace", where),)
+    if point.kind == "text":
+        return (Link("Trace this text", link(request, "/", prompt=point.text[:LINKED])),)
+    return (Link("Its bases", _bases(request, point.id)),)
 
 
 def _common(kept: int, k: int, layer: int) -> str:
@@ -322,24 +327,24 @@ def _lit(indices: Iterable[int]) -> str:
     return ",".join(str(i) for i in indices)
 
 
-def _rows(found: Found, link: LinkTo, limit: int) -> Iterator[tuple[Point, Row]]:
+def _rows(found: Found, to: LinkTo, limit: int) -> Iterator[tuple[Point, Row]]:
     for point in map(found.map.points.point, found.indices[:limit].tolist()):
-        yield point, Row(name_of(point.label), link(point=point.index, of="a"), what=what_of(point))
+        yield point, Row(name_of(point.label), to(point=point.index, of="a"), what=what_of(point))
 
 
-def found_panel(found: Found, link: LinkTo, limit: int) -> FoundPanel:
+def found_panel(found: Found, to: LinkTo, limit: int) -> FoundPanel:
     """What a search found."""
-    rows = tuple(row for _, row in _rows(found, link, limit))
+    rows = tuple(row for _, row in _rows(found, to, limit))
     lit = _lit(found.indices[:INDICES].tolist())
-    return FoundPanel(found.sentence(limit), rows, lit, link(find=None))
+    return FoundPanel(found.sentence(limit), rows, lit, to(find=None))
 
 
 def selected_panel(
-    found: Found, link: LinkTo, empty: SelectedPanel, polygon: str, limit: int
+    found: Found, to: LinkTo, empty: SelectedPanel, polygon: str, limit: int
 ) -> SelectedPanel:
     """What lies in an outline."""
     rows = []
-    for point, row in _rows(found, link, limit):
+    for point, row in _rows(found, to, limit):
         x, y = (number(float(one)) for one in found.map.coordinates[point.index][:2])
         rows.append(replace(row, x=x, y=y))
     return replace(

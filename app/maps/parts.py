@@ -13,11 +13,8 @@ from fastapi import Request
 from app.figures.map import LIMIT_3D, figure
 from app.figures.theme import payload
 from app.maps.answers import (
-    Described,
     Found,
     Neighbourhood,
-    Words,
-    describe,
     everyday,
     motion,
     neighbourhood,
@@ -32,7 +29,6 @@ from app.maps.panels import (
     Link,
     LinkTo,
     Panel,
-    PointPanel,
     SelectedPanel,
     badge_of,
     border_rows,
@@ -41,7 +37,7 @@ from app.maps.panels import (
     variance_words,
 )
 from app.maps.question import MapQuery, MapQuestion
-from app.maps.tables import ChangesPanel, LayersPanel, changes_panel, layers_panel
+from app.maps.tables import between, changes_part, layers_part
 from app.model.explorer import Explorer
 from app.web.rendering import as_text, link
 from engine.errors import ArtifactError, InputError, LexiscopeError, NonFiniteError, OptionError
@@ -49,10 +45,7 @@ from engine.maps import PROJECTIONS, Changes, Cka, Map, MapMaker, MapOptions, Qu
 from engine.progress import Check
 
 NEIGHBOURS = 12
-MOVERS = 15
 HITS = 120
-LINKED = 400
-"""Characters of a text that a link to its trace holds."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ class PageAnswer:
 
     everyday: Mapping[str, list[str]]
     """Words for a first visit: see `app.maps.answers.everyday`."""
-    pictures: tuple[Described, ...]
+    pictures: tuple[Map, ...]
     """The map, and the one beside it."""
     qualities: tuple[Quality, ...]
     """Of each picture; empty where nobody asked."""
@@ -114,24 +107,19 @@ def read_page(
     options: MapOptions,
     beside: MapOptions | None,
     query: MapQuery,
-    words: Words,
     *,
     check: Check,
 ) -> PageAnswer:
     """Everything that the page asks of the model.
 
     Args:
-        maps: of the open model.
         options: of the first picture.
         beside: of the second.
-        query: what the page is asked.
-        words: of which the first visit draws those that are tokens.
-        check: raises to stop.
 
     Raises:
         PageRefused: a map cannot be drawn.
     """
-    known = everyday(maps, words)
+    known = everyday(maps.space)
     try:
         return _read(maps, options, beside, query, known, check)
     except REFUSALS as error:
@@ -149,10 +137,10 @@ def _read(
     both = {"a": options} if beside is None else {"a": options, "b": beside}
     pictures, qualities = [], []
     for one in both.values():
-        pictures.append(_flat_enough(describe(maps, one, check=check)))
+        pictures.append(_flat_enough(maps.map(one, check=check)))
         if query.panel == "quality":
             qualities.append(maps.quality(one, check=check))
-    chosen, near, found = point_of(query, pictures[0].map), None, None
+    chosen, near, found = point_of(query, pictures[0]), None, None
     if chosen is not None and query.of in both:
         near = neighbourhood(
             maps, both[query.of], chosen, NEIGHBOURS, query.metric, query.to, check=check
@@ -167,15 +155,14 @@ def _read(
     return PageAnswer(known, tuple(pictures), tuple(qualities), near, found, changes, layers)
 
 
-def _flat_enough(picture: Described) -> Described:
+def _flat_enough(drawn: Map) -> Map:
     """Raises `OptionError` where there are too many points for three dimensions."""
-    drawn = picture.map
     if drawn.dims == 3 and drawn.n > LIMIT_3D:
         raise OptionError(
             f"a picture in three dimensions takes at most {LIMIT_3D:,} points and this map has"
             f" {drawn.n:,}; choose two dimensions, or fewer tokens under “Which tokens”."
         )
-    return picture
+    return drawn
 
 
 def point_of(query: MapQuery, drawn: Map) -> int | None:
@@ -190,7 +177,7 @@ def find_changes(
 ) -> Changes | str:
     """What moved to another layer, or by the calibration; a sentence where that cannot be said."""
     try:
-        return motion(maps, options, to, check=check).found
+        return motion(maps, options, to, check=check)[1]
     except InputError as error:
         return str(error)
 
@@ -210,16 +197,16 @@ def parts(
     to = linker(request, query)
     beside = query.beside()
     questions = [query.question(), *([] if beside is None else [beside])]
-    first = answer.pictures[0].map
-    found = answer.found
+    first, found, near = answer.pictures[0], answer.found, answer.near
+    to_point = partial(to, point=point_of(query, first))
     return {
         "panels": tuple(
             _panel(request, query, key, question, answer, to)
             for key, question in zip("ab", questions, strict=False)
         ),
-        "bar": bar_of(query, answer.pictures[0], explorer.facts(), to),
-        "point": _point(request, answer, query, partial(to, point=point_of(query, first))),
-        "found": None if found is None else found_panel(found, to, HITS),
+        "bar": bar_of(query, first, explorer.facts()),
+        "point": near and point_panel(request, query, near, to_point, first.layers + 1),
+        "found": found and found_panel(found, to, HITS),
         "selected": outline(request, query),
         "changes": changes_part(request, query, answer.changes, to),
         "layers": layers_part(request, query, answer.layers, to),
@@ -236,8 +223,7 @@ def _panel(
     to: LinkTo,
 ) -> Panel:
     place = "ab".index(key)
-    picture = answer.pictures[place]
-    drawn, border = picture.map, picture.map.border
+    drawn = answer.pictures[place]
     projection = PROJECTIONS[question.projection]
     fields = question.link_fields()
     badge = Badge(key, link(request, "/map/quality", **fields, key=key), to(panel="quality"))
@@ -251,16 +237,16 @@ def _panel(
         "dims": drawn.dims,
         "n": drawn.n,
         "layer": drawn.layer,
-        "layers": picture.layers,
+        "layers": drawn.layers + 1,
         "kinds": kinds_of(drawn),
-        "labels": labels_of(picture),
+        "labels": labels_of(drawn),
         "border": {"points": border_points(drawn)},
         "fingerprint": model,
         "projection": projection.name,
         # Straight from one linear picture to the next; a layout has nothing in between.
         "glides": not projection.is_job,
         "query": link(request, "", **without_layer).partition("?")[2],
-        "vocabulary": not picture.kinds.isdisjoint(("basis", "alone")),
+        "vocabulary": not dict(drawn.points.kinds).keys().isdisjoint(("basis", "alone")),
         # Two pictures share their zoom where a place means the same in both.
         "scale": f"{projection.name} {question.frame} {question.preprocessing} {drawn.dims}",
         "urls": {
@@ -274,46 +260,21 @@ def _panel(
     caution = [] if projection.layout is None else [projection.layout.caution]
     return Panel(
         key=key,
-        title=drawn.heading,
-        sentence=drawn.title,
+        map=drawn,
         label=f"Map of {drawn.n:,} {'point' if drawn.n == 1 else 'points'}: {drawn.title}",
         badge=badge,
         warnings=tuple(dict.fromkeys([*caution, *drawn.warnings])),
-        how_chosen=drawn.how_chosen,
         variance=variance_words(drawn.variance_shown, drawn.variance_of),
-        blind_to=drawn.blind_to,
         noise="" if noise is None else f"another seed moves a point {noise:.2f} map radii",
         border=border_sentence(drawn),
         border_rows=listed,
-        border_more=f"The first {len(listed)} are listed." if border.count > len(listed) else "",
+        border_more=(
+            f"The first {len(listed)} are listed." if drawn.border.count > len(listed) else ""
+        ),
         still=link(request, "/api/v1/map", **fields, format="png", colour=query.colour),
         source=source,
         follows=key == "b" and query.compared_layer is None,
         point=query.point if query.of == key else None,
-    )
-
-
-def _point(request: Request, answer: PageAnswer, query: MapQuery, to: LinkTo) -> PointPanel | None:
-    if answer.near is None:
-        return None
-    drawn = answer.near.map
-    point = drawn.points.point(answer.near.found.index)
-    links = []
-    if point.kind in ("basis", "alone"):
-        links.append(Link("Its bases", link(request, "/bases", token=f"#{point.id}")))
-    elif point.kind == "prompt":
-        where = link(request, "/", prompt=drawn.options.prompt, cell=f"{drawn.layer},{point.row}")
-        links.append(Link("In the trace", where))
-    elif point.kind == "text":
-        links.append(Link("Trace this text", link(request, "/", prompt=point.text[:LINKED])))
-    return point_panel(
-        answer.near,
-        to,
-        panel=query.of,
-        to=query.to,
-        layers=answer.pictures[0].layers if point.kind != "basis" else 1,
-        links=links,
-        basis_link=lambda token: link(request, "/bases", token=f"#{token}"),
     )
 
 
@@ -323,43 +284,6 @@ def outline(request: Request, query: MapQuery) -> SelectedPanel:
     return SelectedPanel(
         action=link(request, "/map/selected"), csv=link(request, "/map/selected.csv", **fields)
     )
-
-
-def between(query: MapQuery) -> str:
-    """What is compared, in words; empty where nothing is."""
-    if query.compared_calibration is not None:
-        return "between before and after the calibration"
-    if query.compared_layer is not None:
-        return f"between this layer and layer {query.compared_layer}"
-    return ""
-
-
-def changes_part(
-    request: Request, query: MapQuery, found: Changes | str | None, to: LinkTo
-) -> ChangesPanel | None:
-    """What moved between the two layers, or where to ask for it."""
-    words = between(query)
-    if not words:
-        return None
-    if isinstance(found, str):
-        return ChangesPanel(words, problem=found)
-    if found is not None:
-        return changes_panel(found, to, words, MOVERS)
-    state = query.model_copy(update={"compare": None}).question().link_fields()
-    load = link(request, "/map/changes", **state, compare=query.compare)
-    return ChangesPanel(words, load=load, href=to(panel="changes") + "#changes")
-
-
-def layers_part(
-    request: Request, query: MapQuery, found: Cka | str | None, to: LinkTo
-) -> LayersPanel:
-    """How alike the layers are, or where to ask for it."""
-    if isinstance(found, str):
-        return LayersPanel(problem=found)
-    if found is not None:
-        return layers_panel(found, partial(to, panel=None))
-    load = link(request, "/map/layers", **query.question().link_fields())
-    return LayersPanel(load=load, href=to(panel="layers") + "#layers")
 
 
 def _export(request: Request, query: MapQuery, to: LinkTo) -> MapExport:

@@ -8,17 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
+from fastapi import Request
 
 from app.maps.panels import LinkTo, Name, name_of
+from app.maps.question import MapQuery
+from app.web.rendering import link
 from app.web.words import number
 from engine.maps import Changes, Cka
+from engine.maps.arrays import Doubles
 
-Doubles = NDArray[np.float64]
 SHADES = 7
 """Of the heat tables, as in the style sheet."""
+MOVERS = 15
 
 
 @dataclass(frozen=True)
@@ -56,20 +60,8 @@ class HeatCell:
     help: str
 
 
-@dataclass(frozen=True)
-class HeatRow:
-    """One layer against all."""
-
-    layer: int
-    cells: tuple[HeatCell, ...]
-
-
-@dataclass(frozen=True)
-class HeatTable:
-    """CKA of every two layers."""
-
-    name: str
-    rows: tuple[HeatRow, ...]
+HeatTable = tuple[str, tuple[tuple[int, tuple[HeatCell, ...]], ...]]
+"""CKA of every two layers: its name, and each layer with its cells against all."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +76,28 @@ class LayersPanel:
     tables: tuple[HeatTable, ...] = ()
 
 
-def changes_panel(found: Changes, link: LinkTo, between: str, limit: int) -> ChangesPanel:
-    """What moved between two layers."""
+def between(query: MapQuery) -> str:
+    """What is compared, in words; empty where nothing is."""
+    if query.compared_calibration is not None:
+        return "between before and after the calibration"
+    if query.compared_layer is not None:
+        return f"between this layer and layer {query.compared_layer}"
+    return ""
+
+
+def changes_part(
+    request: Request, query: MapQuery, found: Changes | str | None, to: LinkTo
+) -> ChangesPanel | None:
+    """What moved between the two layers, why that cannot be said, or where to ask for it."""
+    words = between(query)
+    if not words:
+        return None
+    if isinstance(found, str):
+        return ChangesPanel(words, problem=found)
+    if found is None:
+        state = query.model_copy(update={"compare": None}).question().link_fields()
+        load = link(request, "/map/changes", **state, compare=query.compare)
+        return ChangesPanel(words, load=load, href=to(panel="changes") + "#changes")
     facts = [
         ("points that can move", f"{number(found.moving)} of {number(found.n)}"),
         ("moved, median", f"{number(found.median)} map radii"),
@@ -97,28 +109,37 @@ def changes_panel(found: Changes, link: LinkTo, between: str, limit: int) -> Cha
     rows = tuple(
         MoverRow(
             name_of(one.label),
-            link(point=one.index, of="a"),
+            to(point=one.index, of="a"),
             number(one.displacement),
             number(one.relative),
             tuple(map(Name, one.gained)),
             tuple(map(Name, one.lost)),
         )
-        for one in found.movers[:limit]
+        for one in found.movers[:MOVERS]
     )
-    return ChangesPanel(between, sentence=found.sentence, facts=tuple(facts), rows=rows)
+    return ChangesPanel(words, sentence=found.sentence, facts=tuple(facts), rows=rows)
 
 
-def layers_panel(found: Cka, link: LinkTo) -> LayersPanel:
-    """CKA as tables whose cells lead to their two layers."""
-    tables = [_heat("all dimensions", found.layers, found.values, link)]
+def layers_part(
+    request: Request, query: MapQuery, found: Cka | str | None, to: LinkTo
+) -> LayersPanel:
+    """How alike the layers are, in tables whose cells lead to their two layers; why that cannot be
+    said, or where to ask for it."""
+    if isinstance(found, str):
+        return LayersPanel(problem=found)
+    if found is None:
+        load = link(request, "/map/layers", **query.question().link_fields())
+        return LayersPanel(load=load, href=to(panel="layers") + "#layers")
+    to = partial(to, panel=None)
+    tables = [_heat("all dimensions", found.layers, found.values, to)]
     if found.dropped:
         plural = "dimension" if found.dropped == 1 else f"{found.dropped} dimensions"
         name = f"without the {plural} of largest variance"
-        tables.append(_heat(name, found.layers, found.without, link))
+        tables.append(_heat(name, found.layers, found.without, to))
     return LayersPanel(sentence=found.sentence, layers=found.layers, tables=tuple(tables))
 
 
-def _heat(name: str, layers: Sequence[int], values: Doubles, link: LinkTo) -> HeatTable:
+def _heat(name: str, layers: Sequence[int], values: Doubles, to: LinkTo) -> HeatTable:
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     wide = high - low or 1.0
@@ -129,8 +150,8 @@ def _heat(name: str, layers: Sequence[int], values: Doubles, link: LinkTo) -> He
             value = float(values[i, j])
             gap = not math.isfinite(value)
             shade = "" if gap else f"h{min(int((value - low) / wide * SHADES), SHADES - 1)}"
-            href = link(layer=a, compare=f"layer:{b}")
+            href = to(layer=a, compare=f"layer:{b}")
             text = "–" if gap else f"{value:.2f}"
             cells.append(HeatCell(text, shade, href, f"layers {a} and {b}"))
-        rows.append(HeatRow(a, tuple(cells)))
-    return HeatTable(name, tuple(rows))
+        rows.append((a, tuple(cells)))
+    return name, tuple(rows)

@@ -8,17 +8,20 @@ first, then a map's options, hashable arguments, and last a check.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from app.calibrate.sets import Sets
+from app.jobs.lanes import Jobs, JobView
 from app.maps.calibrated import open_saved
-from app.model.explorer import Explorer
+from app.model.explorer import Explorer, client_of
 from app.storage.store import Store
 from engine import LatentSpace
-from engine.maps import PROJECTIONS, MapOptions
-from engine.progress import Check
+from engine.errors import OptionError
+from engine.maps import PROJECTIONS, MapMaker, MapNotReady, MapOptions, UmapProblem, UmapResult
+from engine.progress import Check, Progress, Steps
 
 T = TypeVar("T")
 
@@ -26,14 +29,7 @@ T = TypeVar("T")
 async def answer(
     request: Request, call: Callable[..., T], options: MapOptions, *arguments: Any
 ) -> T:
-    """The answer to a question about a map.
-
-    Args:
-        request: who asks.
-        call: method of the maker or function, as above.
-        options: of the map.
-        arguments: more of what `call` takes.
-    """
+    """The answer of `call`, as above, to a question about a map; `arguments` are more of it."""
     explorer: Explorer = request.app.state.explorer
     return await explorer.ask(request, _at_hand, *_named(request, call, options, arguments))
 
@@ -86,3 +82,72 @@ def store_of(request: Request, options: MapOptions) -> Store | None:
         return None
     sets: Sets = request.app.state.sets
     return sets.kept()
+
+
+# --- the job of a map that takes long: its points here, then a process of its own
+
+
+async def start_umap(
+    request: Request, explorer: Explorer, jobs: Jobs, options: MapOptions, href: str = ""
+) -> JobView | None:
+    """Start the job of a map, or join the one under way; None where the map is ready.
+
+    Args:
+        jobs: where it runs, beside the model's thread.
+        options: of a map whose projection is a job.
+        href: where the result will be, without the root path.
+    """
+    layout = PROJECTIONS[options.projection].layout
+    if layout is None:
+        slow = ", ".join(name for name, one in PROJECTIONS.items() if one.is_job)
+        raise OptionError(
+            f"only the projection {slow} is a job; {options.projection} is drawn at once."
+        )
+    store = store_of(request, options)
+    title = layout.title(
+        options, "the last layer" if options.layer == -1 else f"layer {options.layer}"
+    )
+    name = await explorer.look(request, partial(_missing, store=store, options=options), "map")
+    if name is None:
+        return None
+    return await jobs.start(
+        "umap",
+        title,
+        partial(_steps, explorer, jobs, options, store),
+        # It lies in the cache already, whole: the result is known by the map's own name.
+        lambda result: result.fingerprint,
+        lane="process",
+        client=client_of(request),
+        href=href,
+        key=f"umap {name}",
+    )
+
+
+def _missing(
+    space: LatentSpace, *, store: Store | None, options: MapOptions, check: Check
+) -> str | None:
+    """The name of the map where its layout is not kept yet."""
+    open_saved(space, store, options.calibration)
+    try:
+        space.maps.map(options, check=check)
+    except MapNotReady:
+        return space.maps.resolve(options).fingerprint(space.model.fingerprint)
+    return None
+
+
+def _steps(
+    explorer: Explorer, jobs: Jobs, options: MapOptions, store: Store | None
+) -> Steps[UmapResult]:
+    """Runs on the lane's own thread."""
+    maker, problem = yield from jobs.on_device(partial(_problem, explorer, options, store))
+    return (yield from maker.reduce(problem))
+
+
+def _problem(
+    explorer: Explorer, options: MapOptions, store: Store | None
+) -> Steps[tuple[MapMaker, UmapProblem]]:
+    yield Progress(0, 0, "taking the points")
+    space = explorer.owned()
+    open_saved(space, store, options.calibration)
+    yield from space.maps.read_states(options)
+    return space.maps, space.maps.umap_problem(options)

@@ -13,7 +13,7 @@ Knows nothing about figures or pages.
 """
 
 from engine.maps.calibrated import Calibrator
-from engine.maps.changes import Changes, Mover
+from engine.maps.changes import Changes
 from engine.maps.colours import COLOURS, Colour
 from engine.maps.maker import MapMaker
 from engine.maps.neighbours import Cka, Near, Neighbours
@@ -24,7 +24,7 @@ from engine.maps.quality import Quality
 from engine.maps.reduction import UmapResult, reduce
 from engine.maps.result import Map
 from engine.maps.umap_process import UmapProblem, UmapProcess
-from engine.maps.verify import VerifyReport, verify
+from engine.maps.verify import verify
 
 __all__ = [
     "COLOURS",
@@ -40,7 +40,6 @@ __all__ = [
     "MapNotReady",
     "MapOptions",
     "MapPoints",
-    "Mover",
     "Near",
     "Neighbours",
     "Point",
@@ -50,7 +49,6 @@ __all__ = [
     "UmapProblem",
     "UmapProcess",
     "UmapResult",
-    "VerifyReport",
     "reduce",
     "verify",
 ]

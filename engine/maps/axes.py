@@ -17,7 +17,7 @@ Knows nothing about models or tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,13 +57,8 @@ class Axes:
 
     def turned(self, rotation: Doubles, offset: Doubles) -> Axes:
         """First this map, then y·rotation + offset."""
-        return Axes(
-            self.centre,
-            self.directions @ rotation,
-            self.offset @ rotation + offset,
-            self.shares,
-            self.tied,
-        )
+        moved = self.offset @ rotation + offset
+        return replace(self, directions=self.directions @ rotation, offset=moved)
 
 
 def principal_axes(moments: Moments, dims: int) -> Axes:

@@ -14,16 +14,16 @@ the same data, its noise floor, stands beside every figure.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from engine.errors import OptionError
-from engine.json_number import plain
+from engine.json_number import Plain
 from engine.maps.arrays import Floats, Ints, Longs
 from engine.maps.axes import procrustes, rms_radius
 from engine.maps.neighbours import jaccard, nearest
-from engine.maps.points import BASIS, KINDS
+from engine.maps.points import BASIS, KINDS, MapPoints
 from engine.maps.projections import PROJECTIONS
 from engine.maps.result import Map
 from engine.progress import Check, no_check
@@ -35,7 +35,7 @@ _LIMIT: Final = 10_000
 
 
 @dataclass(frozen=True)
-class Mover:
+class Mover(Plain):
     """One of the points that move most."""
 
     index: int
@@ -50,14 +50,9 @@ class Mover:
     """Labels of near points of the second layer that were not near at the first, at most five."""
     lost: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        out: dict[str, Any] = plain(self)
-        return out
-
 
 @dataclass(frozen=True)
-class Changes:
+class Changes(Plain):
     """What differs between two layers, point by point."""
 
     layers: tuple[int, int]
@@ -83,11 +78,6 @@ class Changes:
     jaccard: Floats
     """n; NaN where neighbours were not looked for."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract, lists per point included."""
-        out: dict[str, Any] = plain(self)
-        return out
-
 
 def measure_changes(
     maps: tuple[Map, Map],
@@ -102,9 +92,7 @@ def measure_changes(
     Args:
         maps: the first and the second.
         vectors: of their points after preprocessing, in the model (each n × d).
-        k: neighbours.
         floor: UMAP: displacement of each point between two seeds (n).
-        check: raises to stop.
 
     Raises:
         OptionError: the maps do not have the same points.
@@ -137,15 +125,28 @@ def measure_changes(
     relative = np.full(n, np.nan, dtype=np.float32)
     alike = np.full(n, np.nan, dtype=np.float32)
     lists: dict[int, tuple[Ints, Ints]] = {}
+    none = np.empty(0, dtype=np.int32)
     if len(chosen) and n > 1:
         near_a, _ = nearest(vectors[0], chosen, k, check)
         near_b, _ = nearest(vectors[1], chosen, k, check)
         own = motion[chosen] - motion[near_a].mean(axis=1)
         relative[chosen] = np.linalg.norm(own, axis=1)
         alike[chosen] = jaccard(near_a, near_b)
-        place = {int(i): j for j, i in enumerate(chosen)}
-        lists = {int(i): (near_a[place[int(i)]], near_b[place[int(i)]]) for i in top}
-    movers = tuple(_mover(first, int(i), displacement, relative, alike, lists) for i in top)
+        lists = dict(zip(chosen.tolist(), zip(near_a, near_b, strict=True), strict=True))
+    movers = tuple(
+        Mover(
+            index=i,
+            kind=KINDS[points.kind[i]],
+            label=points.label(i),
+            displacement=float(displacement[i]),
+            relative=float(relative[i]),
+            jaccard=float(alike[i]),
+            gained=_labels(points, after, before),
+            lost=_labels(points, before, after),
+        )
+        for i in top.tolist()
+        for before, after in [lists.get(i, (none, none))]
+    )
     noise = None if floor is None else float(np.median(floor))
     median = float(np.median(displacement[moving])) if len(moving) else 0.0
     return Changes(
@@ -177,26 +178,9 @@ def _median(x: Floats) -> float:
     return float(np.median(x)) if len(x) else float("nan")
 
 
-def _mover(
-    drawn: Map,
-    i: int,
-    displacement: Floats,
-    relative: Floats,
-    alike: Floats,
-    lists: dict[int, tuple[Ints, Ints]],
-) -> Mover:
-    before, after = lists.get(i, (np.empty(0, np.int32), np.empty(0, np.int32)))
-    label = drawn.points.label
-    return Mover(
-        index=i,
-        kind=KINDS[drawn.points.kind[i]],
-        label=label(i),
-        displacement=float(displacement[i]),
-        relative=float(relative[i]),
-        jaccard=float(alike[i]),
-        gained=tuple(label(int(j)) for j in after if j not in before)[:_LISTED],
-        lost=tuple(label(int(j)) for j in before if j not in after)[:_LISTED],
-    )
+def _labels(points: MapPoints, near: Ints, others: Ints) -> tuple[str, ...]:
+    """Of the near points that are not among the others, the first few."""
+    return tuple(points.label(int(j)) for j in near if j not in others)[:_LISTED]
 
 
 def _span(first: Map, second: Map) -> str:

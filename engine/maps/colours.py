@@ -16,14 +16,14 @@ import torch
 
 from engine.errors import OptionError, shorten
 from engine.frames.frame import Frame
-from engine.json_number import plain
+from engine.json_number import Plain
 from engine.maps.arrays import Floats, Ints, Longs
+from engine.maps.frames import first_bases
 from engine.maps.options import MapOptions
 from engine.maps.points import BASIS, KINDS, PROMPT, MapPoints, Space
 from engine.maps.quality import Distortion
 from engine.model.vocabulary import Vocabulary
 from engine.progress import Check
-from engine.reading.read import read
 
 NONE: Final = "—"
 _NAMED: Final = 19
@@ -42,7 +42,7 @@ CLASSES: Final = (
 
 
 @dataclass(frozen=True)
-class Colour:
+class Colour(Plain):
     """A number or a class per point."""
 
     by: str
@@ -53,11 +53,6 @@ class Colour:
     names: tuple[str, ...]
     caption: str
     """What it means, with its unit."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        out: dict[str, Any] = plain(self)
-        return out
 
 
 def token_class(vocabulary: Vocabulary, id: int) -> str:
@@ -236,15 +231,7 @@ def _said(by: str, given: Coloured, frame: Frame, caption: str, *, head: bool = 
         if head and moved is not None:
             x = (x.double() - moved.cpu()).float()  # back from the frame's origin to the model's
         geometry = "matmul" if head else "cosine"
-        with torch.no_grad():
-            found = read(
-                frame,
-                x.to(frame.device),
-                geometries=(geometry,),
-                k=1,
-                vectors=not head,
-                check=given.check,
-            )[geometry]
+        found = first_bases(frame, x, geometry, 1, given.check, head=head)
         for i, id in zip(states.tolist(), found.ids[:, 0].tolist(), strict=True):
             words[i] = given.space.vocabulary.labels[id]
     return _named(by, words, caption, limit=_NAMED)

@@ -5,8 +5,8 @@ A :class:`Drawer` keeps what the next layer needs again: places of bases, and wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,13 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from engine.errors import NonFiniteError, OptionError
-from engine.maps.arrays import Doubles, Floats
+from engine.maps.arrays import Floats
 from engine.maps.axes import Axes, variance_of_moments, variance_shown
 from engine.maps.border import Border, Window, draw_border, join, window
 from engine.maps.options import SIDES, MapNotReady, MapOptions, versions
 from engine.maps.points import ALONE, has_place
-from engine.maps.preprocessing import PREPROCESSINGS, Moments, treat_states
-from engine.maps.projections import PROJECTIONS, Layout
+from engine.maps.preprocessing import PREPROCESSINGS, treat_states
+from engine.maps.projections import PROJECTIONS, Fitting, Layout
 from engine.maps.reduction import UmapCache
 from engine.maps.result import Map, make_title
 from engine.maps.scenes import KEPT, Scene, Scenes
@@ -176,7 +176,7 @@ class Drawer:
             )
         fit = PROJECTIONS[o.projection].fit
         assert fit is not None
-        axes, notes = fit(_Fitting(self._scenes, scene, fitted, check))
+        axes, notes = fit(self._fitting(scene, fitted, check))
         parts = []
         if len(scene.points) > scene.states:
             key = (
@@ -200,6 +200,40 @@ class Drawer:
             )
         coordinates = np.concatenate(parts) if len(parts) > 1 else parts[0]
         return np.ascontiguousarray(coordinates), axes, notes, seen
+
+    def _fitting(self, scene: Scene, states: Floats, check: Check) -> Fitting:
+        """What the fit of a projection may ask of a scene.
+
+        Args:
+            states: after preprocessing, before any calibration; tokens alone come first.
+        """
+        o, scenes = scene.options, self._scenes
+        frame = o.frame, o.preprocessing
+        count = int((scene.points.kind == ALONE).sum())
+
+        def selected() -> Floats:
+            bases = scenes.parts(scene, check)[0][: len(scene.ids)]
+            return scenes.landscape.bases(*frame, check).treatment.apply(bases)
+
+        def alone() -> tuple[Floats, Floats]:
+            here = states[:count]
+            if not count:
+                return here, here
+            top = replace(o, layer=self._space.model.blocks, calibration=None)
+            last = scenes.states(replace(scene, options=top), check)
+            there = treat_states(last, top.preprocessing).apply(last)[:count]
+            both = has_place(here) & has_place(there)
+            return here[both], there[both]
+
+        return Fitting(
+            options=o,
+            shared=lambda: scenes.landscape.shared(*frame, o.dims, check),
+            moments=lambda: scenes.landscape.bases(*frame, check).moments,
+            selected=selected,
+            alone=alone,
+            others=lambda: states[count:][has_place(states[count:])],
+            tokens=lambda words: scenes.landscape.tokens(*frame, words, check),
+        )
 
     def _sound(self, scene: Scene) -> int:
         """States that are finite; they were read already."""
@@ -260,57 +294,6 @@ class Drawer:
             for side in SIDES if both else (o.side,):
                 if (number, side) != (scene.layer, o.side):
                     yield replace(o, layer=number, side=side)
-
-
-@dataclass(frozen=True, eq=False)
-class _Fitting:
-    """What a projection's fit may ask of a scene: :class:`engine.maps.projections.Fitting`."""
-
-    scenes: Scenes
-    scene: Scene
-    states: Floats
-    """After preprocessing, before any calibration; tokens alone come first."""
-    check: Check
-
-    @property
-    def options(self) -> MapOptions:
-        return self.scene.options
-
-    def shared(self) -> Axes:
-        o = self.options
-        return self.scenes.landscape.shared(o.frame, o.preprocessing, o.dims, self.check)
-
-    def moments(self) -> Moments:
-        o = self.options
-        return self.scenes.landscape.bases(o.frame, o.preprocessing, self.check).moments
-
-    def selected(self) -> Floats:
-        o = self.options
-        treatment = self.scenes.landscape.bases(o.frame, o.preprocessing, self.check).treatment
-        return treatment.apply(self.scenes.parts(self.scene, self.check)[0][: len(self.scene.ids)])
-
-    def alone(self) -> tuple[Floats, Floats]:
-        here = self.states[: self._count]
-        if not len(here):
-            return here, here
-        last = self.scenes.space.model.blocks
-        top = replace(self.options, layer=last, calibration=None)
-        states = self.scenes.states(replace(self.scene, options=top), self.check)
-        there = treat_states(states, top.preprocessing).apply(states)[: self._count]
-        both = has_place(here) & has_place(there)
-        return here[both], there[both]
-
-    def others(self) -> Floats:
-        rest = self.states[self._count :]
-        return rest[has_place(rest)]
-
-    def tokens(self, words: Sequence[str]) -> Doubles:
-        o = self.options
-        return self.scenes.landscape.tokens(o.frame, o.preprocessing, words, self.check)
-
-    @property
-    def _count(self) -> int:
-        return int((self.scene.points.kind == ALONE).sum())
 
 
 def _window_of(coordinates: Floats, kind: NDArray[np.uint8]) -> Window:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from engine.errors import NonFiniteError
+from engine.frames.frame import Frame
 from engine.maps.arrays import Doubles, Floats, Longs
 from engine.maps.axes import Axes, principal_axes
 from engine.maps.options import MapOptions
@@ -26,6 +27,7 @@ from engine.maps.preprocessing import (
     treated_moments,
 )
 from engine.progress import Check
+from engine.reading.read import Reading, read
 
 _BLOCK = 8192
 
@@ -115,3 +117,34 @@ class Landscape:
         ids = [self.space.find_token(w) for w in words]
         vectors: Doubles = self.space.frame(frame).vectors(ids).numpy()
         return self.bases(frame, preprocessing, check).treatment.exact(vectors)
+
+
+def basis_vectors(frame: Frame, ids: Longs, check: Check) -> Floats:
+    """Vectors of a frame, float32 (n × d): float64 where they are computed."""
+    out = np.empty((len(ids), frame.width), dtype=np.float32)
+    for start in range(0, len(ids), _BLOCK):
+        check()
+        some = torch.from_numpy(ids[start : start + _BLOCK])
+        out[start : start + len(some)] = frame.vectors(some).numpy()
+    return out
+
+
+def first_bases(
+    frame: Frame, states: torch.Tensor, geometry: str, k: int, check: Check, *, head: bool = False
+) -> Reading:
+    """The k bases of a frame that come first for each state.
+
+    Args:
+        states: of points (m × d), moved to the frame's origin as they are taken.
+        geometry: by which they are read.
+        head: the states are at the model's own origin, as its head reads them.
+    """
+    with torch.no_grad():
+        return read(
+            frame,
+            states.to(frame.device, torch.float32),
+            geometries=(geometry,),
+            k=k,
+            vectors=not head,
+            check=check,
+        )[geometry]

@@ -22,6 +22,7 @@ from engine.maps.calibrated import Calibrator
 from engine.maps.changes import Changes, measure_changes
 from engine.maps.colours import Colour, Coloured, colour_of
 from engine.maps.drawing import Drawer
+from engine.maps.frames import first_bases
 from engine.maps.neighbours import (
     Cka,
     NearBasis,
@@ -48,7 +49,6 @@ from engine.maps.scenes import KEPT, Scene, Scenes
 from engine.maps.selection import find_expression, find_text, inside_polygon
 from engine.maps.umap_process import UmapProblem, UmapProcess
 from engine.progress import Check, Steps, no_check
-from engine.reading.read import read
 
 _FEW: Final = 8
 """Comparisons of whole maps that are kept."""
@@ -62,7 +62,6 @@ class MapMaker:
     """Maps of one space.
 
     Args:
-        space: the model with its frames.
         cache_dir: where UMAP layouts are kept; None keeps them in memory.
         state_bytes: limit of the kept states of tokens alone and of text sets.
         vector_bytes: limit of the vectors of one map, and of those kept.
@@ -121,7 +120,6 @@ class MapMaker:
 
         Args:
             options: what is on it and how it is drawn.
-            check: called in small steps; raises to stop.
 
         Raises:
             MapNotReady: UMAP, and its layout is not kept yet: run :meth:`umap_problem` and
@@ -137,31 +135,6 @@ class MapMaker:
         drawn = self._drawer.draw(self._scenes.scene(options, check), check)
         self._maps[options] = drawn
         return drawn
-
-    def layers(
-        self,
-        options: MapOptions,
-        layers: Sequence[int] | None = None,
-        *,
-        check: Check = no_check,
-    ) -> dict[int, Map]:
-        """The same points at several layers, in one window where all layers can be held.
-
-        With the selection ``near:K`` the tokens are those of the options' own layer throughout.
-
-        Args:
-            options: of the map; its layer chooses the tokens of ``near:K``.
-            layers: which; None is all.
-            check: raises to stop.
-        """
-        options = self.resolve(options)
-        scene = self._scenes.scene(options, check)
-        wanted = range(self.space.model.blocks + 1) if layers is None else layers
-        out = {}
-        for number in wanted:
-            at = self.resolve(replace(options, layer=number))
-            out[at.layer] = self._drawer.draw(replace(scene, options=at), check)
-        return out
 
     def umap_problem(self, options: MapOptions, *, check: Check = no_check) -> UmapProblem:
         """What UMAP is to lay out: the part of the work that needs the model."""
@@ -207,24 +180,22 @@ class MapMaker:
         """How true the map is: see :mod:`engine.maps.quality`."""
         options = self.resolve(options)
         if options not in self._qualities:
-            drawn = self.map(options, check=check)
-            vectors = self._scenes.treated(self._scenes.scene(options, check), check)
+            vectors, coordinates = self._both(options, check)
             placed = has_place(vectors)
-            found = measure_quality(
-                vectors[placed], drawn.coordinates[placed], seed=options.seed, check=check
+            self._qualities[options] = measure_quality(
+                vectors[placed], coordinates[placed], seed=options.seed, check=check
             )
-            self._qualities[options] = found
         return self._qualities[options]
 
     def distortion(self, options: MapOptions, *, check: Check = no_check) -> Distortion:
         """How wrong the map is about each point."""
         options = self.resolve(options)
         if options not in self._distortions:
-            drawn = self.map(options, check=check)
-            vectors = self._scenes.treated(self._scenes.scene(options, check), check)
+            vectors, coordinates = self._both(options, check)
             all_placed(vectors, options.layer, "the error of each point")
-            found = distortion(vectors, drawn.coordinates, seed=options.seed, check=check)
-            self._distortions[options] = found
+            self._distortions[options] = distortion(
+                vectors, coordinates, seed=options.seed, check=check
+            )
         return self._distortions[options]
 
     def neighbours(
@@ -240,12 +211,9 @@ class MapMaker:
         """The neighbourhood of one point in the model's own space, before any preprocessing.
 
         Args:
-            options: of the map.
-            index: of the point.
             k: neighbours listed, 1 to 200.
             metric: ``cosine`` or ``l2``.
             layer_b: another layer: who is gained and lost there.
-            check: raises to stop.
         """
         check_metric(metric)
         options = self.resolve(options)
@@ -367,6 +335,11 @@ class MapMaker:
 
     # --- inside ---
 
+    def _both(self, options: MapOptions, check: Check) -> tuple[Floats, Floats]:
+        """The points of a map in the model, after preprocessing, and on the picture."""
+        drawn = self.map(options, check=check)
+        return self._scenes.treated(self._scenes.scene(options, check), check), drawn.coordinates
+
     def _near_bases(
         self, scene: Scene, vector: Floats, index: int, k: int, metric: str, check: Check
     ) -> tuple[NearBasis, ...]:
@@ -374,15 +347,8 @@ class MapMaker:
             return ()
         frame = self.space.frame(scene.options.frame)
         itself = int(scene.points.row[index]) if scene.points.kind[index] == BASIS else None
-        with torch.no_grad():
-            found = read(
-                frame,
-                torch.from_numpy(vector[None].copy()).to(frame.device),
-                geometries=(metric,),
-                k=min(k + 1, frame.size),
-                vectors=True,  # states were moved to the frame's origin when they were taken
-                check=check,
-            )[metric]
+        k_and_itself = min(k + 1, frame.size)
+        found = first_bases(frame, torch.tensor(vector)[None], metric, k_and_itself, check)
         pairs = zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True)
         labels = self.space.vocabulary.labels
         listed = [NearBasis(i, labels[i], s) for i, s in pairs if i != itself]

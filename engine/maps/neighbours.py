@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 
 from engine.errors import OptionError, shorten
-from engine.json_number import plain
+from engine.json_number import Plain
 from engine.maps.arrays import Doubles, Floats, Ints, Longs
 from engine.maps.points import KINDS, MapPoints
 from engine.progress import Check, no_check
@@ -48,7 +48,6 @@ def distance_blocks(
     Args:
         vectors: n × d.
         queries: indices of rows (m).
-        check: called before each block; raises to stop.
 
     Yields:
         Which queries, and their squared distances (block × n).
@@ -101,7 +100,7 @@ def nearest(
     return ids, distances
 
 
-def overlap(a: Ints, b: Ints) -> Ints:
+def overlap(a: Ints | Longs, b: Ints | Longs) -> Ints:
     """How many of each row's neighbours two lists share (m)."""
     out = np.zeros(len(a), dtype=np.int32)
     for column in b.T:
@@ -117,7 +116,7 @@ def jaccard(a: Ints, b: Ints) -> Floats:
 
 
 @dataclass(frozen=True)
-class Near:
+class Near(Plain):
     """A neighbour of a point among the points of the map, in the model's own space."""
 
     index: int
@@ -126,11 +125,6 @@ class Near:
     label: str
     distance: float
     """1 − cosine in [0, 2], or a Euclidean distance."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        out: dict[str, Any] = plain(self)
-        return out
 
 
 @dataclass(frozen=True)
@@ -144,7 +138,7 @@ class NearBasis:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbours(Plain):
     """The neighbourhood of one point in the model's own space, before any preprocessing."""
 
     index: int
@@ -164,11 +158,6 @@ class Neighbours:
     jaccard: float | None = None
     """Shared neighbours over all neighbours of the two layers, in [0, 1]."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        out: dict[str, Any] = plain(self)
-        return out
-
 
 def near_point(
     parts: Sequence[Floats], points: MapPoints, index: int, k: int, metric: str, check: Check
@@ -179,11 +168,7 @@ def near_point(
 
     Args:
         parts: their vectors as they are in the model, in the order of the points (Σ n × d).
-        points: which points they are.
-        index: of the point.
-        k: how many.
         metric: ``cosine`` or ``l2``.
-        check: raises to stop.
 
     Returns:
         Nearest first; none where the point itself is not finite.
@@ -245,7 +230,7 @@ def _distance(a: Doubles, b: Doubles, metric: str) -> float:
 
 
 @dataclass(frozen=True)
-class Cka:
+class Cka(Plain):
     """How alike the layers are: linear CKA of the same states at each of them."""
 
     layers: tuple[int, ...]
@@ -263,11 +248,6 @@ class Cka:
     def sentence(self) -> str:
         """What was compared."""
         return f"Linear CKA of {self.of_what}, of every two layers."
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        out: dict[str, Any] = plain(self)
-        return out
 
 
 def linear_cka(a: Floats | Doubles, b: Floats | Doubles) -> float:

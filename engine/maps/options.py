@@ -64,16 +64,12 @@ class TextSet:
                 f"a map takes at most {MAX_TEXTS:,} texts; {shorten(self.name)!r} has"
                 f" {len(self.texts):,}."
             )
-        if self.labels and len(self.labels) != len(self.texts):
-            raise OptionError(
-                f"labels must be one per text or none; {shorten(self.name)!r} has"
-                f" {len(self.texts):,} texts and {len(self.labels):,} labels."
-            )
-        if self.prompts and len(self.prompts) != len(self.texts):
-            raise OptionError(
-                f"prompts must be one per text or none; {shorten(self.name)!r} has"
-                f" {len(self.texts):,} texts and {len(self.prompts):,} prompts."
-            )
+        for what, given in (("labels", self.labels), ("prompts", self.prompts)):
+            if given and len(given) != len(self.texts):
+                raise OptionError(
+                    f"{what} must be one per text or none; {shorten(self.name)!r} has"
+                    f" {len(self.texts):,} texts and {len(given):,} {what}."
+                )
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -280,11 +276,7 @@ class MapOptions:
         options = self.to_dict()
         if self.calibration is not None:  # whatever it is called and wherever it lies
             options["calibration"] = self.calibration.fingerprint
-        plain = {
-            "options": options,
-            "model": model,
-            "versions": versions(self),
-        }
+        plain = {"options": options, "model": model, "versions": versions(self)}
         text = json.dumps(plain, sort_keys=True, ensure_ascii=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.errors import BudgetExceeded, NonFiniteError, OptionError, PromptError, shorten
+from engine.errors import NonFiniteError, OptionError, PromptError, shorten
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.frame import Frame
 from engine.maps.arrays import Bools, Floats, Ints, Longs
@@ -27,7 +27,7 @@ from engine.model.language_model import LanguageModel, States
 from engine.model.prompts import Tokens
 from engine.model.texts import text_states
 from engine.model.vocabulary import Token, Vocabulary, visible
-from engine.progress import Check, Steps, drain, no_check
+from engine.progress import Check, Steps, no_check
 
 KINDS: Final = ("basis", "alone", "prompt", "text")
 """What a point is; :attr:`MapPoints.kind` counts from 0 in this order."""
@@ -208,7 +208,6 @@ class StateStore:
     """The states of tokens alone and of text sets, kept for the layer slider.
 
     Args:
-        model: whose states.
         limit_bytes: of what is kept. Where all layers of a set fit into half of it they are read
             at once; else each layer for itself.
     """
@@ -234,9 +233,10 @@ class StateStore:
             key: a name for these prompts, the same only where they are the same.
             prompts: token ids.
             layer: from 0.
-            check: called between batches; raises to stop.
         """
-        _drain(self.read(key, prompts, layer), check)
+        check()
+        for _ in self.read(key, prompts, layer):
+            check()
         return self._kept[key, layer]
 
     def read(self, key: str, prompts: Sequence[Sequence[int]], layer: int) -> Steps[None]:
@@ -259,18 +259,6 @@ class StateStore:
             held -= self._kept.pop(name).nbytes
 
 
-def _drain(steps: Steps[Any], check: Check) -> Any:
-    def checked() -> Steps[Any]:
-        while True:
-            check()
-            try:
-                yield next(steps)
-            except StopIteration as end:
-                return end.value
-
-    return drain(checked())
-
-
 def alone_prompts(space: Space, ids: Longs, bos: str) -> list[list[int]]:
     """Each token as a whole prompt, after the begin-of-text token where one is used.
 
@@ -286,16 +274,6 @@ def alone_prompts(space: Space, ids: Longs, bos: str) -> list[list[int]]:
         if not first.added_bos:
             return [[int(i)] for i in ids]
     return [[int(begin), int(i)] for i in ids]
-
-
-def basis_vectors(frame: Frame, ids: Longs, check: Check) -> Floats:
-    """Vectors of a frame, float32 (n × d): float64 where they are computed."""
-    out = np.empty((len(ids), frame.width), dtype=np.float32)
-    for start in range(0, len(ids), _BLOCK):
-        check()
-        some = torch.from_numpy(ids[start : start + _BLOCK])
-        out[start : start + len(some)] = frame.vectors(some).numpy()
-    return out
 
 
 def prompts_of(
@@ -331,12 +309,9 @@ def state_vectors(
     A state that holds NaN or infinity anywhere is NaN as a whole: it has no place on a map.
 
     Args:
-        space: whose states.
         options: which, and how they are read.
-        points: of the map.
         layer: from 0.
         store: of the model whose states are taken: the calibrator's own where it has one.
-        check: raises to stop.
         calibrator: what is done to the states past the final norm.
 
     Raises:
@@ -421,13 +396,3 @@ def _text_ids(space: Space, options: MapOptions, texts: TextSet) -> list[tuple[i
 
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def check_budget(n: int, d: int, limit_bytes: int) -> None:
-    """Refuse vectors that would not fit before they are made."""
-    need = 4 * n * d
-    if need > limit_bytes:
-        raise BudgetExceeded(
-            f"the vectors of {n:,} points need {need / 2**20:,.0f} MiB and the budget is"
-            f" {limit_bytes / 2**20:,.0f} MiB; select fewer tokens."
-        )

@@ -18,13 +18,13 @@ seeded random projection of the same points gets the same figures: what a pictur
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from engine.json_number import plain
+from engine.json_number import Plain
 from engine.maps.arrays import Doubles, Floats, Longs
-from engine.maps.neighbours import distance_blocks
+from engine.maps.neighbours import distance_blocks, overlap
 from engine.progress import Check, no_check
 
 K: Final = 15
@@ -41,21 +41,16 @@ _EVERY_POINT: Final = 12_000
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Plain):
     """A figure, and where it is sampled its 95 % interval."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        out: dict[str, Any] = plain(self)
-        return out
-
 
 @dataclass(frozen=True)
-class Quality:
+class Quality(Plain):
     """What a map may be trusted with."""
 
     sentence: str
@@ -76,11 +71,6 @@ class Quality:
     """Spearman's ρ of distances over sampled pairs, in [−1, 1]."""
     random: dict[str, float]
     """The same four of a random projection: kept, trustworthiness, continuity, rank_correlation."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        out: dict[str, Any] = plain(self)
-        return out
 
 
 @dataclass
@@ -111,7 +101,6 @@ def measure_quality(
         k: neighbours looked at.
         seed: of the sample, the pairs, the random projection and the bootstrap.
         queries: how many points are compared with all above :data:`EXACT`.
-        check: called between blocks; raises to stop.
     """
     n, d = vectors.shape
     k = min(k, (n - 1) // 2)
@@ -207,8 +196,7 @@ def _compare(
             strangers = _penalty(true, true_sorted, seen_near, k)
             lost = _penalty(seen, np.sort(seen, axis=1), true_near, k)
             out.false[rows], out.missing[rows] = strangers, lost
-            shared = (true_near[:, :, None] == seen_near[:, None, :]).any(axis=2)
-            out.kept[rows] = shared.sum(axis=1)
+            out.kept[rows] = overlap(true_near, seen_near)
         check()
     return far, scores
 
@@ -275,8 +263,7 @@ def distortion(
     plane = distance_blocks(coordinates, chosen, check)
     for rows, block in distance_blocks(vectors, chosen, check):
         _, flat = next(plane)
-        true = block.topk(k, dim=1, largest=False).indices
-        seen = flat.topk(k, dim=1, largest=False).indices
-        shared = (true.unsqueeze(2) == seen.unsqueeze(1)).any(2).sum(1).numpy()
-        value[chosen[rows]] = 1 - shared / k
+        true = block.topk(k, dim=1, largest=False).indices.numpy()
+        seen = flat.topk(k, dim=1, largest=False).indices.numpy()
+        value[chosen[rows]] = 1 - overlap(true, seen) / k
     return Distortion(value, k, len(chosen))

@@ -10,9 +10,9 @@ floor: how far points lie from themselves when nothing has changed.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 from cachetools import LRUCache
 
+from engine.checkpoints import write_aside
 from engine.maps.arrays import Floats
 from engine.maps.axes import procrustes, rms_radius
 from engine.maps.umap_process import UmapProblem, UmapProcess
@@ -89,11 +90,7 @@ class UmapCache:
                 np.load(opened, allow_pickle=False) as file,
             ):
                 parts = {name: file[name] for name in file.files}
-        except (OSError, ValueError, KeyError, EOFError):
-            return None
-        except Exception as error:  # zipfile's own errors for damaged files
-            if type(error).__module__ not in ("zipfile", "zlib"):
-                raise
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
         sound = all(
             parts[n].shape == shape and parts[n].dtype == np.float32 and np.isfinite(parts[n]).all()
@@ -125,15 +122,10 @@ class UmapCache:
             arrays["second"] = result.second
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, aside = tempfile.mkstemp(dir=self.folder, prefix=".tmp-", suffix=".npz")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    np.savez(file, allow_pickle=False, **arrays)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(aside).replace(self._path(result.fingerprint))
-            finally:
-                Path(aside).unlink(missing_ok=True)
+            write_aside(
+                self._path(result.fingerprint),
+                lambda aside: np.savez(aside, allow_pickle=False, **arrays),
+            )
             # Another seed or setting is another file: the oldest go.
             files = sorted(self.folder.glob("umap-*.npz"), key=lambda p: p.stat().st_mtime)
             for old in files[:-FILES]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.json_number import number
+from engine.json_number import number, plain
 from engine.maps.arrays import Floats
 from engine.maps.axes import Axes
 from engine.maps.border import Border
@@ -70,8 +70,18 @@ class Map:
 
     @property
     def heading(self) -> str:
-        """The title, short enough for a heading."""
-        return make_heading(self)
+        """The title in a few plain words, short enough for a heading."""
+        o = self.options
+        where = PROJECTIONS[o.projection].heading(o)
+        parts = [where, PREPROCESSINGS[o.preprocessing].heading]
+        if not (self.points.kind != BASIS).any():
+            return " · ".join([where[:1].upper() + where[1:], *parts[1:]])
+        if o.state == "raw":
+            parts.insert(0, "before the final norm")
+        if o.calibration is not None:
+            moment = "after" if "after the calibration" in self.title else "before"
+            parts.insert(0, f"{moment} the calibration “{o.calibration.label}”")
+        return " · ".join([f"Layer {self.layer} of {self.layers}", *parts])
 
     @property
     def dims(self) -> int:
@@ -93,10 +103,10 @@ class Map:
             "how_chosen": self.how_chosen,
             "blind_to": self.blind_to,
             "axis_names": list(self.axis_names),
-            "variance_shown": _share(self.variance_shown),
+            "variance_shown": plain(self.variance_shown),
             "variance_of": self.variance_of,
-            "variance_of_bases": _share(self.variance_of_bases),
-            "noise_floor": _share(self.noise_floor),
+            "variance_of_bases": plain(self.variance_of_bases),
+            "noise_floor": plain(self.noise_floor),
             "range": self.border.range,
             "range_shared_by_layers": self.border.shared,
             "outside": self.border.count,
@@ -147,10 +157,6 @@ class Map:
             yield self.row(i)
 
 
-def _share(x: float | None) -> float | None:
-    return None if x is None else number(x)
-
-
 def make_title(
     options: MapOptions, layer: int, layers: int, *, states: bool, calibrated: bool = False
 ) -> str:
@@ -164,18 +170,3 @@ def make_title(
         moment = "after" if calibrated else "before"
         past += f", {moment} the calibration “{options.calibration.label}”"
     return f"Layer {layer} of {layers}, {past}: {words}"
-
-
-def make_heading(drawn: Map) -> str:
-    """The title in a few plain words; :func:`make_title` says it in full."""
-    o = drawn.options
-    where = PROJECTIONS[o.projection].heading(o)
-    parts = [where, PREPROCESSINGS[o.preprocessing].heading]
-    if not (drawn.points.kind != BASIS).any():
-        return " · ".join([where[:1].upper() + where[1:], *parts[1:]])
-    if o.state == "raw":
-        parts.insert(0, "before the final norm")
-    if o.calibration is not None:
-        moment = "after" if "after the calibration" in drawn.title else "before"
-        parts.insert(0, f"{moment} the calibration “{o.calibration.label}”")
-    return " · ".join([f"Layer {drawn.layer} of {drawn.layers}", *parts])

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from cachetools import LRUCache
 
-from engine.errors import LayerError, OptionError
+from engine.errors import BudgetExceeded, LayerError, OptionError
 from engine.maps.arrays import Floats, Longs
 from engine.maps.calibrated import Calibrator
-from engine.maps.frames import Landscape
+from engine.maps.frames import Landscape, basis_vectors
 from engine.maps.options import MapOptions
 from engine.maps.points import (
     BASIS,
@@ -26,8 +26,6 @@ from engine.maps.points import (
     Space,
     StateStore,
     all_placed,
-    basis_vectors,
-    check_budget,
     gather_points,
     has_place,
     prompts_of,
@@ -70,7 +68,6 @@ class Scenes:
     """Makes the scenes of one space and gives the vectors of their points.
 
     Args:
-        space: the model with its frames.
         state_bytes: limit of the kept states of tokens alone and of text sets.
         vector_bytes: limit of the vectors of one map, and of those kept.
     """
@@ -140,7 +137,6 @@ class Scenes:
 
         Args:
             options: with the layer counted from 0.
-            check: raises to stop.
         """
         tokens: tuple[Token, ...] = ()
         last = None
@@ -188,15 +184,13 @@ class Scenes:
         key: tuple[Any, ...] = (
             "states", o.layer, o.state, o.frame, o.prompt, o.bos, o.chat, o.texts, alone
         )  # fmt: skip
-        if not self.is_calibrated(scene):
-            return self._held(
-                key,
-                lambda: state_vectors(self.space, o, scene.points, o.layer, self.store, check),
-            )
-        assert o.calibration is not None
-        calibrator, store = self._calibrators[o.calibration.fingerprint]
+        calibrator, store = None, self.store
+        if self.is_calibrated(scene):
+            assert o.calibration is not None
+            calibrator, store = self._calibrators[o.calibration.fingerprint]
+            key = (*key, calibrator.fingerprint)
         return self._held(
-            (*key, calibrator.fingerprint),
+            key,
             lambda: state_vectors(self.space, o, scene.points, o.layer, store, check, calibrator),
         )
 
@@ -217,7 +211,7 @@ class Scenes:
         states = self.states(scene, check)
         if scene.states == len(scene.points):
             return [states]
-        check_budget(len(scene.points), self.space.model.width, self._vector_bytes)
+        _check_budget(len(scene.points), self.space.model.width, self._vector_bytes)
         frame = self.space.frame(scene.options.frame)
         key = ("bases", scene.options.frame, scene.ids.tobytes())
         bases = self._held(key, lambda: basis_vectors(frame, scene.ids, check))
@@ -255,3 +249,13 @@ def _before(scene: Scene) -> Scene:
     if scene.options.calibration is None:
         return scene
     return replace(scene, options=replace(scene.options, calibration=None))
+
+
+def _check_budget(n: int, d: int, limit_bytes: int) -> None:
+    """Refuse vectors that would not fit before they are made."""
+    need = 4 * n * d
+    if need > limit_bytes:
+        raise BudgetExceeded(
+            f"the vectors of {n:,} points need {need / 2**20:,.0f} MiB and the budget is"
+            f" {limit_bytes / 2**20:,.0f} MiB; select fewer tokens."
+        )

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from engine.errors import OptionError, TokenError, shorten
 from engine.maps.arrays import Doubles, Longs
+from engine.maps.frames import first_bases
 from engine.maps.options import MapOptions
 from engine.maps.points import Space
 from engine.model.vocabulary import Token
 from engine.progress import Check, no_check
-from engine.reading.read import read
 
 MAX_EXPRESSION: Final = 200
 """Characters of a regular expression."""
@@ -74,7 +74,6 @@ def find_expression(
         texts: looked at up to :data:`SEARCHED` characters each.
         expression: at most :data:`MAX_EXPRESSION` characters.
         seconds: of the processor, for all texts together; ten times that on the clock.
-        check: called while the search runs; raises to stop.
 
     Raises:
         OptionError: too long, no regular expression, or not done in time.
@@ -143,11 +142,9 @@ def select_tokens(
     """Token ids on the map, sorted, each once.
 
     Args:
-        space: whose vocabulary.
         options: `select` says which.
         tokens: of the prompt.
         last: the prompt's last state at the layer (d), for ``near:K``.
-        check: raises to stop.
 
     Raises:
         OptionError, TokenError: one sentence each.
@@ -215,15 +212,7 @@ def _nearest(
         raise OptionError(f"near:K takes 1 to {v:,} for this vocabulary; got {k:,}.")
     assert last is not None
     frame = space.frame(options.frame)
-    with torch.no_grad():
-        found = read(
-            frame,
-            last.reshape(1, -1).to(frame.device, torch.float32),
-            geometries=("cosine",),
-            k=k,
-            vectors=True,  # the state is moved to the frame's origin already
-            check=check,
-        )["cosine"]
+    found = first_bases(frame, last.reshape(1, -1), "cosine", k, check)
     ids: Longs = found.ids[0].cpu().numpy().astype(np.int64)
     return ids
 

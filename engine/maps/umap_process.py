@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from filelock import BaseFileLock, FileLock, Timeout
 
 from engine.errors import WorkError, shorten
 from engine.maps.arrays import Floats
@@ -66,8 +67,11 @@ class UmapProcess:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
         self._lock = threading.Lock()
+        # Any thread may drive a layout, and another may close it.
+        self._between: BaseFileLock | None = None
+        if folder is not None:
+            self._between = FileLock(folder / "umap.lock", thread_local=False)
         self._child: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._timer: threading.Timer | None = None
@@ -89,10 +93,11 @@ class UmapProcess:
         finished = False
         try:
             with contextlib.ExitStack() as stack:
-                lock = stack.enter_context(_LockFile(self._folder))
-                while not lock.take():
-                    time.sleep(_POLL)
-                    yield Progress(0, 0, f"{note}waiting for another program's layout to end")
+                if self._between is not None:
+                    stack.callback(self._between.release)
+                    while not _take(self._between):
+                        time.sleep(_POLL)
+                        yield Progress(0, 0, f"{note}waiting for another program's layout to end")
                 room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lexiscope-")))
                 self._send(problem, room)
                 yield from self._watch(note)
@@ -208,38 +213,12 @@ def _read(stream: Any, lines: queue.Queue[str | None]) -> None:
     lines.put(None)
 
 
-class _LockFile:
-    """A lock between processes; where files cannot be locked it is always free."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._file: Any = None
-
-    def __enter__(self) -> _LockFile:
-        if self._folder is not None:
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._file = (self._folder / "umap.lock").open("a")
-            except OSError:
-                self._file = None
-        return self
-
-    def take(self) -> bool:
-        """Whether the lock is ours now."""
-        if self._file is None:
-            return True
-        try:
-            import fcntl
-        except ImportError:
-            return True
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+def _take(lock: BaseFileLock) -> bool:
+    """Whether the lock is ours now; where files cannot be locked it always is."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError):
         return True
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()  # which gives the lock back
+    return True

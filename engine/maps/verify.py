@@ -21,19 +21,19 @@ TOLERANCE: Final = 1e-4
 """Largest difference, in RMS radii of the map, up to which two runs count as the same picture."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What a recomputation found."""
+    """What a recomputation found; a map that cannot be compared point by point has the defaults."""
 
-    largest_difference: float
+    largest_difference: float = float("nan")
     """Largest absolute difference of a coordinate, in the map's own units."""
-    relative_difference: float
+    relative_difference: float = float("nan")
     """The same in RMS radii of the map."""
     n: int
-    same_model: bool
-    same_versions: bool
-    same_points: bool
-    ok: bool
+    same_model: bool = True
+    same_versions: bool = False
+    same_points: bool = False
+    ok: bool = False
     """Same model, same points, and no coordinate differs by more than 10⁻⁴ radii."""
     sentence: str
 
@@ -51,7 +51,6 @@ def verify(
         maker: of the space that the map is said to show.
         document: what :meth:`Map.to_dict` gave; or the arrays of an NPZ file: ``coordinates``,
             ``kind`` and ``row``, and in ``meta`` the JSON text of :meth:`Map.header`.
-        check: raises to stop.
 
     Raises:
         ArtifactError: the document is no map, or a damaged one.
@@ -82,12 +81,12 @@ def verify(
     model = maker.space.model
     if model.fingerprint != fingerprint:
         words = f"The map was made of another model ({name}); open that model to verify it."
-        return _unlike(n, words, same_model=False)
+        return VerifyReport(n=n, sentence=words, same_model=False)
     named = options.calibration
     if named is not None and not maker.knows(named.fingerprint):
-        return _unlike(
-            n,
-            f"The map was drawn with the calibration “{named.label}” (fingerprint"
+        return VerifyReport(
+            n=n,
+            sentence=f"The map was drawn with the calibration “{named.label}” (fingerprint"
             f" {named.fingerprint[:12]}), which is not open, so it cannot be computed again; give"
             " that calibration as well.",
         )
@@ -107,7 +106,7 @@ def verify(
     )
     if not same:
         words = f"The map has other points than were saved: {len(found):,} now, {n:,} then."
-        return _unlike(n, words, same_versions=same_versions)
+        return VerifyReport(n=n, sentence=words, same_versions=same_versions)
     missing = ~np.isfinite(found).all(axis=1)  # states that are not finite, then as now
     gone = ~np.isfinite(saved).all(axis=1)
     largest = float(np.max(np.abs(found - saved)[~missing & ~gone], initial=0.0))
@@ -122,12 +121,12 @@ def verify(
     )
     if not same_versions:
         sentence += " It was saved under other versions of the software."
-    return VerifyReport(largest, relative, len(found), True, same_versions, True, ok, sentence)
-
-
-def _unlike(
-    n: int, sentence: str, *, same_model: bool = True, same_versions: bool = False
-) -> VerifyReport:
-    """The report on a map that cannot be compared point by point."""
-    nan = float("nan")
-    return VerifyReport(nan, nan, n, same_model, same_versions, False, False, sentence)
+    return VerifyReport(
+        largest_difference=largest,
+        relative_difference=relative,
+        n=len(found),
+        same_versions=same_versions,
+        same_points=True,
+        ok=ok,
+        sentence=sentence,
+    )

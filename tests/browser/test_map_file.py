@@ -13,9 +13,9 @@ from driving import PATIENCE_MS
 from playwright.sync_api import Browser, Page
 from tiny_models import Spaces
 
-from app.maps.files.export import Drawing, drawing_of, write
+from app.maps.files.export import drawing_of, write
 from engine import LatentSpace
-from engine.maps import MapOptions
+from engine.maps import MapOptions, MapPoints
 from engine.progress import no_check
 
 pytestmark = pytest.mark.browser
@@ -133,14 +133,14 @@ def test_hostile_labels_stay_text(browser: Browser, space: LatentSpace, tmp_path
         "</script><script>document.title='gone'",
     ]
     drawing = drawing_of(space.maps, MapOptions(prompt=PROMPT), "html", "class", check=no_check)
-    sheet = replace(drawing.sheet(), label=lambda i: hostile[i % 2], title="<b>T</b>")
 
-    class Fake(Drawing):
-        def sheet(self) -> Any:
-            return sheet
+    class Hostile(MapPoints):
+        def label(self, i: int) -> str:
+            return hostile[i % 2]
 
+    drawn = replace(drawing.map, points=Hostile(**vars(drawing.map.points)), title="<b>T</b>")
     file = tmp_path / "map.html"
-    file.write_bytes(write(Fake(drawing.map, drawing.colour, drawing.quality), "html"))
+    file.write_bytes(write(replace(drawing, map=drawn), "html"))
     page, trouble = opened(browser, file)
     assert page.title() == "<b>T</b>"
     assert page.inner_text("h1") == "<b>T</b>"

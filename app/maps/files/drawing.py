@@ -1,24 +1,23 @@
-"""What every drawing of a map needs, in plain values; pictures and the stand-alone page share it.
+"""What every drawing of a map needs; pictures and the stand-alone page share it.
 
-Knows the engine's maps and no drawing library. A sheet is complete: who draws it asks nothing more.
+Knows the engine's maps and no drawing library.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from app import version
 from app.figures.theme import DARK, Theme
-from engine.maps import KINDS, PROJECTIONS, Colour, Map
+from engine.maps import KINDS, PROJECTIONS, Colour, Map, Quality
+from engine.maps.arrays import Bools, Floats, Longs
 
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 LINES = (0, 5, 2, 3, 4, 6, 7)
 """The theme's line colours that categories take, in order; the second is left to the prompt."""
 GREY = -1
@@ -51,81 +50,82 @@ def slots_of(by: str, names: Sequence[str], counts: Sequence[int]) -> tuple[int,
 
 @dataclass(frozen=True)
 class Paint:
-    """How the points are coloured: by category or by number."""
+    """A colour as it is drawn: categories that occur, or numbers."""
 
-    by: str
     caption: str
     """What the colour means, in words."""
-    kind: Literal["category", "number"]
     values: npt.NDArray[Any]
     """Per point: a code into `names`, or a number (NaN where unknown)."""
     names: tuple[str, ...] = ()
+    """Empty where there are numbers."""
     counts: tuple[int, ...] = ()
     slots: tuple[int, ...] = ()
-    """Per name its place in `LINES`, or `GREY`; empty before `grouped`."""
+    """Per name its place in `LINES`, or `GREY`."""
 
-    def grouped(self) -> Paint:
-        """Only categories that occur, each with its colour; those without one become one."""
-        if self.kind == "number":
-            return self
-        counts = np.bincount(self.values.astype(np.int64), minlength=len(self.names)).tolist()
-        slots = slots_of(self.by, self.names, counts)
-        some = [i for i, count in enumerate(counts) if count]
-        kept = sorted((i for i in some if slots[i] != GREY), key=lambda i: slots[i])
-        rest = [i for i in some if slots[i] == GREY]
-        place = np.full(len(self.names), len(kept), dtype=np.int64)
-        place[kept] = np.arange(len(kept))
-        names = [self.names[i] for i in kept]
-        sizes = [int(counts[i]) for i in kept]
-        colours = [slots[i] for i in kept]
-        if rest:
-            names.append(self.names[rest[0]] if len(rest) == 1 else f"{len(rest):,} others")
-            sizes.append(sum(counts[i] for i in rest))
-            colours.append(GREY)
-        codes = place[self.values.astype(np.int64)]
-        return Paint(
-            self.by, self.caption, "category", codes, tuple(names), tuple(sizes), tuple(colours),
-        )  # fmt: skip
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the scale of numbers: what few points lie beyond has the colour of an end."""
+        finite = self.values[np.isfinite(self.values.astype(np.float64))]
+        if len(finite) == 0:
+            return 0.0, 1.0
+        low, high = np.percentile(finite, (1, 99))
+        return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def paint_of(colour: Colour) -> Paint:
+    """An engine's colour, for a drawing: categories without a colour of their own become one."""
+    if colour.codes is None:
+        return Paint(colour.caption, np.asarray(colour.values))
+    counts = np.bincount(colour.codes, minlength=len(colour.names)).tolist()
+    slots = slots_of(colour.by, colour.names, counts)
+    some = [i for i, count in enumerate(counts) if count]
+    kept = sorted((i for i in some if slots[i] != GREY), key=lambda i: slots[i])
+    rest = [i for i in some if slots[i] == GREY]
+    place = np.full(len(colour.names), len(kept), dtype=np.int64)
+    place[kept] = np.arange(len(kept))
+    names = [colour.names[i] for i in kept]
+    sizes = [counts[i] for i in kept]
+    lines = [slots[i] for i in kept]
+    if rest:
+        names.append(colour.names[rest[0]] if len(rest) == 1 else f"{len(rest):,} others")
+        sizes.append(sum(counts[i] for i in rest))
+        lines.append(GREY)
+    return Paint(colour.caption, place[colour.codes], tuple(names), tuple(sizes), tuple(lines))
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A map, ready to be drawn."""
+class Drawing:
+    """A map with what a picture says about it."""
 
-    title: str
-    said: tuple[str, ...]
-    """Sentences under the title: how good the picture is, how the points were chosen, what of the
-    variance it shows, what it is blind to, and the warnings."""
-    foot: str
-    """Where it comes from: the provenance line."""
-    places: Floats
-    """n × dims, clipped to the border: where the points are drawn."""
-    kinds: npt.NDArray[np.uint8]
-    rows: npt.NDArray[np.int32]
-    """The token's id, the position in the prompt, or the text's number from 0."""
-    outside: Bools
-    """Points that lie further out than they are drawn."""
-    ranges: tuple[tuple[float, float], ...]
-    axis_titles: tuple[str, ...]
-    label: Callable[[int], str]
-    """The visible form of a point."""
-    words: Bools
-    """Points whose label is a whole word; some of them get a label in a picture."""
-    paint: Paint | None
+    map: Map
+    colour: Colour | None
+    quality: Quality | None
 
     @property
-    def dims(self) -> int:
-        """2 or 3."""
-        return int(self.places.shape[1])
-
-    def of_kind(self, name: str) -> npt.NDArray[np.int64]:
-        """The indices of the points of a kind, in their order."""
-        return np.flatnonzero(self.kinds == KINDS.index(name))
+    def paint(self) -> Paint | None:
+        """How its points are coloured."""
+        return paint_of(self.colour) if self.colour else None
 
     @property
-    def path(self) -> npt.NDArray[np.int64]:
-        """The prompt's tokens in reading order."""
-        return self.of_kind("prompt")
+    def said(self) -> tuple[str, ...]:
+        """Sentences under the title: how good the picture is, how the points were chosen, what of
+        the variance it shows, what it is blind to, and the warnings."""
+        badge = self.quality.sentence if self.quality else ""
+        return tuple(one for one in (badge, self._chosen(), *self.map.warnings) if one)
+
+    def _chosen(self) -> str:
+        """Which points these are, how much of them the picture shows, and what it cannot show."""
+        drawn = self.map
+        parts = [f"On the map: {drawn.how_chosen}"]
+        if drawn.variance_shown is not None:
+            share = f"{100 * drawn.variance_shown:.1f} %"
+            parts.append(f"It shows {share} of the variance of {drawn.variance_of}")
+        if drawn.noise_floor is not None:
+            parts.append(
+                f"Between two seeds a point moves by {drawn.noise_floor:.2f} map radii (median)"
+            )
+        parts += [drawn.blind_to, border_sentence(drawn)]
+        return " ".join(f"{one.rstrip('.')}." for one in parts if one)
 
 
 def provenance(map: Map) -> str:
@@ -159,24 +159,28 @@ def border_sentence(drawn: Map) -> str:
     )
 
 
-def paint_of(colour: Colour) -> Paint:
-    """An engine's colour, for a drawing."""
-    if colour.values is not None:
-        return Paint(colour.by, colour.caption, "number", np.asarray(colour.values))
-    codes = np.asarray(colour.codes)
-    counts = np.bincount(codes, minlength=len(colour.names)).tolist()
-    return Paint(colour.by, colour.caption, "category", codes, colour.names, tuple(counts))
-
-
 def class_colours(paint: Paint, colours: Theme) -> tuple[str, ...]:
-    """One colour per category of a paint that was grouped; what has none of its own is grey."""
+    """One colour per category of a paint; what has none of its own is grey."""
     return tuple(
         _EDGE[colours.surface == DARK.surface] if slot == GREY else colours.lines[LINES[slot]]
         for slot in paint.slots
     )
 
 
-def spread_out(places: Floats, candidates: npt.NDArray[np.int64], cells: int) -> Sequence[int]:
+def whole_words(drawn: Map) -> Bools:
+    """Tokens that are whole words of three letters or more."""
+    points = drawn.points
+    vocabulary = points.vocabulary
+    out = np.zeros(len(points), dtype=bool)
+    for index in np.flatnonzero(points.kind <= KINDS.index("alone")):
+        token = int(points.row[index])
+        text = vocabulary.texts[token]
+        whole = text[:1] == " " and text[1:].isalpha() and len(text) > 3
+        out[index] = whole and vocabulary.words[token]
+    return out
+
+
+def spread_out(places: Floats, candidates: Longs, cells: int) -> Sequence[int]:
     """A few points spread over the map: in each cell of a grid the one nearest to its centre.
 
     Args:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable
 from xml.sax.saxutils import escape, unescape  # nosec B406  # it parses nothing
 
-from app.maps.files.drawing import Sheet
+from app.maps.files.drawing import Drawing, provenance
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _KEY = b"Lexiscope"
@@ -17,24 +17,24 @@ _MOST_NUMBERS = 256 * 2**20
 """Bytes that the numbers in a PNG may unpack to."""
 
 
-def with_numbers_svg(body: bytes, sheet: Sheet, data: bytes) -> bytes:
+def with_numbers_svg(body: bytes, drawing: Drawing, data: bytes) -> bytes:
     """The SVG with a title, a description and the map's numbers."""
     head, start, rest = body.decode().partition("<metadata>")
     about = (
-        f"<title>{escape(sheet.title)}</title><desc>{escape(' '.join(sheet.said))} "
-        f"{escape(sheet.foot)}</desc>"
+        f"<title>{escape(drawing.map.title)}</title><desc>{escape(' '.join(drawing.said))} "
+        f"{escape(provenance(drawing.map))}</desc>"
     )
     inside = f"{start}{_OPEN}{escape(data.decode())}{_CLOSE}"
     return (head + about + inside + rest).encode()
 
 
-def with_numbers_png(body: bytes, sheet: Sheet, data: bytes) -> bytes:
+def with_numbers_png(body: bytes, drawing: Drawing, data: bytes) -> bytes:
     """The PNG with the provenance as text and the map's numbers compressed."""
     # Behind the header, which is the first chunk and always 25 bytes long.
     cut = len(_PNG) + 25
     about = [
         _chunk(b"iTXt", key + b"\0\0\0\0\0" + text.encode())
-        for key, text in ((b"Title", sheet.title), (b"Source", sheet.foot))
+        for key, text in ((b"Title", drawing.map.title), (b"Source", provenance(drawing.map)))
     ]
     numbers = _chunk(b"iTXt", _KEY + b"\0\1\0\0\0" + zlib.compress(data, 6))
     return b"".join([body[:cut], *about, numbers, body[cut:]])

@@ -13,8 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,21 +22,14 @@ import orjson
 from app.maps.files import embed as map_embed
 from app.maps.files import html as map_html
 from app.maps.files import picture as map_picture
-from app.maps.files.drawing import (
-    Sheet,
-    border_sentence,
-    packed,
-    paint_of,
-    provenance,
-    unpacked,
-)
+from app.maps.files.drawing import Drawing, packed, provenance, unpacked
 from app.web import export
 from engine.errors import ArtifactError, OptionError
-from engine.maps import KINDS, Colour, Map, MapMaker, MapOptions, Quality
+from engine.maps import KINDS, Map, MapMaker, MapOptions
 from engine.progress import Check
 
 Format = Literal["json", "csv", "npz", "html", "svg", "png"]
-FORMATS: Final[tuple[Format, ...]] = ("json", "csv", "npz", "html", "svg", "png")
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 MEDIA: Final[Mapping[Format, str]] = {
     "json": "application/json",
     "csv": "text/csv; charset=utf-8",
@@ -54,48 +46,6 @@ _DAMAGED = (
     csv.Error, struct.error, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 """What readers raise about bytes that are not what they should be."""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A map with what a picture says about it."""
-
-    map: Map
-    colour: Colour | None
-    quality: Quality | None
-
-    def sheet(self) -> Sheet:
-        """What is drawn, in plain values."""
-        drawn = self.map
-        badge = self.quality.sentence if self.quality else ""
-        return Sheet(
-            title=drawn.title,
-            said=tuple(one for one in (badge, self._chosen(), *drawn.warnings) if one),
-            foot=provenance(drawn),
-            places=drawn.border.clipped,
-            kinds=drawn.points.kind,
-            rows=drawn.points.row,
-            outside=drawn.border.outside,
-            ranges=tuple((low, high) for low, high in drawn.border.range),
-            axis_titles=drawn.axis_names,
-            label=drawn.points.label,
-            words=_words(drawn),
-            paint=paint_of(self.colour) if self.colour else None,
-        )
-
-    def _chosen(self) -> str:
-        """Which points these are, how much of them the picture shows, and what it cannot show."""
-        drawn = self.map
-        parts = [f"On the map: {drawn.how_chosen}"]
-        if drawn.variance_shown is not None:
-            share = f"{100 * drawn.variance_shown:.1f} %"
-            parts.append(f"It shows {share} of the variance of {drawn.variance_of}")
-        if drawn.noise_floor is not None:
-            parts.append(
-                f"Between two seeds a point moves by {drawn.noise_floor:.2f} map radii (median)"
-            )
-        parts += [drawn.blind_to, border_sentence(drawn)]
-        return " ".join(f"{one.rstrip('.')}." for one in parts if one)
 
 
 def drawing_of(
@@ -129,19 +79,6 @@ def file_of(
     return write(drawing, format, look)
 
 
-def _words(drawn: Map) -> npt.NDArray[np.bool_]:
-    """Tokens that are whole words of three letters or more."""
-    points = drawn.points
-    vocabulary = points.vocabulary
-    out = np.zeros(len(points), dtype=np.bool_)
-    for index in np.flatnonzero(points.kind <= KINDS.index("alone")):
-        token = int(points.row[index])
-        text = vocabulary.texts[token]
-        whole = text[:1] == " " and text[1:].isalpha() and len(text) > 3
-        out[index] = whole and vocabulary.words[token]
-    return out
-
-
 # Writing
 
 
@@ -150,7 +87,6 @@ def write(drawing: Drawing, format: Format, look: map_picture.Look | None = None
 
     Args:
         drawing: the map; its colour and its quality matter for HTML and pictures only.
-        format: of the file.
         look: of a picture; None: as usual.
     """
     drawn = drawing.map
@@ -162,10 +98,10 @@ def write(drawing: Drawing, format: Format, look: map_picture.Look | None = None
         case "npz":
             return archive(drawn)
         case "html":
-            return map_html.page(drawing.sheet(), numbers(drawn))
+            return map_html.page(drawing, numbers(drawn))
         case "svg" | "png":
             look = look or map_picture.Look(format=format)
-            return map_picture.draw(drawing.sheet(), look, numbers(drawn))
+            return map_picture.draw(drawing, look, numbers(drawn))
 
 
 def settings(drawn: Map) -> dict[str, Any]:

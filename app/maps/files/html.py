@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from app.figures.theme import DARK, LIGHT, Theme, theme
-from app.maps.files.drawing import Sheet, class_colours, packed
+from app.figures.theme import DARK, LIGHT, Theme
+from app.maps.files.drawing import Drawing, class_colours, packed, provenance
 from app.web import assets, export
 from app.web.rendering import environment
 
@@ -27,20 +27,21 @@ _POLICY = (
 _OPEN = '<script type="application/json" id="numbers">'
 
 
-def page(sheet: Sheet, data: bytes) -> bytes:
+def page(drawing: Drawing, data: bytes) -> bytes:
     """The HTML file.
 
     Args:
-        sheet: what is drawn.
         data: the map's numbers as JSON; they travel inside the file, so that it can be verified.
     """
     library, script = _plotly(), _asset("js/map-file.js")
     page = environment().get_template("maps/file.html")
     text = page.render(
-        sheet=sheet,
+        title=drawing.map.title,
+        said=drawing.said,
+        foot=provenance(drawing.map),
         policy=Markup(_POLICY.format(scripts=" ".join(map(_hash, (library, script))))),
         style=_asset("css/map-file.css"),
-        drawn=_inert(export.dumps(_plain(sheet))),
+        drawn=_inert(export.dumps(_plain(drawing))),
         opening=Markup(_OPEN),
         numbers=_inert(data),
         library=library,
@@ -56,31 +57,30 @@ def numbers(body: bytes) -> bytes:
     return b"" if start < 0 or end < 0 else body[start + len(_OPEN) : end]
 
 
-def _plain(sheet: Sheet) -> dict[str, Any]:
+def _plain(drawing: Drawing) -> dict[str, Any]:
     """What the script draws, in plain values."""
-    paint = sheet.paint.grouped() if sheet.paint else None
-    count = len(sheet.places)
+    drawn, paint = drawing.map, drawing.paint
     colour: dict[str, Any] | None = None
-    if paint is not None and paint.kind == "category":
+    if paint is not None and paint.names:
         colour = {
             "caption": paint.caption,
-            "names": list(paint.names),
-            "counts": list(paint.counts),
+            "names": paint.names,
+            "counts": paint.counts,
             "codes": packed(paint.values.astype(np.uint8)),
-            "light": list(class_colours(paint, theme(False))),
-            "dark": list(class_colours(paint, theme(True))),
+            "light": class_colours(paint, LIGHT),
+            "dark": class_colours(paint, DARK),
         }
     elif paint is not None:
         colour = {"caption": paint.caption, "values": packed(paint.values.astype(np.float32))}
     return {
-        "n": count,
-        "dims": sheet.dims,
-        "places": packed(sheet.places.astype(np.float32)),
-        "kinds": packed(sheet.kinds.astype(np.uint8)),
-        "outside": packed(sheet.outside.astype(np.uint8)),
-        "ranges": [list(one) for one in sheet.ranges],
-        "axes": list(sheet.axis_titles),
-        "labels": [sheet.label(i) for i in range(count)],
+        "n": drawn.n,
+        "dims": drawn.dims,
+        "places": packed(drawn.border.clipped),
+        "kinds": packed(drawn.points.kind),
+        "outside": packed(drawn.border.outside.astype(np.uint8)),
+        "ranges": drawn.border.range,
+        "axes": drawn.axis_names,
+        "labels": drawn.points.labels(),
         "colour": colour,
         "themes": {"light": _theme(LIGHT), "dark": _theme(DARK)},
     }

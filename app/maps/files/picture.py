@@ -18,9 +18,16 @@ from typing import Any, Literal
 import numpy as np
 
 from app.figures.theme import Theme, theme
-from app.maps.files.drawing import Paint, Sheet, class_colours, spread_out
+from app.maps.files.drawing import (
+    Drawing,
+    class_colours,
+    provenance,
+    spread_out,
+    whole_words,
+)
 from app.maps.files.embed import with_numbers_png, with_numbers_svg
 from app.maps.files.fonts import drawable, families, shown, width_of, wrapped
+from engine.maps import KINDS
 
 Format = Literal["svg", "png"]
 _VECTORS = 3_000
@@ -45,11 +52,10 @@ class Look:
     dark: bool = False
 
 
-def draw(sheet: Sheet, look: Look, data: bytes = b"") -> bytes:
+def draw(drawing: Drawing, look: Look, data: bytes = b"") -> bytes:
     """The picture as the bytes of a file.
 
     Args:
-        sheet: what is drawn.
         look: format, size and colours.
         data: the map's numbers as text; they travel inside the file, so that it can be verified.
     """
@@ -65,24 +71,24 @@ def draw(sheet: Sheet, look: Look, data: bytes = b"") -> bytes:
     # It would say at each start which fallback font has no bold cut.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with _LOCK, mpl.rc_context(settings):
-        body = _Picture(sheet, look).save()
-    return (
-        with_numbers_svg(body, sheet, data)
-        if look.format == "svg"
-        else with_numbers_png(body, sheet, data)
-    )
+        body = _Picture(drawing, look).save()
+    embed = with_numbers_svg if look.format == "svg" else with_numbers_png
+    return embed(body, drawing, data)
 
 
 class _Picture:
     """One picture in the making; pixels count from the lower left corner."""
 
-    def __init__(self, sheet: Sheet, look: Look) -> None:
+    def __init__(self, drawing: Drawing, look: Look) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        self.sheet, self.look = sheet, look
+        self.map, self.look = drawing.map, look
+        self.said, self.paint = drawing.said, drawing.paint
+        self.places, self.outside = drawing.map.border.clipped, drawing.map.border.outside
+        self.in_prompt = drawing.map.points.kind == KINDS.index("prompt")
+        self.path = np.flatnonzero(self.in_prompt)
         self.colours: Theme = theme(look.dark)
-        self.paint = sheet.paint.grouped() if sheet.paint else None
         self.figure = Figure((look.width / 100, look.height / 100), dpi=100)
         self.figure.set_facecolor(self.colours.surface)
         # Only measures and places; the file is drawn by `save`.
@@ -96,7 +102,7 @@ class _Picture:
         axes = self._axes(left, bottom + 46, right, top - 14)
         self._legend(right + 22, top - 18)
         self._cloud(axes)
-        if self.sheet.dims == 3:
+        if self.map.dims == 3:
             canvas: Any = self.canvas
             canvas.draw()  # the point of view is settled only now, and labels need it
         self._path(axes)
@@ -126,11 +132,11 @@ class _Picture:
         """The title and what is said of the map; returns the height that is left under it."""
         y = self.look.height - 22.0
         room = self.look.width - 56
-        for line in wrapped(self.sheet.title, 17, room, most=2):
+        for line in wrapped(self.map.title, 17, room, most=2):
             self._text(28, y, line, 17, self.colours.ink, va="top", weight="bold")
             y -= 24
         y -= 3
-        for n, sentence in enumerate(self.sheet.said):
+        for n, sentence in enumerate(self.said):
             colour = self.colours.ink if n == 0 else self.colours.muted
             for line in wrapped(sentence, 12.5, room, most=2):
                 self._text(28, y, line, 12.5, colour, va="top")
@@ -139,7 +145,7 @@ class _Picture:
 
     def _foot(self) -> float:
         """The provenance line; returns the height of its upper edge."""
-        lines = wrapped(self.sheet.foot, 9.5, self.look.width - 56, most=3)
+        lines = wrapped(provenance(self.map), 9.5, self.look.width - 56, most=3)
         y = 14 + 13.0 * (len(lines) - 1)
         upper = y + 14
         for line in lines:
@@ -153,11 +159,11 @@ class _Picture:
         width, height = self.look.width, self.look.height
         bottom = min(bottom, top - 60)  # a low picture with many sentences still has a map
         box = (left / width, bottom / height, (right - left) / width, (top - bottom) / height)
-        flat = self.sheet.dims == 2
+        flat = self.map.dims == 2
         axes: Any = self.figure.add_axes(box, projection=None if flat else "3d")
         axes.set_facecolor(self.colours.surface)
         axes.tick_params(colors=self.colours.muted, labelsize=7.5, length=0, pad=4 if flat else 0)
-        names = [drawable(one) for one in self.sheet.axis_titles]
+        names = [drawable(one) for one in self.map.axis_names]
         style = {"color": self.colours.muted, "fontsize": 8.5, "parse_math": False}
         axes.set_xlabel(names[0], labelpad=5 if flat else 2, **style)
         axes.set_ylabel(names[1], labelpad=4 if flat else 2, **style)
@@ -174,31 +180,31 @@ class _Picture:
                 one._axinfo["grid"].update(color=self.colours.rule, linewidth=0.6)
             axes.view_init(elev=22, azim=-58)
         room = (right - left, top - bottom)
-        ranges = _same_scale(self.sheet.ranges, room) if flat else self.sheet.ranges
+        ranges = _same_scale(self.map.border.range, room) if flat else self.map.border.range
         setters = (axes.set_xlim, axes.set_ylim, *(() if flat else (axes.set_zlim,)))
         for limit, (low, high) in zip(setters, ranges, strict=True):
             limit(low, high)
         return axes
 
     def _points(self, axes: Any, index: Any, **style: Any) -> None:
-        places = self.sheet.places[index]
-        axes.scatter(*(places[:, i] for i in range(self.sheet.dims)), linewidths=0, **style)
+        places = self.places[index]
+        axes.scatter(*(places[:, i] for i in range(self.map.dims)), linewidths=0, **style)
 
     def _cloud(self, axes: Any) -> None:
         """Everything but the prompt's tokens; rare categories and far points come on top."""
-        sheet, colours = self.sheet, self.colours
-        cloud = np.flatnonzero(sheet.kinds != 2)
+        colours = self.colours
+        cloud = np.flatnonzero(~self.in_prompt)
         size = float(np.clip(30_000 / max(len(cloud), 1), 3.0, 26.0))
         style: dict[str, Any] = {
             "s": size,
             "alpha": float(np.clip(3_000 / max(len(cloud), 1), 0.35, 0.85)),
             "rasterized": len(cloud) > _VECTORS,
         }
-        inside = cloud[~sheet.outside[cloud]]
-        border = cloud[sheet.outside[cloud]]
+        inside = cloud[~self.outside[cloud]]
+        border = cloud[self.outside[cloud]]
         if self.paint is None:
             self._points(axes, inside, color=colours.lines[0], **style)
-        elif self.paint.kind == "category":
+        elif self.paint.names:
             by_class = class_colours(self.paint, colours)
             # The rarest come last, so that no crowd covers them.
             for code in np.argsort(-np.asarray(self.paint.counts), kind="stable").tolist():
@@ -209,33 +215,32 @@ class _Picture:
             self._points(axes, inside[unknown], color=colours.rule, **style)
             known = inside[~unknown]
             if len(known):
-                low, high = _range(self.paint)
+                low, high = self.paint.ends
                 self._points(
                     axes, known, c=self.paint.values[known], cmap=_ramp(colours), vmin=low,
                     vmax=high, **style,
                 )  # fmt: skip
         if len(border):
-            places = sheet.places[border]
+            places = self.places[border]
             axes.scatter(
-                *(places[:, i] for i in range(sheet.dims)), marker="D", s=max(size, 16),
+                *(places[:, i] for i in range(self.map.dims)), marker="D", s=max(size, 16),
                 facecolors="none", edgecolors=colours.muted, linewidths=0.9, clip_on=False,
             )  # fmt: skip
 
     def _path(self, axes: Any) -> None:
         """The prompt's tokens, joined in reading order, with their texts."""
-        sheet, colours = self.sheet, self.colours
-        path = sheet.path
+        colours, path = self.colours, self.path
         if len(path) == 0:
             return
-        places = sheet.places[path]
-        columns = [places[:, i] for i in range(sheet.dims)]
+        places = self.places[path]
+        columns = [places[:, i] for i in range(self.map.dims)]
         # From pale to strong, so that the order of reading shows.
         for n in range(len(path) - 1):
             axes.plot(
                 *(c[n : n + 2] for c in columns), color=colours.mark, linewidth=1.3,
                 alpha=0.3 + 0.6 * (n + 1) / (len(path) - 1), zorder=5, solid_capstyle="round",
             )  # fmt: skip
-        out = sheet.outside[path]
+        out = self.outside[path]
         for marker, these in (("o", ~out), ("D", out)):
             if these.any():
                 axes.scatter(
@@ -246,23 +251,25 @@ class _Picture:
         self.taken += [(x - 4, y - 4, x + 4, y + 4) for x, y in pixels]
         for n, (index, place) in enumerate(zip(path, pixels, strict=True)):
             weight = "bold" if n == len(path) - 1 else "medium"
-            self._label(axes, shown(sheet.label(int(index))), place, 11.5, colours.ink, weight, 7)
+            self._label(
+                axes, shown(self.map.points.label(int(index))), place, 11.5, colours.ink, weight, 7
+            )
 
     def _words(self, axes: Any) -> None:
         """A few words spread over the cloud, so that a reader knows where they are."""
-        chosen = np.flatnonzero(self.sheet.words & ~self.sheet.outside & (self.sheet.kinds != 2))
-        pixels = self._pixels(axes, self.sheet.places[chosen])
-        flat = np.full((len(self.sheet.places), 2), np.nan, dtype=np.float32)
+        chosen = np.flatnonzero(whole_words(self.map) & ~self.outside)
+        pixels = self._pixels(axes, self.places[chosen])
+        flat = np.full((len(self.places), 2), np.nan, dtype=np.float32)
         flat[chosen] = pixels
         for index in spread_out(flat, chosen, 7):
             place = (float(flat[index, 0]), float(flat[index, 1]))
-            text = shown(self.sheet.label(int(index)))
+            text = shown(self.map.points.label(int(index)))
             self._label(axes, text, place, 10, self.colours.muted, "normal", 4, near=True)
 
     def _pixels(self, axes: Any, places: Any) -> Any:
         if len(places) == 0:
             return np.empty((0, 2))
-        if self.sheet.dims == 3:
+        if self.map.dims == 3:
             from mpl_toolkits.mplot3d import proj3d
 
             x, y, _ = proj3d.proj_transform(*places.T, axes.get_proj())
@@ -306,7 +313,7 @@ class _Picture:
     # The legend
 
     def _has_legend(self) -> bool:
-        return self.paint is not None or len(self.sheet.path) > 0
+        return self.paint is not None or len(self.path) > 0
 
     def _legend(self, x: float, y: float) -> None:
         from matplotlib.lines import Line2D
@@ -326,7 +333,7 @@ class _Picture:
                 self._text(x, y, line, 10.5, self.colours.muted)
                 y -= 14
             y -= 8
-            y = self._scale(x, y) if self.paint.kind == "number" else y
+            y = y if self.paint.names else self._scale(x, y)
             both = zip(
                 self.paint.names, self.paint.counts, class_colours(self.paint, self.colours),
                 strict=False,
@@ -341,13 +348,13 @@ class _Picture:
                 )  # fmt: skip
                 y -= 19
             y -= 8
-        if len(self.sheet.path):
+        if len(self.path):
             sign(y, self.colours.mark, "o")
             self._text(x + 17, y, "tokens of the prompt,", 11.5, self.colours.ink)
             y -= 15
             self._text(x + 17, y, "joined in reading order", 11.5, self.colours.ink)
             y -= 21
-        far = int(self.sheet.outside.sum())
+        far = int(self.outside.sum())
         if far:
             sign(y, self.colours.muted, "D", hollow=True)
             self._text(x + 17, y, "lies further out; drawn", 11.5, self.colours.ink)
@@ -362,28 +369,20 @@ class _Picture:
         strip: Any = self.figure.add_axes(box)
         strip.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=_ramp(self.colours))
         strip.set_axis_off()
-        low, high = _range(self.paint)
+        low, high = self.paint.ends
         self._text(x, y - 20, f"{low:.4g}", 10.5, self.colours.ink)
         self._text(x + 150, y - 20, f"{high:.4g}", 10.5, self.colours.ink, ha="right")
         return y - 46
 
 
 def _same_scale(
-    ranges: Sequence[tuple[float, float]], room: tuple[float, float]
+    ranges: Sequence[Sequence[float]], room: tuple[float, float]
 ) -> tuple[tuple[float, float], ...]:
     """The ranges widened about their middle, so that a unit is as long across as it is up."""
     unit = max((high - low) / size for (low, high), size in zip(ranges, room, strict=True)) or 1.0
     half = [unit * size / 2 for size in room]
     middle = [(low + high) / 2 for low, high in ranges]
     return tuple((m - h, m + h) for m, h in zip(middle, half, strict=True))
-
-
-def _range(paint: Paint) -> tuple[float, float]:
-    finite = paint.values[np.isfinite(paint.values.astype(np.float64))]
-    if len(finite) == 0:
-        return 0.0, 1.0
-    low, high = np.percentile(finite, (1, 99))
-    return float(low), float(high) if high > low else float(low) + 1.0
 
 
 def _ramp(colours: Theme) -> Any:

@@ -36,31 +36,25 @@ class Settings(Protocol):
     def axes(self) -> tuple[tuple[str, str], ...]: ...  # noqa: D102
 
 
-class Fitting(Protocol):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitting:
     """What a fit may ask for; everything is after preprocessing and computed when asked for."""
 
-    @property
-    def options(self) -> Settings:
-        """Of the map."""
-
-    def shared(self) -> Axes:
-        """Principal axes of all bases of the frame."""
-
-    def moments(self) -> Moments:
-        """Of all bases of the frame."""
-
-    def selected(self) -> Floats:
-        """The bases on the map (n × d)."""
-
-    def alone(self) -> tuple[Floats, Floats]:
-        """The states of the tokens alone, here and at the last layer (n × d each): those that are
-        finite at both; none where the vocabulary is another."""
-
-    def others(self) -> Floats:
-        """The finite states of the map that are no tokens alone (n × d)."""
-
-    def tokens(self, words: Sequence[str]) -> Doubles:
-        """The bases of some tokens (n × d)."""
+    options: Settings
+    """Of the map."""
+    shared: Callable[[], Axes]
+    """Principal axes of all bases of the frame."""
+    moments: Callable[[], Moments]
+    """Of all bases of the frame."""
+    selected: Callable[[], Floats]
+    """The bases on the map (n × d)."""
+    alone: Callable[[], tuple[Floats, Floats]]
+    """The states of the tokens alone, here and at the last layer (n × d each): those that are
+    finite at both; none where the vocabulary is another."""
+    others: Callable[[], Floats]
+    """The finite states of the map that are no tokens alone (n × d)."""
+    tokens: Callable[[Sequence[str]], Doubles]
+    """The bases of some tokens (n × d)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +74,6 @@ class Layout:
     """Warnings about a finished one; the last argument is the width of the model."""
     caution: str
     """A sentence that must be read before the picture."""
-
-
-def nothing(*_: object) -> str:
-    """Nothing to say."""
-    return ""
-
-
-def anything(_: Settings) -> None:
-    """Every map may be projected so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +105,10 @@ class Projection:
     """What stands along each axis."""
     blind_to: Callable[[Settings, Axes | None], str]
     """What the picture cannot show, in a sentence or two."""
-    motion: Callable[[float, float | None], str] = nothing
+    motion: Callable[[float, float | None], str] = lambda median, floor: ""
     """What must be said of motion between two maps, of its median and the noise floor (None where
     it is not known), in map radii; begins with a space, or is empty."""
-    check: Callable[[Settings], None] = anything
+    check: Callable[[Settings], None] = lambda options: None
     """Raises `OptionError` where the settings do not allow it."""
     beside: bool = True
     """Whether it can be drawn beside another with nothing more set."""
@@ -152,16 +137,3 @@ def principal_names(axes: Axes | None, of: str) -> tuple[str, ...]:
     """Names of principal axes with their share of the variance of what they were fitted on."""
     shares = axes.shares if axes is not None else ()
     return tuple(f"PC{i + 1} ({100 * s:.1f} % of the {of})" for i, s in enumerate(shares))
-
-
-def linear_blindness(options: Settings, axes: Axes | None = None) -> str:
-    """What one frame for all layers cannot show."""
-    return (
-        f"Only {options.dims} directions are drawn. If a layer turned the whole space, it would"
-        " look like movement."
-    )
-
-
-def linear_motion(*_: object) -> str:
-    """What one frame for all layers leaves open about motion."""
-    return " A change of basis of the whole space would look the same."

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.errors import OptionError
 from engine.maps.axes import Axes, principal_axes
 from engine.maps.preprocessing import moments_of
-from engine.maps.projections.projection import (
-    Fitting,
-    Projection,
-    Settings,
-    linear_blindness,
-    linear_motion,
-    principal_names,
-    tie_note,
-)
+from engine.maps.projections.projection import Fitting, Settings, principal_names, tie_note
+from engine.maps.projections.shared import SHARED
 
 
 def _check(options: Settings) -> None:
@@ -35,7 +30,8 @@ def _fit(given: Fitting) -> tuple[Axes, list[str]]:
     return axes, tie_note(axes)
 
 
-SELECTION = Projection(
+SELECTION = replace(
+    SHARED,
     name="selection",
     title="selection",
     help="PCA of the selected bases alone: the best plane for a few words.",
@@ -46,7 +42,5 @@ SELECTION = Projection(
     heading=lambda options: f"{options.frame} bases, axes of those shown",
     provenance=lambda options: "PCA of the selected bases",
     axis_names=lambda options, axes: principal_names(axes, "bases shown"),
-    blind_to=linear_blindness,
-    motion=linear_motion,
     check=_check,
 )

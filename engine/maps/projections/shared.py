@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from engine.maps.axes import Axes
-from engine.maps.projections.projection import (
-    Fitting,
-    Projection,
-    linear_blindness,
-    linear_motion,
-    principal_names,
-    tie_note,
-)
+from engine.maps.projections.projection import Fitting, Projection, principal_names, tie_note
 
 
 def _fit(given: Fitting) -> tuple[Axes, list[str]]:
@@ -29,6 +22,9 @@ SHARED = Projection(
     heading=lambda options: f"{options.frame} bases, shared axes",
     provenance=lambda options: "shared linear projection",
     axis_names=lambda options, axes: principal_names(axes, "bases"),
-    blind_to=linear_blindness,
-    motion=linear_motion,
+    blind_to=lambda options, axes: (
+        f"Only {options.dims} directions are drawn. If a layer turned the whole space, it would"
+        " look like movement."
+    ),
+    motion=lambda median, floor: " A change of basis of the whole space would look the same.",
 )

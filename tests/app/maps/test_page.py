@@ -23,7 +23,8 @@ from waiting import PATIENCE
 from app.figures import map as figures
 from app.figures.theme import payload
 from app.main import create_app
-from app.maps.form import EXAMPLES, WORDS, first_view
+from app.maps.answers import WORDS
+from app.maps.form import EXAMPLES, first_view
 from app.maps.page import corners
 from app.maps.panels import variance_words
 from app.maps.question import PROMPT as MAP_PROMPT

@@ -77,8 +77,7 @@ def test_the_shared_frame_is_scikit_learns_and_states_are_placed_in_it(real: Map
 
 def test_the_layer_switch_keeps_points_and_window_and_bases(maker: MapMaker) -> None:
     options = MapOptions(prompt=PROMPT, texts=TEXTS)
-    maps = maker.layers(options)
-    assert list(maps) == [0, 1, 2, 3]
+    maps = {layer: maker.map(replace(options, layer=layer)) for layer in range(4)}
     first = maps[0]
     for drawn in maps.values():
         np.testing.assert_array_equal(drawn.points.kind, first.points.kind)
@@ -262,7 +261,7 @@ def test_planted_movers_are_found(maker: MapMaker, monkeypatch: pytest.MonkeyPat
     moved = base.copy()
     moved[planted] += (40 * axes.directions[:, 0]).astype(np.float32)
 
-    def fake(space, options, points, layer, store, check):  # type: ignore[no-untyped-def]
+    def fake(space, options, points, layer, store, check, calibrator):  # type: ignore[no-untyped-def]
         return moved if layer == 2 else base
 
     monkeypatch.setattr(scenes, "state_vectors", fake)

@@ -9,7 +9,9 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -24,14 +26,16 @@ from app.maps.documents import write_colour
 from app.maps.files import embed as map_embed
 from app.maps.files import fonts as map_type
 from app.maps.files import picture as map_picture
-from app.maps.files.drawing import Paint, Sheet, class_colours, provenance, spread_out
-from app.maps.files.export import FORMATS, Drawing, drawing_of, format_of, read, write
+from app.maps.files.drawing import Drawing, class_colours, paint_of, provenance, spread_out
+from app.maps.files.export import FORMATS, drawing_of, format_of, read, write
 from app.maps.files.picture import Look
 from engine import LatentSpace
 from engine.errors import ArtifactError, OptionError
-from engine.maps import Colour, MapOptions, verify
+from engine.maps import Colour, Map, MapOptions, MapPoints, verify
+from engine.maps.border import Border
 from engine.maps.colours import CLASSES
 from engine.progress import no_check
+from engine.trace.result import ModelInfo
 
 OPTIONS = MapOptions(prompt=PROMPT, layer=2, seed=7)
 SMALL = Look("png", 500, 400)
@@ -41,26 +45,36 @@ def drawing(space: LatentSpace, options: MapOptions = OPTIONS, colour: str = "cl
     return drawing_of(space.maps, options, "html", colour, check=no_check)
 
 
-def sheet_of(**more: Any) -> Sheet:
-    """A map of six points that never saw an engine."""
-    given: dict[str, Any] = {
-        "title": "Six points",
-        "said": ("A sentence.", "Another one."),
-        "foot": "Lexiscope · here",
-        "places": np.array(
-            [[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0.5], [0.52, 0.5]], dtype=np.float32
-        ),
-        "kinds": np.array([0, 0, 0, 0, 2, 2], dtype=np.uint8),
-        "rows": np.array([0, 1, 2, 3, 0, 1], dtype=np.int32),
-        "outside": np.array([False, False, False, True, False, False]),
-        "ranges": ((-0.1, 1.1), (-0.1, 1.1)),
-        "axis_titles": ("PC1", "PC2"),
-        "label": lambda i: f"␣point {i}",
-        "words": np.array([True, True, True, True, False, False]),
-        "paint": Paint("class", "A class.", "category", np.array([0, 1, 0, 1, 2, 2]),
-            ("a", "b", "c"), (2, 2, 2)),
-    }  # fmt: skip
-    return Sheet(**{**given, **more})
+SIX = Colour("class", None, np.array([0, 1, 0, 1, 2, 2]), ("a", "b", "c"), "A class.")
+
+
+def points_of(
+    places: Any = ((0, 0), (1, 0), (0, 1), (1, 1), (0.5, 0.5), (0.52, 0.5)),
+    kinds: Any = (0, 0, 0, 0, 2, 2),
+    *,
+    outside: Sequence[int] = (),
+    label: Callable[[int], str] = lambda i: f"␣point {i}",
+    colour: Colour | None = SIX,
+    title: str = "Six points",
+    axis_names: tuple[str, ...] = ("PC1", "PC2"),
+    limits: tuple[float, float] = (-0.1, 1.1),
+) -> Drawing:
+    """A map of a few points that never saw a model; those of the vocabulary are whole words."""
+    at, count = np.array(places, dtype=np.float32), len(places)
+    kind, row = np.array(kinds, dtype=np.uint8), np.arange(count, dtype=np.int32)
+    names = [label(i) for i in range(count)]
+    vocabulary: Any = SimpleNamespace(texts=[" word"] * count, words=[True] * count, labels=names)
+    tokens: Any = tuple(SimpleNamespace(id=i, text=one, label=one) for i, one in enumerate(names))
+    ends = np.full(2, limits[0]), np.full(2, limits[1])
+    far = np.isin(np.arange(count), outside)
+    drawn = Map(
+        options=MapOptions(), model=ModelInfo("here", "local", "f", "cpu", "float32"), layers=2,
+        layer=2, points=MapPoints(kind, row, vocabulary, tokens), coordinates=at,
+        border=Border(*ends, far, at, shared=True), variance_shown=None, variance_of="",
+        variance_of_bases=None, title=title, how_chosen="A sentence.", blind_to="Another one.",
+        axis_names=axis_names, warnings=(), versions={}, fingerprint="here",
+    )  # fmt: skip
+    return Drawing(drawn, colour, None)
 
 
 # ---- every format --------------------------------------------------------------------------------
@@ -211,7 +225,7 @@ def test_a_file_that_was_cut_short_never_verifies(reference: LatentSpace, format
 
 def test_a_picture_does_not_unpack_without_end(reference: LatentSpace) -> None:
     bomb = map_embed.with_numbers_png(
-        map_embed._PNG + b"\0" * 25, sheet_of(), b"0" * (map_embed._MOST_NUMBERS + 10)
+        map_embed._PNG + b"\0" * 25, points_of(), b"0" * (map_embed._MOST_NUMBERS + 10)
     )
     with pytest.raises(ArtifactError):
         read(bomb)
@@ -289,14 +303,7 @@ def test_no_label_covers_another() -> None:
     """Forty tokens of a prompt in one spot: those that find room do not touch, the rest is left."""
     count = 40
     places = np.random.default_rng(0).normal(0.5, 0.02, (count, 2)).astype(np.float32)
-    sheet = sheet_of(
-        places=places,
-        kinds=np.full(count, 2, dtype=np.uint8),
-        rows=np.arange(count, dtype=np.int32),
-        outside=np.zeros(count, dtype=bool),
-        words=np.zeros(count, dtype=bool),
-        paint=None,
-    )
+    sheet = points_of(places, np.full(count, 2), colour=None)
     picture = map_picture._Picture(sheet, Look("png", 900, 700))
     picture.save()
     labels = picture.taken[count:]
@@ -308,15 +315,7 @@ def test_no_label_covers_another() -> None:
 
 def test_the_points_are_drawn_where_they_are() -> None:
     """A single prompt token's colour lies at its place, one unit is as long across as it is up."""
-    sheet = sheet_of(
-        places=np.array([[0.2, 0.9], [0.9, 0.3]], dtype=np.float32),
-        kinds=np.array([2, 2], dtype=np.uint8),
-        rows=np.array([0, 1], dtype=np.int32),
-        outside=np.zeros(2, dtype=bool),
-        words=np.zeros(2, dtype=bool),
-        label=lambda i: "x",
-        paint=None,
-    )
+    sheet = points_of([[0.2, 0.9], [0.9, 0.3]], (2, 2), label=lambda i: "x", colour=None)
     body = map_picture.draw(sheet, Look("png", 800, 600))
     with Image.open(io.BytesIO(body)) as picture:
         pixels = np.asarray(picture.convert("RGB"), dtype=int)
@@ -336,7 +335,7 @@ def test_the_points_are_drawn_where_they_are() -> None:
 def test_both_themes_and_dimensions_are_drawn(
     reference: LatentSpace, dark: bool, dims: int
 ) -> None:
-    found = drawing(reference, replace(OPTIONS, dims=dims), colour="norm").sheet()
+    found = drawing(reference, replace(OPTIONS, dims=dims), colour="norm")
     body = map_picture.draw(found, replace(SMALL, dark=dark))
     with Image.open(io.BytesIO(body)) as picture:
         corner = picture.convert("RGB").getpixel((2, 2))
@@ -347,16 +346,15 @@ def test_both_themes_and_dimensions_are_drawn(
 def test_text_in_a_picture_is_text() -> None:
     """Nothing is read as mathematics or markup, and what no font has is a box."""
     odd = ["$x^2$", "$\\frac{", "<svg onload=alert(1)>", "&amp;", "]]>", "\U0010ffff", "\\n", "_^"]
-    sheet = sheet_of(
-        title="$\\frac{1}{2}$ <b>&", label=lambda i: odd[i], axis_titles=("$a$", "<i>"),
-        paint=Paint("label", "$", "category", np.array([0, 1, 0, 1, 2, 2]),
-            ("$\\x$", "<g>", "]]>"), (2, 2, 2)),
+    sheet = points_of(
+        title="$\\frac{1}{2}$ <b>&", label=lambda i: odd[i], axis_names=("$a$", "<i>"), outside=[3],
+        colour=replace(SIX, by="label", names=("$\\x$", "<g>", "]]>"), caption="$"),
     )  # fmt: skip
     body = map_picture.draw(sheet, Look("svg", 600, 500), b'{"]]>": "<&"}')
     root = ElementTree.fromstring(body)
     title = root.find("{http://www.w3.org/2000/svg}title")
     assert title is not None
-    assert title.text == sheet.title
+    assert title.text == sheet.map.title
     assert map_embed.svg_numbers(body) == b'{"]]>": "<&"}'
     assert not [one for one in root.iter() if one.tag.endswith(("script", "foreignObject"))]
     assert not re.search(rb"\son[a-z]+=", body)
@@ -367,38 +365,24 @@ def test_a_large_cloud_stays_a_small_svg(reference: LatentSpace) -> None:
     """Beyond some thousand points the cloud is a picture inside the drawing."""
     count = 20_000
     random = np.random.default_rng(0)
-    sheet = sheet_of(
-        places=random.random((count, 2)).astype(np.float32),
-        kinds=np.zeros(count, dtype=np.uint8),
-        rows=np.arange(count, dtype=np.int32),
-        outside=np.zeros(count, dtype=bool),
-        words=np.zeros(count, dtype=bool),
-        paint=None,
-    )
+    sheet = points_of(random.random((count, 2)), np.zeros(count), colour=None)
     body = map_picture.draw(sheet, Look("svg", 600, 500))
     assert b"<image" in body
     assert len(body) < 1_500_000
-    few = map_picture.draw(sheet_of(), Look("svg", 600, 500))
+    few = map_picture.draw(points_of(outside=[3]), Look("svg", 600, 500))
     assert b"<image" not in few
 
 
 def test_a_map_of_one_point_and_one_without_numbers_are_drawn() -> None:
-    one = {
-        "places": np.zeros((1, 2), dtype=np.float32),
-        "kinds": np.zeros(1, dtype=np.uint8),
-        "rows": np.zeros(1, dtype=np.int32),
-        "outside": np.zeros(1, dtype=bool),
-        "words": np.ones(1, dtype=bool),
-        "ranges": ((0.0, 0.0), (0.0, 0.0)),
-    }
-    nothing = Paint("norm", "?", "number", np.full(1, np.nan, dtype=np.float32))
-    for paint in (None, nothing):
-        assert map_picture.draw(sheet_of(**one, paint=paint), SMALL).startswith(b"\x89PNG")
+    nothing = Colour("norm", np.full(1, np.nan, dtype=np.float32), None, (), "?")
+    for colour in (None, nothing):
+        one = points_of([[0, 0]], [0], colour=colour, limits=(0.0, 0.0))
+        assert map_picture.draw(one, SMALL).startswith(b"\x89PNG")
 
 
 def test_rare_categories_share_a_colour_and_none_gets_lost() -> None:
     codes = np.array([i for i in range(12) for _ in range(20 - i)])
-    paint = Paint("label", "?", "category", codes, tuple(f"n{i}" for i in range(12)), ()).grouped()
+    paint = paint_of(Colour("label", None, codes, tuple(f"n{i}" for i in range(12)), "?"))
     assert len(paint.names) == 8
     assert paint.names[:7] == tuple(f"n{i}" for i in range(7))
     assert sum(paint.counts) == len(codes)
@@ -415,7 +399,7 @@ def test_a_kind_of_token_has_one_colour_whatever_else_is_on_the_map() -> None:
     generator = np.random.default_rng(0)
     for some in (range(9), (1, 3, 7), (0, 2, 3, 4, 6, 8)):
         codes = generator.choice(np.array(some), 500)
-        paint = Paint("class", "?", "category", codes, CLASSES, ()).grouped()
+        paint = paint_of(Colour("class", None, codes, CLASSES, "?"))
         for name, colour in zip(paint.names, class_colours(paint, DARK), strict=True):
             drawn.setdefault(name, set()).add(colour)
         own = [name for name, slot in zip(paint.names, paint.slots, strict=True) if slot >= 0]
