@@ -135,12 +135,7 @@ async def sets_list(sets: SetsDep) -> Response:
 )
 async def sets_add(request: Request, sets: SetsDep) -> Response:
     """Upload a labelled file (CSV, TSV, JSON lines, Parquet), as multipart/form-data."""
-    upload = await sets.receive(request)
-    try:
-        view = await aside(partial(sets.add, upload.filename, upload.path, upload.name))
-    finally:
-        await aside(partial(remove, upload.path))
-    return json_answer(export.dumps(view.to_dict()), 201)
+    return json_answer(export.dumps((await sets.receive(request)).to_dict()), 201)
 
 
 @router.get("/sets/{id}", responses=described(SetDocument))

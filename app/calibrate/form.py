@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from app.calibrate.question import Name, Template
 from app.calibrate.tables import FRAMES
-from app.web.questions import Question, ShortText, no_nul
+from app.web.questions import Question, ShortText
 from app.web.words import Choice, choices
 from engine.calibration.labelled.tables import Table
 from engine.calibration.labelled.tasks import TaskSpec, example_sets
@@ -28,13 +29,6 @@ MAX_LABELS = 100
 """Label words that the form holds; more labels than the engine allows."""
 
 
-Template = Annotated[str, Field(max_length=4_000), AfterValidator(no_nul)]
-
-
-Title = Annotated[str, Field(max_length=80), AfterValidator(no_nul)]
-"""As long as the JSON API allows."""
-
-
 Size = Annotated[float, Field(ge=0, le=200_000)]
 
 
@@ -44,7 +38,7 @@ class CalibrateQuery(Question):
     set: str = Field("topics", pattern=r"^[a-z0-9-]{1,40}$")
     shown: str = Field("", pattern=r"^[a-z0-9-]{0,40}$")
     """The set that the form was filled in for."""
-    title: Title | None = None
+    title: Name | None = None
     """What the calibration is called; left out: as the set is."""
     text: ShortText | None = None
     label: ShortText | None = None

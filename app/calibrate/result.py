@@ -206,35 +206,21 @@ def _signed(part: Numbers) -> str:
 
 
 def _standings(comparison: Numbers) -> tuple[Standing, ...]:
-    lines: list[tuple[str, str, Literal["before", "after", "rival", "control"], Numbers]] = []
-    logits = comparison.get("logits")
-    if logits:
-        lines.append(
-            ("Model's own logits", "zero-shot, among the label words", "before", logits["accuracy"])
-        )
-    lines.append(
-        ("Before", "nearest label basis by cosine", "before", comparison["before"]["accuracy"])
-    )
-    lines.append(
+    lines: list[tuple[str, str, Literal["before", "after", "rival", "control"], Numbers | None]]
+    lines = [
+        ("Model's own logits", "zero-shot, among the label words", "before",
+         comparison.get("logits")),
+        ("Before", "nearest label basis by cosine", "before", comparison["before"]),
         ("After calibration", "the same reading of the moved states", "after",
-         comparison["after"]["accuracy"])
-    )  # fmt: skip
-    probe = comparison.get("probe")
-    if probe:
-        lines.append(
-            ("Linear probe", "logistic regression on the same states", "rival", probe["accuracy"])
-        )
-    lines += [
-        (str(c["title"]), "control", "control", c["accuracy"])
-        for c in comparison.get("controls", ())
-    ]
+         comparison["after"]),
+        ("Linear probe", "logistic regression on the same states", "rival",
+         comparison.get("probe")),
+    ]  # fmt: skip
+    lines += [(str(c["title"]), "control", "control", c) for c in comparison.get("controls", ())]
+    found = [(*line, measured["accuracy"]) for *line, measured in lines if measured]
     return tuple(
-        Standing(
-            name, what, kind, figures.dot(a["value"], a["low"], a["high"]), share(a["value"]),
-            between(a),
-        )
-        for name, what, kind, a in lines
-    )  # fmt: skip
+        Standing(*line, dot_of(part), share(part["value"]), between(part)) for *line, part in found
+    )
 
 
 _FIGURES: tuple[tuple[str, tuple[tuple[str, str, str, bool], ...]], ...] = (

@@ -78,16 +78,6 @@ class MethodGroup:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A sentence about all methods."""
-
-    level: str
-    """``ok``, ``fail`` or ``note``: whether a goal that was set beforehand is met."""
-    sign: str
-    text: str
-
-
-@dataclass(frozen=True)
 class Competitors:
     """All methods on the same split."""
 

@@ -95,15 +95,15 @@ def calibration_steps(
             space, task, found, calibration, seed=options.seed, cache_dir=states, kept=kept
         )
         # The controls are trained as well; theirs is not the curve that the page shows.
-        controls = relabelled(compared, _of_controls)
+        controls = relabelled(
+            compared,
+            lambda step: (
+                replace(step, note="training the controls") if step.note == "training" else step
+            ),
+        )
         comparison = yield from _part(3, parts, controls, curve=False)
     yield Progress(1, 1, "saving")
     return Made(task, calibration, comparison)
-
-
-def _of_controls(step: Progress) -> Progress:
-    """In the comparison, only controls are trained."""
-    return replace(step, note="training the controls") if step.note == "training" else step
 
 
 def _part(number: int, parts: int, steps: Steps[T], *, curve: bool = True) -> Steps[T]:
@@ -134,8 +134,7 @@ def competitor_steps(
         space, [task], methods, seeds, settings=MethodSettings(calibration=options),
         cache_dir=states, kept=kept,
     )  # fmt: skip
-    document: Mapping[str, Any] = found.to_dict()
-    return document
+    return found.to_dict()
 
 
 def ablation_steps(
@@ -155,8 +154,7 @@ def ablation_steps(
     ablation = yield from ablate(
         space, task, found, base=replace(options, target="module"), seeds=seeds, kept=kept
     )
-    document: Mapping[str, Any] = ablation.to_dict()
-    return document
+    return ablation.to_dict()
 
 
 def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ from engine.calibration.training.train import calibrate
 from engine.checkpoints import NOTHING, Checkpoints, tensor_digest
 from engine.errors import LexiscopeError, OptionError
 from engine.frames.kinds import FRAMES
-from engine.progress import Progress, Steps, relabelled
+from engine.progress import Steps, as_part
 from engine.space import LatentSpace
 
 ABLATION_FRAMES: Final = ("output", "head", "tight", "input", "random")
@@ -160,7 +160,8 @@ def ablate(
                 if held is None:
                     training = kept.of("training", **depends)
                     steps = calibrate(space, states, task, options, checkpoint=training)
-                    trained, seconds = yield from timed(_as_one(steps, done, total, frame, loss))
+                    part = as_part(steps, done, total, f"bases {frame}, loss {loss}")
+                    trained, seconds = yield from timed(part)
                     said = _answers(trained, states, base.layer)
                     place = f"training {done + 1} of {total}"
                     tensors = {key: torch.from_numpy(own) for key, own in said.items()}
@@ -183,14 +184,6 @@ def ablate(
     return Ablation(
         task.name, rows, tuple(left_out), tuple(int(s) for s in seeds), len(truth), notes
     )
-
-
-def _as_one(
-    steps: Steps[Calibration], done: int, total: int, frame: str, loss: str
-) -> Steps[Calibration]:
-    """One training reported as one part of the whole."""
-    note = f"bases {frame}, loss {loss}"
-    return relabelled(steps, lambda step: Progress(done, total, note, step.values))
 
 
 def _answers(

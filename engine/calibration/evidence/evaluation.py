@@ -29,7 +29,7 @@ from engine.calibration.training.features import TaskStates, task_states
 from engine.checkpoints import NOTHING, Checkpoint, Checkpoints, Kept
 from engine.errors import LexiscopeError, OptionError
 from engine.model.texts import text_states
-from engine.progress import Progress, Steps, relabelled
+from engine.progress import Steps, as_part
 from engine.space import LatentSpace
 
 TaskSource = Task | Callable[[int], Task]
@@ -103,11 +103,8 @@ def evaluate(
             held = {name: cell.load() for name, cell in cells.items()}
             context: MethodContext | None = None
             if any(held[m.name] is None and (m.name, task.name) not in left_out for m in chosen):
-                context = yield from _noted(
-                    prepare(space, task, seed=seed, settings=given, cache_dir=cache_dir),
-                    (done, total),
-                    f"{where}: reading the texts",
-                )
+                steps = prepare(space, task, seed=seed, settings=given, cache_dir=cache_dir)
+                context = yield from as_part(steps, done, total, f"{where}: reading the texts")
             done += 1
             for method in chosen:
                 key = (method.name, task.name)
@@ -115,8 +112,8 @@ def evaluate(
                     found = held[method.name]
                     if found is None:
                         assert context is not None
-                        steps = _run_of(method, context, cells[method.name], seed)
-                        found = yield from _noted(steps, (done, total), f"{where}: {method.title}")
+                        running = _run_of(method, context, cells[method.name], seed)
+                        found = yield from as_part(running, done, total, f"{where}: {method.title}")
                     else:
                         found = _measured_before(found)
                     if "left_out" in found.values:
@@ -183,12 +180,6 @@ def reading_seconds(
         )
         rate = needed / sum(len(i) for i in sample)
     return {s: rate * n for s, n in tokens.items()}
-
-
-def _noted(steps: Steps[Any], place: tuple[int, int], note: str) -> Steps[Any]:
-    """The same work, reported as one part of the whole."""
-    done, total = place
-    return relabelled(steps, lambda step: Progress(done, total, note, step.values))
 
 
 def _task_line(task: Task, taken: Sequence[str]) -> TaskLine:

@@ -14,11 +14,12 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from engine.errors import PromptError
 from engine.model.anatomy import first_tensor
 from engine.model.language_model import LanguageModel
-from engine.model.texts import text_states
+from engine.model.texts import batches, padded, text_states
 from engine.progress import Progress, Steps
 
 SHORTEST: Final = 8
@@ -84,16 +85,12 @@ def prefixed_states(
 def _suffixes(prefix: _Prefix, ids: Sequence[Sequence[int]], batch_tokens: int) -> Steps[Tensor]:
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     out = torch.empty(len(ids), prefix.model.width, device=prefix.model.anatomy.weight.device)
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and len(ids[order[stop]]) * (stop - start + 1) <= batch_tokens:
-            stop += 1
-        batch = order[start:stop]
+    done = 0
+    for batch in batches(order, ids, batch_tokens):
         rows = torch.tensor(batch, device=out.device)
         out[rows] = prefix.read([ids[i][prefix.length :] for i in batch])
-        start = stop
-        yield Progress(start, len(ids), "reading prompts with demonstrations")
+        done += len(batch)
+        yield Progress(done, len(ids), "reading prompts with demonstrations")
     return out
 
 
@@ -128,13 +125,8 @@ class _Prefix:
     def read(self, suffixes: Sequence[Sequence[int]]) -> Tensor:
         """The state after each suffix: n × d, float32, after the final norm."""
         device = self._device()
-        lengths = torch.tensor([len(s) for s in suffixes])
-        given = torch.zeros(len(suffixes), int(lengths.max()), dtype=torch.long)
-        mask = torch.zeros(len(suffixes), self.length + given.shape[1], dtype=torch.long)
-        mask[:, : self.length] = 1
-        for row, suffix in enumerate(suffixes):
-            given[row, : len(suffix)] = torch.tensor(list(suffix))
-            mask[row, self.length : self.length + len(suffix)] = 1
+        given, own, lengths = padded(suffixes)
+        mask = functional.pad(own, (self.length, 0), value=1)
         kept: list[Tensor] = []
 
         def keep(module: Any, args: Any, kwargs: Any, output: Any) -> None:

@@ -242,13 +242,6 @@ def make_task(
     )
 
 
-def preview(spec: TaskSpec, table: Table, n: int = 5) -> list[str]:
-    """The prompts of the first rows that have a text and a label."""
-    check_spec(spec, table)
-    examples, _ = _examples(spec, replace(table, rows=table.rows[: 20 * n]))
-    return [render(spec.template, spec.text_columns, e.values) for e in examples[:n]]
-
-
 def _examples(spec: TaskSpec, table: Table) -> tuple[list[Example], list[Problem]]:
     good: list[Example] = []
     bad = list(table.problems)
@@ -392,7 +385,6 @@ __all__ = [
     "example_sets",
     "known_spec",
     "make_task",
-    "preview",
     "read_hub",
     "read_table",
     "render",

@@ -5,14 +5,14 @@ Knows nothing about how it was trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.calibration.labelled.tasks import Task
+from engine.calibration.labelled.tasks import LabelToken, Task
 from engine.calibration.training.losses import Centroids, Scope, Similarity, centroids
 from engine.calibration.training.module import CalibrationModule
 from engine.calibration.training.options import CalibrationOptions
@@ -139,6 +139,19 @@ class Calibration:
             )
 
 
+def centroids_for(
+    space: LatentSpace, labels: Sequence[LabelToken], options: CalibrationOptions
+) -> Centroids:
+    """The labels' bases of the untrained model, as a calibration's settings want them."""
+    return centroids(
+        space,
+        labels,
+        frame=options.frame,
+        scope=options.centroids,
+        whole=options.inference_over == "vocabulary",
+    )
+
+
 def untrained(
     space: LatentSpace, task: Task, options: CalibrationOptions | None = None
 ) -> Calibration:
@@ -153,13 +166,7 @@ def untrained(
         task_info=task.to_dict(),
         label_names=task.label_names,
         label_words=task.label_words,
-        centroids=centroids(
-            space,
-            task.label_tokens,
-            frame=options.frame,
-            scope=options.centroids,
-            whole=options.inference_over == "vocabulary",
-        ),
+        centroids=centroids_for(space, task.label_tokens, options),
         reading_temperature=options.reading_temperature,
     )
 

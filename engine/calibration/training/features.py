@@ -299,17 +299,14 @@ class _Store:
         if self._root is None:
             return
         with suppress(OSError):
-            files = [(p.stat().st_mtime, p.stat().st_size, p) for p in self._files(self._root)]
+            paths = self._root.glob("*/layer-*/*.safetensors")
+            files = [(p.stat().st_mtime, p.stat().st_size, p) for p in paths]
             held = sum(size for _, size, _ in files)
             for _, size, path in sorted(files):
                 if held <= limit:
                     return
                 path.unlink(missing_ok=True)
                 held -= size
-
-    @staticmethod
-    def _files(root: Path) -> list[Path]:
-        return list(root.glob("*/layer-*/*.safetensors"))
 
 
 def _digest(packed: bytes, states: Tensor) -> str:

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from method_tasks import quick_settings, small_context, small_task
+from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 from tiny_models import Spaces
 from waiting import Clock
@@ -25,16 +26,21 @@ from engine.calibration.evidence.protocol import (
     softmax,
     timed,
 )
-from engine.calibration.evidence.resampling import (
-    Bootstrap,
-    Draws,
-    accuracy_draws,
-    difference_draws,
-    f1_difference,
-)
+from engine.calibration.evidence.resampling import Bootstrap, Draws
 from engine.calibration.training.options import CalibrationOptions
 from engine.errors import NonFiniteError, OptionError
 from engine.progress import Progress, drain
+
+
+def accuracy_draws(right: list[NDArray[np.bool_]], *, seed: int = 0) -> Draws:
+    """Of runs on the same rows."""
+    return Bootstrap.same_rows(len(right[0]), len(right), seed=seed).accuracy(right)
+
+
+def difference_draws(first: list[NDArray[np.bool_]], second: list[NDArray[np.bool_]]) -> Draws:
+    """Of two methods that ran on the same rows, paired."""
+    drawn = Bootstrap.same_rows(len(first[0]), len(first))
+    return drawn.accuracy(first).minus(drawn.accuracy(second))
 
 
 def test_accuracy_draws_equal_a_plain_bootstrap() -> None:
@@ -74,7 +80,7 @@ def test_difference_draws_are_paired() -> None:
     with pytest.raises(OptionError, match="each row of each seed"):
         difference_draws([right], [right[:5]])
     with pytest.raises(OptionError, match="no run"):
-        accuracy_draws([])
+        Bootstrap([])
 
 
 def test_a_deterministic_method_gains_nothing_by_seeds() -> None:
@@ -182,7 +188,9 @@ def test_f1_equals_sklearns_and_its_bootstrap() -> None:
     second = np.where(draw.random(250) < 0.5, labels, draw.integers(0, 3, 250))
     found = Bootstrap.same_rows(250).macro_f1([labels], [first], 3).interval
     assert found.value == pytest.approx(f1_score(labels, first, average="macro"))
-    gap = f1_difference(labels, first, second, 3)
+    drawn = Bootstrap.same_rows(250)
+    one, other = (drawn.macro_f1([labels], [said], 3) for said in (first, second))
+    gap = one.minus(other).interval
     hand = f1_score(labels, first, average="macro") - f1_score(labels, second, average="macro")
     assert gap.value == pytest.approx(hand)
     repeated = []

@@ -22,7 +22,6 @@ from engine.calibration.labelled.tasks import (
     example_sets,
     known_spec,
     make_task,
-    preview,
     render,
     shuffled_labels,
 )
@@ -263,12 +262,6 @@ def test_what_cannot_be_a_task_is_refused_in_one_sentence(spaces: Spaces) -> Non
     many = planted_tasks.table(150, tuple(f"label {i}" for i in range(150)))
     with pytest.raises(OptionError, match="150"):
         make_task(TaskSpec(), many, model)
-
-
-def test_preview_shows_real_prompts() -> None:
-    table = planted_tasks.table(12)
-    shown = preview(TaskSpec(template="Q {text}\nA:"), table, 3)
-    assert shown == [f"Q {row.values['text']}\nA:" for row in table.rows[:3]]
 
 
 def test_known_tasks_name_their_labels(small: LatentSpace) -> None:
