@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import orjson
 from cachetools import LRUCache
@@ -36,15 +36,16 @@ from app.model.explorer import Explorer, client_of
 from app.storage.store import Record, aside
 from app.web import export
 from app.web.words import iso
-from engine.calibration.labelled.tasks import Task, TaskSpec, make_task
+from engine import LatentSpace
+from engine.calibration.evidence.methods import methods_named
+from engine.calibration.labelled.spec import TaskSpec
+from engine.calibration.labelled.tasks import Task, make_task
+from engine.calibration.training.artifact import load_calibration
+from engine.calibration.training.calibrated import Calibration
+from engine.calibration.training.readings import Readings, calibrated_readings
 from engine.checkpoints import Checkpoints
 from engine.errors import ArtifactError, LayerError, OptionError, shorten
 from engine.progress import Check, Steps
-
-if TYPE_CHECKING:
-    from engine import LatentSpace
-    from engine.calibration.training.calibrated import Calibration
-    from engine.calibration.training.readings import Readings
 
 KINDS = ("calibration", "competitors", "ablation")
 """The kinds of jobs that are about calibrations."""
@@ -191,6 +192,10 @@ class Calibrations:
         asked = self._of_this_model(order.to_dict())
         kept = await aside(partial(self._checkpoints, "calibration", asked))
 
+        def steps() -> Steps[Made]:
+            space = self.explorer.owned()
+            return calibration_steps(space, task, options, states, order.compare, kept)
+
         def save(made: Made) -> str:
             write = partial(write_calibration, made, order, shown.name)
             return store.publish("calibrations", write).id
@@ -198,7 +203,7 @@ class Calibrations:
         return await self.jobs.start(
             "calibration",
             f"Calibration: {order.name}",
-            lambda: calibration_steps(self.explorer.owned(), task, options, states, order.compare, kept),
+            steps,
             save,
             client=client_of(request),
             href="/calibrate/{result}",
@@ -217,8 +222,6 @@ class Calibrations:
             methods: ``fast``, ``all`` or names with commas.
             seeds: how many, from 1 to `SEEDS_AT_MOST`.
         """
-        from engine.calibration.evidence.methods import methods_named
-
         numbers = _seeds(seeds)
         chosen = tuple(method.name for method in methods_named(methods))
         make = partial(competitor_steps, methods=chosen, seeds=numbers)
@@ -413,9 +416,6 @@ class Calibrations:
         check: Check,
     ) -> Readings:
         """The same on the device thread, for a calibration of the open model."""
-        from engine.calibration.training.artifact import load_calibration
-        from engine.calibration.training.readings import calibrated_readings
-
         calibration = self._loaded.get(id_)
         if calibration is None:
             folder = self.sets.kept().folder_of("calibrations", id_) / FOLDER
@@ -445,6 +445,7 @@ class Calibrations:
         try:
             before, after = summary.get("accuracy_before"), summary.get("accuracy_after")
             changed = summary.get("changed")
+            texts: dict[str, Any] = {name: str(summary[name]) for name in _WRITTEN}
             return SavedView(
                 id=record.id,
                 created=iso(record.created),
@@ -453,7 +454,7 @@ class Calibrations:
                 accuracy_before=None if before is None else float(before),
                 accuracy_after=None if after is None else float(after),
                 bytes=int(summary["bytes"]),
-                **{name: str(summary[name]) for name in _WRITTEN},
+                **texts,
             )
         except (AttributeError, KeyError, TypeError, ValueError):
             raise ArtifactError(

@@ -16,8 +16,9 @@ from app.calibrate.question import Name, Template
 from app.calibrate.tables import FRAMES
 from app.web.questions import Question, ShortText
 from app.web.words import Choice, choices
+from engine.calibration.labelled.known import example_sets
+from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tables import Table
-from engine.calibration.labelled.tasks import TaskSpec, example_sets
 from engine.calibration.labelled.words import WordRule
 from engine.calibration.training.losses import LossName, Scope, Similarity
 from engine.calibration.training.options import CalibrationOptions

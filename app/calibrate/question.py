@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.web.questions import no_nul
-from engine.calibration.labelled.tasks import TaskSpec
+from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.words import WordRule
 from engine.calibration.training.losses import LossName, Scope, Similarity
 from engine.calibration.training.options import CalibrationOptions

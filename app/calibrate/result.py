@@ -217,9 +217,10 @@ def _standings(comparison: Numbers) -> tuple[Standing, ...]:
          comparison.get("probe")),
     ]  # fmt: skip
     lines += [(str(c["title"]), "control", "control", c) for c in comparison.get("controls", ())]
-    found = [(*line, measured["accuracy"]) for *line, measured in lines if measured]
+    measured = [(*line[:3], line[3]["accuracy"]) for line in lines if line[3]]
     return tuple(
-        Standing(*line, dot_of(part), share(part["value"]), between(part)) for *line, part in found
+        Standing(name, what, kind, dot_of(part), share(part["value"]), between(part))
+        for name, what, kind, part in measured
     )
 
 

@@ -25,8 +25,8 @@ from app.settings import PROMPT_CEILING, Settings
 from app.storage.store import Record, Store, aside, digest, new_id, storage_error
 from app.web.problems import ClientGone, NotFound, StorageError
 from app.web.words import iso
+from engine.calibration.labelled.known import example_sets
 from engine.calibration.labelled.tables import Table
-from engine.calibration.labelled.tasks import example_sets
 from engine.errors import (
     BudgetExceeded,
     InputError,

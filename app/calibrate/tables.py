@@ -81,7 +81,9 @@ class MethodGroup:
 class Competitors:
     """All methods on the same split."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[tuple[str, str, str], ...]
+    """Sentences about all methods: whether a goal that was set beforehand is met (``ok``, ``fail``
+    or ``note``), its sign, the text."""
     groups: tuple[MethodGroup, ...]
     left_out: tuple[str, ...]
     """Methods that could not be run, each with the reason."""
@@ -155,7 +157,7 @@ def competitors(evaluation: Numbers, own: str) -> Competitors:
     signs = {"met": ("ok", "✓"), "missed": ("fail", "✗")}
     return Competitors(
         findings=tuple(
-            Finding(*signs.get(one["verdict"], ("note", "i")), str(one["text"]))
+            (*signs.get(one["verdict"], ("note", "i")), str(one["text"]))
             for one in evaluation["findings"]
         ),
         groups=tuple(

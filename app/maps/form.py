@@ -17,7 +17,7 @@ from app.model.open_model import ModelFacts
 from app.web import words
 from app.web.rendering import as_text, link
 from app.web.words import Choice, choices
-from engine.calibration.labelled.tasks import example_sets
+from engine.calibration.labelled.known import example_sets
 from engine.maps import COLOURS, PROJECTIONS
 from engine.maps.preprocessing import PREPROCESSINGS
 

@@ -62,7 +62,7 @@ def text_states(
     chosen = (
         tuple(range(count))
         if layers is None
-        else tuple(dict.fromkeys(_layer(x, count) for x in layers))
+        else tuple(dict.fromkeys(layer_number(x, count) for x in layers))
     )
     _check(model, ids, len(chosen))
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -81,7 +81,8 @@ def text_states(
     return TextStates(raw, chosen, tuple(len(text) for text in ids))
 
 
-def _layer(layer: int, count: int) -> int:
+def layer_number(layer: int, count: int) -> int:
+    """A layer's number in [0, count); negative ones count from the last."""
     if not -count <= layer < count:
         raise LayerError(f"layer must be in [0, {count - 1}] for this model; got {layer}.")
     return layer % count

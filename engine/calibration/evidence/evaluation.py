@@ -17,8 +17,15 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from engine.calibration.evidence.evaluation_result import Average, Cell, Evaluation, Run, TaskLine
-from engine.calibration.evidence.findings import Difference, draw_conclusions
+from engine.calibration.evidence.evaluation_result import (
+    Average,
+    Cell,
+    Difference,
+    Evaluation,
+    Run,
+    TaskLine,
+)
+from engine.calibration.evidence.findings import draw_conclusions
 from engine.calibration.evidence.methods import METHODS, methods_named, run_method
 from engine.calibration.evidence.metrics import expected_calibration_error, macro_f1
 from engine.calibration.evidence.protocol import Method, MethodContext, MethodSettings, timed

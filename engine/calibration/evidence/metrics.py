@@ -205,27 +205,18 @@ def bootstrap_interval(
     """
     if (values is None) == (statistic is None):
         raise OptionError("give either one value per example or a statistic of row indices.")
-    draws = np.random.default_rng(seed)
-    tail = (1 - level) / 2
     if values is not None:
         numbers = np.asarray(values, dtype=np.float64)
-        if not len(numbers):
-            raise OptionError("an interval needs at least one example.")
-        found = np.asarray(
-            [
-                numbers[draws.integers(0, len(numbers), len(numbers))].mean()
-                for _ in range(resamples)
-            ]
-        )
-        value = float(numbers.mean())
-    else:
-        assert statistic is not None
-        if n < 1:
-            raise OptionError("an interval needs at least one example.")
-        found = np.asarray([statistic(draws.integers(0, n, n)) for _ in range(resamples)])
-        value = float(statistic(np.arange(n)))
+        n, statistic = len(numbers), lambda rows: float(numbers[rows].mean())
+    if n < 1:
+        raise OptionError("an interval needs at least one example.")
+    assert statistic is not None
+    draws = np.random.default_rng(seed)
+    tail = (1 - level) / 2
+    found = [statistic(draws.integers(0, n, n)) for _ in range(resamples)]
+    value = statistic(np.arange(n))
     low, high = np.quantile(found, [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
+    return Interval(float(value), float(low), float(high))
 
 
 def paired_interval(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from engine.calibration.evidence.protocol import MethodContext, Outcome, Stopwatch, softmax
 from engine.calibration.evidence.retrieval import stratified
-from engine.calibration.labelled.tasks import LabelToken
+from engine.calibration.labelled.words import LabelToken
 from engine.errors import BudgetExceeded, NonFiniteError, UnsupportedModel
 from engine.model.anatomy import hidden_argument
 from engine.model.language_model import LanguageModel

@@ -99,7 +99,7 @@ class Anchors:
                 out.append(self._plain(part))
                 continue
             placed = part.detach().cpu().double()
-            partition = _partition(self._model, part)
+            partition = torch.logsumexp(_logits(self._model, part), 1)
             out.append(self._entropy + partition[:, None] - placed @ self._means.T)
         return torch.cat(out).clamp_min(0)
 
@@ -128,10 +128,6 @@ def _logits(model: LanguageModel, states: Tensor) -> Tensor:
             product = product + anatomy.bias[start : start + CHUNK].detach().cpu().double()
         parts.append(anatomy.finish(product))
     return torch.cat(parts, 1)
-
-
-def _partition(model: LanguageModel, states: Tensor) -> Tensor:
-    return torch.logsumexp(_logits(model, states), 1)
 
 
 def majority(

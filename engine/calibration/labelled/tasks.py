@@ -15,22 +15,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.calibration.labelled.known import (
-    KNOWN_TASKS,
-    ExampleSet,
-    KnownTask,
-    example_sets,
-    known_spec,
-)
 from engine.calibration.labelled.spec import (
     TaskSpec,
     check_spec,
-    check_template,
     render,
     template_ending,
 )
 from engine.calibration.labelled.splits import Example, split_examples
-from engine.calibration.labelled.tables import Problem, Row, Table, read_hub, read_table
+from engine.calibration.labelled.tables import Problem, Row, Table
 from engine.calibration.labelled.words import LabelToken, default_word, label_tokens
 from engine.errors import OptionError, PromptError, shorten
 from engine.model.language_model import LanguageModel
@@ -366,27 +358,3 @@ def _warnings(
     if duplicates["contradictions"]:
         out.append(f"{duplicates['contradictions']:,} texts stand there with two labels.")
     return tuple(out)
-
-
-__all__ = [
-    "KNOWN_TASKS",
-    "SPLITS",
-    "ExampleSet",
-    "KnownTask",
-    "LabelToken",
-    "Problem",
-    "Row",
-    "Table",
-    "Task",
-    "TaskReport",
-    "TaskSpec",
-    "check_spec",
-    "check_template",
-    "example_sets",
-    "known_spec",
-    "make_task",
-    "read_hub",
-    "read_table",
-    "render",
-    "shuffled_labels",
-]

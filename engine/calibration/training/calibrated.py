@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.calibration.labelled.tasks import LabelToken, Task
+from engine.calibration.labelled.tasks import Task
+from engine.calibration.labelled.words import LabelToken
 from engine.calibration.training.losses import Centroids, Scope, Similarity, centroids
 from engine.calibration.training.module import CalibrationModule
 from engine.calibration.training.options import CalibrationOptions

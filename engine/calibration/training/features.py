@@ -31,7 +31,7 @@ from engine.calibration.labelled.tasks import SPLITS, Task
 from engine.checkpoints import write_aside
 from engine.errors import BudgetExceeded, LayerError, NonFiniteError
 from engine.model.language_model import LanguageModel
-from engine.model.texts import text_states
+from engine.model.texts import layer_number, text_states
 from engine.progress import Progress, Steps, relabelled
 from engine.space import LatentSpace
 
@@ -134,7 +134,7 @@ def task_states(
     """
     begin = time.perf_counter()
     model = space.model
-    asked = tuple(_layer(x, model.blocks + 1) for x in layers)
+    asked = tuple(layer_number(x, model.blocks + 1) for x in layers)
     # The last layer in any case: the same passes give it, and the model's own answer needs it.
     numbers = tuple(dict.fromkeys((*asked, model.blocks)))
     wanted: dict[bytes, tuple[int, ...]] = {}
@@ -197,12 +197,6 @@ def task_states(
 
 def _further(before: int, total: int, step: Progress) -> Progress:
     return Progress(before + step.done, total, "reading the texts")
-
-
-def _layer(layer: int, count: int) -> int:
-    if not -count <= layer < count:
-        raise LayerError(f"layer must be in [0, {count - 1}] for this model; got {layer}.")
-    return layer % count
 
 
 def _check_memory(model: LanguageModel, texts: int, layers: int) -> None:

@@ -29,8 +29,9 @@ from app.jobs.panel import duration, job_panel
 from app.main import create_app
 from app.web.rendering import render_text
 from engine import LatentSpace
+from engine.calibration.labelled.known import example_sets
 from engine.calibration.labelled.tables import read_table
-from engine.calibration.labelled.tasks import example_sets, make_task
+from engine.calibration.labelled.tasks import make_task
 from engine.calibration.training.options import CalibrationOptions
 
 

@@ -15,7 +15,8 @@ from waiting import Clock
 
 from engine.calibration.evidence import evaluation, peft_tuning, protocol, resampling
 from engine.calibration.evidence.evaluation import evaluate
-from engine.calibration.evidence.findings import Difference, counted, draw_conclusions, signed
+from engine.calibration.evidence.evaluation_result import Difference
+from engine.calibration.evidence.findings import counted, draw_conclusions, signed
 from engine.calibration.evidence.methods import METHODS, VARIANTS, methods_named, run_method
 from engine.calibration.evidence.metrics import Interval
 from engine.calibration.evidence.protocol import (

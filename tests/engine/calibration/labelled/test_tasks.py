@@ -13,18 +13,10 @@ from hypothesis import strategies as st
 from tiny_models import Spaces
 
 from engine import LatentSpace
+from engine.calibration.labelled.known import KNOWN_TASKS, example_sets, known_spec
+from engine.calibration.labelled.spec import TaskSpec, check_template, render
 from engine.calibration.labelled.tables import Row, Table
-from engine.calibration.labelled.tasks import (
-    KNOWN_TASKS,
-    SPLITS,
-    TaskSpec,
-    check_template,
-    example_sets,
-    known_spec,
-    make_task,
-    render,
-    shuffled_labels,
-)
+from engine.calibration.labelled.tasks import SPLITS, make_task, shuffled_labels
 from engine.calibration.labelled.words import label_tokens, word_ids
 from engine.errors import OptionError
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from tiny_models import Spaces
 
-from engine.calibration.labelled.tasks import SPLITS, TaskSpec, make_task
+from engine.calibration.labelled.spec import TaskSpec
+from engine.calibration.labelled.tasks import SPLITS, make_task
 from engine.calibration.training import features
 from engine.calibration.training.features import task_states
 from engine.errors import BudgetExceeded, LayerError, NonFiniteError

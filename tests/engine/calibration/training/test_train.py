@@ -17,8 +17,9 @@ from torch import Tensor
 
 from engine import LatentSpace
 from engine.calibration.evidence import metrics
+from engine.calibration.labelled.known import known_spec
 from engine.calibration.labelled.tables import read_table
-from engine.calibration.labelled.tasks import Task, known_spec, make_task, shuffled_labels
+from engine.calibration.labelled.tasks import Task, make_task, shuffled_labels
 from engine.calibration.training.calibrated import Calibration, untrained
 from engine.calibration.training.features import TaskStates, task_states
 from engine.calibration.training.losses import LOSSES, clustering_loss
