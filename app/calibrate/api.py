@@ -127,7 +127,7 @@ class ReadingsDocument(Document):
 @router.get("/sets", responses=described(SetsDocument))
 async def sets_list(sets: SetsDep) -> Response:
     """The example sets and what was uploaded."""
-    return json_answer(export.dumps({"sets": [view.to_dict() for view in await aside(sets.all)]}))
+    return json_answer(export.dumps({"sets": await aside(sets.all)}))
 
 
 @router.post(
@@ -135,7 +135,7 @@ async def sets_list(sets: SetsDep) -> Response:
 )
 async def sets_add(request: Request, sets: SetsDep) -> Response:
     """Upload a labelled file (CSV, TSV, JSON lines, Parquet), as multipart/form-data."""
-    return json_answer(export.dumps((await sets.receive(request)).to_dict()), 201)
+    return json_answer(export.dumps(await sets.receive(request)), 201)
 
 
 @router.get("/sets/{id}", responses=described(SetDocument))
@@ -144,7 +144,7 @@ async def sets_one(id: Id, sets: SetsDep) -> Response:
     view = await aside(partial(sets.get, id))
     table = await aside(partial(sets.table, id))
     sample = [{"line": row.line, "values": dict(row.values)} for row in table.rows[:SAMPLE]]
-    return json_answer(export.dumps({**view.to_dict(), "sample": sample}))
+    return json_answer(export.dumps({**vars(view), "sample": sample}))
 
 
 @router.delete("/sets/{id}", status_code=204, responses=described(status=204))
@@ -180,9 +180,7 @@ async def calibration_start(
 @router.get("/calibrations", responses=described(CalibrationsDocument))
 async def calibrations_list(calibrations: CalibrationsDep) -> Response:
     """All saved calibrations, the newest first."""
-    return json_answer(
-        export.dumps({"calibrations": [view.to_dict() for view in await calibrations.list()]})
-    )
+    return json_answer(export.dumps({"calibrations": await calibrations.list()}))
 
 
 @router.get("/calibrations/{id}", responses=described(CalibrationDocument))

@@ -84,10 +84,6 @@ class SavedView:
     damaged: bool = False
     """Whether what was written down about it cannot be read; then it can only be deleted."""
 
-    def to_dict(self) -> dict[str, object]:
-        """As it stands in the JSON."""
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
 class Saved:
@@ -113,7 +109,7 @@ class Saved:
     def to_dict(self) -> dict[str, object]:
         """As it stands in the JSON."""
         kept = {name: value for name, value in vars(self).items() if name != "view"}
-        return {**self.view.to_dict(), **kept, "order": self.order.to_dict()}
+        return {**vars(self.view), **kept, "order": self.order.to_dict()}
 
 
 class Calibrations:

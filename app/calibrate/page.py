@@ -50,15 +50,6 @@ _NOTES = 8
 
 
 @dataclass(frozen=True)
-class JobLine:
-    """A job under way, in the list beside the form."""
-
-    title: str
-    text: str
-    href: str
-
-
-@dataclass(frozen=True)
 class SavedLine:
     """A saved calibration, in the list beside the form."""
 
@@ -93,7 +84,8 @@ class CalibratePage:
     run_action: str
     can_run: bool
     waiting: str
-    jobs: tuple[JobLine, ...]
+    jobs: tuple[tuple[str, str, str], ...]
+    """Those under way: title, what it does, its page."""
     saved: tuple[SavedLine, ...]
     nothing_saved: str
     terms: Mapping[str, Term]
@@ -177,7 +169,7 @@ async def _page(
     except (InputError, NotFound) as error:
         problem = problem or str(error)
     active = tuple(
-        JobLine(
+        (
             job.title,
             "waits for another" if job.state == "queued" else job.note or "running",
             link(request, f"/jobs/{job.id}"),

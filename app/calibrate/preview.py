@@ -48,25 +48,6 @@ class LabelRow:
 
 
 @dataclass(frozen=True)
-class PromptShown:
-    """One prompt as the model reads it."""
-
-    colour: int
-    prompt: str
-    wanted: str
-    """The token that should come next."""
-
-
-@dataclass(frozen=True)
-class DataCheck:
-    """One look at the data."""
-
-    level: Literal["ok", "note", "fail"]
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class LeftOut:
     """Rows of the chosen set that cannot be used."""
 
@@ -82,8 +63,11 @@ class Preview:
     """What the model will read."""
 
     labels: tuple[LabelRow, ...]
-    prompts: tuple[PromptShown, ...]
-    checks: tuple[DataCheck, ...]
+    prompts: tuple[tuple[int, str, str], ...]
+    """Some as the model reads them: the colour of the label, the prompt, the token that should come
+    next."""
+    checks: tuple[tuple[Literal["ok", "note"], str, str], ...]
+    """Each look at the data: what came out, its name, what was seen."""
     sizes: tuple[tuple[str, str], ...]
     tokens: str
 
@@ -117,7 +101,7 @@ def preview(task: Task) -> Preview:
             half = PROMPT_EXCERPT // 2
             prompt = f"{prompt[:half]} … {prompt[-half:]}"
         at = token.ids.index(token.id_used)
-        prompts.append(PromptShown(label_colour(i), prompt, token.texts[at]))
+        prompts.append((label_colour(i), prompt, token.texts[at]))
     total = sum(len(ids) for split in SPLITS for ids in task.ids[split])
     return Preview(
         labels,
@@ -168,7 +152,7 @@ def _empty(table: Table, text_columns: Sequence[str], label_column: str) -> list
     return found
 
 
-def _checks(task: Task) -> tuple[DataCheck, ...]:
+def _checks(task: Task) -> tuple[tuple[Literal["ok", "note"], str, str], ...]:
     """Each look at the data; one that found something is a note."""
     report, lengths = task.report, task.report.lengths["train"]
     counts = report.balance["train"].values()
@@ -201,4 +185,4 @@ def _checks(task: Task) -> tuple[DataCheck, ...]:
         ("Bad rows", bool(bad), " ".join(bad) or f"None; all {report.rows} rows can be used."),
         *(("Mind", True, str(warning)) for warning in report.warnings),
     )
-    return tuple(DataCheck("note" if odd else "ok", name, said) for name, odd, said in looks)
+    return tuple(("note" if odd else "ok", name, said) for name, odd, said in looks)

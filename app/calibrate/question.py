@@ -36,8 +36,7 @@ class CalibrationQuestion(BaseModel):
         description="The prompt, with {text} or {column} where a row's text goes.")  # fmt: skip
     label_words: dict[_Word, _Word] = Field(default_factory=dict, max_length=100,
         description="Label to word; a label without one is its own word.")  # fmt: skip
-    word_rule: WordRule = Field("first", description="Which token stands "
-        "for a word of several.")  # fmt: skip
+    word_rule: WordRule = Field("first", description="Which token stands for a word of several.")
     train: _Rows | None = Field(None, description="Rows to train on; left out: all.")
     valid: _Rows | _Share = Field(0.1, description="Rows for early stopping, or their share.")
     test: _Rows | _Share = Field(0.25, description="Rows for testing, or their share.")
@@ -49,10 +48,8 @@ class CalibrationQuestion(BaseModel):
     target: str = Field("module", max_length=10,
         pattern=r"^(module|head|lora|layers:(all|[1-9][0-9]{0,2}))$",
         description="What is trained: module, head, layers:k, layers:all, lora.")  # fmt: skip
-    frame: FrameName = Field("output",
-        description="Whose vectors are the centroids.")  # fmt: skip
-    centroids: Scope = Field("labels", description="Which of them "
-        "compete in the loss.")  # fmt: skip
+    frame: FrameName = Field("output", description="Whose vectors are the centroids.")
+    centroids: Scope = Field("labels", description="Which of them compete in the loss.")
     loss: LossName = Field("sm", description="The loss.")
     inference: Similarity = Field("sm", description="How calibrated states are read.")
     inference_over: Scope = Field("labels", description="Over which "

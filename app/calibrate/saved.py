@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
-from app.calibrate import curves, result, tables
+from app.calibrate import result, tables
 from app.calibrate.calibrations import CalibrationsDep, Saved
 from app.calibrate.words import when
 from app.model.explorer import ExplorerDep
@@ -42,7 +42,7 @@ class ResultPage:
     foreign: str | None
     """A sentence where it belongs to another model."""
     story: result.Story | None
-    learning: curves.Learning | None
+    learning: result.Learning | None
     methods: tables.Competitors | None
     ablation: tables.AblationTable | None
     facts: tuple[tuple[str, str], ...]
@@ -96,7 +96,7 @@ def result_of(request: Request, saved: Saved, loaded: str) -> ResultPage:
         made=made,
         foreign=foreign,
         story=result.story(compared, trace) if compared else None,
-        learning=curves.learning(saved.history, saved.facts.get("best_epoch"), seconds),
+        learning=result.learning(saved.history, saved.facts.get("best_epoch"), seconds),
         methods=tables.competitors(saved.competitors, own) if saved.competitors else None,
         ablation=tables.ablation(saved.ablation) if saved.ablation else None,
         facts=tables.facts(saved.settings, saved.task["spec"], _more_facts(saved)),

@@ -65,10 +65,6 @@ class SetView:
     """Of that file; empty for an example."""
     created: str | None = None
 
-    def to_dict(self) -> dict[str, object]:
-        """As it stands in the JSON."""
-        return dict(vars(self))
-
 
 class Sets:
     """The label sets of this server. Its methods may be called from any thread, but beside the

@@ -22,7 +22,7 @@ from engine.calibration.evidence.resampling import Bootstrap
 from engine.calibration.labelled.tasks import SPLITS, Task
 from engine.calibration.training.calibrated import Calibration, predict_from, untrained
 from engine.calibration.training.features import TaskStates
-from engine.calibration.training.losses import LOSS_NAMES, LOSSES
+from engine.calibration.training.losses import LOSS_NAMES, LOSSES, SIMILARITIES
 from engine.calibration.training.options import CalibrationOptions
 from engine.calibration.training.train import calibrate
 from engine.checkpoints import NOTHING, Checkpoints, tensor_digest
@@ -34,7 +34,7 @@ from engine.space import LatentSpace
 ABLATION_FRAMES: Final = ("output", "head", "tight", "input", "random")
 """Bases that are compared; one that a model does not have is left out with its sentence."""
 ABLATION_LOSSES: Final = tuple(LOSSES)
-READINGS: Final = {"sm": "cosine", "mm": "matrix product"}
+READINGS: Final[Mapping[str, str]] = {"sm": "cosine", "mm": "matrix product"}
 UNTRAINED: Final = "none"
 REFERENCE: Final = ("output", "sm", "sm")
 
@@ -190,24 +190,10 @@ def _answers(
     calibration: Calibration, states: TaskStates, layer: int
 ) -> dict[str, NDArray[np.int64]]:
     """The answers for the test rows, by each similarity."""
-    return {name: _predicted(calibration, states, layer, name) for name in READINGS}
-
-
-@torch.no_grad()
-def _predicted(
-    calibration: Calibration, states: TaskStates, layer: int, inference: str
-) -> NDArray[np.int64]:
-    moved = calibration.apply(states.at(layer)["test"])
-    home = calibration.centroids.labels.device
-    said = predict_from(
-        calibration.centroids,
-        moved.to(home),
-        "sm" if inference == "sm" else "mm",
-        "labels",
-        1.0,
-    )
-    found: NDArray[np.int64] = said.predicted.cpu().numpy().astype(np.int64)
-    return found
+    centres = calibration.centroids
+    moved = calibration.apply(states.at(layer)["test"]).to(centres.labels.device)
+    found = {name: predict_from(centres, moved, name, "labels", 1.0) for name in SIMILARITIES}
+    return {name: said.predicted.numpy().astype(np.int64) for name, said in found.items()}
 
 
 def _rows(

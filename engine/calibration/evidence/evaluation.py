@@ -55,6 +55,10 @@ COMPARED: Final = (
 """Pairs whose difference is reported, first minus second."""
 BEFORE: Final = "Its times were measured before the work was interrupted."
 _LIBRARIES: Final = ("lexiscope", "torch", "transformers", "scikit-learn", "peft", "numpy")
+_KEPT: Final = (
+    *("seconds_train", "seconds_infer", "peak_bytes", "stored_bytes", "settings", "notes"),
+)
+"""What of an outcome a run holds besides its answers."""
 RATE_TEXTS: Final = 64
 """Texts that are read anew to know the model's speed where all states were on the disk."""
 
@@ -218,15 +222,7 @@ def _run_of(method: Method, context: MethodContext, cell: Checkpoint, seed: int)
             ece = expected_calibration_error(outcome.probabilities, truth)
         found = Kept(
             {"predicted": torch.from_numpy(outcome.predicted)},
-            {
-                "ece": ece,
-                "seconds_train": outcome.seconds_train,
-                "seconds_infer": outcome.seconds_infer,
-                "peak_bytes": outcome.peak_bytes,
-                "stored_bytes": outcome.stored_bytes,
-                "settings": dict(outcome.settings),
-                "notes": list(outcome.notes),
-            },
+            {"ece": ece, **{name: getattr(outcome, name) for name in _KEPT}},
         )
     place = f"{method.title}, seed {seed}"
     cell.save(found.tensors, found.values, place=place)

@@ -113,7 +113,7 @@ class _Prefix:
         return float((mine - plain).norm()) <= TOLERANCE * float(plain.norm())
 
     def _fill(self) -> None:
-        given = torch.tensor([self._ids], device=self._device())
+        given = torch.tensor([self._ids], device=self.model.input_device)
         with torch.inference_mode():
             out = self._without_head(
                 {"input_ids": given, "attention_mask": torch.ones_like(given), "use_cache": True}
@@ -124,7 +124,7 @@ class _Prefix:
 
     def read(self, suffixes: Sequence[Sequence[int]]) -> Tensor:
         """The state after each suffix: n × d, float32, after the final norm."""
-        device = self._device()
+        device = self.model.input_device
         given, own, lengths = padded(suffixes)
         mask = functional.pad(own, (self.length, 0), value=1)
         kept: list[Tensor] = []
@@ -160,6 +160,3 @@ class _Prefix:
         takes = inspect.signature(self.model.module.forward).parameters
         extra = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         return self.model.module(**given, **extra)
-
-    def _device(self) -> torch.device:
-        return self.model.input_device

@@ -46,8 +46,6 @@ class Prediction:
     """n × C; rows sum to 1, or to less where other tokens of the vocabulary have a part."""
     predicted: Tensor
     """Index of the best label (n)."""
-    outside: Tensor | None = None
-    """Whether a token that is no label's is nearer still (n); over the vocabulary only."""
 
 
 @dataclass(eq=False)
@@ -178,15 +176,13 @@ def predict_from(
 ) -> Prediction:
     """Scores, probabilities and answers of calibrated states."""
     if over == "vocabulary":
-        parts = []
+        parts = [states.new_empty(0, centres.classes, dtype=torch.float32)]
         for start in range(0, len(states), 256):
             whole = centres.scores(states[start : start + 256], kind, "vocabulary")
             logs = torch.log_softmax(whole / temperature, dim=1)
-            own = logs[:, list(centres.ids)]
-            parts.append((own, logs.amax(1) > own.amax(1)))
-        scores = torch.cat([p[0] for p in parts]) if parts else states.new_empty(0, centres.classes)
-        outside = torch.cat([p[1] for p in parts]).cpu() if parts else None
-        return Prediction(scores.cpu(), scores.exp().cpu(), scores.argmax(1).cpu(), outside)
+            parts.append(logs[:, list(centres.ids)])
+        scores = torch.cat(parts)
+        return Prediction(scores.cpu(), scores.exp().cpu(), scores.argmax(1).cpu())
     scores = centres.scores(states, kind)
     probabilities = torch.softmax(scores / temperature, dim=1)
     return Prediction(scores.cpu(), probabilities.cpu(), scores.argmax(1).cpu())

@@ -62,7 +62,6 @@ class TaskStates:
     """The task's fingerprint."""
     model: str
     """The model's fingerprint."""
-    _raw: Mapping[int, Mapping[str, Tensor]]
     _normed: Mapping[int, Mapping[str, Tensor]]
     _blocks: int
 
@@ -83,27 +82,14 @@ class TaskStates:
         Raises:
             LayerError: it was not.
         """
-        return self._of(self._normed, layer)
-
-    def raw(self, layer: int) -> Mapping[str, Tensor]:
-        """Split → n × residual width float32, before the final norm."""
-        return self._of(self._raw, layer)
-
-    def _of(self, states: Mapping[int, Mapping[str, Tensor]], layer: int) -> Mapping[str, Tensor]:
         if layer < 0:
             layer += self._blocks + 1
-        if layer not in states:
+        if layer not in self._normed:
             raise LayerError(
                 f"the states of layer {layer} were not taken; there are"
                 f" {', '.join(str(x) for x in self.layers)}."
             )
-        return states[layer]
-
-    @property
-    def bytes(self) -> int:
-        """Memory held."""
-        held = [*self._raw.values(), *self._normed.values()]
-        return sum(t.numel() * t.element_size() for part in held for t in part.values())
+        return self._normed[layer]
 
 
 def task_states(
@@ -168,16 +154,14 @@ def task_states(
         done += len(keys)
     if missing:
         store.trim()
-    raw: dict[int, dict[str, Tensor]] = {}
     normed: dict[int, dict[str, Tensor]] = {}
     width = model.anatomy.residual_width
     for layer in numbers:
-        raw[layer], normed[layer] = {}, {}
+        normed[layer] = {}
         for split in SPLITS:
             rows = [found[layer][_key(ids)] for ids in task.ids[split]]
-            stacked = torch.stack(rows) if rows else torch.empty(0, width)
-            raw[layer][split] = stacked
-            normed[layer][split] = _read_out(model, stacked)
+            raw = torch.stack(rows) if rows else torch.empty(0, width)
+            normed[layer][split] = _read_out(model, raw)
             _check_finite(normed[layer][split], task, split, layer)
         yield Progress(done, len(wanted), f"final norm of layer {layer}")
     return TaskStates(
@@ -189,7 +173,6 @@ def task_states(
         cached=len(wanted) - len(missing),
         task=task.fingerprint,
         model=model.fingerprint,
-        _raw=raw,
         _normed=normed,
         _blocks=model.blocks,
     )
