@@ -63,7 +63,6 @@ def states_of(space: LatentSpace, made: Task, normed: dict[str, torch.Tensor]) -
         cached=0,
         task=made.fingerprint,
         model=space.model.fingerprint,
-        _raw={layer: normed},
         _normed={layer: normed},
         _blocks=layer,
     )

@@ -28,7 +28,7 @@ from app.calibrate.calibrations import SavedView
 from app.calibrate.question import CalibrationQuestion
 from app.calibrate.sets import SetView
 from app.cli.main import parser as commands_parser
-from app.jobs.lanes import JobView
+from app.jobs.job import JobView
 from app.maps import api as map_api
 from app.settings import Settings
 from app.trace import api

@@ -31,7 +31,8 @@ from app.calibrate.work import (
     competitor_steps,
     write_calibration,
 )
-from app.jobs.lanes import CHECKPOINTS, Jobs, JobView
+from app.jobs.job import JobView
+from app.jobs.lanes import CHECKPOINTS, Jobs
 from app.model.explorer import Explorer, client_of
 from app.storage.store import Record, aside
 from app.web import export

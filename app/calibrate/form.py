@@ -174,14 +174,6 @@ class SettingsForm:
     """How many of the folded settings differ from their defaults."""
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which column is what."""
-
-    text: tuple[Choice, ...]
-    label: tuple[Choice, ...]
-
-
 LOSSES = (
     ("sm", "own basis against the others", "Cosines to the label bases as logits."),
     ("mm", "the same by matrix product", "Inner products with the label bases as logits."),
@@ -251,7 +243,7 @@ def settings_form(query: CalibrateQuery) -> SettingsForm:
     )
 
 
-def columns_form(spec: TaskSpec, table: Table) -> Columns:
-    """Which columns there are and which are chosen."""
+def columns_form(spec: TaskSpec, table: Table) -> tuple[tuple[Choice, ...], tuple[Choice, ...]]:
+    """Which columns there are and which are chosen: for the text, for the label."""
     shown = [(column, visible(column)) for column in table.columns]
-    return Columns(choices(shown, spec.text_columns[0]), choices(shown, spec.label_column))
+    return choices(shown, spec.text_columns[0]), choices(shown, spec.label_column)

@@ -18,7 +18,6 @@ from starlette.responses import Response
 from app.calibrate.calibrations import KINDS, Calibrations, CalibrationsDep, SavedView
 from app.calibrate.form import (
     CalibrateQuery,
-    Columns,
     SetCard,
     SettingsForm,
     columns_form,
@@ -38,7 +37,7 @@ from app.web.pages import Page
 from app.web.problems import NotFound
 from app.web.questions import ask_params
 from app.web.rendering import link, render
-from app.web.words import sentence
+from app.web.words import Choice, sentence
 from engine.errors import InputError, OptionError
 
 router = APIRouter(include_in_schema=False)
@@ -74,7 +73,8 @@ class CalibratePage:
     """What was typed as the calibration's name."""
     usual_title: str
     """What it is called where nothing was typed."""
-    columns: Columns | None
+    columns: tuple[tuple[Choice, ...], tuple[Choice, ...]] | None
+    """Which may be the text, which the label; None where the set cannot be read."""
     template: str
     preview: Preview | None
     settings: SettingsForm

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from starlette.responses import RedirectResponse, Response
 
-from app.jobs.lanes import JobsDep, JobView
+from app.jobs.api import result_href
+from app.jobs.lanes import JobsDep
 from app.jobs.panel import JobPanel, job_panel
 from app.storage.store import aside
 from app.web.rendering import link, render, wants_fragment
@@ -49,9 +50,8 @@ class JobsPage:
 class JobPage:
     """What ``jobs/page.html`` and ``jobs/_job.html`` show."""
 
-    job: JobView
     panel: JobPanel
-    """The same in words, with its curves."""
+    """In words, with its curves."""
     refresh_s: int | None
     """Seconds after which to ask again without scripts; None once it has ended."""
     self_href: str
@@ -85,7 +85,7 @@ async def job_page(request: Request, id: Id, jobs: JobsDep, back: Back = "") -> 
     """One job; where htmx asks for its part again and it is done, htmx is sent to the result."""
     view = jobs.get(id)
     place = f"/jobs/{view.id}"
-    result = None if view.result_href is None else _inside(request, view.result_href)
+    result = result_href(request, view)
     own = {}
     if view.kind == "umap" and back:
         own = {"back": back}
@@ -93,7 +93,6 @@ async def job_page(request: Request, id: Id, jobs: JobsDep, back: Back = "") -> 
             result = link(request, "/map") + "?" + urlencode(parse_qsl(back, True))
     active = not view.finished
     context = JobPage(
-        job=view,
         panel=job_panel(view),
         refresh_s=REFRESH_S if active else None,
         self_href=link(request, place, **own),
@@ -124,8 +123,3 @@ async def job_forget(request: Request, id: Id, jobs: JobsDep) -> Response:
     """Take it off the list once it has ended, by a form; what it saved stays."""
     await aside(partial(jobs.forget, id))
     return RedirectResponse(link(request, "/jobs"), 303)
-
-
-def _inside(request: Request, href: str) -> str:
-    """The path under the root path; `href` was made by this server and begins with a slash."""
-    return f"{request.scope.get('root_path', '')}{href}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.figures.calibrate import Chart, Series, chart
-from app.jobs.lanes import JobView
+from app.jobs.job import JobView
 from app.web.words import sentence
 
 _SAID = {

@@ -6,7 +6,8 @@ from functools import partial
 
 from starlette.requests import Request
 
-from app.jobs.lanes import Jobs, JobView
+from app.jobs.job import JobView
+from app.jobs.lanes import Jobs
 from app.maps.calibrated import open_saved
 from app.maps.turn import store_of
 from app.model.explorer import Explorer, client_of

@@ -40,7 +40,7 @@ from engine.calibration.evidence.probes import Probe, fit_probe
 from engine.calibration.evidence.prompting import label_logits
 from engine.calibration.evidence.resampling import Bootstrap
 from engine.calibration.labelled.tasks import SPLITS, Task, shuffled_labels
-from engine.calibration.training.calibrated import Calibration, Prediction, predict_from, untrained
+from engine.calibration.training.calibrated import Calibration, Prediction, untrained
 from engine.calibration.training.features import TaskStates, task_states
 from engine.calibration.training.train import calibrate
 from engine.calibration.training.tuning import calibrated_states, predict
@@ -102,7 +102,7 @@ def compare_before_after(
         moved[split] = yield from calibrated_states(calibration, space, states, task, split)
         moved[split] = moved[split].cpu()
     said = {
-        "before": _reading(plain, calibration, raw["test"]),
+        "before": plain.read_calibrated(raw["test"]),
         "after": calibration.read_calibrated(moved["test"]),
     }
     yield Progress(0, 0, "measuring before and after")
@@ -171,18 +171,6 @@ class _Cells:
         self, cell: Checkpoint, tensors: Mapping[str, Tensor], values: Mapping[str, Any], place: str
     ) -> None:
         cell.save(tensors, {**values, "seconds": self.seconds}, place=place)
-
-
-def _reading(plain: Calibration, calibration: Calibration, states: Tensor) -> Prediction:
-    """What the label bases say before: the calibration's similarity, nothing trained."""
-    options = calibration.options
-    return predict_from(
-        plain.centroids,
-        states.to(plain.centroids.labels.device),
-        options.inference,
-        options.inference_over,
-        plain.reading_temperature,
-    )
 
 
 def _array(tensor: Tensor) -> Any:
@@ -308,14 +296,13 @@ def _curve(
     """
     numbers = tuple(range(space.model.blocks + 1))
     every = yield from task_states(space, task, layers=numbers, cache_dir=cache_dir)
-    options = replace(calibration.options, target="module")
-    plain = untrained(space, task, options)
+    plain = untrained(space, task, replace(calibration.options, target="module"))
     truth: Labels = task.labels["test"]
     calibrated = calibration.options.layer % len(numbers)
     reading, probes = [], []
     for layer in numbers:
         at = every.at(layer)
-        said = _reading(plain, calibration, at["test"])
+        said = plain.read_calibrated(at["test"])
         hits = (_array(said.predicted) == truth).astype(float)
         reading.append(bootstrap_interval(hits, seed=seed))
         if layer == calibrated:
@@ -323,13 +310,7 @@ def _curve(
         else:
             probes.append((yield from _layer_probe(task, every, layer, seed, cells)))
         yield Progress(layer + 1, len(numbers), "reading every layer")
-    return LayerCurve(
-        numbers,
-        tuple(reading),
-        tuple(probes),
-        calibrated,
-        here[1],
-    )
+    return LayerCurve(numbers, tuple(reading), tuple(probes), calibrated, here[1])
 
 
 def _layer_probe(
