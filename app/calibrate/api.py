@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import Field
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
-from app.calibrate.calibrations import SEEDS_AT_MOST, CalibrationsDep, remove
+from app.calibrate.calibrations import SEEDS_AT_MOST, CalibrationsDep
 from app.calibrate.question import CalibrationQuestion
 from app.calibrate.sets import SetsDep
 from app.calibrate.work import Order
@@ -205,7 +206,7 @@ async def calibration_files(id: Id, calibrations: CalibrationsDep) -> Response:
         path,
         media_type="application/zip",
         filename=f"lexiscope-calibration-{id[:12]}.zip",
-        background=BackgroundTask(remove, path),
+        background=BackgroundTask(path.unlink, missing_ok=True),
     )
 
 
@@ -245,7 +246,7 @@ def task_document(task: Task) -> dict[str, Any]:
     """What a task says of itself before anything runs, with its first prompts."""
     return {
         **task.to_dict(),
-        "report": task.report.to_dict(),
+        "report": asdict(task.report),
         "prompts": [
             {
                 "prompt": prompt,

@@ -7,7 +7,6 @@ calibration are reports of their own. The pages and the JSON API use the same me
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -477,11 +476,3 @@ def _seeds(count: int) -> tuple[int, ...]:
 
 def _json(path: Path) -> Any:
     return orjson.loads(path.read_bytes())
-
-
-def remove(path: Path) -> None:
-    """Delete a temporary file or folder; for what runs after an answer was sent."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ for one set is let go when another is chosen: its columns, template and label wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -126,12 +126,17 @@ _LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "topic", "t
 _TEXT_NAMES = ("text", "sentence", "review", "question", "content", "body", "title")
 
 
+def _named(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """The first column that is called so, whatever its case; None where none is."""
+    called = {column.strip().lower(): column for column in reversed(columns)}
+    return next((called[name] for name in names if name in called), None)
+
+
 def _label_column(table: Table) -> str:
     """The column that is called like a label, else the one with the fewest different values."""
-    named = {column.strip().lower(): column for column in reversed(table.columns)}
-    for name in _LABEL_NAMES:
-        if name in named:
-            return named[name]
+    named = _named(table.columns, _LABEL_NAMES)
+    if named is not None:
+        return named
     counts = {c: len(set(table.column(c))) for c in table.columns}
     several = [c for c in table.columns if counts[c] > 1] or list(table.columns)
     return min(several, key=lambda c: counts[c])
@@ -140,12 +145,10 @@ def _label_column(table: Table) -> str:
 def _text_column(table: Table, label: str) -> str:
     """The column that is called like a text, else the one with the longest cells."""
     others = [c for c in table.columns if c != label] or list(table.columns)
-    named = {column.strip().lower(): column for column in reversed(others)}
-    for name in _TEXT_NAMES:
-        if name in named:
-            return named[name]
     rows = table.rows[:200]
-    return max(others, key=lambda c: sum(len(row.values.get(c, "")) for row in rows))
+    return _named(others, _TEXT_NAMES) or max(
+        others, key=lambda c: sum(len(row.values.get(c, "")) for row in rows)
+    )
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
     run = {
         "order": order.to_dict(),
         "settings": options.to_dict(),
-        "task": {**task.to_dict(), "report": task.report.to_dict()},
+        "task": {**task.to_dict(), "report": asdict(task.report)},
         "history": [dict(epoch.__dict__) for epoch in calibration.history],
         "facts": {
             "best_epoch": calibration.best_epoch,

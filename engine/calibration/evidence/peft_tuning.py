@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -37,7 +37,7 @@ from engine.progress import Progress, Steps
 AdapterName = Literal["lora", "ia3"]
 RANK: Final = 8
 """r of LoRA; its factor α is twice that."""
-LEARNING_RATES: Final = {"lora": 2e-3, "ia3": 2e-2}
+LEARNING_RATES: Final[Mapping[AdapterName, float]] = {"lora": 2e-3, "ia3": 2e-2}
 """Of AdamW, falling linearly to zero. IA3 has few parameters that start at one."""
 _POOL: Final = 8
 PART_TOKENS: Final = 2048
@@ -315,7 +315,8 @@ def read_all(
     return out
 
 
-def _adapter(context: MethodContext, kind: AdapterName) -> Steps[Outcome]:
+def adapter(context: MethodContext, *, kind: AdapterName) -> Steps[Outcome]:
+    """LoRA or IA3 on query, key and value projections; IA3 on the MLPs' second matrix as well."""
     task, settings, model = context.task, context.settings, context.space.model
     watch = context.stopwatch()
     labels = task.labels["train"]
@@ -358,13 +359,3 @@ def _adapter(context: MethodContext, kind: AdapterName) -> Steps[Outcome]:
         },
         notes=tuple(notes),
     )
-
-
-def lora(context: MethodContext) -> Steps[Outcome]:
-    """LoRA on query, key and value projections."""
-    return _adapter(context, "lora")
-
-
-def ia3(context: MethodContext) -> Steps[Outcome]:
-    """IA3 on query, key and value projections and the second matrix of the MLPs."""
-    return _adapter(context, "ia3")

@@ -64,10 +64,6 @@ class TaskReport:
     """Reason → rows that were not used."""
     warnings: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Task:
@@ -141,7 +137,7 @@ class Task:
             "name": self.name,
             "fingerprint": self.fingerprint,
             "spec": self.spec.to_dict(),
-            "labels": [token.to_dict() for token in self.label_tokens],
+            "labels": [asdict(token) for token in self.label_tokens],
             "sizes": {split: self.size(split) for split in SPLITS},
             "note": self.note,
         }

@@ -15,7 +15,7 @@ from waiting import Clock
 
 from engine.calibration.evidence import evaluation, peft_tuning, protocol, resampling
 from engine.calibration.evidence.evaluation import evaluate
-from engine.calibration.evidence.evaluation_result import Difference
+from engine.calibration.evidence.evaluation_result import Average, Cell, Difference
 from engine.calibration.evidence.findings import counted, draw_conclusions, signed
 from engine.calibration.evidence.methods import METHODS, VARIANTS, methods_named, run_method
 from engine.calibration.evidence.metrics import Interval
@@ -403,9 +403,14 @@ def test_reading_is_charged_when_the_disk_had_it(spaces: Spaces, tmp_path) -> No
     assert ratio == pytest.approx(tokens["train"] / tokens["test"])
 
 
-class _Line:
-    def __init__(self, accuracy: Interval, seconds: float) -> None:
-        self.accuracy, self.seconds_train, self.seconds_infer = accuracy, seconds, 0.0
+def _line(accuracy: Interval, seconds: float) -> Average:
+    """A method that takes so long to train, and no time to answer."""
+    return Average(accuracy, accuracy, seconds, 0.0, 1)
+
+
+def _cell(accuracy: Interval) -> Cell:
+    """A method on one task of which nothing but the accuracy counts."""
+    return Cell(accuracy, accuracy, None, 0.0, 0.0, 0, 0, ())
 
 
 @pytest.mark.parametrize(
@@ -418,7 +423,7 @@ class _Line:
 )
 def test_the_probe_sentence_follows_the_figures(gap: Interval, words: str, verdict: str) -> None:
     """Whatever comes out is said as it came out."""
-    lines = {n: _Line(Interval(0.6, 0.5, 0.7), 1.0) for n in ("calibration-sm", "linear-probe")}
+    lines = {n: _line(Interval(0.6, 0.5, 0.7), 1.0) for n in ("calibration-sm", "linear-probe")}
     pair = Difference("calibration-sm", "linear-probe", gap, {})
     found = draw_conclusions({n: n for n in lines}, {}, lines, [pair], {})
     headline, own = found[:2]
@@ -434,8 +439,8 @@ def test_the_probe_sentence_follows_the_figures(gap: Interval, words: str, verdi
 def test_goals_against_knn_prompting() -> None:
     """Accuracy and time, both ways."""
     lines = {
-        "calibration-sm": _Line(Interval(0.6, 0.5, 0.7), 4.0),
-        "knn-prompting": _Line(Interval(0.65, 0.6, 0.7), 6.0),
+        "calibration-sm": _line(Interval(0.6, 0.5, 0.7), 4.0),
+        "knn-prompting": _line(Interval(0.65, 0.6, 0.7), 6.0),
     }
     pair = Difference("calibration-sm", "knn-prompting", Interval(-0.05, -0.08, -0.02), {})
     accuracy, time = draw_conclusions({n: n for n in lines}, {}, lines, [pair], {})[1:3]
@@ -447,7 +452,7 @@ def test_goals_against_knn_prompting() -> None:
 
 def test_shuffled_labels_above_chance_are_said() -> None:
     """A control that finds something is a warning, not a footnote."""
-    cells = {("shuffled-labels", "t"): _Line(Interval(0.8, 0.75, 0.85), 1.0)}
+    cells = {("shuffled-labels", "t"): _cell(Interval(0.8, 0.75, 0.85))}
     [found] = draw_conclusions({}, cells, {}, [], {"t": 0.5})
     assert found.verdict == "missed"
     assert "above chance on t" in found.text
