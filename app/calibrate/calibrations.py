@@ -147,10 +147,7 @@ class Calibrations:
     # Jobs
 
     async def start(
-        self,
-        request: Request,
-        order: Order,
-        words: Mapping[str, str] | None = None,
+        self, request: Request, order: Order, words: Mapping[str, str] | None = None
     ) -> JobView:
         """Queue a calibration; its result is a saved calibration.
 

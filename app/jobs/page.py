@@ -26,24 +26,12 @@ REFRESH_S = 2
 
 
 @dataclass(frozen=True)
-class JobRow:
-    """A job in the list."""
-
-    panel: JobPanel
-    href: str
-    """Its page."""
-    restart_action: str | None
-    """Where a form starts it again; None where that cannot be."""
-    forget_action: str | None
-    """Where a form takes it off the list; None while it is under way."""
-
-
-@dataclass(frozen=True)
 class JobsPage:
     """What ``jobs/list.html`` shows."""
 
-    rows: tuple[JobRow, ...]
-    """The newest first."""
+    rows: tuple[tuple[JobPanel, str, str | None, str | None], ...]
+    """The newest first: the job, its page, where a form starts it again and where one takes it off
+    the list; None where that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +57,9 @@ async def jobs_page(request: Request, jobs: JobsDep) -> HTMLResponse:
     rows = []
     for job in jobs.list():
         place = link(request, f"/jobs/{job.id}")
-        rows.append(
-            JobRow(
-                panel=job_panel(job),
-                href=place,
-                restart_action=f"{place}/restart" if job.restartable else None,
-                forget_action=f"{place}/forget" if job.finished else None,
-            )
-        )
+        restart = f"{place}/restart" if job.restartable else None
+        forget = f"{place}/forget" if job.finished else None
+        rows.append((job_panel(job), place, restart, forget))
     return render(request, "jobs/list.html", JobsPage(tuple(rows)))
 
 

@@ -178,11 +178,7 @@ def _array(tensor: Tensor) -> Any:
 
 
 def _side(
-    read_by: Calibration,
-    said: Prediction,
-    states: Mapping[str, Tensor],
-    task: Task,
-    seed: int,
+    read_by: Calibration, said: Prediction, states: Mapping[str, Tensor], task: Task, seed: int
 ) -> Side:
     truth: Labels = task.labels["test"]
     probabilities = _array(said.probabilities).astype(np.float64)

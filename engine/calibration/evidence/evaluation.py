@@ -154,11 +154,7 @@ def prepare(
     layer = settings.calibration.layer
     states, spent = yield from timed(
         task_states(
-            space,
-            task,
-            layers=(layer,),
-            cache_dir=cache_dir,
-            batch_tokens=settings.batch_tokens,
+            space, task, layers=(layer,), cache_dir=cache_dir, batch_tokens=settings.batch_tokens
         ),
         settings.clock,
     )

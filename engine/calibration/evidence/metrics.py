@@ -59,11 +59,6 @@ class ClassScore:
     """Rows of this class."""
 
 
-def accuracy(labels: Labels, predicted: Labels) -> float:
-    """The share of rows whose predicted class is theirs, in [0, 1]."""
-    return float(np.mean(_same(labels, predicted)))
-
-
 def confusion(labels: Labels, predicted: Labels, classes: int) -> NDArray[np.int64]:
     """Rows of true class i called j: C × C."""
     _check(labels, predicted, classes)
@@ -299,18 +294,16 @@ def classification_report(
     )
 
 
-def _same(labels: Labels, predicted: Labels) -> NDArray[np.bool_]:
+def _check_rows(labels: Labels, predicted: Labels) -> None:
     if len(labels) != len(predicted) or not len(labels):
         raise OptionError(
             f"labels and predictions must be as many, and at least one; got {len(labels)} and"
             f" {len(predicted)}."
         )
-    same: NDArray[np.bool_] = np.asarray(labels) == np.asarray(predicted)
-    return same
 
 
 def _check(labels: Labels, predicted: Labels, classes: int) -> None:
-    _same(labels, predicted)
+    _check_rows(labels, predicted)
     low = min(int(labels.min()), int(predicted.min()))
     high = max(int(labels.max()), int(predicted.max()))
     if low < 0 or high >= classes:
@@ -318,7 +311,7 @@ def _check(labels: Labels, predicted: Labels, classes: int) -> None:
 
 
 def _contingency(labels: Labels, clusters: Labels) -> Numbers:
-    _same(labels, clusters)
+    _check_rows(labels, clusters)
     a, rows = np.unique(labels, return_inverse=True)
     b, columns = np.unique(clusters, return_inverse=True)
     table = np.bincount(rows * len(b) + columns, minlength=len(a) * len(b))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, Final
 
 import torch
@@ -37,12 +38,9 @@ def common_prefix(ids: Sequence[Sequence[int]]) -> int:
     if not ids or not all(ids):
         raise PromptError("there is no prompt to read, or an empty one; give at least one token.")
     rows = [tuple(i) for i in ids]
-    first, last = min(rows), max(rows)  # in dictionary order: what these share, all share
-    shared = 0
-    for a, b in zip(first, last, strict=False):
-        if a != b:
-            break
-        shared += 1
+    # In dictionary order: what the first and the last share, all share.
+    pairs = zip(min(rows), max(rows), strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return min(shared, min(len(i) for i in ids) - 1)
 
 

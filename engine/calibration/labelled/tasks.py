@@ -15,12 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.calibration.labelled.spec import (
-    TaskSpec,
-    check_spec,
-    render,
-    template_ending,
-)
+from engine.calibration.labelled.spec import TaskSpec, check_spec, render, template_ending
 from engine.calibration.labelled.splits import Example, split_examples
 from engine.calibration.labelled.tables import Problem, Row, Table
 from engine.calibration.labelled.words import LabelToken, default_word, label_tokens

@@ -222,22 +222,18 @@ class _Store:
     def __init__(self, folder: Path | None, fingerprint: str, layers: Sequence[int]) -> None:
         self._layers = layers
         self._root = None if folder is None else folder / "states"
-        self._folders = (
-            None
-            if folder is None
-            else {x: folder / "states" / fingerprint / f"layer-{x}" for x in layers}
-        )
+        self._folders: dict[int, Path] = {}
+        if self._root is not None:
+            self._folders = {x: self._root / fingerprint / f"layer-{x}" for x in layers}
 
     def find(self, keys: set[bytes]) -> dict[int, dict[bytes, Tensor]]:
         """Layer → key → state, of what is there."""
-        if self._folders is None:
-            return {layer: {} for layer in self._layers}
-        return {layer: self._read(self._folders[layer], keys) for layer in self._layers}
+        return {layer: self._read(self._folders.get(layer), keys) for layer in self._layers}
 
     @staticmethod
-    def _read(folder: Path, keys: set[bytes]) -> dict[bytes, Tensor]:
+    def _read(folder: Path | None, keys: set[bytes]) -> dict[bytes, Tensor]:
         out: dict[bytes, Tensor] = {}
-        for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+        for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
             with suppress(OSError, SafetensorError, KeyError, ValueError):
                 with safe_open(path, framework="pt") as file:
                     meta = file.metadata() or {}
@@ -260,10 +256,10 @@ class _Store:
 
     def put(self, layer: int, keys: Sequence[bytes], states: Tensor) -> None:
         """Keep a chunk of a layer. A folder that cannot be written is no error: it is not kept."""
-        if self._folders is None or not keys:
+        folder, rows = self._folders.get(layer), states.contiguous()
+        if folder is None or not keys:
             return
         packed = b"".join(keys)
-        folder, rows = self._folders[layer], states.contiguous()
         name = hashlib.blake2b(packed, digest_size=12).hexdigest()
         parts = {"keys": torch.frombuffer(bytearray(packed), dtype=torch.uint8), "states": rows}
         meta = {"format": _FORMAT, "digest": _digest(packed, rows)}

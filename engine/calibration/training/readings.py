@@ -209,11 +209,7 @@ def calibrated_readings(
 
 
 def _calibrated(
-    space: LatentSpace,
-    calibration: Calibration,
-    ids: tuple[int, ...],
-    states: Tensor,
-    check: Check,
+    space: LatentSpace, calibration: Calibration, ids: tuple[int, ...], states: Tensor, check: Check
 ) -> Tensor:
     """λ of every state; where the model's layers were tuned, the tuned model's own states."""
     if calibration.options.kind not in ("layers", "lora"):
@@ -274,12 +270,7 @@ def _near(space: LatentSpace, ids: Tensor, values: Tensor) -> list[list[Near]]:
     ]
 
 
-def _side(
-    calibration: Calibration,
-    found: Prediction,
-    row: int,
-    near: list[list[Near]],
-) -> Side:
+def _side(calibration: Calibration, found: Prediction, row: int, near: list[list[Near]]) -> Side:
     return Side(
         labels=tuple(
             LabelScore(label, word, score, probability)
