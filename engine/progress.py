@@ -69,3 +69,8 @@ def relabelled(steps: Steps[T], tell: Callable[[Progress], Progress]) -> Steps[T
             yield tell(step)
     finally:
         steps.close()
+
+
+def as_part(steps: Steps[T], done: int, total: int, note: str) -> Steps[T]:
+    """The same work, reported as one part of a larger whole that is so far."""
+    return relabelled(steps, lambda step: Progress(done, total, note, step.values))

@@ -8,8 +8,9 @@ from typing import Any
 from engine import LatentSpace
 from engine.calibration.evidence.evaluation import prepare
 from engine.calibration.evidence.protocol import MethodContext, MethodSettings
+from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tables import read_table
-from engine.calibration.labelled.tasks import Task, TaskSpec, make_task
+from engine.calibration.labelled.tasks import Task, make_task
 from engine.calibration.training.options import CalibrationOptions
 from engine.progress import drain
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from engine import LatentSpace
+from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tables import Row, Table
-from engine.calibration.labelled.tasks import SPLITS, Task, TaskSpec, make_task
+from engine.calibration.labelled.tasks import SPLITS, Task, make_task
 from engine.calibration.training.features import TaskStates
 
 _TEXT = "the king queen old house cat dog girl red ball ran sat happy sunny day was time upon"
@@ -62,7 +63,6 @@ def states_of(space: LatentSpace, made: Task, normed: dict[str, torch.Tensor]) -
         cached=0,
         task=made.fingerprint,
         model=space.model.fingerprint,
-        _raw={layer: normed},
         _normed={layer: normed},
         _blocks=layer,
     )

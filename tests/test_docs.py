@@ -29,7 +29,7 @@ from app.calibrate.calibrations import SavedView
 from app.calibrate.question import CalibrationQuestion
 from app.calibrate.sets import SetView
 from app.cli.main import parser as commands_parser
-from app.jobs.lanes import JobView
+from app.jobs.job import JobView
 from app.maps.question import MapQuestion
 from app.model import api as model_api
 from app.settings import Settings

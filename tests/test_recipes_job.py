@@ -17,7 +17,8 @@ from starlette.testclient import TestClient
 from tiny_models import Folders
 
 from app.jobs.api import job_answer
-from app.jobs.lanes import CHECKPOINTS, Jobs, JobView
+from app.jobs.job import JobView
+from app.jobs.lanes import CHECKPOINTS, Jobs
 from app.main import create_app
 from engine.checkpoints import Checkpoints
 from engine.progress import Progress, Steps

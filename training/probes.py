@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from engine.calibration.evidence.metrics import Interval, bootstrap_interval, paired_interval
 from engine.calibration.evidence.probes import fit_probe
-from engine.calibration.labelled.tasks import Task, known_spec, make_task, read_table
+from engine.calibration.labelled.known import known_spec
+from engine.calibration.labelled.tables import read_table
+from engine.calibration.labelled.tasks import Task, make_task
 from engine.calibration.training.calibrated import untrained
 from engine.calibration.training.features import task_states
 from engine.calibration.training.options import CalibrationOptions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import Field
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
-from app.calibrate.calibrations import SEEDS_AT_MOST, CalibrationsDep, remove
+from app.calibrate.calibrations import SEEDS_AT_MOST, CalibrationsDep
 from app.calibrate.question import CalibrationQuestion
 from app.calibrate.sets import SetsDep
 from app.calibrate.work import Order
@@ -127,7 +128,7 @@ class ReadingsDocument(Document):
 @router.get("/sets", responses=described(SetsDocument))
 async def sets_list(sets: SetsDep) -> Response:
     """The example sets and what was uploaded."""
-    return json_answer(export.dumps({"sets": [view.to_dict() for view in await aside(sets.all)]}))
+    return json_answer(export.dumps({"sets": await aside(sets.all)}))
 
 
 @router.post(
@@ -135,12 +136,7 @@ async def sets_list(sets: SetsDep) -> Response:
 )
 async def sets_add(request: Request, sets: SetsDep) -> Response:
     """Upload a labelled file (CSV, TSV, JSON lines, Parquet), as multipart/form-data."""
-    upload = await sets.receive(request)
-    try:
-        view = await aside(partial(sets.add, upload.filename, upload.path, upload.name))
-    finally:
-        await aside(partial(remove, upload.path))
-    return json_answer(export.dumps(view.to_dict()), 201)
+    return json_answer(export.dumps(await sets.receive(request)), 201)
 
 
 @router.get("/sets/{id}", responses=described(SetDocument))
@@ -149,7 +145,7 @@ async def sets_one(id: Id, sets: SetsDep) -> Response:
     view = await aside(partial(sets.get, id))
     table = await aside(partial(sets.table, id))
     sample = [{"line": row.line, "values": dict(row.values)} for row in table.rows[:SAMPLE]]
-    return json_answer(export.dumps({**view.to_dict(), "sample": sample}))
+    return json_answer(export.dumps({**vars(view), "sample": sample}))
 
 
 @router.delete("/sets/{id}", status_code=204, responses=described(status=204))
@@ -185,9 +181,7 @@ async def calibration_start(
 @router.get("/calibrations", responses=described(CalibrationsDocument))
 async def calibrations_list(calibrations: CalibrationsDep) -> Response:
     """All saved calibrations, the newest first."""
-    return json_answer(
-        export.dumps({"calibrations": [view.to_dict() for view in await calibrations.list()]})
-    )
+    return json_answer(export.dumps({"calibrations": await calibrations.list()}))
 
 
 @router.get("/calibrations/{id}", responses=described(CalibrationDocument))
@@ -212,7 +206,7 @@ async def calibration_files(id: Id, calibrations: CalibrationsDep) -> Response:
         path,
         media_type="application/zip",
         filename=f"lexiscope-calibration-{id[:12]}.zip",
-        background=BackgroundTask(remove, path),
+        background=BackgroundTask(path.unlink, missing_ok=True),
     )
 
 
@@ -252,7 +246,7 @@ def task_document(task: Task) -> dict[str, Any]:
     """What a task says of itself before anything runs, with its first prompts."""
     return {
         **task.to_dict(),
-        "report": task.report.to_dict(),
+        "report": asdict(task.report),
         "prompts": [
             {
                 "prompt": prompt,

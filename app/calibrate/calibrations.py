@@ -7,14 +7,13 @@ calibration are reports of their own. The pages and the JSON API use the same me
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import orjson
 from cachetools import LRUCache
@@ -31,24 +30,30 @@ from app.calibrate.work import (
     competitor_steps,
     write_calibration,
 )
-from app.jobs.lanes import CHECKPOINTS, Jobs, JobView
+from app.jobs.job import JobView
+from app.jobs.lanes import CHECKPOINTS, Jobs
 from app.model.explorer import Explorer, client_of
 from app.storage.store import Record, aside
 from app.web import export
 from app.web.words import iso
-from engine.calibration.labelled.tasks import Task, TaskSpec, make_task
+from engine import LatentSpace
+from engine.calibration.evidence.methods import methods_named
+from engine.calibration.labelled.spec import TaskSpec
+from engine.calibration.labelled.tasks import Task, make_task
+from engine.calibration.training.artifact import load_calibration
+from engine.calibration.training.calibrated import Calibration
+from engine.calibration.training.readings import Readings, calibrated_readings
 from engine.checkpoints import Checkpoints
 from engine.errors import ArtifactError, LayerError, OptionError, shorten
 from engine.progress import Check, Steps
 
-if TYPE_CHECKING:
-    from engine import LatentSpace
-    from engine.calibration.training.calibrated import Calibration
-    from engine.calibration.training.readings import Readings
-
 KINDS = ("calibration", "competitors", "ablation")
 """The kinds of jobs that are about calibrations."""
 _HELD = 4
+_WRITTEN = (
+    *("name", "set_id", "set_name", "model_name", "model_fingerprint", "method", "sentence"),
+)
+"""Of a saved calibration, the texts that its summary holds as a list shows them."""
 ABLATION_SEEDS = 3
 SEEDS_AT_MOST = 10
 
@@ -79,10 +84,6 @@ class SavedView:
     damaged: bool = False
     """Whether what was written down about it cannot be read; then it can only be deleted."""
 
-    def to_dict(self) -> dict[str, object]:
-        """As it stands in the JSON."""
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
 class Saved:
@@ -108,7 +109,7 @@ class Saved:
     def to_dict(self) -> dict[str, object]:
         """As it stands in the JSON."""
         kept = {name: value for name, value in vars(self).items() if name != "view"}
-        return {**self.view.to_dict(), **kept, "order": self.order.to_dict()}
+        return {**vars(self.view), **kept, "order": self.order.to_dict()}
 
 
 class Calibrations:
@@ -116,9 +117,9 @@ class Calibrations:
 
     def __init__(self, explorer: Explorer, jobs: Jobs, sets: Sets) -> None:
         """Know the model, the jobs and the sets; nothing is read yet."""
-        self._explorer = explorer
-        self._jobs = jobs
-        self._sets = sets
+        self.explorer = explorer
+        self.jobs = jobs
+        self.sets = sets
         # On the device thread only: the artifacts that are switched on, as tensors.
         self._loaded: LRUCache[str, Calibration] = LRUCache(_HELD)
         for kind in KINDS:
@@ -134,22 +135,19 @@ class Calibrations:
             InputError: a column, template or word that cannot be used.
             NotFound: no such set.
         """
-        await aside(partial(self._sets.table, set_id))  # so that the device need not read it
-        spec = replace(spec, name=(await aside(partial(self._sets.get, set_id))).name)
-        return await self._explorer.ask(request, self._task, set_id, orjson.dumps(spec.to_dict()))
+        await aside(partial(self.sets.table, set_id))  # so that the device need not read it
+        spec = replace(spec, name=(await aside(partial(self.sets.get, set_id))).name)
+        return await self.explorer.ask(request, self._task, set_id, orjson.dumps(spec.to_dict()))
 
     def _task(self, space: LatentSpace, set_id: str, spec: bytes, *, check: Check) -> Task:
         """The same on the device thread; the settings as JSON, since they name the result."""
         made = TaskSpec.from_dict(orjson.loads(spec))
-        return make_task(made, self._sets.table(set_id), space.model, check=check)
+        return make_task(made, self.sets.table(set_id), space.model, check=check)
 
     # Jobs
 
     async def start(
-        self,
-        request: Request,
-        order: Order,
-        words: Mapping[str, str] | None = None,
+        self, request: Request, order: Order, words: Mapping[str, str] | None = None
     ) -> JobView:
         """Queue a calibration; its result is a saved calibration.
 
@@ -162,9 +160,9 @@ class Calibrations:
             InputError, NotFound: it cannot be run, found out before it is queued.
             QueueFull, StorageError: it cannot be taken.
         """
-        store, options = self._sets.kept(), order.options
+        store, options = self.sets.kept(), order.options
         options.validate()
-        blocks = self._explorer.facts().blocks
+        blocks = self.explorer.facts().blocks
         if options.layer > blocks:
             raise LayerError(f"The layer must be from 0 to {blocks}, or -1; got {options.layer}.")
         most = options.target.removeprefix("layers:")
@@ -181,20 +179,24 @@ class Calibrations:
                 f" {shorten(order.spec.label_column)!r} holds"
                 f" {shorten(', '.join(task.label_names), 80)}; leave it out or correct it."
             )
-        shown = await aside(partial(self._sets.get, order.set))
+        shown = await aside(partial(self.sets.get, order.set))
         order = replace(order, name=text_of(order.name) or shown.name)
         states = await aside(partial(store.scratch, "states"))
         asked = self._of_this_model(order.to_dict())
         kept = await aside(partial(self._checkpoints, "calibration", asked))
 
+        def steps() -> Steps[Made]:
+            space = self.explorer.owned()
+            return calibration_steps(space, task, options, states, order.compare, kept)
+
         def save(made: Made) -> str:
             write = partial(write_calibration, made, order, shown.name)
             return store.publish("calibrations", write).id
 
-        return await self._jobs.start(
+        return await self.jobs.start(
             "calibration",
             f"Calibration: {order.name}",
-            lambda: calibration_steps(self._space(), task, options, states, order.compare, kept),
+            steps,
             save,
             client=client_of(request),
             href="/calibrate/{result}",
@@ -213,8 +215,6 @@ class Calibrations:
             methods: ``fast``, ``all`` or names with commas.
             seeds: how many, from 1 to `SEEDS_AT_MOST`.
         """
-        from engine.calibration.evidence.methods import methods_named
-
         numbers = _seeds(seeds)
         chosen = tuple(method.name for method in methods_named(methods))
         make = partial(competitor_steps, methods=chosen, seeds=numbers)
@@ -242,7 +242,7 @@ class Calibrations:
         self.check_model(saved.view)
         order = saved.order
         task = await self.task(request, order.set, order.spec)
-        store = self._sets.kept()
+        store = self.sets.kept()
         states = await aside(partial(store.scratch, "states"))
         asked = self._of_this_model(spec)
         kept = await aside(partial(self._checkpoints, what, asked))
@@ -259,10 +259,10 @@ class Calibrations:
                     store.delete("reports", report.id)
             return made
 
-        return await self._jobs.start(
+        return await self.jobs.start(
             what,
             f"{title} {saved.view.name}",
-            lambda: make(self._space(), task, order.options, states, kept=kept),
+            lambda: make(self.explorer.owned(), task, order.options, states, kept=kept),
             save,
             client=client_of(request),
             href=f"/calibrate/{id_}#{what}",
@@ -273,11 +273,11 @@ class Calibrations:
 
     def _of_this_model(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """What is asked, with the model that it is asked of: under another it is other work."""
-        return {**spec, "model": self._explorer.facts().fingerprint}
+        return {**spec, "model": self.explorer.facts().fingerprint}
 
     def _checkpoints(self, kind: str, asked: Mapping[str, Any]) -> Checkpoints:
         """Where a job keeps how far it is: the same place for the same question. On any thread."""
-        store, settings = self._sets.kept(), self._explorer.settings
+        store, settings = self.sets.kept(), self.explorer.settings
         plain = orjson.dumps([kind, asked], option=orjson.OPT_SORT_KEYS)
         name = hashlib.blake2b(plain, digest_size=12).hexdigest()
         return Checkpoints(
@@ -290,7 +290,7 @@ class Calibrations:
         Raises:
             ArtifactError: it was asked of another model than the one that is open.
         """
-        facts = self._explorer.facts()
+        facts = self.explorer.facts()
         if spec.get("model", facts.fingerprint) != facts.fingerprint:
             raise ArtifactError(
                 f"This job was asked of another model (fingerprint {str(spec['model'])[:12]}) and"
@@ -306,9 +306,9 @@ class Calibrations:
 
     async def list(self) -> tuple[SavedView, ...]:
         """All saved calibrations, the newest first."""
-        if self._sets.store is None:
+        if self.sets.store is None:
             return ()
-        records = await aside(partial(self._sets.store.records, "calibrations"))
+        records = await aside(partial(self.sets.store.records, "calibrations"))
         return tuple(map(self._view_or_damaged, records))
 
     async def get(self, id_: str) -> Saved:
@@ -316,7 +316,7 @@ class Calibrations:
         return await aside(partial(self._get, id_))
 
     def _get(self, id_: str) -> Saved:
-        store = self._sets.kept()
+        store = self.sets.kept()
         record = store.record("calibrations", id_)
         view = self._view(record)
         folder = store.folder_of("calibrations", id_)
@@ -341,14 +341,14 @@ class Calibrations:
 
     def _reports_of(self, id_: str) -> tuple[Record, ...]:
         """The newest first."""
-        reports = self._sets.kept().records("reports")
+        reports = self.sets.kept().records("reports")
         return tuple(report for report in reports if report.summary.get("of") == id_)
 
     async def delete(self, id_: str) -> None:
         """Delete it with its reports; `NotFound`."""
 
         def work() -> None:
-            store = self._sets.kept()
+            store = self.sets.kept()
             store.delete("calibrations", id_)
             for report in self._reports_of(id_):
                 store.delete("reports", report.id)
@@ -360,7 +360,7 @@ class Calibrations:
         return await aside(partial(self._archive, id_))
 
     def _archive(self, id_: str) -> Path:
-        store = self._sets.kept()
+        store = self.sets.kept()
         folders = {"": store.folder_of("calibrations", id_)}
         for report in self._reports_of(id_):
             name = f"{report.summary['what']}-{report.id[:8]}/"
@@ -393,9 +393,9 @@ class Calibrations:
             NotFound: no such calibration.
             ArtifactError: it belongs to another model, or its files are damaged.
         """
-        record = await aside(partial(self._sets.kept().record, "calibrations", id_))
+        record = await aside(partial(self.sets.kept().record, "calibrations", id_))
         self.check_model(self._view(record))
-        return await self._explorer.ask(request, self.read, id_, prompt, k=k, bos=bos, chat=chat)
+        return await self.explorer.ask(request, self.read, id_, prompt, k=k, bos=bos, chat=chat)
 
     def read(
         self,
@@ -409,27 +409,21 @@ class Calibrations:
         check: Check,
     ) -> Readings:
         """The same on the device thread, for a calibration of the open model."""
-        from engine.calibration.training.artifact import load_calibration
-        from engine.calibration.training.readings import calibrated_readings
-
         calibration = self._loaded.get(id_)
         if calibration is None:
-            folder = self._sets.kept().folder_of("calibrations", id_) / FOLDER
+            folder = self.sets.kept().folder_of("calibrations", id_) / FOLDER
             calibration = self._loaded[id_] = load_calibration(folder, space)
         return calibrated_readings(space, calibration, prompt, k=k, bos=bos, chat=chat, check=check)
 
     def check_model(self, view: SavedView) -> None:
         """Raise `ArtifactError` where it belongs to another model than the open one."""
-        facts = self._explorer.facts()
+        facts = self.explorer.facts()
         if view.model_fingerprint != facts.fingerprint:
             raise ArtifactError(
                 f"This calibration belongs to {view.model_name} (fingerprint "
                 f"{view.model_fingerprint[:12]}) and the server runs {facts.name} "
                 f"({facts.fingerprint[:12]}); serve that model, or calibrate this one."
             )
-
-    def _space(self) -> LatentSpace:
-        return self._explorer.owned()
 
     def _view_or_damaged(self, record: Record) -> SavedView:
         """As it stands in a list; what cannot be read is listed all the same, so that it can go."""
@@ -440,34 +434,26 @@ class Calibrations:
             return SavedView(record.id, "(damaged)", made, sentence=str(error), damaged=True)
 
     def _view(self, record: Record) -> SavedView:
+        summary, info = record.summary, self.explorer.info
         try:
-            return self._read_view(record)
+            before, after = summary.get("accuracy_before"), summary.get("accuracy_after")
+            changed = summary.get("changed")
+            texts: dict[str, Any] = {name: str(summary[name]) for name in _WRITTEN}
+            return SavedView(
+                id=record.id,
+                created=iso(record.created),
+                usable=info is not None and info.fingerprint == summary["model_fingerprint"],
+                changed=None if changed is None else dict(changed),
+                accuracy_before=None if before is None else float(before),
+                accuracy_after=None if after is None else float(after),
+                bytes=int(summary["bytes"]),
+                **texts,
+            )
         except (AttributeError, KeyError, TypeError, ValueError):
             raise ArtifactError(
                 "What was written down about this calibration is damaged; delete it and run it"
                 " again."
             ) from None
-
-    def _read_view(self, record: Record) -> SavedView:
-        summary, info = record.summary, self._explorer.info
-        before, after = summary.get("accuracy_before"), summary.get("accuracy_after")
-        changed = summary.get("changed")
-        return SavedView(
-            id=record.id,
-            name=str(summary["name"]),
-            created=iso(record.created),
-            set_id=str(summary["set_id"]),
-            set_name=str(summary["set_name"]),
-            model_name=str(summary["model_name"]),
-            model_fingerprint=str(summary["model_fingerprint"]),
-            usable=info is not None and info.fingerprint == summary["model_fingerprint"],
-            method=str(summary["method"]),
-            changed=None if changed is None else dict(changed),
-            accuracy_before=None if before is None else float(before),
-            accuracy_after=None if after is None else float(after),
-            sentence=str(summary["sentence"]),
-            bytes=int(summary["bytes"]),
-        )
 
 
 async def _calibrations(request: Request) -> Calibrations:
@@ -487,11 +473,3 @@ def _seeds(count: int) -> tuple[int, ...]:
 
 def _json(path: Path) -> Any:
     return orjson.loads(path.read_bytes())
-
-
-def remove(path: Path) -> None:
-    """Delete a temporary file or folder; for what runs after an answer was sent."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -6,17 +6,19 @@ for one set is let go when another is chosen: its columns, template and label wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from app.calibrate.question import Name, Template
 from app.calibrate.tables import FRAMES
-from app.web.questions import Question, ShortText, no_nul
+from app.web.questions import Question, ShortText
 from app.web.words import Choice, choices
+from engine.calibration.labelled.known import example_sets
+from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tables import Table
-from engine.calibration.labelled.tasks import TaskSpec, example_sets
 from engine.calibration.labelled.words import WordRule
 from engine.calibration.training.losses import LossName, Scope, Similarity
 from engine.calibration.training.options import CalibrationOptions
@@ -28,13 +30,6 @@ MAX_LABELS = 100
 """Label words that the form holds; more labels than the engine allows."""
 
 
-Template = Annotated[str, Field(max_length=4_000), AfterValidator(no_nul)]
-
-
-Title = Annotated[str, Field(max_length=80), AfterValidator(no_nul)]
-"""As long as the JSON API allows."""
-
-
 Size = Annotated[float, Field(ge=0, le=200_000)]
 
 
@@ -44,7 +39,7 @@ class CalibrateQuery(Question):
     set: str = Field("topics", pattern=r"^[a-z0-9-]{1,40}$")
     shown: str = Field("", pattern=r"^[a-z0-9-]{0,40}$")
     """The set that the form was filled in for."""
-    title: Title | None = None
+    title: Name | None = None
     """What the calibration is called; left out: as the set is."""
     text: ShortText | None = None
     label: ShortText | None = None
@@ -131,12 +126,17 @@ _LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "topic", "t
 _TEXT_NAMES = ("text", "sentence", "review", "question", "content", "body", "title")
 
 
+def _named(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """The first column that is called so, whatever its case; None where none is."""
+    called = {column.strip().lower(): column for column in reversed(columns)}
+    return next((called[name] for name in names if name in called), None)
+
+
 def _label_column(table: Table) -> str:
     """The column that is called like a label, else the one with the fewest different values."""
-    named = {column.strip().lower(): column for column in reversed(table.columns)}
-    for name in _LABEL_NAMES:
-        if name in named:
-            return named[name]
+    named = _named(table.columns, _LABEL_NAMES)
+    if named is not None:
+        return named
     counts = {c: len(set(table.column(c))) for c in table.columns}
     several = [c for c in table.columns if counts[c] > 1] or list(table.columns)
     return min(several, key=lambda c: counts[c])
@@ -145,12 +145,10 @@ def _label_column(table: Table) -> str:
 def _text_column(table: Table, label: str) -> str:
     """The column that is called like a text, else the one with the longest cells."""
     others = [c for c in table.columns if c != label] or list(table.columns)
-    named = {column.strip().lower(): column for column in reversed(others)}
-    for name in _TEXT_NAMES:
-        if name in named:
-            return named[name]
     rows = table.rows[:200]
-    return max(others, key=lambda c: sum(len(row.values.get(c, "")) for row in rows))
+    return _named(others, _TEXT_NAMES) or max(
+        others, key=lambda c: sum(len(row.values.get(c, "")) for row in rows)
+    )
 
 
 @dataclass(frozen=True)
@@ -177,14 +175,6 @@ class SettingsForm:
     defaults: Mapping[str, str]
     changed: int
     """How many of the folded settings differ from their defaults."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which column is what."""
-
-    text: tuple[Choice, ...]
-    label: tuple[Choice, ...]
 
 
 LOSSES = (
@@ -256,7 +246,7 @@ def settings_form(query: CalibrateQuery) -> SettingsForm:
     )
 
 
-def columns_form(spec: TaskSpec, table: Table) -> Columns:
-    """Which columns there are and which are chosen."""
+def columns_form(spec: TaskSpec, table: Table) -> tuple[tuple[Choice, ...], tuple[Choice, ...]]:
+    """Which columns there are and which are chosen: for the text, for the label."""
     shown = [(column, visible(column)) for column in table.columns]
-    return Columns(choices(shown, spec.text_columns[0]), choices(shown, spec.label_column))
+    return choices(shown, spec.text_columns[0]), choices(shown, spec.label_column)

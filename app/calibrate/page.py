@@ -10,18 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
-from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
-from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
-from app.calibrate.calibrations import KINDS, CalibrationsDep, SavedView
+from app.calibrate.calibrations import KINDS, Calibrations, CalibrationsDep, SavedView
 from app.calibrate.form import (
     CalibrateQuery,
-    Columns,
     SetCard,
     SettingsForm,
     columns_form,
@@ -30,38 +26,25 @@ from app.calibrate.form import (
     spec_of,
 )
 from app.calibrate.preview import LeftOut, Preview, left_out, preview
-from app.calibrate.sets import SetsDep, SetView
+from app.calibrate.saved import SavedId, sent_form
+from app.calibrate.sets import SetView
 from app.calibrate.tables import changed_words
 from app.calibrate.words import share, thin, when
 from app.calibrate.work import Order
-from app.jobs.lanes import JobsDep
 from app.method.terms import TERMS, Term
-from app.model.explorer import ExplorerDep
 from app.storage.store import aside
 from app.web.problems import NotFound
 from app.web.questions import ask_params
 from app.web.rendering import Page, link, render
-from app.web.words import sentence
+from app.web.words import Choice, sentence
 from engine.errors import InputError, OptionError
 
 router = APIRouter(include_in_schema=False)
 PAGE = Page("Calibrate", "/calibrate", router)
 
 
-SavedId = Annotated[str, Path(pattern=r"^[0-9a-f]{24}$")]
-
-
 _NOTES = 8
 """Notes on a set that its view shows."""
-
-
-@dataclass(frozen=True)
-class JobLine:
-    """A job under way, in the list beside the form."""
-
-    title: str
-    text: str
-    href: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +72,8 @@ class CalibratePage:
     """What was typed as the calibration's name."""
     usual_title: str
     """What it is called where nothing was typed."""
-    columns: Columns | None
+    columns: tuple[tuple[Choice, ...], tuple[Choice, ...]] | None
+    """Which may be the text, which the label; None where the set cannot be read."""
     template: str
     preview: Preview | None
     settings: SettingsForm
@@ -99,41 +83,29 @@ class CalibratePage:
     run_action: str
     can_run: bool
     waiting: str
-    jobs: tuple[JobLine, ...]
+    jobs: tuple[tuple[str, str, str], ...]
+    """Those under way: title, what it does, its page."""
     saved: tuple[SavedLine, ...]
     nothing_saved: str
     terms: Mapping[str, Term]
 
 
 @router.get("/calibrate", response_class=HTMLResponse)
-async def calibrate_page(
-    request: Request,
-    explorer: ExplorerDep,
-    calibrations: CalibrationsDep,
-    sets: SetsDep,
-    jobs: JobsDep,
-) -> HTMLResponse:
+async def calibrate_page(request: Request, calibrations: CalibrationsDep) -> HTMLResponse:
     """The form with what the model would read; a mistake is a sentence between the steps."""
-    explorer.facts()
+    calibrations.explorer.facts()
     query, mistake = ask_params(CalibrateQuery, request.query_params)
-    page = await _page(request, calibrations, sets, jobs, query, problem=mistake)
+    page = await _page(request, calibrations, query, problem=mistake)
     # A form that is still being filled in is no error: htmx swaps it as it stands.
     status = 200 if page.problem is None or "hx-request" in request.headers else 422
     return render(request, "calibrate/page.html", page, status=status)
 
 
 @router.post("/calibrate/run")
-async def run(
-    request: Request,
-    explorer: ExplorerDep,
-    calibrations: CalibrationsDep,
-    sets: SetsDep,
-    jobs: JobsDep,
-) -> Response:
+async def run(request: Request, calibrations: CalibrationsDep) -> Response:
     """Queue the calibration that the form describes and go to its job."""
-    explorer.facts()
-    body = (await request.body()).decode("utf-8", "replace")
-    query, mistake = ask_params(CalibrateQuery, QueryParams(parse_qsl(body, True)))
+    calibrations.explorer.facts()
+    query, mistake = ask_params(CalibrateQuery, await sent_form(request))
     try:
         if mistake is not None:
             raise OptionError(mistake)
@@ -142,58 +114,45 @@ async def run(
                 "the form arrived without a set of labelled texts, so nothing was started; choose"
                 " one below and run it again."
             )
-        spec = spec_of(query, await aside(partial(sets.table, query.set)))
+        table = await aside(partial(calibrations.sets.table, query.set))
+        spec = spec_of(query, table)
         order = Order(query.set, query.title or "", spec, options_of(query))
         job = await calibrations.start(request, order, query.words)
     except InputError as error:
-        page = await _page(request, calibrations, sets, jobs, query, problem=str(error))
+        page = await _page(request, calibrations, query, problem=str(error))
         return render(request, "calibrate/page.html", page, status=422)
     return RedirectResponse(link(request, f"/jobs/{job.id}"), 303)
 
 
 @router.post("/calibrate/sets")
-async def upload(
-    request: Request,
-    explorer: ExplorerDep,
-    calibrations: CalibrationsDep,
-    sets: SetsDep,
-    jobs: JobsDep,
-) -> Response:
+async def upload(request: Request, calibrations: CalibrationsDep) -> Response:
     """Keep a file of labelled texts and show what the model would read of it."""
-    explorer.facts()
+    calibrations.explorer.facts()
     try:
-        sent = await sets.receive(request)
-        try:
-            view = await aside(partial(sets.add, sent.filename, sent.path, sent.name))
-        finally:
-            await aside(partial(sent.path.unlink, missing_ok=True))
+        view = await calibrations.sets.receive(request)
     except InputError as error:
         query = CalibrateQuery.model_validate({})
-        problem = str(error)
-        page = await _page(
-            request, calibrations, sets, jobs, query, problem=problem, upload_open=True
-        )
+        page = await _page(request, calibrations, query, problem=str(error), upload_open=True)
         return render(request, "calibrate/page.html", page, status=422)
     return RedirectResponse(link(request, "/calibrate", set=view.id), 303)
 
 
 @router.post("/calibrate/sets/{id}/delete")
-async def delete_set(request: Request, sets: SetsDep, id: SavedId) -> Response:
+async def delete_set(request: Request, calibrations: CalibrationsDep, id: SavedId) -> Response:
     """Delete an uploaded set."""
-    await aside(partial(sets.delete, id))
+    await aside(partial(calibrations.sets.delete, id))
     return RedirectResponse(link(request, "/calibrate"), 303)
 
 
 async def _page(
     request: Request,
-    calibrations: CalibrationsDep,
-    sets: SetsDep,
-    jobs: JobsDep,
+    calibrations: Calibrations,
     query: CalibrateQuery,
     *,
     problem: str | None = None,
     upload_open: bool = False,
 ) -> CalibratePage:
+    sets = calibrations.sets
     views = await aside(sets.all)
     chosen = next((view for view in views if view.id == query.set), None)
     columns, seen, template, bad = None, None, query.template or "", None
@@ -209,12 +168,12 @@ async def _page(
     except (InputError, NotFound) as error:
         problem = problem or str(error)
     active = tuple(
-        JobLine(
+        (
             job.title,
             "waits for another" if job.state == "queued" else job.note or "running",
             link(request, f"/jobs/{job.id}"),
         )
-        for job in await aside(jobs.list)
+        for job in await aside(calibrations.jobs.list)
         if job.kind in KINDS and not job.finished
     )
     saved = await calibrations.list()

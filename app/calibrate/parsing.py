@@ -15,7 +15,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -110,8 +109,8 @@ def load_table(folder: Path) -> Table:
         for line in file:
             number, *cells = orjson.loads(line)
             rows.append(Row(number, dict(zip(columns, cells, strict=True))))
-    problems = tuple(Problem(one["line"], one["reason"]) for one in head["problems"])
-    notes = tuple(Note(one["line"], one["text"]) for one in head.get("notes", ()))
+    problems = tuple(Problem(**one) for one in head["problems"])
+    notes = tuple(Note(**one) for one in head.get("notes", ()))
     return Table(head["name"], columns, tuple(rows), problems, notes, head.get("separator", ""))
 
 
@@ -121,11 +120,9 @@ def head_of(table: Table) -> dict[str, Any]:
         "name": table.name,
         "columns": list(table.columns),
         "rows": len(table.rows),
-        "problems": [
-            {"line": one.line, "reason": one.reason} for one in table.problems[:SHOWN_PROBLEMS]
-        ],
+        "problems": [asdict(one) for one in table.problems[:SHOWN_PROBLEMS]],
         "problem_count": len(table.problems),
-        "notes": [{"line": one.line, "text": one.text} for one in table.notes[:SHOWN_PROBLEMS]],
+        "notes": [asdict(one) for one in table.notes[:SHOWN_PROBLEMS]],
         "separator": table.separator,
     }
 
@@ -176,7 +173,9 @@ def _limit(orders: Orders) -> None:
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
-        now = _virtual_bytes() + orders.memory
+        import psutil
+
+        now = int(psutil.Process().memory_info().vms) + orders.memory
         resource.setrlimit(resource.RLIMIT_AS, (now, now))
         used = resource.getrusage(resource.RUSAGE_SELF)
         seconds = int(used.ru_utime + used.ru_stime + orders.seconds) + 1
@@ -184,15 +183,8 @@ def _limit(orders: Orders) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _virtual_bytes() -> int:
-    import psutil
-
-    return int(psutil.Process().memory_info().vms)
-
-
 def _child(argument: str) -> int:
-    given: Mapping[str, Any] = json.loads(argument)
-    orders = Orders(**given)
+    orders = Orders(**json.loads(argument))
     _limit(orders)
     try:
         _read(orders)

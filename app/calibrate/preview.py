@@ -23,42 +23,28 @@ BAD_ROWS = 50
 """Rows left out that the page lists by line."""
 
 
+_DOUBLE = {
+    "train": "{} stand twice among the texts to learn from",
+    "test": "{} stand twice among the texts to test",
+    "between": "{} of the texts to learn from stand in the test as well",
+    "contradictions": "{} texts carry two labels",
+}
+
+
 @dataclass(frozen=True)
 class LabelRow:
     """A label, the word that stands for it and the tokens of that word."""
 
     label: str
     word: str
-    default: bool
-    """Whether the word is the one that the label's name gives."""
     colour: int
     tokens: tuple[tuple[str, bool], ...]
     """(visible text, whether it is the one whose basis is used)."""
     rule: str
-    counts: tuple[str, ...]
-    """Rows in train, valid, test."""
+    count: str
+    """Rows to learn from."""
     share: str
     """Of the largest class in training, in percent, for a bar."""
-
-
-@dataclass(frozen=True)
-class PromptShown:
-    """One prompt as the model reads it."""
-
-    label: str
-    colour: int
-    prompt: str
-    wanted: str
-    """The token that should come next."""
-
-
-@dataclass(frozen=True)
-class DataCheck:
-    """One look at the data."""
-
-    level: Literal["ok", "note", "fail"]
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -77,8 +63,11 @@ class Preview:
     """What the model will read."""
 
     labels: tuple[LabelRow, ...]
-    prompts: tuple[PromptShown, ...]
-    checks: tuple[DataCheck, ...]
+    prompts: tuple[tuple[int, str, str], ...]
+    """Some as the model reads them: the colour of the label, the prompt, the token that should come
+    next."""
+    checks: tuple[tuple[Literal["ok", "note"], str, str], ...]
+    """Each look at the data: what came out, its name, what was seen."""
     sizes: tuple[tuple[str, str], ...]
     tokens: str
 
@@ -91,14 +80,13 @@ def preview(task: Task) -> Preview:
         LabelRow(
             label=token.label,
             word=token.word,
-            default=token.label not in task.spec.label_words,
             colour=label_colour(i),
             tokens=tuple(
                 (text, token.mean or id == token.id_used)
                 for id, text in zip(token.ids, token.texts, strict=True)
             ),
             rule=token.rule,
-            counts=tuple(f"{report.balance[split][token.label]}" for split in SPLITS),
+            count=f"{report.balance['train'][token.label]}",
             share=f"{100 * report.balance['train'][token.label] / largest:.0f}",
         )
         for i, token in enumerate(task.label_tokens)
@@ -113,7 +101,7 @@ def preview(task: Task) -> Preview:
             half = PROMPT_EXCERPT // 2
             prompt = f"{prompt[:half]} … {prompt[-half:]}"
         at = token.ids.index(token.id_used)
-        prompts.append(PromptShown(token.label, label_colour(i), prompt, token.texts[at]))
+        prompts.append((label_colour(i), prompt, token.texts[at]))
     total = sum(len(ids) for split in SPLITS for ids in task.ids[split])
     return Preview(
         labels,
@@ -164,59 +152,37 @@ def _empty(table: Table, text_columns: Sequence[str], label_column: str) -> list
     return found
 
 
-def _checks(task: Task) -> tuple[DataCheck, ...]:
-    report = task.report
-    checks = []
-    train = report.balance["train"]
-    low, high = min(train.values()), max(train.values())
-    even = high <= 1.5 * max(low, 1)
-    checks.append(
-        DataCheck(
-            "ok" if even else "note",
-            "Balance",
-            f"{low} to {high} texts to learn from per label."
-            if low != high
-            else f"{low} texts to learn from for each label.",
-        )
-    )
-    lengths = report.lengths["train"]
+def _checks(task: Task) -> tuple[tuple[Literal["ok", "note"], str, str], ...]:
+    """Each look at the data; one that found something is a note."""
+    report, lengths = task.report, task.report.lengths["train"]
+    counts = report.balance["train"].values()
+    low, high = min(counts), max(counts)
+    balance = f"{low} texts to learn from for each label."
+    if low != high:
+        balance = f"{low} to {high} texts to learn from per label."
     cut = f" {report.trimmed} texts were cut to what the model can read." if report.trimmed else ""
-    checks.append(
-        DataCheck(
-            "note" if report.trimmed else "ok",
+    double = [_DOUBLE.get(k, k + ": {}").format(n) for k, n in report.duplicates.items() if n]
+    dropped = [f"{count} {reason}" for reason, count in report.dropped.items() if count]
+    left, bad = len(report.problems), []
+    if left:
+        rows = "rows" if left != 1 else "row"
+        bad.append(f"{left} {rows} could not be used, listed under the set.")
+    if dropped:
+        bad.append(f"Left out: {'; '.join(dropped)}.")
+    looks = (
+        ("Balance", high > 1.5 * max(low, 1), balance),
+        (
             "Length",
+            report.trimmed > 0,
             f"{lengths.least} to {lengths.most} tokens, half of them at most"
             f" {lengths.median:g}.{cut}",
-        )
-    )
-    double = {key: count for key, count in report.duplicates.items() if count}
-    said = {
-        "train": "{} stand twice among the texts to learn from",
-        "test": "{} stand twice among the texts to test",
-        "between": "{} of the texts to learn from stand in the test as well",
-        "contradictions": "{} texts carry two labels",
-    }
-    checks.append(
-        DataCheck(
-            "note" if double else "ok",
+        ),
+        (
             "Duplicates",
-            "; ".join(said.get(k, k + ": {}").format(n) for k, n in double.items()) + "."
-            if double
-            else "No text stands twice.",
-        )
+            bool(double),
+            "; ".join(double) + "." if double else "No text stands twice.",
+        ),
+        ("Bad rows", bool(bad), " ".join(bad) or f"None; all {report.rows} rows can be used."),
+        *(("Mind", True, str(warning)) for warning in report.warnings),
     )
-    dropped = {key: count for key, count in report.dropped.items() if count}
-    left = len(report.problems)
-    reasons = "; ".join(f"{count} {reason}" for reason, count in dropped.items())
-    if left or dropped:
-        rows = (
-            f"{left} row{'s' if left != 1 else ''} could not be used, listed under the set. "
-            if left
-            else ""
-        )
-        other = f"Left out: {reasons}." if dropped else ""
-        checks.append(DataCheck("note", "Bad rows", f"{rows}{other}".strip()))
-    else:
-        checks.append(DataCheck("ok", "Bad rows", f"None; all {report.rows} rows can be used."))
-    checks += [DataCheck("note", "Mind", str(warning)) for warning in report.warnings]
-    return tuple(checks)
+    return tuple(("note" if odd else "ok", name, said) for name, odd, said in looks)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.web.questions import no_nul
-from engine.calibration.labelled.tasks import TaskSpec
+from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.words import WordRule
 from engine.calibration.training.losses import LossName, Scope, Similarity
 from engine.calibration.training.options import CalibrationOptions
@@ -15,9 +15,9 @@ from engine.frames.kinds import FrameName
 
 SetId = Annotated[str, Field(max_length=24, pattern=r"^(topics|sentiment|[0-9a-f]{24})$")]
 """An example's name or the id of an uploaded set."""
-_Name = Annotated[str, Field(max_length=80), AfterValidator(no_nul)]
+Name = Annotated[str, Field(max_length=80), AfterValidator(no_nul)]
 _Word = Annotated[str, Field(max_length=200), AfterValidator(no_nul)]
-_Template = Annotated[str, Field(max_length=4000), AfterValidator(no_nul)]
+Template = Annotated[str, Field(max_length=4000), AfterValidator(no_nul)]
 _Rows = Annotated[int, Field(ge=2, le=1_000_000)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -28,16 +28,15 @@ class CalibrationQuestion(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     set: SetId = Field(description="The label set: topics, sentiment, or the id of an upload.")
-    name: _Name = Field("", description="What the result is called; left out: the set's name.")
+    name: Name = Field("", description="What the result is called; left out: the set's name.")
     text_columns: tuple[_Word, ...] = Field(("text",), min_length=1, max_length=8,
         description="The columns of the text.")  # fmt: skip
     label_column: _Word = Field("label", min_length=1, description="The column of the label.")
-    template: _Template = Field("Input: {text}\nType:", min_length=1,
+    template: Template = Field("Input: {text}\nType:", min_length=1,
         description="The prompt, with {text} or {column} where a row's text goes.")  # fmt: skip
     label_words: dict[_Word, _Word] = Field(default_factory=dict, max_length=100,
         description="Label to word; a label without one is its own word.")  # fmt: skip
-    word_rule: WordRule = Field("first", description="Which token stands "
-        "for a word of several.")  # fmt: skip
+    word_rule: WordRule = Field("first", description="Which token stands for a word of several.")
     train: _Rows | None = Field(None, description="Rows to train on; left out: all.")
     valid: _Rows | _Share = Field(0.1, description="Rows for early stopping, or their share.")
     test: _Rows | _Share = Field(0.25, description="Rows for testing, or their share.")
@@ -49,10 +48,8 @@ class CalibrationQuestion(BaseModel):
     target: str = Field("module", max_length=10,
         pattern=r"^(module|head|lora|layers:(all|[1-9][0-9]{0,2}))$",
         description="What is trained: module, head, layers:k, layers:all, lora.")  # fmt: skip
-    frame: FrameName = Field("output",
-        description="Whose vectors are the centroids.")  # fmt: skip
-    centroids: Scope = Field("labels", description="Which of them "
-        "compete in the loss.")  # fmt: skip
+    frame: FrameName = Field("output", description="Whose vectors are the centroids.")
+    centroids: Scope = Field("labels", description="Which of them compete in the loss.")
     loss: LossName = Field("sm", description="The loss.")
     inference: Similarity = Field("sm", description="How calibrated states are read.")
     inference_over: Scope = Field("labels", description="Over which "
@@ -106,23 +103,16 @@ class CalibrationQuestion(BaseModel):
 
     def spec(self) -> TaskSpec:
         """How rows become a task."""
-        return TaskSpec(
-            name=self.name or self.set,
-            text_columns=self.text_columns,
-            label_column=self.label_column,
-            template=self.template.replace("\r\n", "\n"),
-            label_words={label: word for label, word in self.label_words.items() if word.strip()},
-            word_rule=self.word_rule,
-            train=self.train,
-            valid=self.valid,
-            test=self.test,
-            max_rows=self.max_rows,
-            keep_leaks=self.keep_leaks,
-            bos=self.bos,
-            seed=self.seed,
-        )
+        given = self._shared_with(TaskSpec)
+        given["name"] = self.name or self.set
+        given["template"] = self.template.replace("\r\n", "\n")
+        given["label_words"] = {label: w for label, w in self.label_words.items() if w.strip()}
+        return TaskSpec(**given)
 
     def options(self) -> CalibrationOptions:
         """How it is trained."""
-        names = set(CalibrationOptions.__dataclass_fields__) & set(type(self).model_fields)
-        return CalibrationOptions(**{name: getattr(self, name) for name in names})
+        return CalibrationOptions(**self._shared_with(CalibrationOptions))
+
+    def _shared_with(self, settings: type[TaskSpec | CalibrationOptions]) -> dict[str, Any]:
+        """The fields that some settings of the engine have as well, by name."""
+        return self.model_dump(include=set(settings.__dataclass_fields__))

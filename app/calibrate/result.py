@@ -7,11 +7,10 @@ finished here, down to its text; the templates decide nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from app.calibrate.curves import layer_curves, layers_sentence
 from app.calibrate.texts import (
     ClassLine,
     Confusion,
@@ -25,7 +24,9 @@ from app.calibrate.texts import (
 )
 from app.calibrate.words import Numbers, between, plain, points, share
 from app.figures import calibrate as figures
-from app.figures.calibrate import Chart, Dot, Tick
+from app.figures.calibrate import Chart, Dot, Series, Tick
+from app.jobs.panel import curves
+from app.web.words import seconds
 
 _Level = Literal["ok", "note", "fail"]
 _Said = tuple[_Level, str, str]
@@ -73,14 +74,6 @@ class Change:
 
 
 @dataclass(frozen=True)
-class ChangeGroup:
-    """Figures that belong together."""
-
-    name: str
-    rows: tuple[Change, ...]
-
-
-@dataclass(frozen=True)
 class Story:
     """Everything that the comparison says, ready to be shown."""
 
@@ -91,7 +84,8 @@ class Story:
     """Percent from the left of the scale of accuracy."""
     chance_text: str
     scale: tuple[Tick, ...]
-    groups: tuple[ChangeGroup, ...]
+    groups: tuple[tuple[str, tuple[Change, ...]], ...]
+    """Figures that belong together, under a name."""
     map: MapView | None
     words: tuple[str, ...]
     confusions: tuple[Confusion, ...]
@@ -127,7 +121,7 @@ def story(comparison: Numbers, trace_link: Callable[[str], str | None]) -> Story
             for name, key in (("Before", "before"), ("After", "after"))
         ),
         classes=class_lines(comparison, words),
-        flips=flip_lists(comparison["rows"], names, trace_link),
+        flips=flip_lists(comparison["rows"], trace_link),
         layers=layer_curves(comparison),
         layers_sentence=layers_sentence(comparison),
         test_rows=f"{len(comparison['rows']):,}",
@@ -206,35 +200,22 @@ def _signed(part: Numbers) -> str:
 
 
 def _standings(comparison: Numbers) -> tuple[Standing, ...]:
-    lines: list[tuple[str, str, Literal["before", "after", "rival", "control"], Numbers]] = []
-    logits = comparison.get("logits")
-    if logits:
-        lines.append(
-            ("Model's own logits", "zero-shot, among the label words", "before", logits["accuracy"])
-        )
-    lines.append(
-        ("Before", "nearest label basis by cosine", "before", comparison["before"]["accuracy"])
-    )
-    lines.append(
+    lines: list[tuple[str, str, Literal["before", "after", "rival", "control"], Numbers | None]]
+    lines = [
+        ("Model's own logits", "zero-shot, among the label words", "before",
+         comparison.get("logits")),
+        ("Before", "nearest label basis by cosine", "before", comparison["before"]),
         ("After calibration", "the same reading of the moved states", "after",
-         comparison["after"]["accuracy"])
-    )  # fmt: skip
-    probe = comparison.get("probe")
-    if probe:
-        lines.append(
-            ("Linear probe", "logistic regression on the same states", "rival", probe["accuracy"])
-        )
-    lines += [
-        (str(c["title"]), "control", "control", c["accuracy"])
-        for c in comparison.get("controls", ())
-    ]
+         comparison["after"]),
+        ("Linear probe", "logistic regression on the same states", "rival",
+         comparison.get("probe")),
+    ]  # fmt: skip
+    lines += [(str(c["title"]), "control", "control", c) for c in comparison.get("controls", ())]
+    measured = [(*line[:3], line[3]["accuracy"]) for line in lines if line[3]]
     return tuple(
-        Standing(
-            name, what, kind, figures.dot(a["value"], a["low"], a["high"]), share(a["value"]),
-            between(a),
-        )
-        for name, what, kind, a in lines
-    )  # fmt: skip
+        Standing(name, what, kind, dot_of(part), share(part["value"]), between(part))
+        for name, what, kind, part in measured
+    )
 
 
 _FIGURES: tuple[tuple[str, tuple[tuple[str, str, str, bool], ...]], ...] = (
@@ -272,47 +253,122 @@ _DECIMAL = frozenset({"own_similarity", "margin", "ari", "nmi"})
 
 
 def _part(side: Numbers, key: str) -> Numbers | None:
-    if "." in key:
-        name, inner = key.split(".")
-        part = side.get(name, {}).get(inner)
-    else:
-        part = side.get(key)
-    if isinstance(part, int | float):  # a figure without an interval
+    """A figure with its interval, where it has one; None where it was not measured."""
+    name, _, inner = key.partition(".")
+    part: Any = side.get(name)
+    if inner and part is not None:
+        part = part.get(inner)
+    if isinstance(part, int | float):
         part = {"value": part}
-    if part is None or part.get("value") is None:
+    return None if part is None or part.get("value") is None else part
+
+
+def _groups(comparison: Numbers) -> tuple[tuple[str, tuple[Change, ...]], ...]:
+    groups = [
+        (name, tuple(one for one in (_change(comparison, *key) for key in keys) if one))
+        for name, keys in _FIGURES
+    ]
+    return tuple((name, rows) for name, rows in groups if rows)
+
+
+def _change(comparison: Numbers, key: str, title: str, what: str, rises: bool) -> Change | None:
+    before, after = (_part(comparison[side], key) for side in ("before", "after"))
+    if before is None or after is None:
         return None
-    found: Numbers = part
-    return found
+    text: Callable[[float | None], str] = plain if key in _DECIMAL else share
+    values = before["value"], after["value"]
+    start = -1.0 if key in ("own_similarity", "margin") else min(0.0, *values)
+    end = max(1.0, *values)
+    return Change(
+        title,
+        what,
+        text(values[0]),
+        text(values[1]),
+        between(before, text),
+        between(after, text),
+        dot_of(before, start, end),
+        dot_of(after, start, end),
+        worse=values[1] < values[0] if rises else values[1] > values[0],
+    )
 
 
-def _groups(comparison: Numbers) -> tuple[ChangeGroup, ...]:
-    groups = []
-    for name, keys in _FIGURES:
-        rows = []
-        for key, title, what, rises in keys:
-            before = _part(comparison["before"], key)
-            after = _part(comparison["after"], key)
-            if before is None or after is None:
-                continue
-            text: Callable[[float | None], str] = plain if key in _DECIMAL else share
-            start = -1.0 if key in ("own_similarity", "margin") else min(
-                0.0, before["value"], after["value"]
-            )  # fmt: skip
-            end = max(1.0, before["value"], after["value"])
-            moved = after["value"] - before["value"]
-            rows.append(
-                Change(
-                    title,
-                    what,
-                    text(before["value"]),
-                    text(after["value"]),
-                    between(before, text),
-                    between(after, text),
-                    dot_of(before, start, end),
-                    dot_of(after, start, end),
-                    worse=moved < 0 if rises else moved > 0,
-                )
-            )
-        if rows:
-            groups.append(ChangeGroup(name, tuple(rows)))
-    return tuple(groups)
+@dataclass(frozen=True)
+class Learning:
+    """How the training went."""
+
+    loss: Chart
+    accuracy: Chart
+    sentence: str
+
+
+def learning(history: Sequence[Numbers], best: int | None, seconds_spent: float) -> Learning | None:
+    """The curves of the training; None where nothing was trained."""
+    epochs = [{"epoch": entry["number"], **entry} for entry in history]
+    if not epochs:
+        return None
+    loss, accuracy = curves(epochs, best)
+    last = int(epochs[-1]["epoch"])
+    kept = f"kept that of epoch {best}, the best on the validation texts, " if best else ""
+    return Learning(
+        loss,
+        accuracy,
+        f"It went {last} epochs over the training texts, {kept}and took {seconds(seconds_spent)}.",
+    )
+
+
+def layer_curves(comparison: Numbers) -> Chart | None:
+    """Accuracy of the bases and of a linear probe by layer; None where it was not measured."""
+    curve = comparison.get("layers")
+    if not curve:
+        return None
+    xs = [float(layer) for layer in curve["layers"]]
+
+    def series(name: str, parts: Sequence[Numbers], colour: int, dash: str = "") -> Series:
+        return Series(
+            name,
+            xs,
+            [p["value"] for p in parts],
+            [p.get("low") for p in parts],
+            [p.get("high") for p in parts],
+            colour,
+            dash,
+            dotted=True,
+        )
+
+    made = [series("nearest label basis", curve["reading"], 0)]
+    if curve.get("probe"):
+        made.append(series("linear probe", curve["probe"], 2, "6 4"))
+    after = curve.get("after")
+    if after:
+        made.append(Series("after calibration", [xs[-1]], [after["value"]], colour=1, dotted=True))
+    return figures.chart(
+        made,
+        label="Accuracy on the test texts of the nearest label basis and of a linear probe, layer "
+        "by layer",
+        x_title="layer (0 is the embedding)",
+        y_title="accuracy",
+        y_range=(0.0, 1.0),
+        level=(float(comparison["chance"]), f"largest class {share(comparison['chance'])}"),
+        shares=True,
+    )
+
+
+def layers_sentence(comparison: Numbers) -> str:
+    """Where the label can be read best, in a sentence."""
+    curve = comparison.get("layers")
+    if not curve or not curve.get("probe"):
+        return ""
+    best = max(range(len(curve["probe"])), key=lambda i: curve["probe"][i]["value"])
+    read = max(range(len(curve["reading"])), key=lambda i: curve["reading"][i]["value"])
+    probe, bases = curve["layers"][best], curve["layers"][read]
+    reached = share(curve["reading"][read]["value"])
+    by_bases = (
+        f"and by the nearest label basis ({reached})"
+        if probe == bases
+        else f"and at layer {bases} by the nearest label basis ({reached})"
+    )
+    return (
+        f"The labels can be read best at layer {probe} by a linear probe"
+        f" ({share(curve['probe'][best]['value'])}) {by_bases}; where the probe stands"
+        " high and the bases low, the label is there but not in the direction of its word."
+    )

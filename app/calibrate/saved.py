@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
-from app.calibrate import curves, result, tables
+from app.calibrate import result, tables
 from app.calibrate.calibrations import CalibrationsDep, Saved
 from app.calibrate.words import when
 from app.model.explorer import ExplorerDep
@@ -27,14 +27,9 @@ router = APIRouter(include_in_schema=False)
 SavedId = Annotated[str, Path(pattern=r"^[0-9a-f]{24}$")]
 
 
-@dataclass(frozen=True)
-class Exports:
-    """The same figures elsewhere."""
-
-    files: str
-    json: str
-    csv: str | None
-    ablation: str | None
+async def sent_form(request: Request) -> QueryParams:
+    """The fields of a form that was sent; an empty one counts."""
+    return QueryParams(parse_qsl((await request.body()).decode("utf-8", "replace"), True))
 
 
 @dataclass(frozen=True)
@@ -47,13 +42,17 @@ class ResultPage:
     foreign: str | None
     """A sentence where it belongs to another model."""
     story: result.Story | None
-    learning: curves.Learning | None
+    learning: result.Learning | None
     methods: tables.Competitors | None
     ablation: tables.AblationTable | None
     facts: tuple[tuple[str, str], ...]
     trace_action: str | None
     trace_prompt: str
-    exports: Exports
+    files_href: str
+    """The same figures elsewhere: as a ZIP with the weights, as JSON, as CSV."""
+    json_href: str
+    rows_href: str | None
+    ablation_href: str | None
     delete_action: str
     compare_action: str | None
     ablation_action: str | None
@@ -97,18 +96,16 @@ def result_of(request: Request, saved: Saved, loaded: str) -> ResultPage:
         made=made,
         foreign=foreign,
         story=result.story(compared, trace) if compared else None,
-        learning=curves.learning(saved.history, saved.facts.get("best_epoch"), seconds),
+        learning=result.learning(saved.history, saved.facts.get("best_epoch"), seconds),
         methods=tables.competitors(saved.competitors, own) if saved.competitors else None,
         ablation=tables.ablation(saved.ablation) if saved.ablation else None,
         facts=tables.facts(saved.settings, saved.task["spec"], _more_facts(saved)),
         trace_action=link(request, "/") if view.usable else None,
         trace_prompt=str(rows[0]["prompt"]) if rows else "",
-        exports=Exports(
-            link(request, f"/api/v1/calibrations/{view.id}/files"),
-            link(request, f"/api/v1/calibrations/{view.id}"),
-            link(request, f"{base}/rows.csv") if compared else None,
-            link(request, f"{base}/ablation.csv") if saved.ablation else None,
-        ),
+        files_href=link(request, f"/api/v1/calibrations/{view.id}/files"),
+        json_href=link(request, f"/api/v1/calibrations/{view.id}"),
+        rows_href=link(request, f"{base}/rows.csv") if compared else None,
+        ablation_href=link(request, f"{base}/ablation.csv") if saved.ablation else None,
         delete_action=link(request, f"{base}/delete"),
         compare_action=link(request, f"{base}/competitors") if view.usable else None,
         ablation_action=link(request, f"{base}/ablation") if view.usable else None,
@@ -184,10 +181,10 @@ async def delete(request: Request, calibrations: CalibrationsDep, id: SavedId) -
 @router.post("/calibrate/{id}/competitors")
 async def competitors(request: Request, calibrations: CalibrationsDep, id: SavedId) -> Response:
     """Queue the table of competitors and go to its job."""
-    form = QueryParams(parse_qsl((await request.body()).decode("utf-8", "replace")))
-    seeds = form.get("seeds", "1")
+    form = await sent_form(request)
+    seeds = form.get("seeds") or "1"
     number = int(seeds) if seeds.isascii() and seeds.isdigit() and len(seeds) < 4 else 0
-    job = await calibrations.start_comparison(request, id, form.get("methods", "fast"), number)
+    job = await calibrations.start_comparison(request, id, form.get("methods") or "fast", number)
     return RedirectResponse(link(request, f"/jobs/{job.id}"), 303)
 
 

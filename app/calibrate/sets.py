@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from anyio import to_thread
 from cachetools import LRUCache, cachedmethod
 from fastapi import Depends
 from starlette.datastructures import UploadFile
@@ -23,11 +22,11 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.calibrate.parsing import SHOWN_PROBLEMS, Orders, load_table, parse
 from app.settings import PROMPT_CEILING, Settings
-from app.storage.store import Record, Store, digest, new_id, storage_error
+from app.storage.store import Record, Store, aside, digest, new_id, storage_error
 from app.web.problems import ClientGone, NotFound, StorageError
 from app.web.words import iso
+from engine.calibration.labelled.known import example_sets
 from engine.calibration.labelled.tables import Table
-from engine.calibration.labelled.tasks import example_sets
 from engine.errors import (
     BudgetExceeded,
     InputError,
@@ -65,20 +64,6 @@ class SetView:
     sha256: str = ""
     """Of that file; empty for an example."""
     created: str | None = None
-
-    def to_dict(self) -> dict[str, object]:
-        """As it stands in the JSON."""
-        return dict(vars(self))
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A file that was sent, lying beside the saved ones until it is read."""
-
-    filename: str
-    name: str
-    """What the sender wants it to be called; may be empty."""
-    path: Path
 
 
 class Sets:
@@ -195,13 +180,11 @@ class Sets:
         with self._lock:
             self._tables.pop(id_, None)
 
-    async def receive(self, request: Request) -> Upload:
-        """The file of a multipart form: fields ``file`` and, if wanted, ``name``.
-
-        Whoever calls it deletes the file when it was read.
+    async def receive(self, request: Request) -> SetView:
+        """Keep the file of a multipart form: fields ``file`` and, if wanted, ``name``.
 
         Raises:
-            InputError: no such field, or nothing in it.
+            InputError: no such field, or nothing in it; and as `add`.
             HTTPException: 400 for a broken form, 408 and 413 past the limits, 415 for another type.
         """
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
@@ -216,15 +199,18 @@ class Sets:
                 file, name = form.get("file"), form.get("name")
                 if not isinstance(file, UploadFile) or not file.filename:
                     raise InputError("Choose a file first; it goes into the field named file.")
-                path = await to_thread.run_sync(partial(self._spool, file))
-                given = name if isinstance(name, str) else ""
-                return Upload(file.filename, given, path)
+                path = await aside(partial(self._spool, file))
+                filename, given = file.filename, name if isinstance(name, str) else ""
         except ClientDisconnect:
             raise ClientGone from None
         except OSError as error:  # a long upload is spooled to a file before it is read
             raise storage_error(error) from error
         except UnicodeError:  # the form names a character set that cannot read its own words
             raise HTTPException(400, "The form cannot be read; send its fields in UTF-8.") from None
+        try:
+            return await aside(partial(self.add, filename, path, given))
+        finally:
+            await aside(partial(path.unlink, missing_ok=True))
 
     def _spool(self, file: UploadFile) -> Path:
         path = self._incoming()

@@ -69,30 +69,14 @@ class MethodRow:
 
 
 @dataclass(frozen=True)
-class MethodGroup:
-    """Methods of one kind."""
-
-    name: str
-    control: bool
-    rows: tuple[MethodRow, ...]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A sentence about all methods."""
-
-    level: str
-    """``ok``, ``fail`` or ``note``: whether a goal that was set beforehand is met."""
-    sign: str
-    text: str
-
-
-@dataclass(frozen=True)
 class Competitors:
     """All methods on the same split."""
 
-    findings: tuple[Finding, ...]
-    groups: tuple[MethodGroup, ...]
+    findings: tuple[tuple[str, str, str], ...]
+    """Sentences about all methods: whether a goal that was set beforehand is met (``ok``, ``fail``
+    or ``note``), its sign, the text."""
+    groups: tuple[tuple[str, bool, tuple[MethodRow, ...]], ...]
+    """Methods of one kind: its name, whether they are controls, the methods."""
     left_out: tuple[str, ...]
     """Methods that could not be run, each with the reason."""
     seeds: str
@@ -109,15 +93,6 @@ class Heat:
 
 
 @dataclass(frozen=True)
-class AblationRows:
-    """One basis: the reading without training, and each loss and inference after training."""
-
-    name: str
-    control: bool
-    cells: tuple[Heat | None, ...]
-
-
-@dataclass(frozen=True)
 class AblationTable:
     """Basis by loss and inference."""
 
@@ -125,7 +100,9 @@ class AblationTable:
     losses: tuple[str, ...]
     """The first line of the head; each stands over its readings."""
     readings: tuple[str, ...]
-    rows: tuple[AblationRows, ...]
+    rows: tuple[tuple[str, bool, tuple[Heat | None, ...]], ...]
+    """Each basis: its name, whether it is a control, and its cells: the reading without training,
+    then each loss and inference after training."""
 
 
 def competitors(evaluation: Numbers, own: str) -> Competitors:
@@ -165,11 +142,11 @@ def competitors(evaluation: Numbers, own: str) -> Competitors:
     signs = {"met": ("ok", "✓"), "missed": ("fail", "✗")}
     return Competitors(
         findings=tuple(
-            Finding(*signs.get(one["verdict"], ("note", "i")), str(one["text"]))
+            (*signs.get(one["verdict"], ("note", "i")), str(one["text"]))
             for one in evaluation["findings"]
         ),
         groups=tuple(
-            MethodGroup(KINDS.get(kind, kind), kind == "control", tuple(groups[kind]))
+            (KINDS.get(kind, kind), kind == "control", tuple(groups[kind]))
             for kind in (*KINDS, *(set(groups) - set(KINDS)))
             if kind in groups
         ),
@@ -202,7 +179,7 @@ def ablation(table: Numbers) -> AblationTable:
         losses=tuple(LOSSES.get(loss, loss) if loss else "not trained" for loss in losses),
         readings=tuple("cosine" if one == "sm" else "product" for one in readings),
         rows=tuple(
-            AblationRows(
+            (
                 FRAMES.get(basis, basis),
                 basis in kinds.FRAMES and kinds.FRAMES[basis].control,
                 tuple(cell(found.get((basis, loss, one))) for loss in losses for one in readings),

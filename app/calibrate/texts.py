@@ -100,45 +100,39 @@ def dot_of(part: Numbers, start: float = 0.0, end: float = 1.0) -> Dot:
 
 def confusion(name: str, counts: Sequence[Sequence[int]], names: Sequence[str]) -> Confusion:
     """A matrix of counts, row = true label; the deeper, the more of its row."""
-    rows = []
-    for i, (label, row) in enumerate(zip(names, counts, strict=True)):
-        total = max(1, sum(row))
-        rows.append(
-            (
-                label,
-                tuple(
-                    Count(f"{n}", 0 if n == 0 else max(1, min(6, round(6 * n / total))), i == j)
-                    for j, n in enumerate(row)
-                ),
-            )
-        )
+
+    def depth(n: int, row: Sequence[int]) -> int:
+        return 0 if n == 0 else max(1, min(6, round(6 * n / sum(row))))
+
+    rows = tuple(
+        (label, tuple(Count(f"{n}", depth(n, row), i == j) for j, n in enumerate(row)))
+        for i, (label, row) in enumerate(zip(names, counts, strict=True))
+    )
     right = sum(row[i] for i, row in enumerate(counts))
-    return Confusion(name, f"{right} of {sum(map(sum, counts))} right", tuple(rows))
+    return Confusion(name, f"{right} of {sum(map(sum, counts))} right", rows)
 
 
 def class_lines(comparison: Numbers, words: Sequence[str]) -> tuple[ClassLine, ...]:
     """Precision, recall and F1 of each label, before and after."""
     lines = []
-    pairs = zip(
-        comparison["before"]["per_class"], comparison["after"]["per_class"], words, strict=True
-    )
-    for i, (before, after, word) in enumerate(pairs):
-
-        def pair(key: str, old: Numbers = before, new: Numbers = after) -> tuple[str, str]:
-            return share(old[key]), share(new[key])
-
+    sides = comparison["before"]["per_class"], comparison["after"]["per_class"]
+    for i, (word, *both) in enumerate(zip(words, *sides, strict=True)):
+        precision, recall, f1 = (
+            (share(both[0][key]), share(both[1][key])) for key in ("precision", "recall", "f1")
+        )
+        start, end = (dot_of({"value": one["f1"]}) for one in both)
         lines.append(
             ClassLine(
-                label=str(before["label"]),
+                label=str(both[0]["label"]),
                 word=word,
                 colour=figures.label_colour(i),
-                support=str(before["support"]),
-                precision=pair("precision"),
-                recall=pair("recall"),
-                f1=pair("f1"),
-                start=dot_of({"value": before["f1"]}),
-                end=dot_of({"value": after["f1"]}),
-                worse=after["f1"] < before["f1"],
+                support=str(both[0]["support"]),
+                precision=precision,
+                recall=recall,
+                f1=f1,
+                start=start,
+                end=end,
+                worse=both[1]["f1"] < both[0]["f1"],
             )
         )
     return tuple(lines)
@@ -151,43 +145,27 @@ _FLIPS = (
 )
 
 
-def flip_lists(
-    rows: Sequence[Numbers], names: Sequence[str], link: Callable[[str], str | None]
-) -> tuple[FlipList, ...]:
+def flip_lists(rows: Sequence[Numbers], link: Callable[[str], str | None]) -> tuple[FlipList, ...]:
     """The texts whose reading changed: won, lost, and wrong in another way; the surest first."""
     lists = []
     for key, title in _FLIPS:
         found = [row for row in rows if row["flip"] == key]
         # The surest first: what the module is most certain of teaches most.
         found.sort(key=lambda row: -float(row["probability_after"]))
-        lists.append(
-            FlipList(
-                key,
-                title,
-                len(found),
-                tuple(
-                    Flip(
-                        excerpt(str(row["text"])),
-                        _name(names, row["label"]),
-                        _name(names, row["predicted_before"]),
-                        _name(names, row["predicted_after"]),
-                        share(row["probability_before"]),
-                        share(row["probability_after"]),
-                        link(str(row["prompt"])),
-                    )
-                    for row in found[:MAX_FLIPS]
-                ),
+        shown = tuple(
+            Flip(
+                excerpt(str(row["text"])),
+                str(row["label"]),
+                str(row["predicted_before"]),
+                str(row["predicted_after"]),
+                share(row["probability_before"]),
+                share(row["probability_after"]),
+                link(str(row["prompt"])),
             )
+            for row in found[:MAX_FLIPS]
         )
+        lists.append(FlipList(key, title, len(found), shown))
     return tuple(lists)
-
-
-def _name(names: Sequence[str], label: object) -> str:
-    return names[label] if isinstance(label, int) else str(label)
-
-
-def _index(names: Sequence[str], label: object) -> int:
-    return label if isinstance(label, int) else names.index(str(label))
 
 
 def map_view(comparison: Numbers, names: Sequence[str], words: Sequence[str]) -> MapView | None:
@@ -196,21 +174,18 @@ def map_view(comparison: Numbers, names: Sequence[str], words: Sequence[str]) ->
     if not drawn or not comparison["rows"]:
         return None
     rows = comparison["rows"]
-    labels = [_index(names, row["label"]) for row in rows]
     figure = figures.movement(
         np.asarray(drawn["before"], dtype=np.float64),
         np.asarray(drawn["after"], dtype=np.float64),
         np.asarray(drawn["bases"], dtype=np.float64),
-        labels=labels,
+        labels=[names.index(row["label"]) for row in rows],
         names=words,
         right_before=[row["predicted_before"] == row["label"] for row in rows],
         right_after=[row["predicted_after"] == row["label"] for row in rows],
     )
-    thinned = (
-        f" {len(figure.points)} of {figure.count} texts are drawn, evenly chosen."
-        if len(figure.points) < figure.count
-        else ""
-    )
+    thinned = ""
+    if len(figure.points) < figure.count:
+        thinned = f" {len(figure.points)} of {figure.count} texts are drawn, evenly chosen."
     caption = (
         f"Frame: {drawn['fitted_on']}. It shows {share(drawn['variance_shown_before'])} of the"
         f" variance before and {share(drawn['variance_shown_after'])} after; what lies outside of"
@@ -220,9 +195,9 @@ def map_view(comparison: Numbers, names: Sequence[str], words: Sequence[str]) ->
         {
             "row": point.row,
             "text": excerpt(str(rows[point.row]["text"]), 160),
-            "label": _name(names, rows[point.row]["label"]),
-            "before": _name(names, rows[point.row]["predicted_before"]),
-            "after": _name(names, rows[point.row]["predicted_after"]),
+            "label": rows[point.row]["label"],
+            "before": rows[point.row]["predicted_before"],
+            "after": rows[point.row]["predicted_after"],
         }
         for point in figure.points
     )

@@ -10,18 +10,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from app.web import export
-from engine.calibration.labelled.tasks import Task, TaskSpec
+from engine import LatentSpace
+from engine.calibration.evidence.ablation import ablate
+from engine.calibration.evidence.comparison import compare_before_after
+from engine.calibration.evidence.comparison_result import Comparison
+from engine.calibration.evidence.evaluation import evaluate
+from engine.calibration.evidence.protocol import MethodSettings
+from engine.calibration.labelled.spec import TaskSpec
+from engine.calibration.labelled.tasks import Task
+from engine.calibration.training.artifact import save
+from engine.calibration.training.calibrated import Calibration
+from engine.calibration.training.features import task_states
 from engine.calibration.training.options import CalibrationOptions
+from engine.calibration.training.train import calibrate
 from engine.checkpoints import NOTHING, Checkpoints
 from engine.progress import Progress, Steps, relabelled
-
-if TYPE_CHECKING:
-    from engine import LatentSpace
-    from engine.calibration.evidence.comparison_result import Comparison
-    from engine.calibration.training.calibrated import Calibration
 
 T = TypeVar("T")
 FOLDER = "calibration"
@@ -78,9 +84,6 @@ def calibration_steps(
 
     Each part goes on from what is kept of it, with the same numbers as without an interruption.
     """
-    from engine.calibration.training.features import task_states
-    from engine.calibration.training.train import calibrate
-
     parts = 3 if compare and task.size("test") else 2
     found = yield from _part(
         1, parts, task_states(space, task, layers=(options.layer,), cache_dir=states), curve=False
@@ -89,21 +92,19 @@ def calibration_steps(
     calibration = yield from _part(2, parts, training)
     comparison = None
     if parts == 3:
-        from engine.calibration.evidence.comparison import compare_before_after
-
         compared = compare_before_after(
             space, task, found, calibration, seed=options.seed, cache_dir=states, kept=kept
         )
         # The controls are trained as well; theirs is not the curve that the page shows.
-        controls = relabelled(compared, _of_controls)
+        controls = relabelled(
+            compared,
+            lambda step: (
+                replace(step, note="training the controls") if step.note == "training" else step
+            ),
+        )
         comparison = yield from _part(3, parts, controls, curve=False)
     yield Progress(1, 1, "saving")
     return Made(task, calibration, comparison)
-
-
-def _of_controls(step: Progress) -> Progress:
-    """In the comparison, only controls are trained."""
-    return replace(step, note="training the controls") if step.note == "training" else step
 
 
 def _part(number: int, parts: int, steps: Steps[T], *, curve: bool = True) -> Steps[T]:
@@ -127,15 +128,11 @@ def competitor_steps(
     kept: Checkpoints = NOTHING,
 ) -> Steps[Mapping[str, Any]]:
     """The table of methods on the same rows."""
-    from engine.calibration.evidence.evaluation import evaluate
-    from engine.calibration.evidence.protocol import MethodSettings
-
     found = yield from evaluate(
         space, [task], methods, seeds, settings=MethodSettings(calibration=options),
         cache_dir=states, kept=kept,
     )  # fmt: skip
-    document: Mapping[str, Any] = found.to_dict()
-    return document
+    return found.to_dict()
 
 
 def ablation_steps(
@@ -148,28 +145,22 @@ def ablation_steps(
     kept: Checkpoints = NOTHING,
 ) -> Steps[Mapping[str, Any]]:
     """Basis × similarity × loss × inference, on the same states."""
-    from engine.calibration.evidence.ablation import ablate
-    from engine.calibration.training.features import task_states
-
     found = yield from task_states(space, task, layers=(options.layer,), cache_dir=states)
     ablation = yield from ablate(
         space, task, found, base=replace(options, target="module"), seeds=seeds, kept=kept
     )
-    document: Mapping[str, Any] = ablation.to_dict()
-    return document
+    return ablation.to_dict()
 
 
 def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> Mapping[str, Any]:
     """The files of a saved calibration; gives its summary."""
-    from engine.calibration.training.artifact import save
-
     calibration, task = made.calibration, made.task
     save(calibration, folder / FOLDER)
     options = calibration.options
     run = {
         "order": order.to_dict(),
         "settings": options.to_dict(),
-        "task": {**task.to_dict(), "report": task.report.to_dict()},
+        "task": {**task.to_dict(), "report": asdict(task.report)},
         "history": [dict(epoch.__dict__) for epoch in calibration.history],
         "facts": {
             "best_epoch": calibration.best_epoch,
@@ -180,10 +171,12 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
         },
     }
     (folder / "run.json").write_bytes(export.dumps(run))
-    compared: Mapping[str, Any] = {}
+    sentence, before, after = "It was trained; nothing was compared.", None, None
     if made.comparison is not None:
-        compared = made.comparison.to_dict()
-        (folder / "comparison.json").write_bytes(export.dumps(compared))
+        found = made.comparison
+        (folder / "comparison.json").write_bytes(export.dumps(found.to_dict()))
+        before, after = (one.report.accuracy.value for one in (found.before, found.after))
+        sentence = found.sentence
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {
         "name": order.name,
@@ -194,9 +187,9 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
         "method": f"{options.target}, loss {options.loss}, read by {options.inference}, "
         f"bases {options.frame}, seed {options.seed}",
         "changed": changed(order),
-        "accuracy_before": _figure(compared, "before"),
-        "accuracy_after": _figure(compared, "after"),
-        "sentence": str(compared.get("sentence", "It was trained; nothing was compared.")),
+        "accuracy_before": before,
+        "accuracy_after": after,
+        "sentence": sentence,
         "bytes": size,
     }
 
@@ -207,10 +200,3 @@ def changed(order: Order) -> dict[str, Any]:
     asked = order.options.to_dict()
     found = {key: value for key, value in asked.items() if value != usual.get(key)}
     return found if order.spec.train is None else {**found, "train": order.spec.train}
-
-
-def _figure(compared: Mapping[str, Any], side: str) -> float | None:
-    try:
-        return float(compared[side]["accuracy"]["value"])
-    except (KeyError, TypeError, ValueError):
-        return None

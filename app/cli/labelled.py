@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine import LatentSpace
-from engine.calibration.labelled.known import known_spec
+from engine.calibration.labelled.known import KNOWN_TASKS, example_sets, known_spec
+from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tables import FORMATS, Table, read_hub, read_table
-from engine.calibration.labelled.tasks import KNOWN_TASKS, Task, TaskSpec, example_sets, make_task
+from engine.calibration.labelled.tasks import Task, make_task
 from engine.errors import OptionError
 
 

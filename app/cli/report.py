@@ -47,16 +47,6 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Card:
-    """One of the figures at the head of the page."""
-
-    name: str
-    value: str
-    range: str
-    tone: str
-
-
-@dataclass(frozen=True)
 class MethodRow:
     """A method in the table; None stands for a data set that it did not run on."""
 
@@ -66,33 +56,6 @@ class MethodRow:
     mean: Figure | None
     numbers: tuple[str, ...]
     """F1, seconds, memory and storage over all data sets; empty where there is no mean."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Methods of one kind."""
-
-    name: str
-    line: int
-    rows: tuple[MethodRow, ...]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The difference of two methods."""
-
-    first: str
-    second: str
-    mean: Figure
-    cells: tuple[Figure | None, ...]
-
-
-@dataclass(frozen=True)
-class Note:
-    """A line under the tables: about what, and what."""
-
-    name: str
-    text: str
 
 
 def report_html(found: Evaluation) -> str:
@@ -111,10 +74,7 @@ def report_html(found: Evaluation) -> str:
         clock="They are processor time of this process." if processor else "They are on the clock.",
         means=means_with_intervals(by_kind, float(np.mean([t.chance for t in found.tasks]))),
         tasks=[
-            {
-                "name": task.name,
-                "note": f"{len(task.label_names)} classes, chance {100 * task.chance:.0f}",
-            }
+            (task.name, f"{len(task.label_names)} classes, chance {100 * task.chance:.0f}")
             for task in found.tasks
         ],
         groups=tuple(_groups(found)),
@@ -167,23 +127,24 @@ def _facts(found: Evaluation) -> str:
     )
 
 
-def _cards(found: Evaluation) -> Iterator[Card]:
+def _cards(found: Evaluation) -> Iterator[tuple[str, str, str, str]]:
+    """The figures at the head of the page: name, value, range, tone."""
     if OURS in found.averages:
         mean = found.averages[OURS].accuracy
         span = f"{100 * mean.low:.1f} to {100 * mean.high:.1f}"
-        yield Card("calibration", f"{100 * mean.value:.1f} %", span, "")
+        yield "calibration", f"{100 * mean.value:.1f} %", span, ""
     pairs = {(d.first, d.second): d.mean for d in found.differences}
     for other, words in (("knn-prompting", "kNN prompting"), ("linear-probe", "linear probe")):
         gain = pairs.get((OURS, other))
         if gain is not None:
             name = f"points, calibration minus {words}"
-            yield Card(name, signed(gain.value), _signed_range(gain), _tone(gain) or "even")
+            yield name, signed(gain.value), _signed_range(gain), _tone(gain) or "even"
     if {OURS, "knn-prompting"} <= found.averages.keys():
         ours, theirs = (found.averages[m].seconds for m in (OURS, "knn-prompting"))
         if theirs > 0:
             words = f"{ours:,.1f} s against {theirs:,.1f} s"
             tone = "good" if ours <= theirs / 2 else "bad"
-            yield Card("of kNN prompting's time", f"× {ours / theirs:.2f}", words, tone)
+            yield "of kNN prompting's time", f"× {ours / theirs:.2f}", words, tone
 
 
 def _signed_range(interval: Interval) -> str:
@@ -194,7 +155,8 @@ def _tone(gain: Interval) -> str:
     return "good" if gain.low > 0 else "bad" if gain.high < 0 else ""
 
 
-def _groups(found: Evaluation) -> Iterator[Group]:
+def _groups(found: Evaluation) -> Iterator[tuple[str, int, tuple[MethodRow, ...]]]:
+    """Methods of one kind: its name, its line colour, the rows."""
     best: dict[str, float] = {}
     for (_, task), cell in found.cells.items():
         best[task] = max(cell.accuracy.value, best.get(task, 0.0))
@@ -202,7 +164,7 @@ def _groups(found: Evaluation) -> Iterator[Group]:
         members = [m for m in found.methods if METHODS[m].kind == kind]
         if members:
             rows = tuple(_method_row(found, method, best) for method in members)
-            yield Group(words, _LINES[kind], rows)
+            yield words, _LINES[kind], rows
 
 
 def _method_row(found: Evaluation, method: str, best: Mapping[str, float]) -> MethodRow:
@@ -237,7 +199,11 @@ def _cell(cell: Cell, chance: float, best: float) -> Figure:
     return Figure(f"{100 * value:.1f}", span, f"n s{step}{top}")
 
 
-def _pairs(found: Evaluation) -> Iterator[Pair]:
+def _pairs(
+    found: Evaluation,
+) -> Iterator[tuple[str, str, Figure, tuple[Figure | None, ...]]]:
+    """Two methods and their difference: on the mean, and on each data set."""
+
     def shown(gain: Interval) -> Figure:
         tone = _tone(gain)
         return Figure(signed(gain.value), _signed_range(gain), f"n {tone}".strip(), bool(tone))
@@ -245,15 +211,16 @@ def _pairs(found: Evaluation) -> Iterator[Pair]:
     for one in found.differences:
         gaps = [one.per_task.get(task.name) for task in found.tasks]
         cells = tuple(None if gap is None else shown(gap) for gap in gaps)
-        yield Pair(found.title(one.first), found.title(one.second), shown(one.mean), cells)
+        yield found.title(one.first), found.title(one.second), shown(one.mean), cells
 
 
-def _notes(found: Evaluation) -> Iterator[Note]:
+def _notes(found: Evaluation) -> Iterator[tuple[str, str]]:
+    """The lines under the tables: about what, and what."""
     for task in found.tasks:
         words = ", ".join(
             f"{a} → “{b}”" for a, b in zip(task.label_names, task.label_words, strict=True)
         )
-        yield Note(
+        yield (
             task.name,
             f": {task.train:,} train, {task.valid:,} validation, {task.test:,} test rows,"
             f" {task.median_tokens:.0f} tokens in the median prompt; {words}.",
@@ -263,9 +230,9 @@ def _notes(found: Evaluation) -> Iterator[Note]:
         said = list(dict.fromkeys(note for cell in cells if cell for note in cell.notes))
         if said:
             more = " …" if len(said) > 3 else ""
-            yield Note(found.title(method), f": {' '.join(said[:3])}{more}")
+            yield found.title(method), f": {' '.join(said[:3])}{more}"
     for (method, task_name), reason in found.left_out.items():
-        yield Note(found.title(method), f" did not run on {task_name}: {reason}")
+        yield found.title(method), f" did not run on {task_name}: {reason}"
 
 
 def _provenance(found: Evaluation) -> str:

@@ -152,7 +152,6 @@ def chart(
     x_title: str,
     y_title: str,
     y_range: tuple[float, float] | None = None,
-    x_range: tuple[float, float] | None = None,
     mark: tuple[float, str] | None = None,
     level: tuple[float, str] | None = None,
     shares: bool = False,
@@ -165,13 +164,12 @@ def chart(
         x_title: name and unit of the horizontal axis.
         y_title: name and unit of the vertical axis.
         y_range: lowest and highest value drawn; None: what the values need.
-        x_range: the same across; None: what the values need.
         mark: a place on the horizontal axis with its name.
         level: a height with its name, chance for one.
         shares: write the vertical axis as percent, for shares in [0, 1].
     """
     xs = [x for one in series for x in one.x]
-    left, right = x_range or ((min(xs), max(xs)) if xs else (0.0, 1.0))
+    left, right = (min(xs), max(xs)) if xs else (0.0, 1.0)
     if right <= left:
         left, right = left - 0.5, left + 0.5
     ys = [

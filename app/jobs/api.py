@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
-from app.jobs.lanes import JobsDep, JobView
+from app.jobs.job import JobView
+from app.jobs.lanes import JobsDep
 from app.storage.store import aside
 from app.web import export
 from app.web.answers import Document, described
@@ -52,12 +53,15 @@ def job_answer(request: Request, view: JobView, status: int = 200) -> Response:
     return Response(export.dumps(body), status, headers, "application/json")
 
 
+def result_href(request: Request, view: JobView) -> str | None:
+    """The address of what a job has saved, below the path of a proxy."""
+    if view.result_href is None:
+        return None
+    return f"{request.scope.get('root_path', '')}{view.result_href}"
+
+
 def _document(request: Request, view: JobView, *, curve: bool = True) -> dict[str, Any]:
-    """What stands in the JSON: the address of the result below the path of a proxy."""
-    body = view.to_dict(curve=curve)
-    if view.result_href is not None:
-        body["result_href"] = f"{request.scope.get('root_path', '')}{view.result_href}"
-    return body
+    return view.to_dict(curve=curve) | {"result_href": result_href(request, view)}
 
 
 @router.get("/jobs", responses=described(JobsDocument))

@@ -26,11 +26,10 @@ from typing import Annotated, Any, TypeVar, cast
 from anyio import to_thread
 from fastapi import Depends, Request
 
-from app.jobs.job import LANES, POINTS, Job, JobsMark, JobView, LaneName, State, interrupted
+from app.jobs.job import LANES, Job, JobsMark, JobView, LaneName, State, interrupted
 from app.model.device import DeviceThread
 from app.storage.store import JOB, Store, new_id, storage_error
 from app.web.problems import NotFound, StorageError
-from app.web.words import iso
 from engine.checkpoints import NOTHING, Checkpoints, sweep
 from engine.errors import Cancelled, LexiscopeError, OptionError, QueueFull
 from engine.progress import Progress, Steps
@@ -576,6 +575,3 @@ def _log_interrupted(job: Job) -> None:
     # Titles and notes hold the names of what people uploaded, which are not for the log.
     where = f"at {job.progress.done} of {job.progress.total}"
     log.warning("%s %s was interrupted %s", job.kind, job.id, where)
-
-
-__all__ = ["CHECKPOINTS", "LANES", "POINTS", "JobView", "Jobs", "JobsMark", "iso"]

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from starlette.responses import RedirectResponse, Response
 
-from app.jobs.lanes import JobsDep, JobView
+from app.jobs.api import result_href
+from app.jobs.lanes import JobsDep
 from app.jobs.panel import JobPanel, job_panel
 from app.storage.store import aside
 from app.web.rendering import link, render, wants_fragment
@@ -25,33 +26,20 @@ REFRESH_S = 2
 
 
 @dataclass(frozen=True)
-class JobRow:
-    """A job in the list."""
-
-    panel: JobPanel
-    href: str
-    """Its page."""
-    restart_action: str | None
-    """Where a form starts it again; None where that cannot be."""
-    forget_action: str | None
-    """Where a form takes it off the list; None while it is under way."""
-
-
-@dataclass(frozen=True)
 class JobsPage:
     """What ``jobs/list.html`` shows."""
 
-    rows: tuple[JobRow, ...]
-    """The newest first."""
+    rows: tuple[tuple[JobPanel, str, str | None, str | None], ...]
+    """The newest first: the job, its page, where a form starts it again and where one takes it off
+    the list; None where that cannot be."""
 
 
 @dataclass(frozen=True)
 class JobPage:
     """What ``jobs/page.html`` and ``jobs/_job.html`` show."""
 
-    job: JobView
     panel: JobPanel
-    """The same in words, with its curves."""
+    """In words, with its curves."""
     refresh_s: int | None
     """Seconds after which to ask again without scripts; None once it has ended."""
     self_href: str
@@ -69,14 +57,9 @@ async def jobs_page(request: Request, jobs: JobsDep) -> HTMLResponse:
     rows = []
     for job in jobs.list():
         place = link(request, f"/jobs/{job.id}")
-        rows.append(
-            JobRow(
-                panel=job_panel(job),
-                href=place,
-                restart_action=f"{place}/restart" if job.restartable else None,
-                forget_action=f"{place}/forget" if job.finished else None,
-            )
-        )
+        restart = f"{place}/restart" if job.restartable else None
+        forget = f"{place}/forget" if job.finished else None
+        rows.append((job_panel(job), place, restart, forget))
     return render(request, "jobs/list.html", JobsPage(tuple(rows)))
 
 
@@ -85,7 +68,7 @@ async def job_page(request: Request, id: Id, jobs: JobsDep, back: Back = "") -> 
     """One job; where htmx asks for its part again and it is done, htmx is sent to the result."""
     view = jobs.get(id)
     place = f"/jobs/{view.id}"
-    result = None if view.result_href is None else _inside(request, view.result_href)
+    result = result_href(request, view)
     own = {}
     if view.kind == "umap" and back:
         own = {"back": back}
@@ -93,7 +76,6 @@ async def job_page(request: Request, id: Id, jobs: JobsDep, back: Back = "") -> 
             result = link(request, "/map") + "?" + urlencode(parse_qsl(back, True))
     active = not view.finished
     context = JobPage(
-        job=view,
         panel=job_panel(view),
         refresh_s=REFRESH_S if active else None,
         self_href=link(request, place, **own),
@@ -124,8 +106,3 @@ async def job_forget(request: Request, id: Id, jobs: JobsDep) -> Response:
     """Take it off the list once it has ended, by a form; what it saved stays."""
     await aside(partial(jobs.forget, id))
     return RedirectResponse(link(request, "/jobs"), 303)
-
-
-def _inside(request: Request, href: str) -> str:
-    """The path under the root path; `href` was made by this server and begins with a slash."""
-    return f"{request.scope.get('root_path', '')}{href}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.figures.calibrate import Chart, Series, chart
-from app.jobs.lanes import JobView
+from app.jobs.job import JobView
 from app.web.words import sentence
 
 _SAID = {
@@ -32,7 +32,6 @@ _LEVELS: dict[str, Literal["ok", "note", "wait", "fail"]] = {
 class JobPanel:
     """A job, ready to be shown."""
 
-    id: str
     title: str
     state: str
     """As a word."""
@@ -48,7 +47,6 @@ class JobPanel:
     """Where it goes on or would go on, as a sentence; empty: it begins at its beginning."""
     active: bool
     """Whether something will still happen to it."""
-    stopping: bool
     loss: Chart | None
     accuracy: Chart | None
     latest: str
@@ -65,7 +63,6 @@ def job_panel(job: JobView) -> JobPanel:
     elif job.share is not None and job.state != "queued":
         percent = f"{100 * job.share:.1f}"
     return JobPanel(
-        id=job.id,
         title=job.title,
         state=_SAID.get(job.state, job.state),
         level=_LEVELS.get(job.state, "note"),
@@ -76,7 +73,6 @@ def job_panel(job: JobView) -> JobPanel:
         run=_run(job),
         resumes=_resumes(job),
         active=not job.finished,
-        stopping=job.stopping,
         loss=loss,
         accuracy=accuracy,
         latest=_latest(epochs[-1]) if epochs else "",

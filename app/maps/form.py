@@ -13,7 +13,7 @@ from app.maps.question import PROMPT, MapQuery, MapQuestion
 from app.model.open_model import ModelFacts
 from app.web.rendering import as_text, link
 from app.web.words import Choice, choices
-from engine.calibration.labelled.tasks import example_sets
+from engine.calibration.labelled.known import example_sets
 from engine.maps import COLOURS, PROJECTIONS, Map
 from engine.maps.preprocessing import PREPROCESSINGS
 

@@ -11,9 +11,9 @@ from starlette.requests import Request
 
 from app.calibrate.sets import Sets
 from app.web.problems import NotFound
+from engine.calibration.labelled.known import example_sets
 from engine.calibration.labelled.spec import render
 from engine.calibration.labelled.tables import Table
-from engine.calibration.labelled.tasks import example_sets
 from engine.errors import OptionError
 from engine.maps import TextSet
 

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from app.calibrate.sets import Sets
-from app.jobs.lanes import Jobs, JobView
+from app.jobs.job import JobView
+from app.jobs.lanes import Jobs
 from app.maps.calibrated import open_saved
 from app.model.explorer import Explorer, client_of
 from app.storage.store import Store

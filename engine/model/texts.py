@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from engine.errors import BudgetExceeded, LayerError, PromptError
 from engine.model.language_model import LanguageModel
@@ -61,7 +62,7 @@ def text_states(
     chosen = (
         tuple(range(count))
         if layers is None
-        else tuple(dict.fromkeys(_layer(x, count) for x in layers))
+        else tuple(dict.fromkeys(layer_number(x, count) for x in layers))
     )
     _check(model, ids, len(chosen))
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -72,7 +73,7 @@ def text_states(
         device=model.anatomy.weight.device,
     )
     done = 0
-    for batch in _batches(order, ids, batch_tokens):
+    for batch in batches(order, ids, batch_tokens):
         states = model.last_states([ids[i] for i in batch], chosen)
         raw[torch.tensor(batch, device=raw.device)] = states
         done += len(batch)
@@ -80,7 +81,8 @@ def text_states(
     return TextStates(raw, chosen, tuple(len(text) for text in ids))
 
 
-def _layer(layer: int, count: int) -> int:
+def layer_number(layer: int, count: int) -> int:
+    """A layer's number in [0, count); negative ones count from the last."""
     if not -count <= layer < count:
         raise LayerError(f"layer must be in [0, {count - 1}] for this model; got {layer}.")
     return layer % count
@@ -104,7 +106,7 @@ def _check(model: LanguageModel, ids: Sequence[Sequence[int]], layers: int) -> N
         )
 
 
-def _batches(
+def batches(
     order: Sequence[int], ids: Sequence[Sequence[int]], batch_tokens: int
 ) -> Iterator[list[int]]:
     """Neighbours in `order`, as many as fit; the last of a batch is its longest."""
@@ -116,3 +118,11 @@ def _batches(
         batch.append(i)
     if batch:
         yield batch
+
+
+def padded(batch: Sequence[Sequence[int]], filler: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids padded on the right, 1 where no padding is, and how many each text has."""
+    lengths = torch.tensor([len(ids) for ids in batch])
+    rows = [torch.tensor(list(ids)) for ids in batch]
+    given = pad_sequence(rows, batch_first=True, padding_value=filler)
+    return given, (torch.arange(given.shape[1]) < lengths[:, None]).long(), lengths

@@ -10,7 +10,8 @@ from parsed import Parsed
 from starlette.testclient import TestClient
 from waiting import until
 
-from app.jobs.lanes import Jobs, JobView
+from app.jobs.job import JobView
+from app.jobs.lanes import Jobs
 
 COLD = ["frost on the pane", "ice on the pond", "snow in the yard", "a cold wind", "hail at noon"]
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import engine
-from engine.calibration.labelled.tasks import Task, TaskSpec, make_task, read_table, shuffled_labels
+from engine.calibration.labelled.spec import TaskSpec
+from engine.calibration.labelled.tables import read_table
+from engine.calibration.labelled.tasks import Task, make_task, shuffled_labels
 from engine.space import LatentSpace
 from training.probes import bag_of_words, compare
 

@@ -22,19 +22,19 @@ from engine.calibration.evidence.resampling import Bootstrap
 from engine.calibration.labelled.tasks import SPLITS, Task
 from engine.calibration.training.calibrated import Calibration, predict_from, untrained
 from engine.calibration.training.features import TaskStates
-from engine.calibration.training.losses import LOSS_NAMES, LOSSES
+from engine.calibration.training.losses import LOSS_NAMES, LOSSES, SIMILARITIES
 from engine.calibration.training.options import CalibrationOptions
 from engine.calibration.training.train import calibrate
 from engine.checkpoints import NOTHING, Checkpoints, tensor_digest
 from engine.errors import LexiscopeError, OptionError
 from engine.frames.kinds import FRAMES
-from engine.progress import Progress, Steps, relabelled
+from engine.progress import Steps, as_part
 from engine.space import LatentSpace
 
 ABLATION_FRAMES: Final = ("output", "head", "tight", "input", "random")
 """Bases that are compared; one that a model does not have is left out with its sentence."""
 ABLATION_LOSSES: Final = tuple(LOSSES)
-READINGS: Final = {"sm": "cosine", "mm": "matrix product"}
+READINGS: Final[Mapping[str, str]] = {"sm": "cosine", "mm": "matrix product"}
 UNTRAINED: Final = "none"
 REFERENCE: Final = ("output", "sm", "sm")
 
@@ -160,7 +160,8 @@ def ablate(
                 if held is None:
                     training = kept.of("training", **depends)
                     steps = calibrate(space, states, task, options, checkpoint=training)
-                    trained, seconds = yield from timed(_as_one(steps, done, total, frame, loss))
+                    part = as_part(steps, done, total, f"bases {frame}, loss {loss}")
+                    trained, seconds = yield from timed(part)
                     said = _answers(trained, states, base.layer)
                     place = f"training {done + 1} of {total}"
                     tensors = {key: torch.from_numpy(own) for key, own in said.items()}
@@ -185,36 +186,14 @@ def ablate(
     )
 
 
-def _as_one(
-    steps: Steps[Calibration], done: int, total: int, frame: str, loss: str
-) -> Steps[Calibration]:
-    """One training reported as one part of the whole."""
-    note = f"bases {frame}, loss {loss}"
-    return relabelled(steps, lambda step: Progress(done, total, note, step.values))
-
-
 def _answers(
     calibration: Calibration, states: TaskStates, layer: int
 ) -> dict[str, NDArray[np.int64]]:
     """The answers for the test rows, by each similarity."""
-    return {name: _predicted(calibration, states, layer, name) for name in READINGS}
-
-
-@torch.no_grad()
-def _predicted(
-    calibration: Calibration, states: TaskStates, layer: int, inference: str
-) -> NDArray[np.int64]:
-    moved = calibration.apply(states.at(layer)["test"])
-    home = calibration.centroids.labels.device
-    said = predict_from(
-        calibration.centroids,
-        moved.to(home),
-        "sm" if inference == "sm" else "mm",
-        "labels",
-        1.0,
-    )
-    found: NDArray[np.int64] = said.predicted.cpu().numpy().astype(np.int64)
-    return found
+    centres = calibration.centroids
+    moved = calibration.apply(states.at(layer)["test"]).to(centres.labels.device)
+    found = {name: predict_from(centres, moved, name, "labels", 1.0) for name in SIMILARITIES}
+    return {name: said.predicted.numpy().astype(np.int64) for name, said in found.items()}
 
 
 def _rows(

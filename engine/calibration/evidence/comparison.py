@@ -38,9 +38,9 @@ from engine.calibration.evidence.metrics import (
 from engine.calibration.evidence.plane import fit_plane
 from engine.calibration.evidence.probes import Probe, fit_probe
 from engine.calibration.evidence.prompting import label_logits
-from engine.calibration.evidence.resampling import accuracy_draws, difference_draws, f1_difference
+from engine.calibration.evidence.resampling import Bootstrap
 from engine.calibration.labelled.tasks import SPLITS, Task, shuffled_labels
-from engine.calibration.training.calibrated import Calibration, Prediction, predict_from, untrained
+from engine.calibration.training.calibrated import Calibration, Prediction, untrained
 from engine.calibration.training.features import TaskStates, task_states
 from engine.calibration.training.train import calibrate
 from engine.calibration.training.tuning import calibrated_states, predict
@@ -102,7 +102,7 @@ def compare_before_after(
         moved[split] = yield from calibrated_states(calibration, space, states, task, split)
         moved[split] = moved[split].cpu()
     said = {
-        "before": _reading(plain, calibration, raw["test"]),
+        "before": plain.read_calibrated(raw["test"]),
         "after": calibration.read_calibrated(moved["test"]),
     }
     yield Progress(0, 0, "measuring before and after")
@@ -111,6 +111,8 @@ def compare_before_after(
     after = _side(calibration, said["after"], moved, task, seed)
     guess = {name: _array(p.predicted) for name, p in said.items()}
     right = {name: (g == truth).astype(float) for name, g in guess.items()}
+    drawn = Bootstrap.same_rows(len(truth), seed=seed)
+    f1 = {name: drawn.macro_f1([truth], [g], task.classes) for name, g in guess.items()}
 
     logits = label_logits(space.model, states.last["test"], task.label_tokens)
     own = classification_report(truth, logits.argmax(1), task.classes, seed=seed)
@@ -119,13 +121,10 @@ def compare_before_after(
     lines: list[ControlLine] = []
     chance = float(np.bincount(truth).max() / len(truth))
     for name in CONTROLS if controls else ():
-        lines.append(
-            (
-                yield from _control(
-                    name, space, task, states, calibration, right["after"], chance, seed, cells
-                )
-            )
+        line = yield from _control(
+            name, space, task, states, calibration, right["after"], chance, seed, cells
         )
+        lines.append(line)
     curve = None
     if layers:
         here = (probe_report.accuracy, after.report.accuracy)
@@ -136,9 +135,7 @@ def compare_before_after(
         before=before,
         after=after,
         accuracy_difference=paired_interval(right["after"], right["before"], seed=seed),
-        macro_f1_difference=f1_difference(
-            truth, guess["after"], guess["before"], task.classes, seed=seed
-        ),
+        macro_f1_difference=f1["after"].minus(f1["before"]).interval,
         logits=own,
         probe=probe_report,
         probe_difference=paired_interval(right["after"], probe_right, seed=seed),
@@ -176,28 +173,12 @@ class _Cells:
         cell.save(tensors, {**values, "seconds": self.seconds}, place=place)
 
 
-def _reading(plain: Calibration, calibration: Calibration, states: Tensor) -> Prediction:
-    """What the label bases say before: the calibration's similarity, nothing trained."""
-    options = calibration.options
-    return predict_from(
-        plain.centroids,
-        states.to(plain.centroids.labels.device),
-        options.inference,
-        options.inference_over,
-        plain.reading_temperature,
-    )
-
-
 def _array(tensor: Tensor) -> Any:
     return tensor.detach().cpu().numpy()
 
 
 def _side(
-    read_by: Calibration,
-    said: Prediction,
-    states: Mapping[str, Tensor],
-    task: Task,
-    seed: int,
+    read_by: Calibration, said: Prediction, states: Mapping[str, Tensor], task: Task, seed: int
 ) -> Side:
     truth: Labels = task.labels["test"]
     probabilities = _array(said.probabilities).astype(np.float64)
@@ -283,13 +264,14 @@ def _control(
         else:
             answer = held.tensors["answer"]
         runs.append(_array(answer) == task.labels["test"])
-    accuracy = accuracy_draws(runs, seed=seed).interval
+    drawn = Bootstrap.same_rows(len(right), len(runs), seed=seed)
+    own_draws = drawn.accuracy(runs)
     return ControlLine(
         name=name,
         title=CONTROLS[name],
-        accuracy=accuracy,
-        difference=difference_draws([right.astype(bool)] * len(runs), runs, seed=seed).interval,
-        at_chance=accuracy.low <= chance,
+        accuracy=own_draws.interval,
+        difference=drawn.accuracy([right.astype(bool)] * len(runs)).minus(own_draws).interval,
+        at_chance=own_draws.interval.low <= chance,
         runs=len(runs),
     )
 
@@ -310,14 +292,13 @@ def _curve(
     """
     numbers = tuple(range(space.model.blocks + 1))
     every = yield from task_states(space, task, layers=numbers, cache_dir=cache_dir)
-    options = replace(calibration.options, target="module")
-    plain = untrained(space, task, options)
+    plain = untrained(space, task, replace(calibration.options, target="module"))
     truth: Labels = task.labels["test"]
     calibrated = calibration.options.layer % len(numbers)
     reading, probes = [], []
     for layer in numbers:
         at = every.at(layer)
-        said = _reading(plain, calibration, at["test"])
+        said = plain.read_calibrated(at["test"])
         hits = (_array(said.predicted) == truth).astype(float)
         reading.append(bootstrap_interval(hits, seed=seed))
         if layer == calibrated:
@@ -325,13 +306,7 @@ def _curve(
         else:
             probes.append((yield from _layer_probe(task, every, layer, seed, cells)))
         yield Progress(layer + 1, len(numbers), "reading every layer")
-    return LayerCurve(
-        numbers,
-        tuple(reading),
-        tuple(probes),
-        calibrated,
-        here[1],
-    )
+    return LayerCurve(numbers, tuple(reading), tuple(probes), calibrated, here[1])
 
 
 def _layer_probe(

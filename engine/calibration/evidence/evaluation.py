@@ -17,8 +17,15 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from engine.calibration.evidence.evaluation_result import Average, Cell, Evaluation, Run, TaskLine
-from engine.calibration.evidence.findings import Difference, draw_conclusions
+from engine.calibration.evidence.evaluation_result import (
+    Average,
+    Cell,
+    Difference,
+    Evaluation,
+    Run,
+    TaskLine,
+)
+from engine.calibration.evidence.findings import draw_conclusions
 from engine.calibration.evidence.methods import METHODS, methods_named, run_method
 from engine.calibration.evidence.metrics import expected_calibration_error, macro_f1
 from engine.calibration.evidence.protocol import Method, MethodContext, MethodSettings, timed
@@ -29,7 +36,7 @@ from engine.calibration.training.features import TaskStates, task_states
 from engine.checkpoints import NOTHING, Checkpoint, Checkpoints, Kept
 from engine.errors import LexiscopeError, OptionError
 from engine.model.texts import text_states
-from engine.progress import Progress, Steps, relabelled
+from engine.progress import Steps, as_part
 from engine.space import LatentSpace
 
 TaskSource = Task | Callable[[int], Task]
@@ -48,6 +55,10 @@ COMPARED: Final = (
 """Pairs whose difference is reported, first minus second."""
 BEFORE: Final = "Its times were measured before the work was interrupted."
 _LIBRARIES: Final = ("lexiscope", "torch", "transformers", "scikit-learn", "peft", "numpy")
+_KEPT: Final = (
+    *("seconds_train", "seconds_infer", "peak_bytes", "stored_bytes", "settings", "notes"),
+)
+"""What of an outcome a run holds besides its answers."""
 RATE_TEXTS: Final = 64
 """Texts that are read anew to know the model's speed where all states were on the disk."""
 
@@ -103,11 +114,8 @@ def evaluate(
             held = {name: cell.load() for name, cell in cells.items()}
             context: MethodContext | None = None
             if any(held[m.name] is None and (m.name, task.name) not in left_out for m in chosen):
-                context = yield from _noted(
-                    prepare(space, task, seed=seed, settings=given, cache_dir=cache_dir),
-                    (done, total),
-                    f"{where}: reading the texts",
-                )
+                steps = prepare(space, task, seed=seed, settings=given, cache_dir=cache_dir)
+                context = yield from as_part(steps, done, total, f"{where}: reading the texts")
             done += 1
             for method in chosen:
                 key = (method.name, task.name)
@@ -115,8 +123,8 @@ def evaluate(
                     found = held[method.name]
                     if found is None:
                         assert context is not None
-                        steps = _run_of(method, context, cells[method.name], seed)
-                        found = yield from _noted(steps, (done, total), f"{where}: {method.title}")
+                        running = _run_of(method, context, cells[method.name], seed)
+                        found = yield from as_part(running, done, total, f"{where}: {method.title}")
                     else:
                         found = _measured_before(found)
                     if "left_out" in found.values:
@@ -146,11 +154,7 @@ def prepare(
     layer = settings.calibration.layer
     states, spent = yield from timed(
         task_states(
-            space,
-            task,
-            layers=(layer,),
-            cache_dir=cache_dir,
-            batch_tokens=settings.batch_tokens,
+            space, task, layers=(layer,), cache_dir=cache_dir, batch_tokens=settings.batch_tokens
         ),
         settings.clock,
     )
@@ -185,12 +189,6 @@ def reading_seconds(
     return {s: rate * n for s, n in tokens.items()}
 
 
-def _noted(steps: Steps[Any], place: tuple[int, int], note: str) -> Steps[Any]:
-    """The same work, reported as one part of the whole."""
-    done, total = place
-    return relabelled(steps, lambda step: Progress(done, total, note, step.values))
-
-
 def _task_line(task: Task, taken: Sequence[str]) -> TaskLine:
     if task.name in taken:
         raise OptionError(f"two tasks are named {task.name!r}; give each a name of its own.")
@@ -220,15 +218,7 @@ def _run_of(method: Method, context: MethodContext, cell: Checkpoint, seed: int)
             ece = expected_calibration_error(outcome.probabilities, truth)
         found = Kept(
             {"predicted": torch.from_numpy(outcome.predicted)},
-            {
-                "ece": ece,
-                "seconds_train": outcome.seconds_train,
-                "seconds_infer": outcome.seconds_infer,
-                "peak_bytes": outcome.peak_bytes,
-                "stored_bytes": outcome.stored_bytes,
-                "settings": dict(outcome.settings),
-                "notes": list(outcome.notes),
-            },
+            {"ece": ece, **{name: getattr(outcome, name) for name in _KEPT}},
         )
     place = f"{method.title}, seed {seed}"
     cell.save(found.tensors, found.values, place=place)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.calibration.evidence.findings import Difference, Finding
 from engine.calibration.evidence.methods import METHODS
 from engine.calibration.evidence.metrics import Interval, confusion, flat
 
@@ -116,6 +115,30 @@ class Average:
     def seconds(self) -> float:
         """Both parts."""
         return self.seconds_train + self.seconds_infer
+
+
+Verdict = Literal["met", "missed", "open", "said"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one method minus another's on the same rows, in [−1, 1]."""
+
+    first: str
+    second: str
+    mean: Interval
+    """Over the tasks that both ran for."""
+    per_task: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence, and whether it meets a goal."""
+
+    text: str
+    verdict: Verdict = "said"
+    """``met`` or ``missed`` a goal; ``open`` where the interval allows both; ``said`` no goal."""
+    goal: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,52 +6,20 @@ Sentences are drawn from the figures alone: whatever came out is said as it came
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final
 
+from engine.calibration.evidence.evaluation_result import (
+    Average,
+    Cell,
+    Difference,
+    Finding,
+    Verdict,
+)
 from engine.calibration.evidence.metrics import Interval
 from engine.calibration.training.losses import LOSS_NAMES
 
 OURS: Final = "calibration-sm"
 """The method that sentences call calibration."""
-Verdict = Literal["met", "missed", "open", "said"]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Accuracy of one method minus another's on the same rows, in [−1, 1]."""
-
-    first: str
-    second: str
-    mean: Interval
-    """Over the tasks that both ran for."""
-    per_task: Mapping[str, Interval]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One sentence, and whether it meets a goal."""
-
-    text: str
-    verdict: Verdict = "said"
-    """``met`` or ``missed`` a goal; ``open`` where the interval allows both; ``said`` no goal."""
-    goal: str = ""
-
-
-class Timed(Protocol):
-    """What has an accuracy and a time."""
-
-    @property
-    def accuracy(self) -> Interval:
-        """In [0, 1]."""
-
-    @property
-    def seconds_train(self) -> float:
-        """On the clock."""
-
-    @property
-    def seconds_infer(self) -> float:
-        """On the clock."""
 
 
 def signed(share: float) -> str:
@@ -91,8 +59,8 @@ def side(interval: Interval) -> str:
 
 def draw_conclusions(
     titles: Mapping[str, str],
-    cells: Mapping[tuple[str, str], Timed],
-    averages: Mapping[str, Timed],
+    cells: Mapping[tuple[str, str], Cell],
+    averages: Mapping[str, Average],
     differences: Sequence[Difference],
     chance: Mapping[str, float],
 ) -> tuple[Finding, ...]:
@@ -117,7 +85,7 @@ def draw_conclusions(
 
 
 def _headline(
-    averages: Mapping[str, Timed], pairs: Mapping[tuple[str, str], Difference]
+    averages: Mapping[str, Average], pairs: Mapping[tuple[str, str], Difference]
 ) -> list[Finding]:
     """Calibration and the linear probe, in whole per cents."""
     if OURS not in averages:
@@ -135,7 +103,7 @@ def _headline(
 
 
 def _against_knn_prompting(
-    averages: Mapping[str, Timed], pairs: Mapping[tuple[str, str], Difference]
+    averages: Mapping[str, Average], pairs: Mapping[tuple[str, str], Difference]
 ) -> list[Finding]:
     pair = pairs.get(("calibration-sm", "knn-prompting"))
     if pair is None or not {"calibration-sm", "knn-prompting"} <= averages.keys():
@@ -147,7 +115,7 @@ def _against_knn_prompting(
         "below": "a loss that the rows bear out",
         "around": "a difference that chance alone could make",
     }[where]
-    seconds = [a.seconds_train + a.seconds_infer for a in (ours, theirs)]
+    seconds = [ours.seconds, theirs.seconds]
     share = seconds[0] / seconds[1] if seconds[1] > 0 else float("inf")
     return [
         Finding(
@@ -167,7 +135,7 @@ def _against_knn_prompting(
 
 
 def _against_probe(
-    averages: Mapping[str, Timed], pairs: Mapping[tuple[str, str], Difference]
+    averages: Mapping[str, Average], pairs: Mapping[tuple[str, str], Difference]
 ) -> list[Finding]:
     pair = pairs.get(("calibration-sm", "linear-probe"))
     if pair is None or "linear-probe" not in averages:
@@ -209,7 +177,7 @@ def _variants(pairs: Mapping[tuple[str, str], Difference]) -> list[Finding]:
 
 
 def _bases(
-    averages: Mapping[str, Timed], pairs: Mapping[tuple[str, str], Difference]
+    averages: Mapping[str, Average], pairs: Mapping[tuple[str, str], Difference]
 ) -> list[Finding]:
     out = []
     for control, words in (("random-bases", "random bases"), ("head-rows", "raw head rows")):
@@ -231,7 +199,7 @@ def _bases(
     return out
 
 
-def _shuffled(cells: Mapping[tuple[str, str], Timed], chance: Mapping[str, float]) -> list[Finding]:
+def _shuffled(cells: Mapping[tuple[str, str], Cell], chance: Mapping[str, float]) -> list[Finding]:
     own = {t: cells["shuffled-labels", t] for t in chance if ("shuffled-labels", t) in cells}
     if not own:
         return []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -79,6 +80,7 @@ def _control(name: str, title: str, **changes: Any) -> Method:
     return _calibration(name, title, "ours", "control", **_SM, **changes)
 
 
+_LORA, _IA3 = (partial(peft_tuning.adapter, kind=one) for one in peft_tuning.LEARNING_RATES)
 _ALL: Final[tuple[Method, ...]] = (
     Method("zero-shot", "Zero-shot logits", "states", "model", "the model", prompting.zero_shot),
     Method("zero-shot-cosine", "Zero-shot cosine to bases", "states", "model", _BASES,
@@ -94,8 +96,8 @@ _ALL: Final[tuple[Method, ...]] = (
            retrieval.class_mean),
     Method("linear-probe", "Linear probe", "states", "trained", "Alain and Bengio 2017",
            probes.linear_probe),
-    Method("lora", "LoRA", "gradients", "trained", "Hu et al. 2022", peft_tuning.lora),
-    Method("ia3", "IA3", "gradients", "trained", "Liu et al. 2022", peft_tuning.ia3),
+    Method("lora", "LoRA", "gradients", "trained", "Hu et al. 2022", _LORA),
+    Method("ia3", "IA3", "gradients", "trained", "Liu et al. 2022", _IA3),
     _calibration("calibration-sm", "Calibration [sm]", **_SM),
     _calibration("calibration-mm", "Calibration [mm]", **VARIANTS["calibration-mm"]),
     _calibration("calibration-sm-gt", "Calibration [sm-gt]", **VARIANTS["calibration-sm-gt"]),

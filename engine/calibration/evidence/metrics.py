@@ -59,11 +59,6 @@ class ClassScore:
     """Rows of this class."""
 
 
-def accuracy(labels: Labels, predicted: Labels) -> float:
-    """The share of rows whose predicted class is theirs, in [0, 1]."""
-    return float(np.mean(_same(labels, predicted)))
-
-
 def confusion(labels: Labels, predicted: Labels, classes: int) -> NDArray[np.int64]:
     """Rows of true class i called j: C × C."""
     _check(labels, predicted, classes)
@@ -205,27 +200,18 @@ def bootstrap_interval(
     """
     if (values is None) == (statistic is None):
         raise OptionError("give either one value per example or a statistic of row indices.")
-    draws = np.random.default_rng(seed)
-    tail = (1 - level) / 2
     if values is not None:
         numbers = np.asarray(values, dtype=np.float64)
-        if not len(numbers):
-            raise OptionError("an interval needs at least one example.")
-        found = np.asarray(
-            [
-                numbers[draws.integers(0, len(numbers), len(numbers))].mean()
-                for _ in range(resamples)
-            ]
-        )
-        value = float(numbers.mean())
-    else:
-        assert statistic is not None
-        if n < 1:
-            raise OptionError("an interval needs at least one example.")
-        found = np.asarray([statistic(draws.integers(0, n, n)) for _ in range(resamples)])
-        value = float(statistic(np.arange(n)))
+        n, statistic = len(numbers), lambda rows: float(numbers[rows].mean())
+    if n < 1:
+        raise OptionError("an interval needs at least one example.")
+    assert statistic is not None
+    draws = np.random.default_rng(seed)
+    tail = (1 - level) / 2
+    found = [statistic(draws.integers(0, n, n)) for _ in range(resamples)]
+    value = statistic(np.arange(n))
     low, high = np.quantile(found, [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
+    return Interval(float(value), float(low), float(high))
 
 
 def paired_interval(
@@ -308,18 +294,16 @@ def classification_report(
     )
 
 
-def _same(labels: Labels, predicted: Labels) -> NDArray[np.bool_]:
+def _check_rows(labels: Labels, predicted: Labels) -> None:
     if len(labels) != len(predicted) or not len(labels):
         raise OptionError(
             f"labels and predictions must be as many, and at least one; got {len(labels)} and"
             f" {len(predicted)}."
         )
-    same: NDArray[np.bool_] = np.asarray(labels) == np.asarray(predicted)
-    return same
 
 
 def _check(labels: Labels, predicted: Labels, classes: int) -> None:
-    _same(labels, predicted)
+    _check_rows(labels, predicted)
     low = min(int(labels.min()), int(predicted.min()))
     high = max(int(labels.max()), int(predicted.max()))
     if low < 0 or high >= classes:
@@ -327,7 +311,7 @@ def _check(labels: Labels, predicted: Labels, classes: int) -> None:
 
 
 def _contingency(labels: Labels, clusters: Labels) -> Numbers:
-    _same(labels, clusters)
+    _check_rows(labels, clusters)
     a, rows = np.unique(labels, return_inverse=True)
     b, columns = np.unique(clusters, return_inverse=True)
     table = np.bincount(rows * len(b) + columns, minlength=len(a) * len(b))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -26,17 +26,18 @@ from torch import Tensor, nn
 
 from engine.calibration.evidence.protocol import MethodContext, Outcome, Stopwatch, softmax
 from engine.calibration.evidence.retrieval import stratified
-from engine.calibration.labelled.tasks import LabelToken
+from engine.calibration.labelled.words import LabelToken
 from engine.errors import BudgetExceeded, NonFiniteError, UnsupportedModel
 from engine.model.anatomy import hidden_argument
 from engine.model.language_model import LanguageModel
 from engine.model.placement import check_trainable
+from engine.model.texts import batches, padded
 from engine.progress import Progress, Steps
 
 AdapterName = Literal["lora", "ia3"]
 RANK: Final = 8
 """r of LoRA; its factor α is twice that."""
-LEARNING_RATES: Final = {"lora": 2e-3, "ia3": 2e-2}
+LEARNING_RATES: Final[Mapping[AdapterName, float]] = {"lora": 2e-3, "ia3": 2e-2}
 """Of AdamW, falling linearly to zero. IA3 has few parameters that start at one."""
 _POOL: Final = 8
 PART_TOKENS: Final = 2048
@@ -184,12 +185,7 @@ class LabelReader:
 
     def logits(self, batch: Sequence[Sequence[int]]) -> Tensor:
         """n × C, float32."""
-        lengths = torch.tensor([len(ids) for ids in batch])
-        given = torch.full((len(batch), int(lengths.max())), self._filler, dtype=torch.long)
-        mask = torch.zeros_like(given)
-        for row, ids in enumerate(batch):
-            given[row, : len(ids)] = torch.tensor(list(ids))
-            mask[row, : len(ids)] = 1
+        given, mask, lengths = padded(batch, self._filler)
         where = next(self._adapted.module.parameters()).device
         hidden = self._reach(given.to(where), mask.to(where))
         rows = torch.arange(len(batch), device=hidden.device)
@@ -250,12 +246,12 @@ def train_adapter(
         for rows in _batches(ids, batch, generator):
             value = 0.0
             optimizer.zero_grad(set_to_none=True)
-            for number, part in enumerate(token_parts(rows, ids)):
+            for number, part in enumerate(batches(rows.tolist(), ids, PART_TOKENS)):
                 if number:
                     yield Progress(done, total, "training adapters")
                 with watch.training(), torch.enable_grad():
                     wanted = torch.from_numpy(labels[part])
-                    logits = reader.logits([ids[int(i)] for i in part])
+                    logits = reader.logits([ids[i] for i in part])
                     loss = nn.functional.cross_entropy(logits, wanted.to(logits.device))
                     loss = loss * (len(part) / len(rows))
                     torch.autograd.backward(loss)
@@ -297,20 +293,6 @@ def _batches(
     return [out[int(i)] for i in generator.permutation(len(out))]
 
 
-def token_parts(
-    rows: NDArray[np.int64], ids: Sequence[Sequence[int]]
-) -> Iterator[NDArray[np.int64]]:
-    """Rows in parts of at most `PART_TOKENS` tokens, padding included, or a single text."""
-    begin = longest = 0
-    for place, row in enumerate(rows):
-        longer = max(longest, len(ids[int(row)]))
-        if place > begin and longer * (place + 1 - begin) > PART_TOKENS:
-            yield rows[begin:place]
-            begin, longer = place, len(ids[int(row)])
-        longest = longer
-    yield rows[begin:]
-
-
 def read_all(
     reader: LabelReader,
     ids: Sequence[Sequence[int]],
@@ -318,14 +300,14 @@ def read_all(
     clock: Callable[[], AbstractContextManager[None]],
 ) -> Steps[NDArray[np.float64]]:
     """Class logits of many prompts, in batches of like length: n × C."""
-    order = np.asarray(sorted(range(len(ids)), key=lambda i: len(ids[i])), dtype=np.int64)
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     parts: list[Tensor] = []
     batch *= 2  # no gradients are held
     done = 0
     for start in range(0, len(order), batch):
-        for part in token_parts(order[start : start + batch], ids):
+        for part in batches(order[start : start + batch], ids, PART_TOKENS):
             with clock(), torch.inference_mode():
-                parts.append(reader.logits([ids[int(i)] for i in part]).cpu())
+                parts.append(reader.logits([ids[i] for i in part]).cpu())
             done += len(part)
             yield Progress(done, len(order), "reading with adapters")
     out = np.empty(tuple(torch.cat(parts).shape))
@@ -333,7 +315,8 @@ def read_all(
     return out
 
 
-def _adapter(context: MethodContext, kind: AdapterName) -> Steps[Outcome]:
+def adapter(context: MethodContext, *, kind: AdapterName) -> Steps[Outcome]:
+    """LoRA or IA3 on query, key and value projections; IA3 on the MLPs' second matrix as well."""
     task, settings, model = context.task, context.settings, context.space.model
     watch = context.stopwatch()
     labels = task.labels["train"]
@@ -376,13 +359,3 @@ def _adapter(context: MethodContext, kind: AdapterName) -> Steps[Outcome]:
         },
         notes=tuple(notes),
     )
-
-
-def lora(context: MethodContext) -> Steps[Outcome]:
-    """LoRA on query, key and value projections."""
-    return _adapter(context, "lora")
-
-
-def ia3(context: MethodContext) -> Steps[Outcome]:
-    """IA3 on query, key and value projections and the second matrix of the MLPs."""
-    return _adapter(context, "ia3")

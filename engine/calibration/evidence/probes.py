@@ -94,7 +94,7 @@ def fit_probe(
     for done, strength in enumerate(tried, start=1):
         fitting = _Beside(partial(_fit, rows, labels, strength, classes))
         try:
-            while not fitting.wait(LOOK_S):
+            while not fitting.ended.wait(LOOK_S):
                 yield Progress(done - 1, len(tried), NOTE)
         finally:
             fitting.stop()
@@ -149,14 +149,10 @@ class _Beside(Generic[T]):
         self._work = work
         self._result: T | None = None
         self._error: BaseException | None = None
-        self._ended = threading.Event()
+        self.ended = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="lexiscope-probe", daemon=True)
         self._thread.start()
-
-    def wait(self, seconds: float) -> bool:
-        """Whether it ended within so many seconds."""
-        return self._ended.wait(seconds)
 
     def result(self) -> T:
         """What came out, once it ended; or what it raised."""
@@ -167,7 +163,7 @@ class _Beside(Generic[T]):
     def stop(self) -> None:
         """Let it end at its next line of Python, which a solver reaches in each iteration."""
         with self._lock:
-            if not self._ended.is_set() and self._thread.ident is not None:
+            if not self.ended.is_set() and self._thread.ident is not None:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(self._thread.ident), ctypes.py_object(_Stopped)
                 )
@@ -179,9 +175,9 @@ class _Beside(Generic[T]):
             except Exception as error:
                 self._error = error
             with self._lock:
-                self._ended.set()
+                self.ended.set()
         except _Stopped:
-            self._ended.set()
+            self.ended.set()
 
 
 def linear_probe(context: MethodContext) -> Steps[Outcome]:

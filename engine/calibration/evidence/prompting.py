@@ -21,7 +21,9 @@ from torch import Tensor
 
 from engine.calibration.evidence.protocol import MethodContext, Outcome, softmax
 from engine.calibration.evidence.shared_prefix import prefixed_states
-from engine.calibration.labelled.tasks import LabelToken, Task, render
+from engine.calibration.labelled.spec import render
+from engine.calibration.labelled.tasks import Task
+from engine.calibration.labelled.words import LabelToken
 from engine.model.language_model import LanguageModel
 from engine.progress import Steps
 from engine.space import LatentSpace

@@ -167,11 +167,6 @@ class Outcome:
         best: NDArray[np.int64] = self.scores.argmax(axis=1).astype(np.int64)
         return best
 
-    @property
-    def seconds(self) -> float:
-        """Both parts."""
-        return self.seconds_train + self.seconds_infer
-
     def to_dict(self) -> dict[str, Any]:
         """Without the scores of the rows."""
         return {

@@ -168,36 +168,3 @@ def _macro_f1(sums: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[n
     f1 = np.where(seen > 0, 2 * hits / np.maximum(seen, 1), 0.0)
     out: NDArray[np.float64] = f1.sum(-1) / np.maximum((seen > 0).sum(-1), 1)
     return out
-
-
-def accuracy_draws(right: Sequence[NDArray[np.bool_]], *, seed: int = 0) -> Draws:
-    """Share of rows that are right, over runs on the same rows."""
-    return _same(right, seed).accuracy(right)
-
-
-def difference_draws(
-    first: Sequence[NDArray[np.bool_]], second: Sequence[NDArray[np.bool_]], *, seed: int = 0
-) -> Draws:
-    """Accuracy of one method minus that of another, over runs on the same rows, paired."""
-    drawn = _same(first, seed)
-    return drawn.accuracy(first).minus(drawn.accuracy(second))
-
-
-def f1_difference(
-    labels: NDArray[np.int64],
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    classes: int,
-    *,
-    seed: int = 0,
-) -> Interval:
-    """Macro-F1 of one set of predictions minus another's on the same rows, paired."""
-    drawn = Bootstrap.same_rows(len(labels), seed=seed)
-    one, other = (drawn.macro_f1([labels], [said], classes) for said in (first, second))
-    return one.minus(other).interval
-
-
-def _same(runs: Sequence[NDArray[Any]], seed: int) -> Bootstrap:
-    if not runs:
-        raise OptionError("there is no run to take an interval of.")
-    return Bootstrap.same_rows(len(runs[0]), len(runs), seed=seed)

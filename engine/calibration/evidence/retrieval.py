@@ -34,7 +34,7 @@ from engine.calibration.evidence.prompting import (
     few_shot_states,
     label_logits,
 )
-from engine.calibration.evidence.protocol import MethodContext, Outcome, Stopwatch, softmax
+from engine.calibration.evidence.protocol import MethodContext, Outcome, softmax
 from engine.frames.decomposition import CHUNK
 from engine.model.language_model import LanguageModel
 from engine.progress import Progress, Steps
@@ -99,7 +99,7 @@ class Anchors:
                 out.append(self._plain(part))
                 continue
             placed = part.detach().cpu().double()
-            partition = _partition(self._model, part)
+            partition = torch.logsumexp(_logits(self._model, part), 1)
             out.append(self._entropy + partition[:, None] - placed @ self._means.T)
         return torch.cat(out).clamp_min(0)
 
@@ -128,10 +128,6 @@ def _logits(model: LanguageModel, states: Tensor) -> Tensor:
             product = product + anatomy.bias[start : start + CHUNK].detach().cpu().double()
         parts.append(anatomy.finish(product))
     return torch.cat(parts, 1)
-
-
-def _partition(model: LanguageModel, states: Tensor) -> Tensor:
-    return torch.logsumexp(_logits(model, states), 1)
 
 
 def majority(
@@ -174,9 +170,9 @@ def knn_prompting(context: MethodContext) -> Steps[Outcome]:
     labels = task.labels["train"][rows]
     held = yield from few_shot_states(context, "train", rows.tolist())
     asked = yield from few_shot_states(context, "test", range(task.size("test")))
-    watch = context.stopwatch(train=held.seconds, infer=asked.seconds)
     anchors = Anchors(context.space.model, held.states)
-    yield from _ticking(anchors.fill(), watch)
+    _, seconds = yield from context.timed(anchors.fill())
+    watch = context.stopwatch(train=held.seconds + seconds, infer=asked.seconds)
     tried = [k for k in NEIGHBOURS if k < len(rows)] or [1]
     found = []
     # Block by block, and only the nearest are kept: n anchors have n² divergences.
@@ -215,17 +211,6 @@ def knn_prompting(context: MethodContext) -> Steps[Outcome]:
             f" distributions would take {4 * v * len(rows) / 2**20:,.1f} MiB.",
         ),
     )
-
-
-def _ticking(steps: Steps[None], watch: Stopwatch) -> Steps[None]:
-    """Steps that count as training; the time between them does not."""
-    while True:
-        with watch.training():
-            try:
-                progress = next(steps)
-            except StopIteration:
-                return
-        yield progress
 
 
 def _anchor_rows(context: MethodContext) -> NDArray[np.int64]:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from engine.errors import PromptError
 from engine.model.anatomy import first_tensor
 from engine.model.language_model import LanguageModel
-from engine.model.texts import text_states
+from engine.model.texts import batches, padded, text_states
 from engine.progress import Progress, Steps
 
 SHORTEST: Final = 8
@@ -36,12 +38,9 @@ def common_prefix(ids: Sequence[Sequence[int]]) -> int:
     if not ids or not all(ids):
         raise PromptError("there is no prompt to read, or an empty one; give at least one token.")
     rows = [tuple(i) for i in ids]
-    first, last = min(rows), max(rows)  # in dictionary order: what these share, all share
-    shared = 0
-    for a, b in zip(first, last, strict=False):
-        if a != b:
-            break
-        shared += 1
+    # In dictionary order: what the first and the last share, all share.
+    pairs = zip(min(rows), max(rows), strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return min(shared, min(len(i) for i in ids) - 1)
 
 
@@ -84,16 +83,12 @@ def prefixed_states(
 def _suffixes(prefix: _Prefix, ids: Sequence[Sequence[int]], batch_tokens: int) -> Steps[Tensor]:
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     out = torch.empty(len(ids), prefix.model.width, device=prefix.model.anatomy.weight.device)
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and len(ids[order[stop]]) * (stop - start + 1) <= batch_tokens:
-            stop += 1
-        batch = order[start:stop]
+    done = 0
+    for batch in batches(order, ids, batch_tokens):
         rows = torch.tensor(batch, device=out.device)
         out[rows] = prefix.read([ids[i][prefix.length :] for i in batch])
-        start = stop
-        yield Progress(start, len(ids), "reading prompts with demonstrations")
+        done += len(batch)
+        yield Progress(done, len(ids), "reading prompts with demonstrations")
     return out
 
 
@@ -116,7 +111,7 @@ class _Prefix:
         return float((mine - plain).norm()) <= TOLERANCE * float(plain.norm())
 
     def _fill(self) -> None:
-        given = torch.tensor([self._ids], device=self._device())
+        given = torch.tensor([self._ids], device=self.model.input_device)
         with torch.inference_mode():
             out = self._without_head(
                 {"input_ids": given, "attention_mask": torch.ones_like(given), "use_cache": True}
@@ -127,14 +122,9 @@ class _Prefix:
 
     def read(self, suffixes: Sequence[Sequence[int]]) -> Tensor:
         """The state after each suffix: n × d, float32, after the final norm."""
-        device = self._device()
-        lengths = torch.tensor([len(s) for s in suffixes])
-        given = torch.zeros(len(suffixes), int(lengths.max()), dtype=torch.long)
-        mask = torch.zeros(len(suffixes), self.length + given.shape[1], dtype=torch.long)
-        mask[:, : self.length] = 1
-        for row, suffix in enumerate(suffixes):
-            given[row, : len(suffix)] = torch.tensor(list(suffix))
-            mask[row, self.length : self.length + len(suffix)] = 1
+        device = self.model.input_device
+        given, own, lengths = padded(suffixes)
+        mask = functional.pad(own, (self.length, 0), value=1)
         kept: list[Tensor] = []
 
         def keep(module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -168,6 +158,3 @@ class _Prefix:
         takes = inspect.signature(self.model.module.forward).parameters
         extra = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         return self.model.module(**given, **extra)
-
-    def _device(self) -> torch.device:
-        return self.model.input_device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -13,37 +13,29 @@ from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tables import Table, read_table
 from engine.errors import OptionError, shorten
 
-
-@dataclass(frozen=True)
-class KnownTask:
-    """Prompt and label words of a public data set, from the paper's table and early code."""
-
-    template: str
-    label_words: Mapping[str, str]
-
-
-KNOWN_TASKS: Final[Mapping[str, KnownTask]] = {
-    "agnews": KnownTask(
-        "Input: {text}\nType:",
-        {
+_SENTIMENT: Final = {"negative": "negative", "positive": "positive"}
+_KNOWN: Final = (
+    TaskSpec(
+        name="agnews",
+        template="Input: {text}\nType:",
+        label_words={
             "World": "world",
             "Sports": "sports",
             "Business": "business",
             "Technology": "technology",
         },
     ),
-    "sst2": KnownTask(
-        "Review: {text}\nSentiment:", {"negative": "negative", "positive": "positive"}
+    TaskSpec(name="sst2", template="Review: {text}\nSentiment:", label_words=_SENTIMENT),
+    TaskSpec(name="mr", template='Review: "{text}"\nSentiment:', label_words=_SENTIMENT),
+    TaskSpec(
+        name="subj",
+        template='Input: "{text}"\nType:',
+        label_words={"subjective": "subjective", "objective": "objective"},
     ),
-    "mr": KnownTask(
-        'Review: "{text}"\nSentiment:', {"negative": "negative", "positive": "positive"}
-    ),
-    "subj": KnownTask(
-        'Input: "{text}"\nType:', {"subjective": "subjective", "objective": "objective"}
-    ),
-    "trec": KnownTask(
-        "Question: {text}\nType:",
-        {
+    TaskSpec(
+        name="trec",
+        template="Question: {text}\nType:",
+        label_words={
             "description": "description",
             "entity": "entity",
             "abbreviation": "expression",
@@ -52,7 +44,9 @@ KNOWN_TASKS: Final[Mapping[str, KnownTask]] = {
             "number": "number",
         },
     ),
-}
+)
+KNOWN_TASKS: Final[Mapping[str, TaskSpec]] = MappingProxyType({one.name: one for one in _KNOWN})
+"""Prompts and label words of public data sets, from the paper's table and early code."""
 
 
 def known_spec(name: str, **changes: Any) -> TaskSpec:
@@ -66,13 +60,7 @@ def known_spec(name: str, **changes: Any) -> TaskSpec:
             f"the known tasks are {', '.join(KNOWN_TASKS)}; got {shorten(name)!r}; give a template"
             " and label words."
         )
-    known = KNOWN_TASKS[name]
-    given: dict[str, Any] = {
-        "name": name,
-        "template": known.template,
-        "label_words": dict(known.label_words),
-    }
-    return TaskSpec(**(given | changes))
+    return replace(KNOWN_TASKS[name], **changes)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from engine.calibration.labelled.spec import TaskSpec
 from engine.errors import OptionError
 
 
@@ -38,25 +38,8 @@ class Parts:
     dropped: dict[str, int] = field(default_factory=dict)
 
 
-class Sizes(Protocol):
-    """What of a task's settings decides about its splits."""
-
-    @property
-    def train(self) -> int | None: ...  # noqa: D102
-    @property
-    def valid(self) -> float | int: ...  # noqa: D102
-    @property
-    def test(self) -> float | int: ...  # noqa: D102
-    @property
-    def max_rows(self) -> int: ...  # noqa: D102
-    @property
-    def keep_leaks(self) -> bool: ...  # noqa: D102
-    @property
-    def seed(self) -> int: ...  # noqa: D102
-
-
 def split_examples(
-    sizes: Sizes, found: Mapping[str, Sequence[Example]], names: Sequence[str]
+    sizes: TaskSpec, found: Mapping[str, Sequence[Example]], names: Sequence[str]
 ) -> Parts:
     """Draw the splits.
 
@@ -114,7 +97,7 @@ def split_examples(
     return Parts(drawn, duplicates, dropped)
 
 
-def _valid_rows(sizes: Sizes, of: int) -> int:
+def _valid_rows(sizes: TaskSpec, of: int) -> int:
     """A share is one of the rows that are used: with few training rows it is few, too."""
     if sizes.valid >= 1 or sizes.valid == 0 or sizes.train is None:
         return _rows(sizes.valid, of)

@@ -7,7 +7,7 @@ prompts or labels: a cell is text.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -142,21 +142,17 @@ def read_table(
     for item in found:
         if isinstance(item, Note):
             notes.append(item)
-            continue
-        if isinstance(item, Problem):
+        elif isinstance(item, Problem):
             problems.append(item)
-            continue
-        reason = _cell_problem(item, max_cell)
-        if reason:
+        elif reason := _cell_problem(item, max_cell):
             problems.append(Problem(item.line, reason))
-            continue
-        if len(rows) >= max_rows:
-            problems.append(
-                Problem(item.line, f"this row and all after it: at most {max_rows:,} are read")
-            )
+        elif len(rows) >= max_rows:
+            reason = f"this row and all after it: at most {max_rows:,} are read"
+            problems.append(Problem(item.line, reason))
             break
-        columns.update(dict.fromkeys(item.values))
-        rows.append(item)
+        else:
+            columns.update(dict.fromkeys(item.values))
+            rows.append(item)
     if not rows:
         first = f" (line {problems[0].line}: {problems[0].reason})" if problems else ""
         raise OptionError(f"{shown} has no row that can be read{first}; give texts with labels.")
@@ -360,11 +356,9 @@ def _parquet(data: bytes, shown: str, max_rows: int) -> Iterator[Row | Problem]:
         ) from None
     try:
         file = parquet.ParquetFile(arrow.BufferReader(data))
-        groups: Iterable[Any] = file.iter_batches(batch_size=1024)
         line = 0
-        for batch in groups:
-            records: Sequence[Mapping[str, Any]] = batch.to_pylist()
-            for record in records:
+        for batch in file.iter_batches(batch_size=1024):
+            for record in batch.to_pylist():
                 line += 1
                 yield _from_record(record, line)
             if line > max_rows:

@@ -15,22 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.calibration.labelled.known import (
-    KNOWN_TASKS,
-    ExampleSet,
-    KnownTask,
-    example_sets,
-    known_spec,
-)
-from engine.calibration.labelled.spec import (
-    TaskSpec,
-    check_spec,
-    check_template,
-    render,
-    template_ending,
-)
+from engine.calibration.labelled.spec import TaskSpec, check_spec, render, template_ending
 from engine.calibration.labelled.splits import Example, split_examples
-from engine.calibration.labelled.tables import Problem, Row, Table, read_hub, read_table
+from engine.calibration.labelled.tables import Problem, Row, Table
 from engine.calibration.labelled.words import LabelToken, default_word, label_tokens
 from engine.errors import OptionError, PromptError, shorten
 from engine.model.language_model import LanguageModel
@@ -71,10 +58,6 @@ class TaskReport:
     dropped: Mapping[str, int]
     """Reason → rows that were not used."""
     warnings: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -149,7 +132,7 @@ class Task:
             "name": self.name,
             "fingerprint": self.fingerprint,
             "spec": self.spec.to_dict(),
-            "labels": [token.to_dict() for token in self.label_tokens],
+            "labels": [asdict(token) for token in self.label_tokens],
             "sizes": {split: self.size(split) for split in SPLITS},
             "note": self.note,
         }
@@ -240,13 +223,6 @@ def make_task(
         lines={s: tuple(e.line for e in parts.rows[s]) for s in SPLITS},
         report=report,
     )
-
-
-def preview(spec: TaskSpec, table: Table, n: int = 5) -> list[str]:
-    """The prompts of the first rows that have a text and a label."""
-    check_spec(spec, table)
-    examples, _ = _examples(spec, replace(table, rows=table.rows[: 20 * n]))
-    return [render(spec.template, spec.text_columns, e.values) for e in examples[:n]]
 
 
 def _examples(spec: TaskSpec, table: Table) -> tuple[list[Example], list[Problem]]:
@@ -373,28 +349,3 @@ def _warnings(
     if duplicates["contradictions"]:
         out.append(f"{duplicates['contradictions']:,} texts stand there with two labels.")
     return tuple(out)
-
-
-__all__ = [
-    "KNOWN_TASKS",
-    "SPLITS",
-    "ExampleSet",
-    "KnownTask",
-    "LabelToken",
-    "Problem",
-    "Row",
-    "Table",
-    "Task",
-    "TaskReport",
-    "TaskSpec",
-    "check_spec",
-    "check_template",
-    "example_sets",
-    "known_spec",
-    "make_task",
-    "preview",
-    "read_hub",
-    "read_table",
-    "render",
-    "shuffled_labels",
-]

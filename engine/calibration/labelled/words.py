@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from engine.errors import OptionError, shorten
@@ -44,13 +44,9 @@ class LabelToken:
     mean: bool = False
     """Whether the label's centroid is the mean over `ids`."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> LabelToken:
-        """From :meth:`to_dict`."""
+        """From its fields, as JSON holds them."""
         return cls(
             str(plain["label"]),
             str(plain["word"]),

@@ -27,11 +27,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.calibration.labelled.words import LabelToken
-from engine.calibration.training.calibrated import Calibration, Epoch
-from engine.calibration.training.losses import Centroids, centroids
+from engine.calibration.training.calibrated import Calibration, Epoch, centroids_for
+from engine.calibration.training.losses import Centroids
 from engine.calibration.training.module import CalibrationModule
 from engine.calibration.training.options import CalibrationOptions
 from engine.errors import ArtifactError, shorten
+from engine.json_number import plain
 from engine.space import LatentSpace
 
 FORMAT: Final = "lexiscope calibration 1"
@@ -69,7 +70,7 @@ def save(calibration: Calibration, folder: Path, *, extra: Mapping[str, Any] | N
             "weights_digest": _digest(aside / WEIGHTS),
             "extra": dict(extra or {}),
         }
-        text = json.dumps(_plain(info), ensure_ascii=False, indent=1, allow_nan=False)
+        text = json.dumps(plain(info), ensure_ascii=False, indent=1, allow_nan=False)
         (aside / INFO).write_text(text, encoding="utf-8")
         for name in (WEIGHTS, INFO):
             _flush(aside / name)
@@ -219,13 +220,7 @@ def _centroids(
     tuned: Mapping[str, Tensor],
 ) -> Centroids:
     """Those of the space, with the label vectors as they were stored."""
-    base = centroids(
-        space,
-        labels,
-        frame=options.frame,
-        scope=options.centroids,
-        whole=options.inference_over == "vocabulary",
-    )
+    base = centroids_for(space, labels, options)
     device = base.labels.device
     if "head.weight" in tuned:
         rows = tuned["head.weight"].to(device)
@@ -257,16 +252,6 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _numbers(plain: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: null stands for it."""
     return {k: math.nan if v is None else v for k, v in plain.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
 
 
 def _digest(path: Path) -> str:

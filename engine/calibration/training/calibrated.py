@@ -5,7 +5,7 @@ Knows nothing about how it was trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.calibration.labelled.tasks import Task
+from engine.calibration.labelled.words import LabelToken
 from engine.calibration.training.losses import Centroids, Scope, Similarity, centroids
 from engine.calibration.training.module import CalibrationModule
 from engine.calibration.training.options import CalibrationOptions
@@ -45,8 +46,6 @@ class Prediction:
     """n × C; rows sum to 1, or to less where other tokens of the vocabulary have a part."""
     predicted: Tensor
     """Index of the best label (n)."""
-    outside: Tensor | None = None
-    """Whether a token that is no label's is nearer still (n); over the vocabulary only."""
 
 
 @dataclass(eq=False)
@@ -139,6 +138,19 @@ class Calibration:
             )
 
 
+def centroids_for(
+    space: LatentSpace, labels: Sequence[LabelToken], options: CalibrationOptions
+) -> Centroids:
+    """The labels' bases of the untrained model, as a calibration's settings want them."""
+    return centroids(
+        space,
+        labels,
+        frame=options.frame,
+        scope=options.centroids,
+        whole=options.inference_over == "vocabulary",
+    )
+
+
 def untrained(
     space: LatentSpace, task: Task, options: CalibrationOptions | None = None
 ) -> Calibration:
@@ -153,13 +165,7 @@ def untrained(
         task_info=task.to_dict(),
         label_names=task.label_names,
         label_words=task.label_words,
-        centroids=centroids(
-            space,
-            task.label_tokens,
-            frame=options.frame,
-            scope=options.centroids,
-            whole=options.inference_over == "vocabulary",
-        ),
+        centroids=centroids_for(space, task.label_tokens, options),
         reading_temperature=options.reading_temperature,
     )
 
@@ -170,15 +176,13 @@ def predict_from(
 ) -> Prediction:
     """Scores, probabilities and answers of calibrated states."""
     if over == "vocabulary":
-        parts = []
+        parts = [states.new_empty(0, centres.classes, dtype=torch.float32)]
         for start in range(0, len(states), 256):
             whole = centres.scores(states[start : start + 256], kind, "vocabulary")
             logs = torch.log_softmax(whole / temperature, dim=1)
-            own = logs[:, list(centres.ids)]
-            parts.append((own, logs.amax(1) > own.amax(1)))
-        scores = torch.cat([p[0] for p in parts]) if parts else states.new_empty(0, centres.classes)
-        outside = torch.cat([p[1] for p in parts]).cpu() if parts else None
-        return Prediction(scores.cpu(), scores.exp().cpu(), scores.argmax(1).cpu(), outside)
+            parts.append(logs[:, list(centres.ids)])
+        scores = torch.cat(parts)
+        return Prediction(scores.cpu(), scores.exp().cpu(), scores.argmax(1).cpu())
     scores = centres.scores(states, kind)
     probabilities = torch.softmax(scores / temperature, dim=1)
     return Prediction(scores.cpu(), probabilities.cpu(), scores.argmax(1).cpu())

@@ -48,11 +48,7 @@ class Learner:
 
 
 def train_epochs(
-    learner: Learner,
-    options: CalibrationOptions,
-    rows: int,
-    checkpoint: Checkpoint,
-    begin: float,
+    learner: Learner, options: CalibrationOptions, rows: int, checkpoint: Checkpoint, begin: float
 ) -> Steps[BestSoFar]:
     """Train; the parameters are left as they were after the best epoch.
 

@@ -31,7 +31,7 @@ from engine.calibration.labelled.tasks import SPLITS, Task
 from engine.checkpoints import write_aside
 from engine.errors import BudgetExceeded, LayerError, NonFiniteError
 from engine.model.language_model import LanguageModel
-from engine.model.texts import text_states
+from engine.model.texts import layer_number, text_states
 from engine.progress import Progress, Steps, relabelled
 from engine.space import LatentSpace
 
@@ -62,7 +62,6 @@ class TaskStates:
     """The task's fingerprint."""
     model: str
     """The model's fingerprint."""
-    _raw: Mapping[int, Mapping[str, Tensor]]
     _normed: Mapping[int, Mapping[str, Tensor]]
     _blocks: int
 
@@ -83,27 +82,14 @@ class TaskStates:
         Raises:
             LayerError: it was not.
         """
-        return self._of(self._normed, layer)
-
-    def raw(self, layer: int) -> Mapping[str, Tensor]:
-        """Split → n × residual width float32, before the final norm."""
-        return self._of(self._raw, layer)
-
-    def _of(self, states: Mapping[int, Mapping[str, Tensor]], layer: int) -> Mapping[str, Tensor]:
         if layer < 0:
             layer += self._blocks + 1
-        if layer not in states:
+        if layer not in self._normed:
             raise LayerError(
                 f"the states of layer {layer} were not taken; there are"
                 f" {', '.join(str(x) for x in self.layers)}."
             )
-        return states[layer]
-
-    @property
-    def bytes(self) -> int:
-        """Memory held."""
-        held = [*self._raw.values(), *self._normed.values()]
-        return sum(t.numel() * t.element_size() for part in held for t in part.values())
+        return self._normed[layer]
 
 
 def task_states(
@@ -134,7 +120,7 @@ def task_states(
     """
     begin = time.perf_counter()
     model = space.model
-    asked = tuple(_layer(x, model.blocks + 1) for x in layers)
+    asked = tuple(layer_number(x, model.blocks + 1) for x in layers)
     # The last layer in any case: the same passes give it, and the model's own answer needs it.
     numbers = tuple(dict.fromkeys((*asked, model.blocks)))
     wanted: dict[bytes, tuple[int, ...]] = {}
@@ -168,16 +154,14 @@ def task_states(
         done += len(keys)
     if missing:
         store.trim()
-    raw: dict[int, dict[str, Tensor]] = {}
     normed: dict[int, dict[str, Tensor]] = {}
     width = model.anatomy.residual_width
     for layer in numbers:
-        raw[layer], normed[layer] = {}, {}
+        normed[layer] = {}
         for split in SPLITS:
             rows = [found[layer][_key(ids)] for ids in task.ids[split]]
-            stacked = torch.stack(rows) if rows else torch.empty(0, width)
-            raw[layer][split] = stacked
-            normed[layer][split] = _read_out(model, stacked)
+            raw = torch.stack(rows) if rows else torch.empty(0, width)
+            normed[layer][split] = _read_out(model, raw)
             _check_finite(normed[layer][split], task, split, layer)
         yield Progress(done, len(wanted), f"final norm of layer {layer}")
     return TaskStates(
@@ -189,7 +173,6 @@ def task_states(
         cached=len(wanted) - len(missing),
         task=task.fingerprint,
         model=model.fingerprint,
-        _raw=raw,
         _normed=normed,
         _blocks=model.blocks,
     )
@@ -197,12 +180,6 @@ def task_states(
 
 def _further(before: int, total: int, step: Progress) -> Progress:
     return Progress(before + step.done, total, "reading the texts")
-
-
-def _layer(layer: int, count: int) -> int:
-    if not -count <= layer < count:
-        raise LayerError(f"layer must be in [0, {count - 1}] for this model; got {layer}.")
-    return layer % count
 
 
 def _check_memory(model: LanguageModel, texts: int, layers: int) -> None:
@@ -245,22 +222,18 @@ class _Store:
     def __init__(self, folder: Path | None, fingerprint: str, layers: Sequence[int]) -> None:
         self._layers = layers
         self._root = None if folder is None else folder / "states"
-        self._folders = (
-            None
-            if folder is None
-            else {x: folder / "states" / fingerprint / f"layer-{x}" for x in layers}
-        )
+        self._folders: dict[int, Path] = {}
+        if self._root is not None:
+            self._folders = {x: self._root / fingerprint / f"layer-{x}" for x in layers}
 
     def find(self, keys: set[bytes]) -> dict[int, dict[bytes, Tensor]]:
         """Layer → key → state, of what is there."""
-        if self._folders is None:
-            return {layer: {} for layer in self._layers}
-        return {layer: self._read(self._folders[layer], keys) for layer in self._layers}
+        return {layer: self._read(self._folders.get(layer), keys) for layer in self._layers}
 
     @staticmethod
-    def _read(folder: Path, keys: set[bytes]) -> dict[bytes, Tensor]:
+    def _read(folder: Path | None, keys: set[bytes]) -> dict[bytes, Tensor]:
         out: dict[bytes, Tensor] = {}
-        for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+        for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
             with suppress(OSError, SafetensorError, KeyError, ValueError):
                 with safe_open(path, framework="pt") as file:
                     meta = file.metadata() or {}
@@ -283,10 +256,10 @@ class _Store:
 
     def put(self, layer: int, keys: Sequence[bytes], states: Tensor) -> None:
         """Keep a chunk of a layer. A folder that cannot be written is no error: it is not kept."""
-        if self._folders is None or not keys:
+        folder, rows = self._folders.get(layer), states.contiguous()
+        if folder is None or not keys:
             return
         packed = b"".join(keys)
-        folder, rows = self._folders[layer], states.contiguous()
         name = hashlib.blake2b(packed, digest_size=12).hexdigest()
         parts = {"keys": torch.frombuffer(bytearray(packed), dtype=torch.uint8), "states": rows}
         meta = {"format": _FORMAT, "digest": _digest(packed, rows)}
@@ -299,17 +272,14 @@ class _Store:
         if self._root is None:
             return
         with suppress(OSError):
-            files = [(p.stat().st_mtime, p.stat().st_size, p) for p in self._files(self._root)]
+            paths = self._root.glob("*/layer-*/*.safetensors")
+            files = [(p.stat().st_mtime, p.stat().st_size, p) for p in paths]
             held = sum(size for _, size, _ in files)
             for _, size, path in sorted(files):
                 if held <= limit:
                     return
                 path.unlink(missing_ok=True)
                 held -= size
-
-    @staticmethod
-    def _files(root: Path) -> list[Path]:
-        return list(root.glob("*/layer-*/*.safetensors"))
 
 
 def _digest(packed: bytes, states: Tensor) -> str:

@@ -152,13 +152,7 @@ class Centroids:
     def with_rows(self, labels: Tensor, rows: Tensor) -> Centroids:
         """The same with other vectors over the labels only: a head's own trained rows."""
         return replace(
-            self,
-            labels=labels,
-            rows=rows,
-            scope="labels",
-            whole=None,
-            whole_rows=None,
-            _written={},
+            self, labels=labels, rows=rows, scope="labels", whole=None, whole_rows=None, _written={}
         )
 
     def with_matrix(self, bases: Tensor, rows: Tensor) -> Centroids:

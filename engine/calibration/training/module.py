@@ -144,10 +144,7 @@ class CalibrationModule(nn.Module):
         if self.pooling == "position":
             return x, x
         if self.pooling == "channels":
-            return (
-                x.mean(1, keepdim=True).expand_as(x),
-                x.amax(1, keepdim=True).expand_as(x),
-            )
+            return (x.mean(1, keepdim=True).expand_as(x), x.amax(1, keepdim=True).expand_as(x))
         parts = torch.split(x, REDUCTION, dim=1)
         average = torch.cat([p.mean(1, keepdim=True).expand_as(p) for p in parts], dim=1)
         maximum = torch.cat([p.amax(1, keepdim=True).expand_as(p) for p in parts], dim=1)

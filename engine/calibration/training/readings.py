@@ -18,11 +18,16 @@ import torch
 from torch import Tensor
 
 from engine.calibration.labelled.words import LabelToken
-from engine.calibration.training.calibrated import Calibration, Prediction, predict_from
-from engine.calibration.training.losses import Centroids, Similarity, centroids
+from engine.calibration.training.calibrated import (
+    Calibration,
+    Prediction,
+    centroids_for,
+    predict_from,
+)
+from engine.calibration.training.losses import Centroids, Similarity
 from engine.errors import NonFiniteError, OptionError
 from engine.frames.frame import Frame
-from engine.json_number import number
+from engine.json_number import number, plain
 from engine.model.vocabulary import Token
 from engine.progress import Check, no_check
 from engine.reading.read import read
@@ -69,25 +74,9 @@ class Side:
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
         return {
-            "labels": [
-                {
-                    "label": one.label,
-                    "word": one.word,
-                    "score": number(one.score),
-                    "probability": number(one.probability),
-                }
-                for one in self.labels
-            ],
+            "labels": plain(self.labels),
             "predicted": self.labels[self.predicted].label,
-            "top": [
-                {
-                    "id": near.token.id,
-                    "text": near.token.text,
-                    "label": near.token.label,
-                    "score": number(near.score),
-                }
-                for near in self.top
-            ],
+            "top": [_named(near.token) | {"score": number(near.score)} for near in self.top],
         }
 
 
@@ -126,10 +115,7 @@ class Readings:
             "similarity": self.similarity,
             "frame": self.frame,
             "caution": self.caution,
-            "tokens": [
-                {"id": one.token.id, "text": one.token.text, "label": one.token.label}
-                for one in self.positions
-            ],
+            "tokens": [_named(one.token) for one in self.positions],
             "positions": [
                 {
                     "position": one.position,
@@ -179,9 +165,9 @@ def calibrated_readings(
     states = space.model.read_out(raw)
     after_states = _calibrated(space, calibration, tokens.ids, states, check)
     check()
-    fixed = _fixed(space, calibration)
+    labels = [LabelToken.from_dict(one) for one in calibration.task_info["labels"]]
     before = predict_from(
-        fixed,
+        centroids_for(space, labels, options),
         states,
         options.inference,
         options.inference_over,
@@ -223,11 +209,7 @@ def calibrated_readings(
 
 
 def _calibrated(
-    space: LatentSpace,
-    calibration: Calibration,
-    ids: tuple[int, ...],
-    states: Tensor,
-    check: Check,
+    space: LatentSpace, calibration: Calibration, ids: tuple[int, ...], states: Tensor, check: Check
 ) -> Tensor:
     """λ of every state; where the model's layers were tuned, the tuned model's own states."""
     if calibration.options.kind not in ("layers", "lora"):
@@ -237,18 +219,6 @@ def _calibrated(
     twin = tuned_model(calibration, space.model)
     check()
     return twin.read_out(twin.states(ids, check=check).raw[-1])
-
-
-def _fixed(space: LatentSpace, calibration: Calibration) -> Centroids:
-    """The labels' bases of the untrained model."""
-    options = calibration.options
-    return centroids(
-        space,
-        [LabelToken.from_dict(one) for one in calibration.task_info["labels"]],
-        frame=options.frame,
-        scope=options.centroids,
-        whole=options.inference_over == "vocabulary",
-    )
 
 
 def _nearest(
@@ -271,7 +241,7 @@ def _nearest(
     geometry = _GEOMETRY[similarity]
     if trained is None:
         found = read(frame, states, geometries=(geometry,), k=k, check=check)[geometry]
-        return _named(space, found.ids, found.scores)
+        return _near(space, found.ids, found.scores)
     out: list[list[Near]] = []
     own = torch.tensor(trained.ids, device=frame.device)
     for start in range(0, len(states), _ROWS_AT_ONCE):
@@ -283,11 +253,16 @@ def _nearest(
             whole = frame_scores(frame, part, geometry)
             whole[:, own] = trained.scores(part, similarity).to(whole.dtype)
         best = whole.topk(min(k, whole.shape[1]), dim=1)
-        out += _named(space, best.indices, best.values)
+        out += _near(space, best.indices, best.values)
     return out
 
 
-def _named(space: LatentSpace, ids: Tensor, values: Tensor) -> list[list[Near]]:
+def _named(token: Token) -> dict[str, Any]:
+    """A token as the readings write it."""
+    return {"id": token.id, "text": token.text, "label": token.label}
+
+
+def _near(space: LatentSpace, ids: Tensor, values: Tensor) -> list[list[Near]]:
     words = space.model.vocabulary_texts
     return [
         [Near(words.token(one), score) for one, score in zip(row, scores, strict=True)]
@@ -295,12 +270,7 @@ def _named(space: LatentSpace, ids: Tensor, values: Tensor) -> list[list[Near]]:
     ]
 
 
-def _side(
-    calibration: Calibration,
-    found: Prediction,
-    row: int,
-    near: list[list[Near]],
-) -> Side:
+def _side(calibration: Calibration, found: Prediction, row: int, near: list[list[Near]]) -> Side:
     return Side(
         labels=tuple(
             LabelScore(label, word, score, probability)

@@ -73,17 +73,10 @@ class BestSoFar:
         kept: list[Tensor],
     ) -> BestSoFar:
         """As it was when `to_dict` gave these values, with the best parameters of then."""
-        epochs = [Epoch(*one) for one in values["history"]]
-        first = epochs[0]
-        made = cls(
-            parameters,
-            patience,
-            first.train_loss,
-            first.valid_loss,
-            first.valid_accuracy,
-            time.perf_counter() - values["seconds"],
-        )
-        made.history = epochs
+        _, train_loss, valid_loss, accuracy, _ = values["history"][0]
+        began = time.perf_counter() - values["seconds"]
+        made = cls(parameters, patience, train_loss, valid_loss, accuracy, began)
+        made.history = [Epoch(*one) for one in values["history"]]
         made.epoch, made._lowest, made.kept = values["best"], values["lowest"], kept
         return made
 

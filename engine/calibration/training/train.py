@@ -147,18 +147,12 @@ class _ModuleLearner:
         result.module = module
         result.trained_weights = sum(p.numel() for p in module.parameters())
         self.result, self.module = result, module
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        return list(self.module.parameters())
+        self.parameters = list(module.parameters())
+        self.generators = {"dropout": module.draws}
 
     def outputs(self, states: Tensor, *, training: bool) -> tuple[Tensor, Centroids]:
         self.module.train(training)
         return self.module(states), self.result.centroids
-
-    @property
-    def generators(self) -> dict[str, torch.Generator]:
-        return {"dropout": self.module.draws}
 
     def finish(self) -> None:
         self.module.eval()
@@ -190,15 +184,9 @@ class _HeadLearner:
         self.transform = (
             None if frame.transform is None else frame.transform.float().to(self.rows.device)
         )
+        self.parameters = [self.rows]
+        self.generators: dict[str, torch.Generator] = {}
         result.trained_weights = self.rows.numel()
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        return [self.rows]
-
-    @property
-    def generators(self) -> dict[str, torch.Generator]:
-        return {}
 
     def outputs(self, states: Tensor, *, training: bool) -> tuple[Tensor, Centroids]:
         del training

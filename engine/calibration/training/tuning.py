@@ -33,8 +33,8 @@ from engine.errors import BudgetExceeded, OptionError
 from engine.model.anatomy import first_tensor
 from engine.model.language_model import LanguageModel
 from engine.model.placement import check_trainable
-from engine.model.texts import text_states
-from engine.progress import Progress, Steps
+from engine.model.texts import batches, padded, text_states
+from engine.progress import Progress, Steps, as_part
 from engine.space import LatentSpace
 
 PART_TOKENS: Final = 2048
@@ -75,8 +75,10 @@ def tune_model(
     total = options.used_epochs * task.size("train")
 
     def losses(chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
-        for part in _parts(chosen.tolist(), task.ids["train"]):
-            states = last_states(twin, [task.ids["train"][i] for i in part])
+        ids = task.ids["train"]
+        by_length = sorted(chosen.tolist(), key=lambda i: (len(ids[i]), i))
+        for part in batches(by_length, ids, PART_TOKENS):
+            states = last_states(twin, [ids[i] for i in part])
             own = labels["train"][torch.tensor(part, device=device)]
             yield (
                 len(part),
@@ -231,12 +233,7 @@ def last_states(twin: LanguageModel, batch: Sequence[Sequence[int]]) -> Tensor:
     anatomy = twin.anatomy
     weight = anatomy.embedding.weight
     assert isinstance(weight, Tensor)
-    lengths = torch.tensor([len(ids) for ids in batch])
-    given = torch.zeros(len(batch), int(lengths.max()), dtype=torch.long)
-    mask = torch.zeros_like(given)
-    for row, ids in enumerate(batch):
-        given[row, : len(ids)] = torch.tensor(list(ids))
-        mask[row, : len(ids)] = 1
+    given, mask, lengths = padded(batch)
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
@@ -265,21 +262,5 @@ def _states(
 ) -> Steps[Tensor]:
     """States after the final norm, without gradients."""
     steps = text_states(twin, ids, layers=(-1,), batch_tokens=PART_TOKENS)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return twin.read_out(end.value.raw[:, 0])
-        yield Progress(done, total, note)
-
-
-def _parts(chosen: Sequence[int], ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """A batch in parts of like length, each of at most PART_TOKENS tokens or a single text."""
-    part: list[int] = []
-    for i in sorted(chosen, key=lambda i: (len(ids[i]), i)):
-        if part and len(ids[i]) * (len(part) + 1) > PART_TOKENS:
-            yield part
-            part = []
-        part.append(i)
-    if part:
-        yield part
+    found = yield from as_part(steps, done, total, note)
+    return twin.read_out(found.raw[:, 0])

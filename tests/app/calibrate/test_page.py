@@ -23,14 +23,15 @@ from app.calibrate.calibrations import Saved, SavedView
 from app.calibrate.form import CalibrateQuery, options_of, spec_of
 from app.calibrate.saved import result_of
 from app.calibrate.words import share
-from app.jobs.lanes import JobView
+from app.jobs.job import JobView
 from app.jobs.page import JobPage
 from app.jobs.panel import duration, job_panel
 from app.main import create_app
 from app.web.rendering import render_text
 from engine import LatentSpace
+from engine.calibration.labelled.known import example_sets
 from engine.calibration.labelled.tables import read_table
-from engine.calibration.labelled.tasks import example_sets, make_task
+from engine.calibration.labelled.tasks import make_task
 from engine.calibration.training.options import CalibrationOptions
 
 
@@ -558,7 +559,7 @@ def test_only_a_job_under_way_is_said_to_run(
     scope = {"type": "http", "path": "/", "headers": [], "app": client.app, "root_path": ""}
     request = Request({**scope, "query_string": b"", "server": ("localhost", 80)})
     active = not view.finished
-    context = JobPage(view, job_panel(view), None, "/jobs/1", None, None,
+    context = JobPage(job_panel(view), None, "/jobs/1", None, None,
                       "/jobs/1/restart" if restartable else None)  # fmt: skip
     text = render_text(request, "jobs/page.html", context, is_fragment=False).decode()
     assert ("runs in the background" in text) == active

@@ -22,8 +22,9 @@ from engine.calibration.evidence.evaluation import evaluate
 from engine.calibration.evidence.evaluation_result import Evaluation
 from engine.calibration.evidence.methods import METHODS
 from engine.calibration.evidence.protocol import MethodSettings
+from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tables import Table, read_table
-from engine.calibration.labelled.tasks import TaskSpec, make_task
+from engine.calibration.labelled.tasks import make_task
 from engine.calibration.training.artifact import load_calibration
 from engine.calibration.training.losses import LOSSES
 from engine.calibration.training.options import CalibrationOptions
@@ -232,7 +233,7 @@ def test_a_folder_with_train_and_test(where: list[str], tmp_path: Path, capfd: A
         (["calibrate", "DATA", *COLUMNS, "--target", "tail"], "target must be one of"),
         (
             ["calibrate", "DATA", *COLUMNS, "--temperature", "0"],
-            "--temperature: it must be a number above 0",
+            "--temperature: it must be a number from 0.001 to 1,000",
         ),
         (["calibrate", "DATA", *COLUMNS, "--method", "lora", "--loss", "sm"], "one of the two"),
         (["calibrate", "hub:"], "needs the id"),

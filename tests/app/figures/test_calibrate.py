@@ -11,8 +11,7 @@ from calibrate_fixture import ablation, comparison, competitors, history
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.calibrate.curves import learning
-from app.calibrate.result import story
+from app.calibrate.result import learning, story
 from app.calibrate.tables import ablation as ablation_table
 from app.calibrate.tables import competitors as competitor_table
 from app.calibrate.words import between, excerpt, points, share, when
@@ -216,7 +215,7 @@ def test_what_gets_worse_is_marked() -> None:
 
     def marks(one: dict[str, object]) -> dict[str, bool]:
         told = story(one, lambda prompt: None)
-        return {row.name: row.worse for group in told.groups for row in group.rows}
+        return {row.name: row.worse for _, rows in told.groups for row in rows}
 
     good, bad = marks(found), marks(worse)
     for name in ("accuracy", "macro-F1", "calibration error", "cosine to the own basis"):
@@ -240,25 +239,27 @@ def test_the_curve_of_a_training_names_the_kept_epoch() -> None:
 def test_every_method_stands_in_the_table_or_says_why_not() -> None:
     found = competitors()
     made = competitor_table(found, "calibration-sm")
-    names = [row.name for group in made.groups for row in group.rows]
+    every = [row for _, _, rows in made.groups for row in rows]
+    names = [row.name for row in every]
     titles = [m["title"] for m in found["methods"] if m["tasks"]]
     assert sorted(names) == sorted(titles)
-    assert [row.name for g in made.groups for row in g.rows if row.this] == ["Calibration (cosine)"]
+    assert [row.name for row in every if row.this] == ["Calibration (cosine)"]
     assert made.left_out == ("IA3: the package peft is not installed.",)
-    assert [f.level for f in made.findings] == ["ok", "note", "fail"]
-    assert made.groups[-1].control
+    assert [level for level, _, _ in made.findings] == ["ok", "note", "fail"]
+    _, control, _ = made.groups[-1]
+    assert control
 
 
 def test_the_ablation_table_holds_each_combination_where_it_belongs() -> None:
     found = ablation()
     made = ablation_table(found)
     assert len(made.rows) * len(made.losses) * len(made.readings) == len(found["rows"])
-    flat = [cell for row in made.rows for cell in row.cells]
+    flat = [cell for _, _, cells in made.rows for cell in cells]
     values = sorted(share(row["accuracy"]["value"]) for row in found["rows"])
     assert sorted(cell.text for cell in flat if cell) == values
     best = max(row["accuracy"]["value"] for row in found["rows"])
     assert {cell.text for cell in flat if cell and cell.best} == {share(best)}
-    assert [row.control for row in made.rows].count(True) == 1
+    assert [control for _, control, _ in made.rows].count(True) == 1
 
 
 def test_a_label_has_the_colour_that_it_has_on_the_map() -> None:

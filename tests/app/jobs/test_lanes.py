@@ -17,8 +17,8 @@ import pytest
 from asgi import settings_with
 from waiting import PATIENCE, Clock, until
 
-from app.jobs.job import Job, interrupted
-from app.jobs.lanes import POINTS, Jobs, JobView
+from app.jobs.job import POINTS, Job, JobView, interrupted
+from app.jobs.lanes import Jobs
 from app.main import create_app
 from app.model.device import DeviceThread
 from app.storage.store import Store

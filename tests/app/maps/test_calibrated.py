@@ -23,7 +23,7 @@ from app.maps.calibrated import fingerprint_of
 from app.maps.inputs import example_text_set
 from app.maps.question import MapQuery
 from engine import LatentSpace
-from engine.calibration.labelled.tasks import example_sets
+from engine.calibration.labelled.known import example_sets
 from engine.calibration.training.artifact import load_calibration, read_info
 from engine.maps import CalibrationName, MapOptions
 

@@ -31,7 +31,7 @@ from app.maps.question import PROMPT as MAP_PROMPT
 from app.maps.question import MapQuery, drawn_at_once
 from app.web.security import CONTENT_SECURITY_POLICY
 from engine import LatentSpace
-from engine.calibration.labelled.tasks import example_sets
+from engine.calibration.labelled.known import example_sets
 from engine.errors import OptionError
 from engine.maps import Map, MapOptions, MapPoints
 from engine.maps.border import draw_border

@@ -8,13 +8,15 @@ import time
 import numpy as np
 import pytest
 from method_tasks import quick_settings, small_context, small_task
+from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 from tiny_models import Spaces
 from waiting import Clock
 
 from engine.calibration.evidence import evaluation, peft_tuning, protocol, resampling
 from engine.calibration.evidence.evaluation import evaluate
-from engine.calibration.evidence.findings import Difference, counted, draw_conclusions, signed
+from engine.calibration.evidence.evaluation_result import Average, Cell, Difference
+from engine.calibration.evidence.findings import counted, draw_conclusions, signed
 from engine.calibration.evidence.methods import METHODS, VARIANTS, methods_named, run_method
 from engine.calibration.evidence.metrics import Interval
 from engine.calibration.evidence.protocol import (
@@ -25,16 +27,21 @@ from engine.calibration.evidence.protocol import (
     softmax,
     timed,
 )
-from engine.calibration.evidence.resampling import (
-    Bootstrap,
-    Draws,
-    accuracy_draws,
-    difference_draws,
-    f1_difference,
-)
+from engine.calibration.evidence.resampling import Bootstrap, Draws
 from engine.calibration.training.options import CalibrationOptions
 from engine.errors import NonFiniteError, OptionError
 from engine.progress import Progress, drain
+
+
+def accuracy_draws(right: list[NDArray[np.bool_]], *, seed: int = 0) -> Draws:
+    """Of runs on the same rows."""
+    return Bootstrap.same_rows(len(right[0]), len(right), seed=seed).accuracy(right)
+
+
+def difference_draws(first: list[NDArray[np.bool_]], second: list[NDArray[np.bool_]]) -> Draws:
+    """Of two methods that ran on the same rows, paired."""
+    drawn = Bootstrap.same_rows(len(first[0]), len(first))
+    return drawn.accuracy(first).minus(drawn.accuracy(second))
 
 
 def test_accuracy_draws_equal_a_plain_bootstrap() -> None:
@@ -74,7 +81,7 @@ def test_difference_draws_are_paired() -> None:
     with pytest.raises(OptionError, match="each row of each seed"):
         difference_draws([right], [right[:5]])
     with pytest.raises(OptionError, match="no run"):
-        accuracy_draws([])
+        Bootstrap([])
 
 
 def test_a_deterministic_method_gains_nothing_by_seeds() -> None:
@@ -182,7 +189,9 @@ def test_f1_equals_sklearns_and_its_bootstrap() -> None:
     second = np.where(draw.random(250) < 0.5, labels, draw.integers(0, 3, 250))
     found = Bootstrap.same_rows(250).macro_f1([labels], [first], 3).interval
     assert found.value == pytest.approx(f1_score(labels, first, average="macro"))
-    gap = f1_difference(labels, first, second, 3)
+    drawn = Bootstrap.same_rows(250)
+    one, other = (drawn.macro_f1([labels], [said], 3) for said in (first, second))
+    gap = one.minus(other).interval
     hand = f1_score(labels, first, average="macro") - f1_score(labels, second, average="macro")
     assert gap.value == pytest.approx(hand)
     repeated = []
@@ -394,9 +403,14 @@ def test_reading_is_charged_when_the_disk_had_it(spaces: Spaces, tmp_path) -> No
     assert ratio == pytest.approx(tokens["train"] / tokens["test"])
 
 
-class _Line:
-    def __init__(self, accuracy: Interval, seconds: float) -> None:
-        self.accuracy, self.seconds_train, self.seconds_infer = accuracy, seconds, 0.0
+def _line(accuracy: Interval, seconds: float) -> Average:
+    """A method that takes so long to train, and no time to answer."""
+    return Average(accuracy, accuracy, seconds, 0.0, 1)
+
+
+def _cell(accuracy: Interval) -> Cell:
+    """A method on one task of which nothing but the accuracy counts."""
+    return Cell(accuracy, accuracy, None, 0.0, 0.0, 0, 0, ())
 
 
 @pytest.mark.parametrize(
@@ -409,7 +423,7 @@ class _Line:
 )
 def test_the_probe_sentence_follows_the_figures(gap: Interval, words: str, verdict: str) -> None:
     """Whatever comes out is said as it came out."""
-    lines = {n: _Line(Interval(0.6, 0.5, 0.7), 1.0) for n in ("calibration-sm", "linear-probe")}
+    lines = {n: _line(Interval(0.6, 0.5, 0.7), 1.0) for n in ("calibration-sm", "linear-probe")}
     pair = Difference("calibration-sm", "linear-probe", gap, {})
     found = draw_conclusions({n: n for n in lines}, {}, lines, [pair], {})
     headline, own = found[:2]
@@ -425,8 +439,8 @@ def test_the_probe_sentence_follows_the_figures(gap: Interval, words: str, verdi
 def test_goals_against_knn_prompting() -> None:
     """Accuracy and time, both ways."""
     lines = {
-        "calibration-sm": _Line(Interval(0.6, 0.5, 0.7), 4.0),
-        "knn-prompting": _Line(Interval(0.65, 0.6, 0.7), 6.0),
+        "calibration-sm": _line(Interval(0.6, 0.5, 0.7), 4.0),
+        "knn-prompting": _line(Interval(0.65, 0.6, 0.7), 6.0),
     }
     pair = Difference("calibration-sm", "knn-prompting", Interval(-0.05, -0.08, -0.02), {})
     accuracy, time = draw_conclusions({n: n for n in lines}, {}, lines, [pair], {})[1:3]
@@ -438,7 +452,7 @@ def test_goals_against_knn_prompting() -> None:
 
 def test_shuffled_labels_above_chance_are_said() -> None:
     """A control that finds something is a warning, not a footnote."""
-    cells = {("shuffled-labels", "t"): _Line(Interval(0.8, 0.75, 0.85), 1.0)}
+    cells = {("shuffled-labels", "t"): _cell(Interval(0.8, 0.75, 0.85))}
     [found] = draw_conclusions({}, cells, {}, [], {"t": 0.5})
     assert found.verdict == "missed"
     assert "above chance on t" in found.text

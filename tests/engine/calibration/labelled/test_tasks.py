@@ -13,19 +13,10 @@ from hypothesis import strategies as st
 from tiny_models import Spaces
 
 from engine import LatentSpace
+from engine.calibration.labelled.known import KNOWN_TASKS, example_sets, known_spec
+from engine.calibration.labelled.spec import TaskSpec, check_template, render
 from engine.calibration.labelled.tables import Row, Table
-from engine.calibration.labelled.tasks import (
-    KNOWN_TASKS,
-    SPLITS,
-    TaskSpec,
-    check_template,
-    example_sets,
-    known_spec,
-    make_task,
-    preview,
-    render,
-    shuffled_labels,
-)
+from engine.calibration.labelled.tasks import SPLITS, make_task, shuffled_labels
 from engine.calibration.labelled.words import label_tokens, word_ids
 from engine.errors import OptionError
 
@@ -263,12 +254,6 @@ def test_what_cannot_be_a_task_is_refused_in_one_sentence(spaces: Spaces) -> Non
     many = planted_tasks.table(150, tuple(f"label {i}" for i in range(150)))
     with pytest.raises(OptionError, match="150"):
         make_task(TaskSpec(), many, model)
-
-
-def test_preview_shows_real_prompts() -> None:
-    table = planted_tasks.table(12)
-    shown = preview(TaskSpec(template="Q {text}\nA:"), table, 3)
-    assert shown == [f"Q {row.values['text']}\nA:" for row in table.rows[:3]]
 
 
 def test_known_tasks_name_their_labels(small: LatentSpace) -> None:
