@@ -29,6 +29,7 @@ from starlette.testclient import TestClient
 from waiting import PATIENCE
 
 import app as app_package
+import engine.checkpoints
 import engine.frames.decomposition_cache
 from app.calibrate.sets import Sets
 from app.main import create_app
@@ -467,7 +468,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(engine.frames.decomposition_cache.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(engine.checkpoints.tempfile, "mkstemp", refuse)
     assert same(cached_decomposition(weight, tmp_path / "cache"), decompose(weight))
     monkeypatch.undo()
     monkeypatch.setattr(engine.frames.decomposition_cache, "save_file", refuse)

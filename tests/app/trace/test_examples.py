@@ -11,13 +11,14 @@ from starlette.testclient import TestClient
 from app.trace.question import EXAMPLES, LOOKED_AT
 from engine import LatentSpace, Trace, load
 from engine.errors import ModelNotFound
+from engine.loading import SHIPPED
 
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> LatentSpace:
     folder: Path = tmp_path_factory.mktemp("bases")
     try:
-        return load(device="cpu", cache_dir=folder)
+        return load(SHIPPED, device="cpu", cache_dir=folder)
     except ModelNotFound:
         pytest.skip("the model that ships is not in this checkout")
 
