@@ -33,8 +33,9 @@ PAGES = {
 ANSWERS = ("the server responded with a status of 4",)
 """What the console says of the pages that are about a mistake."""
 WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 400, "height": 800}
-
-
+DRAWN = """() => [...document.querySelectorAll(".plot-scroll")].every(box =>
+  box.scrollWidth <= box.clientWidth + 1 || box.querySelector("[tabindex]"))"""
+"""Whether each figure has the width of its box, or can be scrolled by keyboard."""
 LARGER_LETTERS = """() => {
   const sheet = new CSSStyleSheet();
   sheet.replaceSync("*, *::before, *::after { letter-spacing: 0.15em !important; }");
@@ -60,7 +61,7 @@ def test_every_page_is_readable_wide_and_light_narrow_and_dark(
     for size, scheme in ((WIDE, "light"), (NARROW, "dark")):
         page.set_viewport_size(size)  # type: ignore[arg-type]
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        until(page, lambda: fits(page))  # figures are drawn anew
+        until(page, lambda: fits(page) and bool(page.evaluate(DRAWN)))  # figures are drawn anew
         serious = [
             f"{scheme} {v['id']}: {node['html'][:160]} {node['failureSummary'][:200]}"
             for v in Axe().run(page).response["violations"]
