@@ -71,7 +71,7 @@ test: setup-dev browser check ## everything: style, types, import rules, unit, c
 	$(PYTEST) tests -n $(WORKERS) --dist worksteal --ignore=tests/browser
 	$(PYTEST) tests/browser -n $(WORKERS) --dist loadfile
 
-test-quick: setup-dev ## the tests that take less than two minutes together: no browser, no server process
+test-quick: setup-dev ## the tests that need no browser, no server process and little time each
 	$(PYTEST) tests -n $(WORKERS) --dist worksteal --ignore=tests/browser -m "not slow"
 
 check: setup-dev ## ruff, mypy strict, import rules
