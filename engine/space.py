@@ -40,13 +40,16 @@ from engine.model.ranges import parse_range
 from engine.model.state_cache import StateCache
 from engine.model.vocabulary import Vocabulary
 from engine.progress import Check, no_check
+from engine.reading.temperature import Temperature
 from engine.trace.agreement import Agreement, compute_agreement
 from engine.trace.cell import Cell, Curves, compute_cell, compute_curves
 from engine.trace.compute import compute_trace, default_pins
 from engine.trace.options import TraceOptions
 from engine.trace.result import Cost, Trace
+from engine.trace.temperatures import Temperatures, default_temperatures
 
 _TRACES: Final = 24
+_FRAMES: Final = 12
 
 
 class LatentSpace:
@@ -76,9 +79,10 @@ class LatentSpace:
         self._cache_dir = cache_dir
         self._states = StateCache(model, states_bytes)
         self._traces: LRUCache[tuple[Any, ...], Trace] = LRUCache(_TRACES)
-        self._frames: dict[str, Frame] = {}
+        self._frames: LRUCache[str, Frame] = LRUCache(_FRAMES)
         self._reports: dict[tuple[str, bool], FrameReport] = {}
         self._costs = CostModel()
+        self._temperatures = Temperatures(model, self.frame, cache_dir)
         self.maps = MapMaker(self, cache_dir=cache_dir and cache_dir / "maps")
         """Maps of this space: its bases and states in the plane (:mod:`engine.maps`)."""
         tell("taking the head apart")
@@ -111,13 +115,31 @@ class LatentSpace:
         )
         return self.self_check
 
-    def frame(self, name: str) -> Frame:
-        """One of the frames, built when first asked for.
+    def temperatures(self, frame: str, *, check: Check = no_check) -> dict[str, Temperature]:
+        """By geometry: where its probabilities on a frame come nearest to the model's own.
+
+        Measured once per model and frame (:mod:`engine.reading.temperature`).
+
+        Args:
+            frame: its name, or with its dial as ``dial:0.25``.
+            check: raises to stop.
 
         Raises:
             OptionError: an unknown name, or a frame that this model does not have.
         """
-        if name not in self._frames:
+        return self._temperatures.of(frame, check=check)
+
+    def frame(self, name: str) -> Frame:
+        """One of the frames, built when first asked for.
+
+        Args:
+            name: one of :data:`engine.frames.kinds.FRAMES`, or with its dial as ``dial:0.25``.
+
+        Raises:
+            OptionError: an unknown name, or a frame that this model does not have.
+        """
+        found = self._frames.get(name)
+        if found is None:
             anatomy = self.model.anatomy
             plain = anatomy.logit_scale == 1.0 and anatomy.softcap is None
             source = Source(
@@ -129,8 +151,8 @@ class LatentSpace:
                 finish=None if plain else anatomy.finish,
                 seed=self.seed,
             )
-            self._frames[name] = build_frame(name, source)
-        return self._frames[name]
+            found = self._frames[name] = build_frame(name, source)
+        return found
 
     # --- prompts ---
 
@@ -167,6 +189,10 @@ class LatentSpace:
     def _read(self, tokens: Tokens, options: TraceOptions, check: Check) -> Trace:
         """A trace that is not kept yet, with what it was foretold to cost and did."""
         count = len(tokens.ids)
+        temperatures = self.temperatures(options.frame_key, check=check)
+        if options.temperature is not None:
+            given = Temperature(options.temperature, fitted=False)
+            temperatures = temperatures | {options.geometry: given}
         work = self._work(count, options, forward_tokens=0 if tokens.ids in self._states else count)
         foretold = Cost(self._costs.seconds(work), self._costs.bytes(work))
         with torch.no_grad(), measured(self.model.anatomy.weight.device) as spent:
@@ -176,6 +202,7 @@ class LatentSpace:
                 tokens,
                 self._states.take(tokens.ids, check),
                 options,
+                temperatures=temperatures,
                 cost=foretold,
                 check=check,
             )
@@ -379,6 +406,7 @@ class LatentSpace:
                         tokens,
                         states,
                         TraceOptions(),
+                        temperatures=default_temperatures(),
                         cost=Cost(0.0, 0),
                         check=check,
                     )

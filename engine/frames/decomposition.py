@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -144,24 +145,14 @@ def decompose(weight: Tensor, *, check: Check = no_check) -> HeadDecomposition:
     floor = d * torch.finfo(torch.float64).eps * float(eigenvalues[0].clamp_min(0))
     rank = int((eigenvalues > floor).sum())
     kept = eigenvalues[:rank]
-    weights = torch.stack([1 / kept, 1 / kept**2], dim=1)  # (rank, 2)
-    squares = torch.empty(v, 2, dtype=torch.float64)
     rows = torch.empty(v, dtype=torch.float64)
     mean = torch.zeros(d, dtype=torch.float64)
-    basis = eigenvectors[:, :rank].contiguous()
-    if weight.device.type == "cuda":
-        basis, weights = basis.to(weight.device), weights.to(weight.device)
-    step = _GRAM_ROWS if basis.device.type == "cpu" else CHUNK
-    room = torch.empty(2, min(v, step), d, dtype=torch.float64, device=basis.device)
-    for start in range(0, v, step):
-        check()
-        source = weight[start : start + step].detach()
-        block = room[0, : len(source)].copy_(source)
+    squares = torch.empty(v, 2, dtype=torch.float64)
+    weights = torch.stack([1 / kept, 1 / kept**2], dim=1)  # (rank, 2)
+    for start, block, parts in _rotated(weight, eigenvectors[:, :rank], check):
         rows[start : start + len(block)] = torch.linalg.vecdot(block, block).cpu()
         mean += block.sum(0).cpu()
-        parts = room[1].view(-1)[: len(block) * rank].view(len(block), rank)
-        torch.mm(block, basis, out=parts)
-        squares[start : start + len(block)] = (parts.square_() @ weights).cpu()
+        squares[start : start + len(block)] = (parts.square_() @ weights.to(parts.device)).cpu()
     return HeadDecomposition(
         eigenvalues=eigenvalues.contiguous(),
         eigenvectors=eigenvectors.contiguous(),
@@ -172,3 +163,52 @@ def decompose(weight: Tensor, *, check: Check = no_check) -> HeadDecomposition:
         row_mean=mean / v,
         seconds=time.perf_counter() - begin,
     )
+
+
+def _rotated(
+    weight: Tensor, basis: Tensor, check: Check
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Blocks of rows of W in float64 with their coordinates W·U: (first row, c × d, c × rank).
+
+    Both are rooms that the next block uses again.
+    """
+    v, d = weight.shape
+    rank = basis.shape[1]
+    where = weight.device if weight.device.type == "cuda" else torch.device("cpu")
+    basis = basis.to(where).contiguous()
+    step = CHUNK if where.type == "cuda" else _GRAM_ROWS
+    room = torch.empty(2, min(v, step), d, dtype=torch.float64, device=where)
+    for start in range(0, v, step):
+        check()
+        source = weight[start : start + step].detach()
+        block = room[0, : len(source)].copy_(source)
+        parts = room[1].view(-1)[: len(block) * rank].view(len(block), rank)
+        yield start, block, torch.mm(block, basis, out=parts)
+
+
+@torch.no_grad()
+def square_norms(
+    weight: Tensor,
+    head: HeadDecomposition,
+    powers: Sequence[float],
+    *,
+    check: Check = no_check,
+) -> Tensor:
+    """w_i·G^p·w_i for some powers p on the head's range: ‖G^(p/2)·w_i‖² of every row.
+
+    One pass over the head serves all powers: Σ_j λ_j^p (u_j·w_i)².
+
+    Args:
+        weight: W, v × d.
+        head: its decomposition.
+        powers: p (m); −1 gives the leverage, −2 the squared lengths of the semantic bases.
+        check: called between blocks of rows; raises to stop.
+
+    Returns:
+        v × m, float64, on the CPU.
+    """
+    out = torch.empty(len(weight), len(powers), dtype=torch.float64)
+    weights = torch.stack([head.kept**p for p in powers], dim=1)
+    for start, block, parts in _rotated(weight, head.eigenvectors[:, : head.rank], check):
+        out[start : start + len(block)] = (parts.square_() @ weights.to(parts.device)).cpu()
+    return out

@@ -54,6 +54,8 @@ class Frame:
     factor: float = 1.0
     """What a row is multiplied by (an embedding's own factor)."""
     seed: int = 0
+    alpha: float = 0.0
+    """Where a dial stands, for the frame `dial`."""
     _cache: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property

@@ -135,7 +135,7 @@ def compute_cell(
     _check_position(trace, position)
     i, j = trace.layers.index(layer), trace.positions.index(position)
     options = trace.options
-    frame = frames(options.frame)
+    frame = frames(options.frame_key)
     got = prepare(model, states, replace(options, layers=str(layer), positions=None), check=check)
     state = got.states[0, position]
     texts = model.vocabulary_texts
@@ -301,11 +301,11 @@ def compute_curves(
     finite = got.finite[:, position].cpu().numpy()
     targets = torch.tensor([list(ids)], device=flat.device).repeat(len(flat), 1)
     reading = read(
-        frames(options.frame),
+        frames(options.frame_key),
         flat,
         geometries=(options.geometry,),
         k=1,
-        temperatures=options.temperatures,
+        temperatures={options.geometry: trace.temperature},
         targets=targets,
         centred=options.centred,
         budget_bytes=model.limits.reading_bytes,

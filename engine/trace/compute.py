@@ -16,7 +16,7 @@ without formulas; those here are **our reconstruction** and say so:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -34,6 +34,7 @@ from engine.reading.geometries.geometry import Geometry
 from engine.reading.read import Reading, read
 from engine.reading.regions import borders
 from engine.reading.similarity import divergence
+from engine.reading.temperature import Temperature
 from engine.trace.options import Prepared, TraceOptions, final_answers, prepare
 from engine.trace.result import (
     Bools,
@@ -52,6 +53,7 @@ NOBODY: Final = Token(-1, "", "—")
 NEAR: Final = 32
 """Nearest tokens that are looked at first for the border of a region."""
 Frames = Callable[[str], Frame]
+"""Gives a frame by its key (:func:`engine.frames.kinds.key_of`)."""
 
 
 def compute_trace(
@@ -61,6 +63,7 @@ def compute_trace(
     states: States,
     options: TraceOptions,
     *,
+    temperatures: Mapping[str, Temperature],
     cost: Cost,
     check: Check = no_check,
 ) -> Trace:
@@ -72,13 +75,14 @@ def compute_trace(
         tokens: the prompt.
         states: of that prompt.
         options: what to read.
+        temperatures: by geometry, on the chosen frame.
         cost: foretold; the caller puts the measured part in.
         check: called between chunks of the vocabulary; raises to stop.
     """
     budget = model.limits.reading_bytes
     got = prepare(model, states, options, check=check)
     n_layers, n_positions, d = got.states.shape
-    head, frame, output = frames("head"), frames(options.frame), frames("output")
+    head, frame, output = frames("head"), frames(options.frame_key), frames("output")
     final_ids, final_probabilities = final_answers(head, got.last, budget_bytes=budget, check=check)
     targets = final_ids.repeat(n_layers).unsqueeze(1)
     flat = got.states.reshape(-1, d)
@@ -88,7 +92,7 @@ def compute_trace(
         frame,
         flat,
         k=min(max(listed, NEAR), frame.size),
-        temperatures=options.temperatures,
+        temperatures={name: one.value for name, one in temperatures.items()},
         targets=targets,
         centred=options.centred,
         allowed=allowed,
@@ -156,7 +160,7 @@ def compute_trace(
         tokens=tokens.items,
         layers=got.layers,
         positions=got.positions,
-        temperature=options.temperatures[options.geometry],
+        temperatures=dict(temperatures),
         readings=readings,
         final_ids=np.where(answered, final_ids.cpu().numpy(), -1),
         final_probabilities=np.where(

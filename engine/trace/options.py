@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.errors import OptionError, shorten
 from engine.frames.frame import Frame
-from engine.frames.kinds import FRAMES
+from engine.frames.kinds import FRAMES, key_of
 from engine.model.language_model import LanguageModel, States
 from engine.model.prompts import BOS
 from engine.model.ranges import parse_range
@@ -65,12 +65,14 @@ class TraceOptions:
     """One of :data:`engine.reading.geometries.GEOMETRIES`."""
     frame: str = "output"
     """One of :data:`engine.frames.kinds.FRAMES`."""
+    alpha: float | None = None
+    """Where the dial stands, −½ to 1, for the frame ``dial``; None is its default."""
     state: str = "normed"
     """One of :data:`STATES`."""
     centred: bool = False
     """Each state minus the layer's mean over the prompt, each basis minus the mean basis."""
     temperature: float | None = None
-    """Of the chosen geometry's probabilities; None is the default of that geometry."""
+    """Of the chosen geometry's probabilities; None is the one that fits this model best."""
     k: int = 10
     """Tokens listed per cell, 1 to 50."""
     layers: str | None = None
@@ -87,6 +89,7 @@ class TraceOptions:
     def __post_init__(self) -> None:
         _one_of("geometry", self.geometry, GEOMETRIES)
         _one_of("frame", self.frame, FRAMES)
+        key_of(self.frame, self.alpha)
         _one_of("state", self.state, STATES)
         _one_of("bos", self.bos, BOS)
         for name in ("layers", "positions"):
@@ -100,12 +103,9 @@ class TraceOptions:
             raise OptionError(f"temperature must be from 0.001 to 10000; got {t}.")
 
     @property
-    def temperatures(self) -> dict[str, float]:
-        """T per geometry: the chosen one's may be set, the others keep their default."""
-        out = {one.name: one.temperature for one in GEOMETRIES.values()}
-        if self.temperature is not None:
-            out[self.geometry] = self.temperature
-        return out
+    def frame_key(self) -> str:
+        """The frame with its dial."""
+        return key_of(self.frame, self.alpha)
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the JSON contract."""

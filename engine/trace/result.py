@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from engine.json_number import number, plain
 from engine.model.vocabulary import Token
+from engine.reading.temperature import Temperature
 from engine.trace.options import TraceOptions
 
 Floats = NDArray[np.float32]
@@ -94,7 +95,8 @@ class Trace:
     """All of the prompt's."""
     layers: tuple[int, ...]
     positions: tuple[int, ...]
-    temperature: float
+    temperatures: dict[str, Temperature]
+    """By geometry, on the chosen frame."""
     readings: dict[str, GeometryReading]
     """By geometry, on the chosen frame."""
     final_ids: Ints
@@ -137,6 +139,11 @@ class Trace:
     def frame(self) -> str:
         """The chosen frame."""
         return self.options.frame
+
+    @property
+    def temperature(self) -> float:
+        """T of the chosen geometry's probabilities."""
+        return self.temperatures[self.options.geometry].value
 
     @property
     def chosen(self) -> GeometryReading:
@@ -207,6 +214,7 @@ class Trace:
             "isotropy": plain(self.isotropy),
             "default_pins": [{"id": i, "text": self.token_info[i].text} for i in self.default_pins],
             "temperature": self.temperature,
+            "temperatures": plain(self.temperatures),
             "options": self.options.to_dict(),
             "provenance": asdict(self.model),
             "warnings": list(self.warnings),

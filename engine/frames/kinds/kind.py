@@ -35,6 +35,8 @@ class Source:
     """Product → logits, for the frame `head`."""
     seed: int = 0
     """Of the random frame."""
+    alpha: float = 0.0
+    """Of the dial."""
 
     @property
     def device(self) -> torch.device:
@@ -79,6 +81,8 @@ class FrameKind:
     spectrum: Callable[[Tensor, Frame], Tensor] | None = None
     """The eigenvalues of Σ b_i b_iᵀ from those of the matrix that is taken apart (largest first);
     None where they must be found from the vectors themselves."""
+    dialled: bool = False
+    """Whether it is a family with a number α of its own."""
     of_embedding: bool = False
     """Whether the matrix that is taken apart is the embedding table instead of the head."""
     explanation: Explanation | None = None
