@@ -28,6 +28,8 @@ from app.model import choice
 from app.model import page as model
 from app.model.explorer import Explorer
 from app.model.open_model import OneModel
+from app.readings import api as readings_api
+from app.readings import page as readings
 from app.settings import Settings
 from app.storage.disk import FreeDisk
 from app.storage.store import Store, open_store
@@ -42,13 +44,14 @@ PAGES = (
     bases.PAGE,
     maps.PAGE,
     calibrate.PAGE,
+    readings.PAGE,
     model.PAGE,
     method.PAGE,
 )
 """The pages, in the order of the navigation."""
 FURTHER = (
     *(saved, choice, jobs_page, assets, health),  # HTML and files
-    *(trace_api, bases_api, model_api, job_api, calibration_api, map_api),
+    *(trace_api, bases_api, model_api, job_api, calibration_api, map_api, readings_api),
 )
 """What answers beside them."""
 

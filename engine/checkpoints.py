@@ -282,6 +282,16 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
         aside.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text so, its folder with it.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(path, partial(Path.write_text, data=text, encoding="utf-8"))
+
+
 def _plain(value: Any) -> Any:
     """A number of NumPy's as Python's own."""
     return value.item()

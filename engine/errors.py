@@ -8,6 +8,7 @@
     │   ├── LayerError                   a layer or position that is not there
     │   ├── TokenError                   a token that the vocabulary does not have
     │   └── OptionError                  a geometry, frame, k, temperature … out of range
+    │       └── LensMissing              a lens that was not fitted to the model yet
     ├── ModelError                       a model that cannot be opened or read
     │   ├── ModelNotFound                no such folder or hub id
     │   ├── UnsupportedModel             a part that the readings need was not found
@@ -50,6 +51,10 @@ class TokenError(InputError):
 
 class OptionError(InputError):
     """A setting outside its range."""
+
+
+class LensMissing(OptionError):
+    """A lens that was not fitted to the model yet; it can be."""
 
 
 class ModelError(LexiscopeError):

@@ -12,6 +12,7 @@ that another geometry, frame or colour never runs the model again.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -20,18 +21,22 @@ from typing import Any, Final
 
 import torch
 from cachetools import LRUCache
+from safetensors import SafetensorError
 
 from engine.bases.frame_report import FrameReport, compute_frame_report
 from engine.bases.lookup import Lookup, TokenHit
 from engine.bases.selfcheck import SelfCheck, self_check
 from engine.bases.token_basis import TokenBasis, compute_token_basis
 from engine.cost import CostModel, Work, measured
-from engine.errors import LayerError, LexiscopeError, OptionError, TokenError
+from engine.errors import LayerError, LensMissing, LexiscopeError, OptionError, TokenError
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.decomposition_cache import cached_decomposition
 from engine.frames.frame import Frame
 from engine.frames.kinds import build_frame
 from engine.frames.kinds.kind import Source
+from engine.lenses import files as lens_files
+from engine.lenses import lens_of
+from engine.lenses.kind import Lens
 from engine.maps import MapMaker
 from engine.model.language_model import LanguageModel, States
 from engine.model.opening import Tell, silent
@@ -39,11 +44,12 @@ from engine.model.prompts import Tokens
 from engine.model.ranges import parse_range
 from engine.model.state_cache import StateCache
 from engine.model.vocabulary import Vocabulary
-from engine.progress import Check, no_check
+from engine.progress import Check, Steps, no_check
 from engine.reading.temperature import Temperature
 from engine.trace.agreement import Agreement, compute_agreement
 from engine.trace.cell import Cell, Curves, compute_cell, compute_curves
 from engine.trace.compute import compute_trace, default_pins
+from engine.trace.dial import DialCurve, keep_curve, load_curve, measure_dial
 from engine.trace.options import TraceOptions
 from engine.trace.result import Cost, Trace
 from engine.trace.temperatures import Temperatures, default_temperatures
@@ -82,6 +88,8 @@ class LatentSpace:
         self._frames: LRUCache[str, Frame] = LRUCache(_FRAMES)
         self._reports: dict[tuple[str, bool], FrameReport] = {}
         self._costs = CostModel()
+        self._lenses: dict[str, Lens] = {}
+        self._dial: DialCurve | None = None
         self._temperatures = Temperatures(model, self.frame, cache_dir)
         self.maps = MapMaker(self, cache_dir=cache_dir and cache_dir / "maps")
         """Maps of this space: its bases and states in the plane (:mod:`engine.maps`)."""
@@ -128,6 +136,74 @@ class LatentSpace:
             OptionError: an unknown name, or a frame that this model does not have.
         """
         return self._temperatures.of(frame, check=check)
+
+    def lens(self, name: str) -> Lens | None:
+        """A fitted lens of this model; None is no lens.
+
+        Raises:
+            OptionError: an unknown name, or one that was not fitted to this model yet.
+        """
+        if lens_of(name).fit is None:
+            return None
+        if name not in self._lenses and self._cache_dir is not None:
+            model = self.model
+            path = lens_files.path_of(self._cache_dir, name, model.fingerprint)
+            found = lens_files.load(
+                path, model=model.fingerprint, blocks=model.blocks, width=model.width
+            )
+            if found is not None:
+                self._lenses[name] = found
+        if name not in self._lenses:
+            raise LensMissing(
+                f"the lens {name!r} is not fitted to this model yet; fit it on the page Readings"
+                f" or with 'lexiscope lens fit {name}', or read with lens none."
+            )
+        return self._lenses[name]
+
+    def known_lens(self, name: str) -> Lens | None:
+        """A lens that was fitted to this model; None where none was, or none need be."""
+        try:
+            return self.lens(name)
+        except LensMissing:
+            return None
+
+    def known_temperatures(self) -> dict[str, dict[str, Temperature]]:
+        """Those that were measured, by frame and geometry."""
+        return self._temperatures.known()
+
+    def fit_lens(self, name: str) -> Steps[Lens]:
+        """Fit a lens to this model and keep it; see :mod:`engine.lenses.linear`.
+
+        Raises:
+            OptionError: an unknown name, one that is not fitted, or a model that has none.
+        """
+        kind = lens_of(name)
+        if kind.fit is None:
+            raise OptionError(f"the lens {name!r} needs no fitting; it is ready.")
+        found = yield from kind.fit(self.model)
+        self._lenses[name] = found
+        self._traces.clear()
+        if self._cache_dir is not None:
+            path = lens_files.path_of(self._cache_dir, name, self.model.fingerprint)
+            with contextlib.suppress(OSError, SafetensorError):
+                lens_files.save(found, path)
+        return found
+
+    def dial(self) -> DialCurve | None:
+        """How often each place of the dial names the model's own next token, layer by layer; None
+        where that was not measured yet (:meth:`measure_dial`)."""
+        if self._dial is None:
+            self._dial = load_curve(self._cache_dir, self.model.fingerprint)
+        return self._dial
+
+    def measure_dial(self) -> Steps[DialCurve | None]:
+        """Measure that, and keep it; see :mod:`engine.trace.dial`."""
+        found = yield from measure_dial(self.model, self.frame)
+        self._dial = found
+        if found is not None and self._cache_dir is not None:
+            with contextlib.suppress(OSError):
+                keep_curve(found, self._cache_dir)
+        return found
 
     def frame(self, name: str) -> Frame:
         """One of the frames, built when first asked for.
@@ -189,6 +265,7 @@ class LatentSpace:
     def _read(self, tokens: Tokens, options: TraceOptions, check: Check) -> Trace:
         """A trace that is not kept yet, with what it was foretold to cost and did."""
         count = len(tokens.ids)
+        lens = self.lens(options.lens)
         temperatures = self.temperatures(options.frame_key, check=check)
         if options.temperature is not None:
             given = Temperature(options.temperature, fitted=False)
@@ -203,6 +280,7 @@ class LatentSpace:
                 self._states.take(tokens.ids, check),
                 options,
                 temperatures=temperatures,
+                lens=lens,
                 cost=foretold,
                 check=check,
             )
@@ -226,7 +304,16 @@ class LatentSpace:
         layer = layer + self.model.blocks + 1 if layer < 0 else layer
         position = position + len(trace.tokens) if position < 0 else position
         with torch.no_grad():
-            return compute_cell(self.model, self.frame, trace, states, layer, position, check=check)
+            return compute_cell(
+                self.model,
+                self.frame,
+                trace,
+                states,
+                layer,
+                position,
+                lens=self.lens(options.lens),
+                check=check,
+            )
 
     def agreement(
         self,
@@ -240,7 +327,14 @@ class LatentSpace:
         options = self._options(options, settings)
         states = self.states(prompt, bos=options.bos, chat=options.chat, check=check)
         with torch.no_grad():
-            return compute_agreement(self.model, self.frame, states, options, check=check)
+            return compute_agreement(
+                self.model,
+                self.frame,
+                states,
+                options,
+                lens=self.lens(options.lens),
+                check=check,
+            )
 
     def curves(
         self,
@@ -275,7 +369,16 @@ class LatentSpace:
                 raise TokenError(f"token id must be in [0, {self.model.vocabulary - 1}]; got {i}.")
         states = self.states(prompt, bos=options.bos, chat=options.chat, check=check)
         with torch.no_grad():
-            return compute_curves(self.model, self.frame, trace, states, ids, position, check=check)
+            return compute_curves(
+                self.model,
+                self.frame,
+                trace,
+                states,
+                ids,
+                position,
+                lens=self.lens(options.lens),
+                check=check,
+            )
 
     def predict_cost(self, tokens: int, options: TraceOptions | None = None) -> Cost:
         """What a trace of so many tokens would need, the forward pass included."""

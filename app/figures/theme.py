@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
+from engine import lenses
 from engine.frames import kinds
 from engine.reading import geometries
 from engine.trace import options
@@ -34,9 +35,10 @@ SIGNS = ("●", "■", "◆", "▲", "✖", "✚", "▼", "★")
 """The same symbols as characters, for a legend in text."""
 GEOMETRIES = tuple((one.name, one.title, one.what) for one in geometries.GEOMETRIES.values())
 FRAMES = tuple((one.name, one.choice) for one in kinds.FRAMES.values())
+LENSES = tuple((one.name, one.title, one.what) for one in lenses.LENSES.values())
 STATES = tuple((one.name, one.title) for one in options.STATES.values())
-LABELS = dict([*((k, v) for k, v, _ in GEOMETRIES), *FRAMES])
-"""What figures and pages call geometries, frames and states."""
+LABELS = dict([*((k, v) for k, v, _ in (*GEOMETRIES, *LENSES)), *FRAMES])
+"""What figures and pages call geometries, frames, lenses and states."""
 DARK_TEXT, LIGHT_TEXT = "#000000", "#ffffff"
 """One of the two is readable on any colour (contrast at least 4.5 : 1)."""
 

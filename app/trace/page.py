@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse
 
 from app.calibrate.calibrations import Calibrations, CalibrationsDep
 from app.figures.calibrate import label_colour
-from app.figures.theme import FRAMES, GEOMETRIES, LABELS, STATES
+from app.figures.theme import FRAMES, GEOMETRIES, LABELS, LENSES, STATES
 from app.figures.trace import COLOURS
 from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
@@ -27,9 +27,11 @@ from app.trace.reading import Reading, Switched, predict_cost, read
 from app.web.problems import NotFound, StorageError
 from app.web.questions import ask
 from app.web.rendering import Page, link, render, render_text
-from app.web.words import Choice, choices, seconds, sentence
+from app.web.words import Choice, choices, number, seconds, sentence
 from engine import LatentSpace
 from engine.errors import ArtifactError, InputError, NonFiniteError, OptionError
+from engine.frames.kinds import ALPHA
+from engine.frames.kinds import FRAMES as FRAMES_BY_NAME
 from engine.trace.cell import Cell
 from engine.trace.result import Cost
 
@@ -40,7 +42,7 @@ router = APIRouter(include_in_schema=False)
 PAGE = Page("Trace", "/", router)
 STRIP = 40
 """Positions that a switched-on calibration's strip shows: the last ones of the prompt."""
-_FOLDED = ("state", "centred", "temperature", "layers", "positions", "k", "bos", "chat",
+_FOLDED = ("alpha", "state", "centred", "temperature", "layers", "positions", "k", "bos", "chat",
            "words_only")  # fmt: skip
 _BOS = (("auto", "as the model does"), ("yes", "yes"), ("no", "no"))
 
@@ -225,8 +227,9 @@ async def _result(
         "first": trace.token_info[int(trace.top_ids[-1, -1, 0])],
         "agrees": trace.agrees[-1, -1],
         "prompt_end": trace.tokens[trace.positions[-1]],
-        "reading": f"{LABELS[query.geometry]}, {LABELS[query.frame]}",
-        "temperature": f"{trace.temperature:g}",
+        "reading": _reading(query),
+        "temperature": number(trace.temperature),
+        "temperature_fitted": trace.temperatures[query.geometry].fitted,
         "warnings": trace.warnings,
         "note": _note(query, cell),
         "grid": draw.grid((cell.layer, cell.position)),
@@ -277,6 +280,7 @@ def _page(
         switches={
             "geometry": choices(GEOMETRIES, query.geometry),
             "frame": choices(FRAMES, query.frame),
+            "lens": choices(LENSES, query.lens),
             "state": choices(STATES, query.state),
             "colour": choices(COLOURS.items(), query.colour),
             "bos": choices(_BOS, query.bos),
@@ -289,6 +293,15 @@ def _page(
         problem=problem,
         terms=TERMS,
     )
+
+
+def _reading(query: TraceQuery) -> str:
+    """By what the states are read, in words."""
+    frame = LABELS[query.frame]
+    if FRAMES_BY_NAME[query.frame].dialled:
+        frame = f"{frame} at α {ALPHA if query.alpha is None else query.alpha:g}"
+    lens = "" if query.lens == "none" else f", {LABELS[query.lens]} lens"
+    return f"{LABELS[query.geometry]}, {frame}{lens}"
 
 
 def _note(query: TraceQuery, cell: Cell) -> str | None:

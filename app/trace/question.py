@@ -12,7 +12,8 @@ from app.settings import K_CEILING, TOKEN_CEILING
 from app.web.questions import LayerNumber, PageQuestion, PromptText, Question, RangeText
 from app.web.rendering import link
 from engine import TraceOptions
-from engine.frames.kinds import FrameName
+from engine.frames.kinds import FRAMES, FrameName
+from engine.lenses import LensName
 from engine.reading.geometries import GeometryName
 from engine.trace.options import StateName
 
@@ -27,11 +28,15 @@ class TraceQuestion(Question):
     prompt: PromptText = Field(description="The text to trace.")
     geometry: GeometryName = Field("cosine", description="How nearness is measured.")
     frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
+    alpha: float | None = Field(None, ge=-0.5, le=1, description="Where the frame 'dial' stands: "
+        "0 head rows, 0.5 tight, 1 semantic bases; left out: 0.1.")  # fmt: skip
+    lens: LensName = Field("none", description="What brings a middle layer to where the head "
+        "reads; 'linear' is fitted to the model first.")  # fmt: skip
     state: StateName = Field("normed", description="Read states after the final norm, or raw.")
     centred: bool = Field(False, description="Take the layer's mean over the prompt "
         "off each state, and the mean basis off each basis.")  # fmt: skip
     temperature: float | None = Field(None, ge=1e-3, le=1e4, description="Of the probabilities; "
-        "left out: the geometry's own.")  # fmt: skip
+        "left out: the one that fits this model best.")  # fmt: skip
     k: int = Field(10, ge=1, le=K_CEILING, description="Nearest tokens per cell.")
     layers: RangeText | None = Field(None, description="Which layers: 0:6, 0:12:2, 3; left out: "
         "all.")  # fmt: skip
@@ -133,6 +138,12 @@ class TraceQuery(TraceQuestion, PageQuestion):
     calibration: str | None = Field(None, pattern=r"^[0-9a-f]{24}$")
     """A saved calibration that is switched on."""
 
+    def options(self) -> TraceOptions:
+        """The engine's options; a dial that stands in the form of another frame says nothing."""
+        if not FRAMES[self.frame].dialled:
+            return TraceQuestion.options(self.model_copy(update={"alpha": None}))
+        return super().options()
+
     @property
     def place(self) -> tuple[int, int] | None:
         """The cell as (layer, position)."""
@@ -147,6 +158,7 @@ def link_to(request: Request, query: TraceQuery, /, path: str = "/", **changes: 
     state = query.model_dump(exclude_defaults=True) | changes
     fields = type(query).model_fields
     kept = {k: v for k, v in state.items() if v != fields[k].default}
-    if kept.get("temperature") is not None:
-        kept["temperature"] = f"{kept['temperature']:g}"
+    for name in ("temperature", "alpha"):
+        if kept.get(name) is not None:
+            kept[name] = f"{kept[name]:g}"
     return link(request, path, **kept)

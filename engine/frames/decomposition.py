@@ -165,9 +165,7 @@ def decompose(weight: Tensor, *, check: Check = no_check) -> HeadDecomposition:
     )
 
 
-def _rotated(
-    weight: Tensor, basis: Tensor, check: Check
-) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _rotated(weight: Tensor, basis: Tensor, check: Check) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Blocks of rows of W in float64 with their coordinates W·U: (first row, c × d, c × rank).
 
     Both are rooms that the next block uses again.

@@ -292,6 +292,45 @@ class LanguageModel:
         # Cloned outside of inference mode, so that the states may enter a graph of gradients.
         return torch.stack(states, dim=1).clone()
 
+    @property
+    def remembers(self) -> bool:
+        """Whether its forward pass can go on from keys and values of earlier tokens."""
+        return {"use_cache", "past_key_values"} <= self._forward_takes
+
+    def advance(
+        self, ids: Tensor, past: Any = None, *, check: Check | None = None
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Read on from where texts of equal length are: states of the new tokens, what comes next.
+
+        Args:
+            ids: token ids (text × new tokens); all of them so far where the model does not
+                remember (:attr:`remembers`).
+            past: what the call before gave; None at the beginning.
+            check: as in :meth:`states`.
+
+        Returns:
+            States (layer × text × new token × residual width, float32, before the final norm,
+            where the head lies), logits after the last token (text × v, float32) and the past.
+        """
+        self._mine()
+        home = self.anatomy.weight.device
+        kept: list[Tensor] = []
+
+        def keep(tensor: Tensor | None) -> None:
+            assert tensor is not None
+            kept.append(tensor.detach().to(home, torch.float32, copy=True))
+
+        extra: dict[str, Any] = {}
+        if self.remembers:
+            extra = {"use_cache": True, "past_key_values": past}
+        if "logits_to_keep" in self._forward_takes:
+            extra["logits_to_keep"] = 1
+        with torch.inference_mode(), self._hooked(keep, check):
+            out = self.module(input_ids=ids.to(self.input_device), **extra)
+        logits = out.logits[:, -1].to(home, torch.float32)
+        past = getattr(out, "past_key_values", None)
+        return torch.stack(kept), logits, past
+
     def logits(self, ids: Sequence[int], *, check: Check | None = None) -> Tensor:
         """The model's own logits, untouched by us: token × v, float32, where the head lies."""
         self._mine()

@@ -70,31 +70,45 @@ def fit_temperatures(
         By geometry. Where even the coldest or hottest allowed temperature would have to be passed
         (of random vectors the best reading is the flat one), that bound.
     """
-    log_p = model_log_probabilities
-    p = log_p.exp()
-    entropy = torch.where(p > 0, p * log_p, 0.0).sum(1).double().mean()
     out = {}
     for name in geometries:
         values = scores(frame, states, name)
-        # A row's own constant is in no softmax: without it large squares do not swamp differences.
-        values -= values.amax(1, keepdim=True)
-        expected = (p * values).sum(1).double().mean()
-
-        def slope(log_beta: float, values: Tensor = values, expected: Tensor = expected) -> float:
-            check()
-            q = torch.softmax(values * math.exp(log_beta), 1)
-            return float((q * values).sum(1).double().mean() - expected)
-
-        def kl(t: float, values: Tensor = values, expected: Tensor = expected) -> float:
-            spread = torch.logsumexp(values / t, 1).double().mean()
-            return max(0.0, float(entropy - expected / t + spread))
-
-        hot, cold = -math.log(HOTTEST), -math.log(COLDEST)  # log β
-        if slope(hot) >= 0:
-            best = HOTTEST
-        elif slope(cold) <= 0:
-            best = COLDEST
-        else:
-            best = math.exp(-brentq(slope, hot, cold, xtol=1e-5))
-        out[name] = Temperature(best, kl(best), kl(1.0))
+        best = fit_scale(values, model_log_probabilities, check=check)
+        out[name] = Temperature(
+            best,
+            _divergence(values, model_log_probabilities, best),
+            _divergence(values, model_log_probabilities, 1.0),
+        )
     return out
+
+
+@torch.no_grad()
+def fit_scale(values: Tensor, log_p: Tensor, *, check: Check = no_check) -> float:
+    """T at which softmax(values / T) comes nearest to p, on the mean over the rows.
+
+    Args:
+        values: scores, n × v.
+        log_p: log p, n × v.
+        check: called between evaluations; raises to stop.
+    """
+    values = values - values.amax(1, keepdim=True)  # a row's own constant is in no softmax
+    expected = (log_p.exp() * values).sum(1).double().mean()
+
+    def slope(log_beta: float) -> float:
+        check()
+        q = torch.softmax(values * math.exp(log_beta), 1)
+        return float((q * values).sum(1).double().mean() - expected)
+
+    hot, cold = -math.log(HOTTEST), -math.log(COLDEST)  # log β
+    if slope(hot) >= 0:
+        return HOTTEST
+    if slope(cold) <= 0:
+        return COLDEST
+    return math.exp(-float(brentq(slope, hot, cold, xtol=1e-5)))
+
+
+def _divergence(values: Tensor, log_p: Tensor, temperature: float) -> float:
+    """Mean KL(p ‖ softmax(values / T)), nats."""
+    p = log_p.exp()
+    gap = log_p - torch.log_softmax(values / temperature, 1)
+    return max(0.0, float(torch.where(p > 0, p * gap, 0.0).sum(1).double().mean()))

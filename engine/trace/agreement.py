@@ -17,6 +17,7 @@ from engine.errors import OptionError
 from engine.frames.frame import Frame
 from engine.frames.kinds import FRAMES
 from engine.json_number import plain
+from engine.lenses.kind import Lens
 from engine.model.language_model import LanguageModel, States
 from engine.progress import Check, no_check
 from engine.reading.geometries import GEOMETRIES
@@ -74,6 +75,7 @@ def compute_agreement(
     states: States,
     options: TraceOptions,
     *,
+    lens: Lens | None = None,
     check: Check = no_check,
 ) -> Agreement:
     """Top-1 agreement, top-k overlap and rank correlation of each geometry on each frame.
@@ -82,7 +84,7 @@ def compute_agreement(
     the head (an embedding table of its own width) are left out.
     """
     budget = model.limits.reading_bytes
-    got = prepare(model, states, options, check=check)
+    got = prepare(model, states, options, lens=lens, check=check)
     n_layers, n_positions, d = got.states.shape
     k = min(options.k, model.vocabulary)
     head = frames("head")

@@ -16,6 +16,7 @@ from torch import Tensor
 from engine.errors import LayerError
 from engine.frames.frame import Frame
 from engine.json_number import number, plain
+from engine.lenses.kind import Lens
 from engine.model.language_model import LanguageModel, States
 from engine.model.vocabulary import Token, with_token
 from engine.progress import Check, no_check
@@ -120,6 +121,7 @@ def compute_cell(
     layer: int,
     position: int,
     *,
+    lens: Lens | None = None,
     check: Check = no_check,
 ) -> Cell:
     """One state in full. `trace` is of that layer and position (among others).
@@ -136,7 +138,8 @@ def compute_cell(
     i, j = trace.layers.index(layer), trace.positions.index(position)
     options = trace.options
     frame = frames(options.frame_key)
-    got = prepare(model, states, replace(options, layers=str(layer), positions=None), check=check)
+    asked = replace(options, layers=str(layer), positions=None)
+    got = prepare(model, states, asked, lens=lens, check=check)
     state = got.states[0, position]
     texts = model.vocabulary_texts
     finite = bool(trace.finite[i, j])
@@ -161,8 +164,8 @@ def compute_cell(
         nearest = _with_distances(frame, state, entries(options.geometry), options.centred)
         whole = state
         if options.centred:  # what is resolved is the state itself, not its distance from others
-            plain = replace(options, layers=str(layer), positions=None, centred=False)
-            whole = prepare(model, states, plain, check=check).states[0, position]
+            plain = replace(asked, centred=False)
+            whole = prepare(model, states, plain, lens=lens, check=check).states[0, position]
         found = resolve(frames("output"), frames("head"), frames("tight"), whole)
         largest = found.signed.abs().topk(min(options.k, len(found.signed))).indices.tolist()
         shares = tuple(
@@ -291,12 +294,13 @@ def compute_curves(
     ids: Sequence[int],
     position: int,
     *,
+    lens: Lens | None = None,
     check: Check = no_check,
 ) -> Curves:
     """Score, probability and exact rank of chosen tokens at every layer read, at one position."""
     _check_position(trace, position)
     options = trace.options
-    got = prepare(model, states, replace(options, positions=None), check=check)
+    got = prepare(model, states, replace(options, positions=None), lens=lens, check=check)
     flat = got.states[:, position]
     finite = got.finite[:, position].cpu().numpy()
     targets = torch.tensor([list(ids)], device=flat.device).repeat(len(flat), 1)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from engine.frames.frame import Frame
 from engine.frames.isotropy import isotropy, spread, spread_about_mean
+from engine.lenses.kind import Lens
 from engine.model.language_model import LanguageModel, States
 from engine.model.prompts import Tokens
 from engine.model.vocabulary import Token
@@ -64,6 +65,7 @@ def compute_trace(
     options: TraceOptions,
     *,
     temperatures: Mapping[str, Temperature],
+    lens: Lens | None = None,
     cost: Cost,
     check: Check = no_check,
 ) -> Trace:
@@ -76,11 +78,12 @@ def compute_trace(
         states: of that prompt.
         options: what to read.
         temperatures: by geometry, on the chosen frame.
+        lens: the fitted lens of the options; None reads without.
         cost: foretold; the caller puts the measured part in.
         check: called between chunks of the vocabulary; raises to stop.
     """
     budget = model.limits.reading_bytes
-    got = prepare(model, states, options, check=check)
+    got = prepare(model, states, options, lens=lens, check=check)
     n_layers, n_positions, d = got.states.shape
     head, frame, output = frames("head"), frames(options.frame_key), frames("output")
     final_ids, final_probabilities = final_answers(head, got.last, budget_bytes=budget, check=check)

@@ -14,6 +14,8 @@ from torch import Tensor
 from engine.errors import OptionError, shorten
 from engine.frames.frame import Frame
 from engine.frames.kinds import FRAMES, key_of
+from engine.lenses import LENSES
+from engine.lenses.kind import Lens
 from engine.model.language_model import LanguageModel, States
 from engine.model.prompts import BOS
 from engine.model.ranges import parse_range
@@ -67,6 +69,8 @@ class TraceOptions:
     """One of :data:`engine.frames.kinds.FRAMES`."""
     alpha: float | None = None
     """Where the dial stands, −½ to 1, for the frame ``dial``; None is its default."""
+    lens: str = "none"
+    """One of :data:`engine.lenses.LENSES`: what brings a middle layer to where the head reads."""
     state: str = "normed"
     """One of :data:`STATES`."""
     centred: bool = False
@@ -90,7 +94,13 @@ class TraceOptions:
         _one_of("geometry", self.geometry, GEOMETRIES)
         _one_of("frame", self.frame, FRAMES)
         key_of(self.frame, self.alpha)
+        _one_of("lens", self.lens, LENSES)
         _one_of("state", self.state, STATES)
+        if self.lens != "none" and not STATES[self.state].past_norm:
+            raise OptionError(
+                f"the lens {self.lens!r} starts past the final norm; read state normed, or lens"
+                " none."
+            )
         _one_of("bos", self.bos, BOS)
         for name in ("layers", "positions"):
             value = getattr(self, name)
@@ -128,7 +138,8 @@ class Prepared:
     states: Tensor
     """layer × position × d, normed or raw, centred or not."""
     reading: Tensor
-    """layer × position × d: past the final norm, never centred; what the head would read."""
+    """layer × position × d: past the final norm and the lens, never centred; what the head would
+    read."""
     last: Tensor
     """position × d: what the head does read."""
     finite: Tensor
@@ -140,9 +151,14 @@ class Prepared:
 
 
 def prepare(
-    model: LanguageModel, states: States, options: TraceOptions, *, check: Check = no_check
+    model: LanguageModel,
+    states: States,
+    options: TraceOptions,
+    *,
+    lens: Lens | None = None,
+    check: Check = no_check,
 ) -> Prepared:
-    """Choose layers and positions, take the final norm or not, centre or not.
+    """Choose layers and positions, take the final norm and the lens or not, centre or not.
 
     Raises:
         LayerError: a layer or position that is not there.
@@ -172,6 +188,8 @@ def prepare(
     check()
     raw = states.raw[wanted]
     read_out = model.read_out(raw)
+    if lens is not None:
+        read_out = lens.over(wanted, read_out)
     place = {layer: i for i, layer in enumerate(wanted)}
     at = [place[layer] for layer in chosen]
     under = [place[layer] for layer in below]

@@ -388,7 +388,7 @@ def test_gemma_input_bases_carry_the_models_own_factor(spaces: Spaces) -> None:
 def test_an_input_frame_of_another_width_is_refused() -> None:
     with pytest.raises(OptionError, match="input"):
         frame_of("input", draw(40, 8), embedding=draw(40, 6))
-    with pytest.raises(OptionError, match="output, input, head, tight, random"):
+    with pytest.raises(OptionError, match="output, input, head, tight, dial, random"):
         frame_of("outptu", draw(40, 8))
 
 

@@ -121,7 +121,7 @@ def test_cells_equal_brute_force(spaces: Spaces, name: str, frame: str) -> None:
     assert trace.layers == tuple(range(space.model.blocks + 1))
     for geometry in GEOMETRIES:
         reading = trace.readings[geometry]
-        t = {"cosine": 0.05}.get(geometry, 1.0)
+        t = trace.temperatures[geometry].value
         for i, layer in enumerate(trace.layers):
             every = scores(space.frame(frame), states[layer], geometry).double()
             best = every.topk(6, dim=1)
@@ -384,6 +384,8 @@ def test_switching_what_is_shown_never_runs_the_model_again(spaces: Spaces) -> N
     """Row L4 and issue 2, point 7: geometry, frame, state, layers, temperature, k, filters."""
     space = spaces.fresh("llama")
     before = space.forward_passes
+    for frame in FRAMES:
+        space.temperatures(frame)  # reads a text of its own, once
     calls: list[None] = []
     handle = space.model.anatomy.blocks[0].register_forward_hook(lambda *_: calls.append(None))
     space.trace(PROMPT)
@@ -485,7 +487,7 @@ def test_curves_are_the_numbers_of_the_cells(spaces: Spaces) -> None:
         for i in range(len(trace.layers)):
             every = scores(space.frame("output"), read_states(space)[i, 4:5], "cosine")[0]
             assert curves.scores[n, i] == pytest.approx(float(every[token.id]), abs=1e-5)
-            p = torch.softmax(every.double() / 0.05, 0)[token.id]
+            p = torch.softmax(every.double() / trace.temperature, 0)[token.id]
             assert curves.probabilities[n, i] == pytest.approx(float(p), rel=1e-3)
             assert curves.ranks[n, i] == 1 + int((every > every[token.id]).sum())
     with pytest.raises(TokenError):

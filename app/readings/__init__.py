@@ -1,0 +1,1 @@
+"""What reads the open model best: temperatures, the dial, lenses; measured once, as a job."""

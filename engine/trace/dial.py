@@ -1,0 +1,136 @@
+"""Which place of the dial reads a model best: agreement over α and layers.
+
+At each layer the state's nearest token by cosine to G^(−α)w_i is compared with the model's own next
+token. α = 0 are the head rows, ½ the tight frame, 1 the paper's semantic bases; random vectors
+stand beside them as the control.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+
+from engine.checkpoints import write_text
+from engine.frames.frame import Frame
+from engine.frames.kinds import key_of
+from engine.json_number import Plain
+from engine.model.language_model import LanguageModel
+from engine.progress import Progress, Steps
+from engine.reading.read import read
+from engine.trace.reference import reference_states
+
+ALPHAS: Final = (-0.25, 0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+POSITIONS: Final = 192
+_FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class DialRow(Plain):
+    """One place of the dial, or the control."""
+
+    alpha: float | None
+    """None: random vectors."""
+    agreement: tuple[float, ...]
+    """Per layer: share of positions at which the nearest token is the model's own next one."""
+    intervals: tuple[tuple[float, float], ...]
+    """Wilson's, 95 %."""
+
+
+@dataclass(frozen=True)
+class DialCurve(Plain):
+    """Agreement over α × layers."""
+
+    model: str
+    """The fingerprint of the weights."""
+    positions: int
+    rows: tuple[DialRow, ...]
+
+    @property
+    def best(self) -> DialRow:
+        """The place that names the model's own next token most often at the last layer."""
+        return max(
+            (row for row in self.rows if row.alpha is not None), key=lambda row: row.agreement[-1]
+        )
+
+    def at(self, alpha: float | None) -> DialRow:
+        """The row of that place."""
+        return next(row for row in self.rows if row.alpha == alpha)
+
+
+def measure_dial(
+    model: LanguageModel, frames: Callable[[str], Frame], *, alphas: tuple[float, ...] = ALPHAS
+) -> Steps[DialCurve | None]:
+    """Measure the curve on a text of ours; None where the model answers nothing finite.
+
+    Args:
+        model: called on its thread.
+        frames: gives a frame by its key.
+        alphas: places of the dial.
+    """
+    yield Progress(0, 1, "reading a text")
+    states = reference_states(model, POSITIONS)
+    layers, n = states.shape[:2]
+    if n == 0:
+        return None
+    budget = model.limits.reading_bytes
+    own = _nearest(frames("head"), states[-1], "matmul", budget)
+    keys = [*((alpha, key_of("dial", alpha)) for alpha in alphas), (None, "random")]
+    total, done, rows = len(keys) * layers, 0, []
+    for alpha, key in keys:
+        frame = frames(key)
+        hits = []
+        for layer in range(layers):
+            hits.append(int((_nearest(frame, states[layer], "cosine", budget) == own).sum()))
+            done += 1
+            yield Progress(done, total, "agreement over the dial")
+        bounds = tuple(_interval(hit, n) for hit in hits)
+        rows.append(DialRow(alpha, tuple(hit / n for hit in hits), bounds))
+    return DialCurve(model.fingerprint, n, tuple(rows))
+
+
+def _nearest(frame: Frame, states: Tensor, geometry: str, budget: int) -> Tensor:
+    with torch.no_grad():
+        found = read(frame, states, geometries=(geometry,), k=1, budget_bytes=budget)
+    return found[geometry].ids[:, 0]
+
+
+def _interval(hits: int, n: int) -> tuple[float, float]:
+    found = binomtest(hits, n).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def load_curve(folder: Path | None, model: str) -> DialCurve | None:
+    """A curve that was kept; None where there is none, or it is damaged."""
+    if folder is None:
+        return None
+    try:
+        given = json.loads(_path(folder, model).read_text("utf-8"))
+        if given.pop("format") != _FORMAT or given["model"] != model:
+            return None
+        rows = tuple(
+            DialRow(
+                row["alpha"],
+                tuple(map(float, row["agreement"])),
+                tuple((float(a), float(b)) for a, b in row["intervals"]),
+            )
+            for row in given["rows"]
+        )
+        return DialCurve(model, int(given["positions"]), rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def keep_curve(curve: DialCurve, folder: Path) -> None:
+    """Keep a curve: whole, or not at all; raises OSError."""
+    write_text(_path(folder, curve.model), json.dumps({"format": _FORMAT, **asdict(curve)}))
+
+
+def _path(folder: Path, model: str) -> Path:
+    return folder / f"dial-{model}.json"
