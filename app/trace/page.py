@@ -22,7 +22,14 @@ from app.figures.trace import COLOURS
 from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
 from app.trace.panels import Panel, Panels, agreement
-from app.trace.question import EXAMPLES, LOOKED_AT, TraceQuery, TraceQuestion, link_to
+from app.trace.presets import CONTROL, LOGIT, PAPER, Preset, faithful
+from app.trace.question import (
+    Example,
+    TraceQuery,
+    TraceQuestion,
+    examples_of,
+    link_to,
+)
 from app.trace.reading import Reading, Switched, predict_cost, read
 from app.web.problems import NotFound, StorageError
 from app.web.questions import ask
@@ -66,6 +73,10 @@ class TracePage:
     query: TraceQuery
     """The settings as they stand."""
     examples: tuple[Choice, ...]
+    presets: tuple[Choice, ...]
+    """Readings that have a name."""
+    measure_href: str | None
+    """Where the most faithful reading is found; None where it is known."""
     look: str | None
     """What to look at in the example that is shown."""
     switches: Mapping[str, tuple[Choice, ...]]
@@ -89,7 +100,12 @@ async def trace_page(
 ) -> HTMLResponse:
     """The page, its result or its detail; a mistake is a sentence where the result would stand."""
     query, mistake = ask(TraceQuery, request)
-    show = partial(_page, request, query, explorer.facts().fingerprint == LOOKED_AT)
+    best = await explorer.look(request, faithful, "readings")
+    examples = examples_of(explorer.facts().fingerprint)
+    if not request.query_params:  # nothing is asked yet: the best that can be shown
+        first = {"prompt": examples[0].prompt} | (best.settings() if best is not None else {})
+        query = query.model_copy(update=first)
+    show = partial(_page, request, query, examples, best)
     saved = await _calibrations(calibrations, query.calibration)
     try:
         if mistake is not None:
@@ -253,29 +269,42 @@ async def _result(
 def _page(
     request: Request,
     query: TraceQuery,
-    known: bool,
+    known: tuple[Example, ...],
+    best: Preset | None,
     calibrations: tuple[Choice, ...],
     *,
     result: Panel | None = None,
     cost: CostLine | None = None,
     problem: str | None = None,
 ) -> TracePage:
-    """The whole page; `known`: whether the examples' sentences are true of the open model."""
+    """The whole page; `known` are the examples for the open model, `best` its best reading."""
     away: dict[str, Any] = {"cell": None, "pin": (), "start": None, "positions": None}
     examples = tuple(
         Choice(
             one.prompt,
             one.prompt,
             one.prompt == query.prompt,
-            one.look if known else "",
+            one.look,
             link_to(request, query, prompt=one.prompt, **away),
         )
-        for one in EXAMPLES
+        for one in known
     )
+    presets = [one for one in (best, PAPER, LOGIT, CONTROL) if one is not None]
     fields = type(query).model_fields
     return TracePage(
         query=query,
         examples=examples,
+        presets=tuple(
+            Choice(
+                one.title,
+                one.title,
+                one.chosen(query),
+                one.what,
+                link_to(request, query, **one.settings()),
+            )
+            for one in presets
+        ),
+        measure_href=link(request, "/readings") if best is None else None,
         look=next((one.help for one in examples if one.chosen), None),
         switches={
             "geometry": choices(GEOMETRIES, query.geometry),

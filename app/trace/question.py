@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -88,10 +89,7 @@ class Example:
     look: str
 
 
-LOOKED_AT = "63d646890637b118b7fea694a275a5fd"
-"""The fingerprint of the model whose traces the examples' sentences were read from: of any other
-model they need not be true, so its pages show the prompts alone."""
-EXAMPLES: tuple[Example, ...] = (
+_SMALL: tuple[Example, ...] = (
     Example(
         "He opened the door and shut the",
         "An answer found half way up: after “shut the”, the state lies in the region of “door”, the"
@@ -118,15 +116,57 @@ EXAMPLES: tuple[Example, ...] = (
         " number.",
     ),
 )
-"""True of the model that ships, by cosine to the semantic bases; tests/app/trace/test_examples.py
-reads them again."""
+_SMOLLM2: tuple[Example, ...] = (
+    Example(
+        "The capital of France is",
+        "A fact: by the semantic bases the state over “is” stands nearest to “Paris”, the model's"
+        " own answer, from layer 25 of 30 on, and at no layer below.",
+    ),
+    Example(
+        "Monday, Tuesday, Wednesday, Thursday,",
+        "Counting: by the semantic bases the last comma stands nearest to “Friday”, the model's"
+        " answer, from layer 24 on.",
+    ),
+    Example(
+        "When Mary and John went to the store, John gave a drink to",
+        "Across a distance: “Mary”, the one who is not named again, is the model's answer, and by"
+        " the semantic bases the nearest token from layer 28 on.",
+    ),
+    Example(
+        "the dog and the cat and the dog and the",
+        "A repetition: over the last “the” the model answers “cat”, which the semantic bases name"
+        " in the last two layers.",
+    ),
+    Example(
+        "It is raining cats and",
+        "An idiom that comes late: “dogs” is the model's answer, and by the semantic bases the last"
+        " layer is the first to stay with it.",
+    ),
+    Example(
+        "The capital of Australia is",
+        "A failure: the model answers “Sydney”, and by the semantic bases only the last layer says"
+        " so. The capital is Canberra.",
+    ),
+)
+EXAMPLES: Mapping[str, tuple[Example, ...]] = {
+    "63d646890637b118b7fea694a275a5fd": _SMALL,
+    "b50e21679f11c8cddfbad4c444e5065e": _SMOLLM2,
+}
+"""By the fingerprint of the model whose traces the sentences were read from, by cosine to the
+semantic bases; tests/app/trace/test_examples.py reads them again."""
+
+
+def examples_of(fingerprint: str) -> tuple[Example, ...]:
+    """The examples for a model; of another than those they were read from the prompts alone."""
+    found = EXAMPLES.get(fingerprint)
+    return found or tuple(Example(one.prompt, "") for one in _SMOLLM2)
 
 
 class TraceQuery(TraceQuestion, PageQuestion):
     """The whole state of the page."""
 
     empty_counts = ("prompt",)
-    prompt: PromptText = EXAMPLES[0].prompt
+    prompt: PromptText = _SMALL[0].prompt
     colour: Literal["probability", "entropy", "rank", "kl", "agreement", "deviation", "border"] = (
         "probability"
     )

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from app.trace.question import EXAMPLES, LOOKED_AT
+from app.trace.question import EXAMPLES as SETS
 from engine import LatentSpace, Trace, load
 from engine.errors import ModelNotFound
 from engine.loading import SHIPPED
+
+SMALL, SMOLLM2 = SETS
+EXAMPLES = SETS[SMALL]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,31 @@ def test_the_model_does_not_count(shipped: LatentSpace) -> None:
 def test_the_sentences_are_of_the_model_that_ships_and_no_other_s_page_holds_them(
     shipped: LatentSpace, shared_client: TestClient
 ) -> None:
-    assert shipped.model.fingerprint == LOOKED_AT
+    assert shipped.model.fingerprint == SMALL
     other = shared_client.get("/").text  # a tiny random model
-    assert EXAMPLES[0].prompt in other
-    assert not any(escape(one.look) in other or one.look in other for one in EXAMPLES)
+    assert SETS[SMOLLM2][0].prompt in other
+    looks = [one.look for examples in SETS.values() for one in examples]
+    assert not any(escape(look) in other or look in other for look in looks)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("number", "answer", "since", "alone"),
+    [
+        (0, "Paris", 25, True), (1, "Friday", 24, True), (2, "Mary", 28, True),
+        (3, "cat", 29, False), (4, "dogs", 30, False), (5, "Sydney", 30, True),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_the_real_model_is_so(
+    smollm2: LatentSpace, number: int, answer: str, since: int, alone: bool
+) -> None:
+    """The answer over the last token, and from which layer on the semantic bases name it."""
+    assert smollm2.model.fingerprint == SMOLLM2
+    example = SETS[SMOLLM2][number]
+    assert f"“{answer}”" in example.look
+    trace = smollm2.trace(example.prompt, positions="-1")
+    assert answers(trace) == [answer]
+    named = [trace.token_info[int(i)].text.strip() == answer for i in trace.regions[:, 0]]
+    assert all(named[since:])
+    assert not named[since - 1]
+    assert any(named[:since]) != alone

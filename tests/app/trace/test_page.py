@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from app import main
 from app.figures import theme
-from app.trace.question import EXAMPLES, TraceQuery
+from app.trace.question import TraceQuery, examples_of
 from engine.model.vocabulary import visible
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -85,7 +85,7 @@ def test_the_templates_never_switch_escaping_off() -> None:
 
 def test_the_first_visit_is_the_first_example(shared_client: TestClient) -> None:
     got = page(shared_client, "/")
-    assert got.one("textarea").text.strip() == EXAMPLES[0].prompt
+    assert got.one("textarea").text.strip() == examples_of("")[0].prompt
     assert len(got.all("a", class_="chip", aria_current="true")) == 1
     assert got.one(id="cell")
 
