@@ -14,7 +14,7 @@ from app.web import export
 from app.web.answers import TokenDocument, csv_answer, described, json_answer
 from app.web.questions import Question, ShortText
 from engine import LatentSpace
-from engine.frames.kinds import FrameName
+from engine.frames.kinds import FrameName, key_of
 from engine.reading.geometries import GeometryName
 
 router = APIRouter(prefix="/api/v1", tags=["api"])
@@ -25,6 +25,8 @@ class BasesQuestion(Question):
 
     token: ShortText = Field(description="The token's text, or #262 for an id.")
     frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
+    alpha: float | None = Field(None, ge=-0.5, le=1, description="Where the frame 'dial' stands: "
+        "0 head rows, 0.5 tight, 1 semantic bases; left out: 0.1.")  # fmt: skip
     geometry: GeometryName = Field("cosine", description="How nearness is measured.")
     k: int = Field(10, ge=1, le=K_CEILING, description="How many neighbours.")
 
@@ -34,7 +36,8 @@ class BasesQuestion(Question):
 
     def reading(self) -> dict[str, Any]:
         """The rest, as the engine's keywords."""
-        return {"frame": self.frame, "geometry": self.geometry, "k": self.k}
+        frame = key_of(self.frame, self.alpha)
+        return {"frame": frame, "geometry": self.geometry, "k": self.k}
 
 
 class SearchQuestion(Question):

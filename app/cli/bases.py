@@ -11,6 +11,7 @@ from app.cli.terminal import document, write
 from app.cli.text import basis_text, check_text, report_text
 from app.model.explorer import token_reference
 from app.web import export
+from engine.frames.kinds import key_of
 
 
 def register(commands: Any, model: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     bases.add_argument(
         "--token", help="Its text, or #262 for an id; without it the frame's report."
     )
-    add(bases, BasesQuestion, "frame", "geometry", "k")
+    add(bases, BasesQuestion, "frame", "alpha", "geometry", "k")
     bases.add_argument("--json", action="store_true", help="The JSON of /api/v1/bases or /frames.")
     bases.set_defaults(run=_bases)
 
@@ -33,10 +34,12 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
 def _bases(given: argparse.Namespace) -> int:
     space = space_of(given)
     if given.token is None:
-        report = space.frame_report(given.frame)
+        report = space.frame_report(key_of(given.frame, given.alpha))
         return document(space, report) if given.json else write(report_text(report).encode())
     token = token_reference(given.token)
-    basis = space.bases(token, frame=given.frame, geometry=given.geometry, k=given.k)
+    basis = space.bases(
+        token, frame=key_of(given.frame, given.alpha), geometry=given.geometry, k=given.k
+    )
     return document(space, basis) if given.json else write(basis_text(basis).encode())
 
 

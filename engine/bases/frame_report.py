@@ -17,7 +17,7 @@ from torch import Tensor
 from engine.frames.decomposition import CHUNK, HeadDecomposition
 from engine.frames.decomposition_cache import cached_decomposition
 from engine.frames.frame import Frame
-from engine.frames.kinds import FRAMES
+from engine.frames.kinds import kind_of
 from engine.frames.kinds.kind import without_masks
 from engine.json_number import plain
 from engine.model.language_model import LanguageModel
@@ -92,7 +92,7 @@ def compute_frame_report(
         round_trip: whether to try how often a vector's largest logit is its own token.
         check: raises to stop.
     """
-    kind, frame = FRAMES[name], frames(name)
+    kind, frame = kind_of(name), frames(name)
     head = decomposition
     begin = time.perf_counter()
     if kind.spectrum is None:
