@@ -32,13 +32,14 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
 
 
 def _bases(given: argparse.Namespace) -> int:
+    frame = key_of(given.frame, given.alpha)
     space = space_of(given)
     if given.token is None:
-        report = space.frame_report(key_of(given.frame, given.alpha))
+        report = space.frame_report(frame)
         return document(space, report) if given.json else write(report_text(report).encode())
     token = token_reference(given.token)
     basis = space.bases(
-        token, frame=key_of(given.frame, given.alpha), geometry=given.geometry, k=given.k
+        token, frame=frame, geometry=given.geometry, k=given.k
     )
     return document(space, basis) if given.json else write(basis_text(basis).encode())
 
