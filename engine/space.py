@@ -515,7 +515,7 @@ class LatentSpace:
                     )
                 if run:
                     self._costs.add(work, spent)
-                if spent.seconds > 2.0:
+                if run and spent.seconds > 2.0:
                     break
         except LexiscopeError as error:
             if not self.self_check.ok:

@@ -38,9 +38,7 @@ def _bases(given: argparse.Namespace) -> int:
         report = space.frame_report(frame)
         return document(space, report) if given.json else write(report_text(report).encode())
     token = token_reference(given.token)
-    basis = space.bases(
-        token, frame=frame, geometry=given.geometry, k=given.k
-    )
+    basis = space.bases(token, frame=frame, geometry=given.geometry, k=given.k)
     return document(space, basis) if given.json else write(basis_text(basis).encode())
 
 

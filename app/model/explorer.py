@@ -249,6 +249,10 @@ class Explorer:
         text = "self-check passed" if found.ok else "self-check failed"
         return Badge(level, text, found.summary)
 
+    def forget(self) -> None:
+        """Keep no answer of before: something else is known of the model. For the event loop."""
+        self._results.clear()
+
     def facts(self) -> ModelFacts:
         """The facts of the model, for an answer that cannot do without.
 

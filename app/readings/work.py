@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -99,7 +100,7 @@ async def start(request: Request, explorer: Explorer, jobs: Jobs) -> JobView:
         KIND,
         TITLE.format(name=facts.name),
         partial(_begin, explorer),
-        _nothing_to_save,
+        partial(_known_now, explorer, asyncio.get_running_loop()),
         client=client_of(request),
         href="/readings",
         key=f"{KIND} {facts.fingerprint}",
@@ -110,6 +111,6 @@ def _begin(explorer: Explorer) -> Steps[None]:
     return steps(explorer.owned())
 
 
-def _nothing_to_save(result: None) -> None:
-    """The engine keeps what it measured, under the model's fingerprint."""
-    return
+def _known_now(explorer: Explorer, loop: asyncio.AbstractEventLoop, result: None) -> None:
+    """The engine keeps what it measured; answers from before say that it is not known."""
+    loop.call_soon_threadsafe(explorer.forget)

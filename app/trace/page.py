@@ -100,23 +100,23 @@ async def trace_page(
 ) -> HTMLResponse:
     """The page, its result or its detail; a mistake is a sentence where the result would stand."""
     query, mistake = ask(TraceQuery, request)
-    best = await explorer.look(request, faithful, "readings")
     examples = examples_of(explorer.facts().fingerprint)
     if not request.query_params:  # nothing is asked yet: the best that can be shown
+        best = await explorer.look(request, faithful, "readings")
         first = {"prompt": examples[0].prompt} | (best.settings() if best is not None else {})
         query = query.model_copy(update=first)
-    show = partial(_page, request, query, examples, best)
+    show = partial(_page, request, query, examples)
     saved = await _calibrations(calibrations, query.calibration)
     try:
         if mistake is not None:
             raise OptionError(mistake)
-        result, cost = await _result(request, explorer, calibrations, query)
+        result, cost, best = await _result(request, explorer, calibrations, query)
     except InputError as error:
         context = show(saved, problem=str(error))
         return render(
             request, "trace/page.html", context, fragment="trace/_result.html", status=422
         )
-    context = show(saved, result=result, cost=cost)
+    context = show(saved, result=result, cost=cost, best=best)
     # A cell that is not there: its neighbour is shown, and only who asked for a page is told so.
     status = 422 if result["note"] and "hx-request" not in request.headers else 200
     vary = {"Vary": "HX-Request, HX-History-Restore-Request, HX-Boosted, HX-Target"}
@@ -228,7 +228,7 @@ def _switched(found: Readings) -> Panel:
 
 async def _result(
     request: Request, explorer: Explorer, calibrations: Calibrations, query: TraceQuery
-) -> tuple[Panel, CostLine]:
+) -> tuple[Panel, CostLine, Preset | None]:
     found, switched = await _read(request, explorer, calibrations, query)
     trace, cell = found.trace, found.cell
     draw = Panels(
@@ -263,16 +263,16 @@ async def _result(
         "calibration": switched,
         "hidden": _hidden(query),
     }
-    return result, _measured(len(trace.tokens), trace.cost)
+    return result, _measured(len(trace.tokens), trace.cost), found.best
 
 
 def _page(
     request: Request,
     query: TraceQuery,
     known: tuple[Example, ...],
-    best: Preset | None,
     calibrations: tuple[Choice, ...],
     *,
+    best: Preset | None = None,
     result: Panel | None = None,
     cost: CostLine | None = None,
     problem: str | None = None,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.calibrate.calibrations import Calibrations
+from app.trace.presets import Preset, faithful
 from engine import LatentSpace, Trace, TraceOptions
 from engine.progress import Check
 from engine.trace.agreement import Agreement
@@ -43,6 +44,8 @@ class Reading:
     curves: Curves
     """At the cell's position."""
     agreement: Agreement | None
+    best: Preset | None
+    """The reading that agrees best with the model; None where that was not measured."""
     switched: Readings | None
     """Before and after the calibration that is switched on; None where none is."""
 
@@ -80,6 +83,7 @@ def read(
         space.cell(prompt, layer, position, options, check=check),
         space.curves(prompt, pins, options, position=position, check=check),
         space.agreement(prompt, options, check=check) if agreement else None,
+        faithful(space, check=check),
         switched.read(space, prompt, options, check) if switched is not None else None,
     )
 
