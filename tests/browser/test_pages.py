@@ -21,6 +21,7 @@ PAGES = {
     "map": "/map",
     "calibrate": "/calibrate",
     "jobs": "/jobs",
+    "readings": "/readings",
     "model": "/model?figures=true",
     "method": "/method",
     "source": "/method/source/frames",
