@@ -38,11 +38,15 @@ def lens(found: Lens, *, dark: bool = False) -> go.Figure:
         (f"{found.name} lens", [row.kl for row in found.rows]),
         ("another layer's map (control)", [row.kl_shuffled for row in found.rows]),
     ]
-    return _over_layers(lines, "KL to the model (nats)", "%{y:.2f}", dark)
+    # The last layer is the model itself: its 0 has no place on a logarithmic axis.
+    shown = [(name, [x if x > 1e-3 else None for x in values]) for name, values in lines]
+    figure = _over_layers(shown, "KL to the model (nats)", "%{y:.2f}", dark)
+    figure.update_yaxes(type="log", rangemode="normal")
+    return figure
 
 
 def _over_layers(
-    lines: Sequence[tuple[str, Sequence[float]]], title: str, hover: str, dark: bool
+    lines: Sequence[tuple[str, Sequence[float | None]]], title: str, hover: str, dark: bool
 ) -> go.Figure:
     colours = theme(dark)
     figure = go.Figure()
@@ -67,6 +71,7 @@ def _over_layers(
             showlegend=True,
             legend=ABOVE,
             margin={"l": 60, "r": 16, "t": 64, "b": 48},
+            meta={"kind": "readings"},
             **unified(colours),
             xaxis=axis(colours, "layer"),
             yaxis=axis(colours, title, rangemode="tozero"),

@@ -15,7 +15,7 @@ from app.jobs.lanes import JobsDep
 from app.model.explorer import ExplorerDep
 from app.readings.work import Measured, measured, start
 from app.web.rendering import Page, link, render
-from app.web.words import number, sentence
+from app.web.words import number
 from engine.frames.kinds import FRAMES
 from engine.lenses.kind import Lens
 from engine.reading.geometries import GEOMETRIES
@@ -165,10 +165,10 @@ def lens_sentence(found: Lens) -> str:
         f" measured on {found.held_out} others"
     )
     if not found.held_out or middle.kl >= min(middle.kl_none, middle.kl_shuffled):
-        return sentence(f"{fitted}: at layer {middle.layer} it gains nothing over its controls")
-    return sentence(
+        return f"{fitted}: at layer {middle.layer} it gains nothing over its controls."
+    return (
         f"{fitted}: at layer {middle.layer} the KL to the model falls from"
         f" {middle.kl_none:.2f} to {middle.kl:.2f} nats (another layer's map:"
         f" {middle.kl_shuffled:.2f}), and the model's own next token comes first at"
-        f" {_percent(middle.top1)} instead of {_percent(middle.top1_none)}"
+        f" {_percent(middle.top1)} instead of {_percent(middle.top1_none)}."
     )
