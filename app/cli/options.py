@@ -55,7 +55,9 @@ def add(parser: argparse.ArgumentParser, asked: type[BaseModel], *names: str, **
         if default is not None and default is not False and default != "":
             words += f" Without it: {default}."
         kind: Any = Annotated[field.annotation, Field(), *field.metadata]
-        if shape.get("minimum", 0) < 0:  # −1 is the last; here all may be counted from the end
+        if (
+            shape["type"] == "integer" and shape.get("minimum", 0) < 0
+        ):  # −1 is the last; here all may be counted from the end
             kind = Annotated[int, Field(ge=-shape["maximum"], le=shape["maximum"])]
         given: dict[str, Any] = {"choices": shape.get("enum")}
         if shape["type"] in ("integer", "number"):
@@ -88,10 +90,10 @@ def _what(shape: dict[str, Any]) -> str:
     """A number's kind and bounds in words, from its description."""
     kind = "a whole number" if shape["type"] == "integer" else "a number"
     low, high, above = (shape.get(one) for one in ("minimum", "maximum", "exclusiveMinimum"))
-    if low is not None and low < 0:
+    if kind == "a whole number" and low is not None and low < 0:
         return f"{kind}, -1 for the last"
     if low is not None and high is not None:
-        return f"{kind} from {low:,} to {high:,}"
+        return f"{kind} from {low:,g} to {high:,g}"
     if above is not None:
         return f"{kind} above {above:g}" + ("" if high is None else f", at most {high:,}")
     return kind if low is None else f"{kind} of at least {low:,}"

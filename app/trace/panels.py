@@ -235,7 +235,7 @@ class Panels:
             "pins": [
                 (
                     token,
-                    self._link(pin=tuple([id for id in ids if id != token.id])),
+                    self._link(pin=tuple([id for id in ids if id != token.id][:MAX_PINS])),
                     i % len(SIGNS),
                     SIGNS[i % len(SIGNS)],
                 )

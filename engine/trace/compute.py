@@ -299,18 +299,16 @@ def find_crossings(
     return tuple(out)
 
 
-def default_pins(tops: Ints, limit: int = 16) -> tuple[int, ...]:
-    """Tokens that are top at any layer, those of most layers first, later layers breaking ties."""
+def default_pins(tops: Ints) -> tuple[int, ...]:
+    """All tokens that are top at any layer, those of most layers first, later ones before earlier.
+
+    No more than there are layers, so none is left out.
+    """
     count: dict[int, tuple[int, int]] = {}
     for layer, token in enumerate(tops.tolist()):
         if token >= 0:
             count[token] = (count.get(token, (0, 0))[0] + 1, layer)
-    ranked = sorted(count, key=lambda t: (-count[t][0], -count[t][1]))
-    kept = ranked[:limit]
-    last = next((t for t in reversed(tops.tolist()) if t >= 0), None)
-    if last is not None and last not in kept:
-        kept[-1] = last
-    return tuple(kept)
+    return tuple(sorted(count, key=lambda t: (-count[t][0], -count[t][1])))
 
 
 def _layer_isotropy(

@@ -125,7 +125,7 @@ class Trace:
     """Semantic region, layer × position: the nearest token of the whole vocabulary by the chosen
     geometry, also where words only are listed; −1 where the state is not finite."""
     default_pins: tuple[int, ...]
-    """Tokens that are top at any layer of the last position read, most layers first; at most 16."""
+    """Tokens that are top at any layer of the last position read, most layers first."""
     token_info: dict[int, Token]
     cost: Cost
     warnings: tuple[str, ...]

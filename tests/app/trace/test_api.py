@@ -394,7 +394,7 @@ def test_every_address_of_the_api_is_described_with_its_errors(
             "map/search", "map/select", "map/umap", "jobs", "jobs/{id}", "jobs/{id}/cancel",
             "jobs/{id}/restart", "sets", "sets/{id}", "calibrations", "calibrations/task",
             "calibrations/{id}", "calibrations/{id}/files", "calibrations/{id}/competitors",
-            "calibrations/{id}/ablation", "calibrations/{id}/trace",
+            "calibrations/{id}/ablation", "calibrations/{id}/trace", "readings",
         )
     }  # fmt: skip
     for path, operations in paths.items():

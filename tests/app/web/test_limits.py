@@ -81,7 +81,7 @@ FIXED = {
     "/api/v1/frames/output", "/api/v1/check", "/api/v1/model", "/health", "/livez", "/ready",
     "/readyz", "/metrics", "/static/htmx.min.js", "/api/v1/jobs", "/jobs", "/api/v1/sets",
     "/api/v1/vocabulary", "/model/opening", "/model/open", "/api/v1/models", "/api/v1/models/open",
-    "/api/v1/calibrations",
+    "/api/v1/calibrations", "/readings", "/readings/measure", "/api/v1/readings",
 }  # fmt: skip
 OF_ONE = re.compile(
     rf"/(api/v1/)?(jobs|sets|calibrations|calibrate|calibrate/sets|map/calibration)/{NOBODY}"

@@ -43,6 +43,8 @@ LINKED: tuple[tuple[str, Query], ...] = (
     (f"/calibrate/{NOBODY}", ()),
     (f"/calibrate/{NOBODY}/rows.csv", ()),
     (f"/jobs/{NOBODY}", ()),
+    ("/readings", ()),
+    ("/", (WORDS, ("frame", "dial"), ("alpha", "0.3"), ("lens", "none"))),
     ("/model", ()),
     ("/model/opening", ()),
     ("/model/frames", (("frame", "output"),)),

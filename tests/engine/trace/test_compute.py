@@ -463,16 +463,13 @@ def test_default_pins_hold_a_token_that_wins_in_the_middle_only() -> None:
     assert set(default_pins(np.array([1, 2, 3]))) == {1, 2, 3}
     assert default_pins(np.array([4, -1, -1])) == (4,)
     assert default_pins(np.array([-1])) == ()
-    many = default_pins(np.arange(40))
-    assert len(many) == 16
-    assert 39 in many, "the last layer's winner is always there"
+    assert default_pins(np.arange(40)) == tuple(range(39, -1, -1)), "none is left out"
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "phi"])
 def test_every_token_that_is_top_at_the_last_position_is_pinned(spaces: Spaces, name: str) -> None:
     trace = spaces[name].trace(PROMPT)
     winners = trace.top_ids[:, -1, 0].tolist()
-    assert len(set(winners)) <= 16
     assert set(trace.default_pins) == set(winners)
     assert len(set(winners[1:-1]) - {winners[0], winners[-1]}) > 0, "a mid-layer winner is planted"
 
