@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.jobs.api import job_answer
+from app.jobs.api import JobDocument, job_answer
 from app.jobs.lanes import JobsDep
 from app.model.explorer import ExplorerDep
 from app.readings.work import measured, start
@@ -21,7 +21,7 @@ async def readings(request: Request, explorer: ExplorerDep) -> Response:
     return json_answer(explorer.writer()(found))
 
 
-@router.post("/readings", status_code=202, responses=described())
+@router.post("/readings", status_code=202, responses=described(JobDocument, status=202))
 async def measure(request: Request, explorer: ExplorerDep, jobs: JobsDep) -> Response:
     """Begin to measure what is not known yet; answers with the job."""
     return job_answer(request, await start(request, explorer, jobs), 202)
