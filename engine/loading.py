@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from engine.errors import ModelNotFound
+from engine.errors import LexiscopeError, ModelNotFound, UnsupportedModel, shorten
 from engine.model.language_model import Limits
 from engine.model.opening import Tell, load_model, silent
 from engine.model.origin import SMOLLM2
@@ -54,7 +54,7 @@ def load(
     dtype: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
-    cache_dir: Path | None = None,
+    cache_dir: str | Path | None = None,
     threads: int | None = None,
     limits: Limits | None = None,
     offline: bool = False,
@@ -90,7 +90,7 @@ def load(
     """
     if threads is not None:
         torch.set_num_threads(max(1, threads))
-    folder = default_cache() if cache_dir is None else cache_dir
+    folder = default_cache() if cache_dir is None else Path(cache_dir).expanduser()
     source = default_source() if model is None else str(model)
     shipped = source == SHIPPED and not Path(SHIPPED).exists()
     opened = load_model(
@@ -108,6 +108,15 @@ def load(
         tell=tell,
         exclusive=exclusive,
     )
-    return LatentSpace(
-        opened, cache_dir=folder, seed=seed, states_bytes=states_bytes, check=check, tell=tell
-    )
+    try:
+        return LatentSpace(
+            opened, cache_dir=folder, seed=seed, states_bytes=states_bytes, check=check, tell=tell
+        )
+    except (LexiscopeError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the architecture's own code, run on more than the probe
+        reason = shorten(" ".join(str(error).split()) or type(error).__name__, 160).rstrip(".")
+        raise UnsupportedModel(
+            f"{opened.name} opens, and its {opened.architecture} then fails on a short prompt"
+            f" ({reason}), so it cannot be read here; choose another model."
+        ) from error

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 
+from engine.errors import shorten
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.frame import Frame
 from engine.model.language_model import LanguageModel
@@ -90,6 +91,7 @@ def self_check(
     items.append(_norm(model, last, states.raw[-1]))
     items.append(_softcap(model, own))
     items.append(_sizes(model))
+    items += _left_over(model)
     items.append(_ties(model))
     items.append(_rank(model, decomposition))
     if finite:
@@ -200,24 +202,37 @@ def _softcap(model: LanguageModel, own: torch.Tensor) -> CheckItem:
 
 
 def _sizes(model: LanguageModel) -> CheckItem:
-    rows, known = model.vocabulary, model.vocabulary_texts.tokenizer_size
-    value = f"{rows:,} rows, {known:,} tokens"
-    if rows < known:
+    texts = model.vocabulary_texts
+    rows, tokens = model.vocabulary, texts.named + texts.homeless
+    value = f"{rows:,} rows, {tokens:,} tokens"
+    if texts.homeless:
         return _item(
             "head and tokenizer",
             value,
             "The tokenizer has tokens that the head has no row for; they cannot be read.",
             ok=False,
         )
-    if rows > known:
+    if rows > tokens:
         return _item(
             "head and tokenizer",
             value,
-            f"{rows - known:,} rows of the head belong to no token (padding); they are shown as"
-            " <row …>.",
+            f"{rows - tokens:,} rows of the head belong to no token (padding, or gaps between the"
+            " ids); they are shown as <row …>.",
             note=True,
         )
     return _item("head and tokenizer", value, "One row per token.")
+
+
+def _left_over(model: LanguageModel) -> list[CheckItem]:
+    """Tensors of the file that are no part of what is read; nothing where there are none."""
+    left = model.left_over
+    if not left:
+        return []
+    reason = (
+        f"The file also holds parts that are not read here, such as {shorten(left[0], 60)!r}: they"
+        " stand beside the language model, and no logit depends on them."
+    )
+    return [_item("beside the model", f"{len(left):,} tensors", reason, note=True)]
 
 
 def _ties(model: LanguageModel) -> CheckItem:

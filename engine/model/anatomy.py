@@ -263,6 +263,12 @@ def dissect(model: Any, *, kind: str = "causal") -> Anatomy:
     assert first.given is not None
     assert last.gave is not None
     readout = _find_readout(record, blocks_path, last, head_call, name)
+    if first.given.shape[1] != ids.shape[1]:
+        raise UnsupportedModel(
+            f"{name} puts positions of its own beside the prompt's ({first.given.shape[1]} states"
+            f" for {ids.shape[1]} tokens), so its states cannot be told by the prompt's tokens;"
+            " choose another model."
+        )
     scale, softcap = _find_finish(model, head_call.gave, logits.to(head_call.gave.device), name)
     fetched = _fetch(head, embedding)
     paths = {id(m): p for p, m in model.named_modules()}

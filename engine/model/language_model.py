@@ -14,6 +14,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from engine.errors import WorkError
 from engine.model.anatomy import Anatomy, dissect, first_tensor, hidden_argument
 from engine.model.origin import Origin
 from engine.model.placement import devices, is_spread, runs_on, values_of
+from engine.model.probing import moved, probe_ids
 from engine.model.prompts import Tokens, has_chat_template, tokenize
 from engine.model.ranges import parse_range
 from engine.model.vocabulary import Vocabulary
@@ -105,7 +107,13 @@ class LanguageModel:
         self.anatomy: Anatomy = dissect(self.module, kind=kind)
         self.vocabulary_texts = Vocabulary(tokenizer, self.vocabulary)
         self.fingerprint = _fingerprint(self.module)
+        self.left_over: tuple[str, ...] = ()
+        """Tensors of its file that belong to parts beside the language model."""
         self._forward_takes = _parameters(self.module)
+        self.pads = True
+        """Whether a text's states are the same beside a longer one; else only texts of one length
+        go through the model together. Tried on a few tokens."""
+        self.pads = not self._padding_shows()
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:
             backend.no_truncation()
@@ -250,7 +258,9 @@ class LanguageModel:
         """The states at each prompt's last position, of several prompts in one forward pass.
 
         Shorter prompts are padded on the right and the padding is masked, so that each state is
-        what the prompt alone would give (up to the rounding of a larger matrix product).
+        what the prompt alone would give (up to the rounding of a larger matrix product). A model
+        in which the padding shows all the same (a convolution over positions, say) gets prompts of
+        one length at a time.
 
         Args:
             batch: token ids, one list per prompt.
@@ -261,6 +271,15 @@ class LanguageModel:
             prompt × layer × residual width, float32, before the final norm, where the head lies.
         """
         self._mine()
+        if not self.pads and len({len(ids) for ids in batch}) > 1:
+            out: list[Tensor] = [torch.empty(0)] * len(batch)
+            order = sorted(range(len(batch)), key=lambda i: len(batch[i]))
+            for _, own in groupby(order, key=lambda i: len(batch[i])):
+                rows = list(own)
+                found = self.last_states([batch[i] for i in rows], layers, check=check)
+                for i, state in zip(rows, found, strict=True):
+                    out[i] = state
+            return torch.stack(out)
         lengths = torch.tensor([len(ids) for ids in batch])
         width = int(lengths.max())
         filler = self.tokenizer.pad_token_id
@@ -331,12 +350,29 @@ class LanguageModel:
         past = getattr(out, "past_key_values", None)
         return torch.stack(kept), logits, past
 
+    def _padding_shows(self) -> bool:
+        """Whether a short prompt's states change where a longer one stands beside it."""
+        count = min(12, self.max_tokens)
+        if count < 2:
+            return False
+        *front, last = probe_ids(self.anatomy.embedding, count)
+        short = front[: max(1, count // 4)]
+        layers = range(self.blocks + 1)
+        try:
+            alone = self.last_states([short], layers)[0]
+            beside = self.last_states([short, [*front, last]], layers)[0]
+        except Exception:  # the architecture's own code: it may take no padding at all
+            return True
+        return moved(alone, beside, self.anatomy.weight.dtype)
+
     def logits(self, ids: Sequence[int], *, check: Check | None = None) -> Tensor:
         """The model's own logits, untouched by us: token × v, float32, where the head lies."""
         self._mine()
         given = torch.tensor([list(ids)], device=self.input_device)
         with torch.inference_mode(), self._hooked(lambda _: None, check):
-            out = self.module(input_ids=given, attention_mask=torch.ones_like(given))
+            out = self.module(
+                input_ids=given, attention_mask=torch.ones_like(given), **self._without_cache()
+            )
         logits: Tensor = out.logits[0].to(self.anatomy.weight.device).float()
         return logits.clone()
 
@@ -348,12 +384,14 @@ class LanguageModel:
 
     def _cheap_head(self) -> dict[str, Any]:
         """Arguments that keep the forward pass from making logits that nobody asked for."""
-        extra: dict[str, Any] = {}
-        if "use_cache" in self._forward_takes:
-            extra["use_cache"] = False
+        extra = self._without_cache()
         if "logits_to_keep" in self._forward_takes:
             extra["logits_to_keep"] = 1
         return extra
+
+    def _without_cache(self) -> dict[str, Any]:
+        """Arguments that keep the forward pass from filling a cache that nobody goes on from."""
+        return {"use_cache": False} if "use_cache" in self._forward_takes else {}
 
     @contextlib.contextmanager
     def _hooked(self, keep: Callable[[Tensor | None], None], check: Check | None) -> Iterator[None]:

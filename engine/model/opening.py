@@ -10,8 +10,9 @@ Knows nothing about prompts or semantic bases; what it opens is a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,10 +29,20 @@ from engine.errors import (
     UnsupportedModel,
     shorten,
 )
+from engine.model.classes import CAUSAL, MASKED, class_for, class_of, has_class
 from engine.model.folder import check_folder
 from engine.model.language_model import LanguageModel, Limits
+from engine.model.mlx import dequantised_state, mlx_settings
 from engine.model.origin import Origin, dequantised, gguf_of, name_of
 from engine.model.placement import DeviceMap, check_device_map
+from engine.model.probing import reads_ahead
+from engine.model.weights import (
+    check_loaded,
+    check_numbers,
+    check_quantisation,
+    forget_quantisation,
+    left_over,
+)
 from engine.progress import Check, no_check
 
 Tell = Callable[[str], None]
@@ -127,7 +138,7 @@ def load_model(
         found = None  # no name of a file: said below
     settings: dict[str, Any] = {
         "where": where, "dtype": dtype, "offline": offline, "limits": limits,
-        "device_map": device_map, "tell": tell, "exclusive": exclusive,
+        "device_map": device_map, "tell": tell, "exclusive": exclusive, "check": check,
     }  # fmt: skip
     if found is None:
         return _open(
@@ -154,10 +165,11 @@ def _open(
     device_map: DeviceMap | None,
     tell: Tell,
     exclusive: Callable[[], AbstractContextManager[None]],
+    check: Check,
     origin: Origin | None = None,
 ) -> LanguageModel:
     """Open what is no GGUF file, or a copy of one."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
     from transformers.utils import logging as hf_logging
 
     hf_logging.set_verbosity_error()
@@ -195,13 +207,33 @@ def _open(
         config = AutoConfig.from_pretrained(path, **common)  # nosec B615
     except Exception as error:
         raise _cannot_open(shown, local, offline, error) from error
-    kind = _kind_of(config, shown)
+    factory, kind = class_for(config, shown)
+    packed = mlx_settings(config) if local else None
+    if packed is None:
+        check_quantisation(config, shown)
     _check_size(config, folder if local else None, shown, where, dtype, device_map is not None)
     chosen = DTYPES[dtype] if dtype != "auto" else torch.float32 if where.type == "cpu" else "auto"
     tell("reading the weights")
+    state = None
+    if packed is not None:
+        state = dequantised_state(folder, packed, shown, check)
+        forget_quantisation(config)
+        origin = replace(origin or Origin(), quantization=f"MLX, {packed['bits']} bits")
+
+    def weights(by: Any) -> tuple[nn.Module, tuple[str, ...]]:
+        found = _open_weights(path, by, config, state, chosen, common, shown, offline, device_map)
+        if local and packed is None:
+            check_numbers(folder, found[0], shown)
+        return found
+
     same = where.type == "cpu" and chosen is torch.get_default_dtype()
     with nullcontext() if same else exclusive():
-        module = _open_weights(path, kind, chosen, common, shown, local, offline, device_map)
+        module, unexpected = weights(factory)
+        ahead = reads_ahead(module)
+        if kind == CAUSAL and ahead and has_class(config, MASKED):
+            module, unexpected = weights(AutoModelForMaskedLM)
+    if ahead is not None:
+        kind = MASKED if ahead else CAUSAL
     tell("reading the tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **common)  # nosec B615
@@ -226,7 +258,7 @@ def _open(
         ) from error
     commit = getattr(config, "_commit_hash", None)
     tell("finding the model's parts")
-    return LanguageModel(
+    model = LanguageModel(
         module,
         tokenizer,
         name=shown,
@@ -235,36 +267,46 @@ def _open(
         limits=limits,
         origin=origin,
     )
+    model.left_over = left_over(unexpected, module, model.anatomy, config, shown)
+    return model
 
 
 def _open_weights(
     path: str,
-    kind: str,
+    factory: Any,
+    config: Any,
+    state: Mapping[str, torch.Tensor] | None,
     dtype: torch.dtype | str,
     common: dict[str, Any],
     shown: str,
-    local: bool,
     offline: bool,
     device_map: DeviceMap | None,
-) -> nn.Module:
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model with its weights, and the names of the file's tensors that it did not take.
 
-    factory = AutoModelForCausalLM if kind == "causal" else AutoModelForMaskedLM
+    Args:
+        path: folder or hub id.
+        factory: a class of transformers.
+        config: of the checkpoint.
+        state: the weights, where they were made from the file's; else None.
+    """
+    local = bool(common["local_files_only"]) and Path(path).is_dir()
     if device_map is not None:
         common = common | {"device_map": device_map}
     try:
-        module, info = factory.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
-        )
+        if state is None:
+            module, info = factory.from_pretrained(
+                path, dtype=dtype, use_safetensors=True, output_loading_info=True,
+                ignore_mismatched_sizes=True, **common,
+            )  # fmt: skip
+        else:
+            module, info = class_of(factory, config).from_pretrained(
+                None, config=config, state_dict=state, dtype=dtype, output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )  # fmt: skip
     except Exception as error:
         raise _cannot_open(shown, local, offline, error) from error
-    missing = sorted(info.get("missing_keys") or ())
-    if missing:
-        raise UnsupportedModel(
-            f"the weights of {shown} lack {missing[0]!r}"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + f" that {type(module).__name__} needs; they would be random, so the model is refused."
-        )
+    check_loaded(module, info, config, shown)
     assert isinstance(module, nn.Module)
     if isinstance(device_map, str) and "disk" in getattr(module, "hf_device_map", {}).values():
         raise ModelTooLarge(
@@ -272,25 +314,7 @@ def _open_weights(
             " from the disk for every prompt would take minutes; choose a smaller model or dtype"
             " bfloat16."
         )
-    return module
-
-
-def _kind_of(config: Any, shown: str) -> str:
-    """``causal`` or ``masked``, from what the checkpoint says it is."""
-    names = [str(n) for n in (getattr(config, "architectures", None) or [])]
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModel(
-            f"{shown} is an encoder-decoder ({', '.join(names) or config.model_type}): its decoder"
-            " reads a second text, which a single prompt does not give; choose a causal model."
-        )
-    if any("MaskedLM" in n for n in names):
-        return "masked"
-    if not names or any("CausalLM" in n or "LMHead" in n for n in names):
-        return "causal"
-    raise UnsupportedModel(
-        f"{shown} is a {names[0]}, which has no output embedding (LM head) over a vocabulary;"
-        " choose a model ending in ForCausalLM, LMHeadModel or ForMaskedLM."
-    )
+    return module, tuple(info.get("unexpected_keys") or ())
 
 
 def _check_size(
@@ -312,7 +336,9 @@ def _check_size(
         raise ModelError(f"config.json of {shown} holds sizes that are not numbers.") from None
     if folder is not None:
         files = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
-        stored = torch.empty(0, dtype=_stored_dtype(config)).element_size()
+        stored = float(torch.empty(0, dtype=_stored_dtype(config)).element_size())
+        if packed := mlx_settings(config):
+            stored = max(1.0, float(packed["bits"])) / 8
         need = max(float(size) * v * d, files * size / stored)
     free = float(psutil.virtual_memory().available)
     if where.type == "cuda" and spread:

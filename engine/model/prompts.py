@@ -5,6 +5,7 @@ Knows nothing about the model but its tokenizer and its sizes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,7 +51,8 @@ def tokenize(
 
     Raises:
         OptionError: an unknown `bos`.
-        PromptError: empty, not text, too long, or no chat template.
+        PromptError: empty, not text, too long, no chat template, or one that fails or leaves the
+            prompt out.
     """
     if bos not in BOS:
         raise OptionError(f"bos must be one of {', '.join(BOS)}; got {shorten(str(bos))!r}.")
@@ -68,7 +70,7 @@ def tokenize(
             "the prompt holds half of a surrogate pair, which is no text; remove it."
         ) from None
     if chat:
-        ids, added = _chat_ids(tokenizer, prompt), False
+        ids, added = _chat_ids(tokenizer, prompt, max_characters), False
     else:
         ids, added = _plain_ids(tokenizer, prompt, bos)
     if not ids:
@@ -91,28 +93,50 @@ def has_chat_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def _chat_ids(tokenizer: Any, prompt: str) -> list[int]:
-    if not has_chat_template(tokenizer):
+def _chat_ids(tokenizer: Any, prompt: str, most: int) -> list[int]:
+    off = "switch 'chat' off to give the prompt as it is."
+    templates = getattr(tokenizer, "chat_template", None)
+    if not templates:
+        raise PromptError(f"this model has no chat template; {off}")
+    if isinstance(templates, Mapping) and "default" not in templates:
+        names = shorten(", ".join(sorted(map(str, templates))), 80)
         raise PromptError(
-            "this model has no chat template; switch 'chat' off to give it the prompt as it is."
+            f"this model has chat templates for special uses only ({names}) and none for a plain"
+            f" conversation; {off}"
         )
-    encoded = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-    )
-    return [int(i) for i in encoded["input_ids"]]
+    try:
+        text = str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+            )
+        )
+    except Exception as error:  # the template is code of the model's author
+        reason = shorten(" ".join(str(error).split()) or type(error).__name__, 160).rstrip(".")
+        raise PromptError(
+            f"the chat template of this model cannot write a turn of a user alone ({reason}); {off}"
+        ) from error
+    if " ".join(prompt.split()) not in " ".join(text.split()):
+        what = "writes nothing" if not text.strip() else "does not write the prompt's text as it is"
+        raise PromptError(f"the chat template of this model {what}; {off}")
+    if len(text) > 2 * most:
+        raise PromptError(
+            f"the chat template of this model makes {len(text):,} characters of this prompt, and at"
+            f" most {2 * most:,} are read; {off}"
+        )
+    return _encoded(tokenizer, text, special=False)
+
+
+def _encoded(tokenizer: Any, text: str, *, special: bool) -> list[int]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return [int(i) for i in tokenizer.encode(text, add_special_tokens=special)]
+    # encode_batch lets other threads run meanwhile; encode holds the interpreter's lock.
+    return list(backend.encode_batch([text], add_special_tokens=special)[0].ids)
 
 
 def _plain_ids(tokenizer: Any, prompt: str, bos: str) -> tuple[list[int], bool]:
     special = bos != "no"
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        # encode_batch lets other threads run meanwhile; encode holds the interpreter's lock.
-        ids = list(backend.encode_batch([prompt], add_special_tokens=special)[0].ids)
-    else:
-        ids = [int(i) for i in tokenizer.encode(prompt, add_special_tokens=special)]
+    ids = _encoded(tokenizer, prompt, special=special)
     begin = tokenizer.bos_token_id
     if bos == "yes":
         if begin is None:

@@ -73,7 +73,7 @@ def text_states(
         device=model.anatomy.weight.device,
     )
     done = 0
-    for batch in batches(order, ids, batch_tokens):
+    for batch in batches(order, ids, batch_tokens, mixed=model.pads):
         states = model.last_states([ids[i] for i in batch], chosen)
         raw[torch.tensor(batch, device=raw.device)] = states
         done += len(batch)
@@ -107,12 +107,21 @@ def _check(model: LanguageModel, ids: Sequence[Sequence[int]], layers: int) -> N
 
 
 def batches(
-    order: Sequence[int], ids: Sequence[Sequence[int]], batch_tokens: int
+    order: Sequence[int], ids: Sequence[Sequence[int]], batch_tokens: int, *, mixed: bool = True
 ) -> Iterator[list[int]]:
-    """Neighbours in `order`, as many as fit; the last of a batch is its longest."""
+    """Neighbours in `order`, as many as fit; the last of a batch is its longest.
+
+    Args:
+        order: of the texts, by length.
+        ids: of each text.
+        batch_tokens: of a batch, padding included.
+        mixed: whether texts of different lengths may stand in one batch
+            (:attr:`engine.model.language_model.LanguageModel.pads`).
+    """
     batch: list[int] = []
     for i in order:
-        if batch and len(ids[i]) * (len(batch) + 1) > batch_tokens:
+        full = len(ids[i]) * (len(batch) + 1) > batch_tokens
+        if batch and (full or not (mixed or len(ids[i]) == len(ids[batch[0]]))):
             yield batch
             batch = []
         batch.append(i)

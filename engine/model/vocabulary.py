@@ -12,14 +12,18 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from engine.json_number import plain
 
 _BYTE_PIECE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
+WORD_END: Final = "</w>"
+"""At the end of a word in the vocabularies of GPT, XLM and others."""
+GOES_ON: Final = "@@"
+"""Where a word goes on behind a token, in those of CTRL, BERTweet and others."""
 _VISIBLE = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "⍽"}
 
 
@@ -105,26 +109,31 @@ def _bytes_text(raw: bytes) -> str:
 class Vocabulary:
     """The texts of every row of a model's head.
 
-    Rows past the tokenizer's own size (padding of the head) read ``<row 50300>``.
+    Rows that are no token's (padding of the head, gaps between the ids) read ``<row 50300>``.
     """
 
     def __init__(self, tokenizer: Any, size: int) -> None:
         self.size = size
-        self.tokenizer_size = len(tokenizer)
+        known = {int(i) for i in tokenizer.get_vocab().values()}
+        self.tokenizer_size = max(known, default=-1) + 1
+        """One more than the tokenizer's largest id: ids may have gaps."""
+        self.homeless = sum(i >= size for i in known)
+        """Tokens whose id has no row."""
+        named = sorted(i for i in known if 0 <= i < size)
+        self.named = len(named)
+        """Rows that are a token's."""
         self._special = {int(i) for i in tokenizer.all_special_ids}
-        self._style = _decoder_style(tokenizer)
-        named = min(size, self.tokenizer_size)
-        pieces: list[str | None] = list(tokenizer.convert_ids_to_tokens(list(range(named))))
+        pieces = dict(zip(named, tokenizer.convert_ids_to_tokens(named), strict=True))
+        self._style, mark = _decoder_style(tokenizer, pieces.values())
         added = {int(i) for i in getattr(tokenizer, "added_tokens_decoder", {})}
-        self._raw: list[bytes | None] = [
-            None
-            if piece is None
-            else piece.encode("utf-8", "replace")
-            if i in added
-            else _piece_bytes(piece, self._style)
-            for i, piece in enumerate(pieces)
-        ]
-        self._raw += [None] * (size - named)
+        self._raw: list[bytes | None] = [None] * size
+        for i, piece in pieces.items():
+            if piece is not None:
+                self._raw[i] = (
+                    piece.encode("utf-8", "replace")
+                    if i in added
+                    else _piece_bytes(piece, self._style, mark)
+                )
         self.texts: list[str] = [
             f"<row {i}>" if raw is None else _bytes_text(raw) for i, raw in enumerate(self._raw)
         ]
@@ -191,23 +200,50 @@ def _is_text(raw: bytes) -> bool:
     return True
 
 
-def _decoder_style(tokenizer: Any) -> str:
-    """Which way the tokenizer writes bytes into token strings: found in its own definition."""
+def _decoder_style(tokenizer: Any, pieces: Iterable[str | None]) -> tuple[str, str]:
+    """How the tokenizer writes bytes and word ends into token strings, and its mark of the latter.
+
+    Found in its own definition; of one that is written in Python, in its tokens.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return "plain"
+        return "plain", _mark_of(pieces)
     spec = json.loads(backend.to_str())
+    mark = str((spec.get("model") or {}).get("end_of_word_suffix") or _suffix(spec.get("decoder")))
     kinds = json.dumps([spec.get("decoder"), spec.get("pre_tokenizer")])
     if '"ByteLevel"' in kinds:
-        return "bytelevel"
+        return "bytelevel", mark
     if '"WordPiece"' in kinds:
-        return "wordpiece"
+        return "wordpiece", mark
     if '"Metaspace"' in kinds or "\\u2581" in kinds or "▁" in kinds:
-        return "metaspace"
-    return "plain"
+        return "metaspace", mark
+    return "plain", mark
 
 
-def _piece_bytes(piece: str, style: str) -> bytes:
+def _suffix(decoder: Any) -> str:
+    """The mark that a decoder takes for the end of a word; empty where it takes none."""
+    if not isinstance(decoder, dict):
+        return ""
+    if decoder.get("type") == "BPEDecoder":
+        return str(decoder.get("suffix") or "")
+    return next(filter(None, map(_suffix, decoder.get("decoders") or ())), "")
+
+
+def _mark_of(pieces: Iterable[str | None]) -> str:
+    """The mark with which one token in a hundred ends, of those that stand for a word's end or
+    for its going on."""
+    told = [piece for piece in pieces if piece]
+    share = {one: sum(piece.endswith(one) for piece in told) for one in (WORD_END, GOES_ON)}
+    mark, count = max(share.items(), key=lambda item: item[1])
+    return mark if 100 * count > len(told) else ""
+
+
+def _piece_bytes(piece: str, style: str, mark: str = "") -> bytes:
+    if mark and mark != GOES_ON and piece.endswith(mark):
+        return _piece_bytes(piece.removesuffix(mark), style) + b" "
+    if mark == GOES_ON:
+        inside = piece.endswith(mark)
+        return piece.removesuffix(mark).encode("utf-8", "replace") + (b"" if inside else b" ")
     if style == "bytelevel" and all(c in _BYTE_LEVEL for c in piece):
         return bytes(_BYTE_LEVEL[c] for c in piece)
     if style == "metaspace":

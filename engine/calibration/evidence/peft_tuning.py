@@ -171,6 +171,8 @@ class LabelReader:
         self, adapted: Adapted, model: LanguageModel, tokens: Sequence[LabelToken]
     ) -> None:
         self._adapted, self._anatomy = adapted, model.anatomy
+        self.mixed = model.pads
+        """Whether texts of different lengths may stand in one batch."""
         filler = model.tokenizer.pad_token_id
         fits = filler is not None and 0 <= filler < model.vocabulary
         self._filler = int(filler) if fits else 0
@@ -246,7 +248,8 @@ def train_adapter(
         for rows in _batches(ids, batch, generator):
             value = 0.0
             optimizer.zero_grad(set_to_none=True)
-            for number, part in enumerate(batches(rows.tolist(), ids, PART_TOKENS)):
+            parts = batches(rows.tolist(), ids, PART_TOKENS, mixed=reader.mixed)
+            for number, part in enumerate(parts):
                 if number:
                     yield Progress(done, total, "training adapters")
                 with watch.training(), torch.enable_grad():
@@ -305,7 +308,8 @@ def read_all(
     batch *= 2  # no gradients are held
     done = 0
     for start in range(0, len(order), batch):
-        for part in batches(order[start : start + batch], ids, PART_TOKENS):
+        some = order[start : start + batch]
+        for part in batches(some, ids, PART_TOKENS, mixed=reader.mixed):
             with clock(), torch.inference_mode():
                 parts.append(reader.logits([ids[i] for i in part]).cpu())
             done += len(part)

@@ -84,7 +84,7 @@ def _suffixes(prefix: _Prefix, ids: Sequence[Sequence[int]], batch_tokens: int) 
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     out = torch.empty(len(ids), prefix.model.width, device=prefix.model.anatomy.weight.device)
     done = 0
-    for batch in batches(order, ids, batch_tokens):
+    for batch in batches(order, ids, batch_tokens, mixed=prefix.model.pads):
         rows = torch.tensor(batch, device=out.device)
         out[rows] = prefix.read([ids[i][prefix.length :] for i in batch])
         done += len(batch)

@@ -128,7 +128,9 @@ def task_states(
         for ids in task.ids[split]:
             wanted.setdefault(_key(ids), ids)
     _check_memory(model, len(wanted), len(numbers))
-    store = _Store(cache_dir, model.fingerprint, numbers)
+    # States that padding had changed are found no more.
+    name = model.fingerprint if model.pads else f"{model.fingerprint}-alone"
+    store = _Store(cache_dir, name, numbers)
     # Chunks are made of all texts, whatever was found: work that was stopped goes on with the same
     # batches. Those of like length are together, so little is padded.
     order = sorted(wanted, key=lambda key: (len(wanted[key]), key))

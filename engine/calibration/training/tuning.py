@@ -77,7 +77,7 @@ def tune_model(
     def losses(chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
         ids = task.ids["train"]
         by_length = sorted(chosen.tolist(), key=lambda i: (len(ids[i]), i))
-        for part in batches(by_length, ids, PART_TOKENS):
+        for part in batches(by_length, ids, PART_TOKENS, mixed=twin.pads):
             states = last_states(twin, [ids[i] for i in part])
             own = labels["train"][torch.tensor(part, device=device)]
             yield (

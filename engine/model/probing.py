@@ -1,0 +1,66 @@
+"""What a model does with the tokens around a position, tried on a few: never told by its name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from engine.model.placement import runs_on
+
+_ROUNDING: Final = {torch.float32: 1e-4, torch.float64: 1e-4}
+"""Of the largest number: what rounding alone cannot move; in half precision `_HALF`."""
+_HALF: Final = 2e-2
+
+
+def probe_ids(embedding: nn.Module, count: int) -> list[int]:
+    """Token ids spread over the vocabulary, each once where it is large enough."""
+    weight = embedding.weight
+    assert isinstance(weight, Tensor)
+    rows = int(weight.shape[0])
+    return [(7 * i + 3) * rows // (7 * count + 3) for i in range(count)]
+
+
+@torch.no_grad()
+def reads_ahead(model: Any) -> bool | None:
+    """Whether the logits at a position depend on the tokens behind it.
+
+    Two prompts that differ in their last token go through the model together; a model that reads
+    from left to right says the same before it.
+
+    Args:
+        model: a Hugging Face model in eval mode.
+
+    Returns:
+        None where that cannot be tried: no logits, or some that are not finite.
+    """
+    embedding = model.get_input_embeddings()
+    if not isinstance(getattr(embedding, "weight", None), Tensor):
+        return None
+    *front, one, other = probe_ids(embedding, 6)
+    ids = torch.tensor([[*front, one], [*front, other]], device=runs_on(embedding))
+    takes = inspect.signature(model.forward).parameters
+    extra: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
+    try:
+        out = model(input_ids=ids, attention_mask=torch.ones_like(ids), **extra)
+    except Exception:  # the architecture's own code; `dissect` says what it raises
+        return None
+    logits = getattr(out, "logits", None)
+    if not isinstance(logits, Tensor) or logits.shape[:2] != ids.shape:
+        return None
+    before = logits[:, :-1]
+    if not bool(torch.isfinite(before).any()):
+        return None
+    return moved(before[0], before[1], embedding.weight.dtype)
+
+
+def moved(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two answers differ by more than rounding in a precision, where both are finite."""
+    told = torch.isfinite(a) & torch.isfinite(b)
+    if not bool(told.any()):
+        return False
+    limit = _ROUNDING.get(dtype, _HALF)
+    largest = float(a[told].abs().max())
+    return float((a - b)[told].abs().max()) > limit * max(largest, 1e-12)
