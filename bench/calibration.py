@@ -37,8 +37,9 @@ from engine.calibration.evidence.findings import percent, points
 from engine.calibration.evidence.methods import METHODS, methods_named, run_method
 from engine.calibration.evidence.protocol import MethodContext, MethodSettings
 from engine.calibration.labelled.known import known_spec
+from engine.calibration.labelled.rows import Row
 from engine.calibration.labelled.spec import TaskSpec
-from engine.calibration.labelled.tables import Row, Table, read_table
+from engine.calibration.labelled.tables import Table, read_table
 from engine.calibration.labelled.tasks import Task, make_task
 from engine.progress import Steps, drain
 

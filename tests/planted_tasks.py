@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from engine import LatentSpace
+from engine.calibration.labelled.rows import Row
 from engine.calibration.labelled.spec import TaskSpec
-from engine.calibration.labelled.tables import Row, Table
+from engine.calibration.labelled.tables import Table
 from engine.calibration.labelled.tasks import SPLITS, Task, make_task
 from engine.calibration.training.features import TaskStates
 

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from app.calibrate.question import Name, Template
 from app.calibrate.tables import FRAMES
-from app.web.questions import Question, ShortText
+from app.web.questions import FormQuestion, ShortText
 from app.web.words import Choice, choices
 from engine.calibration.labelled.known import example_sets
 from engine.calibration.labelled.spec import TaskSpec
@@ -33,7 +33,7 @@ MAX_LABELS = 100
 Size = Annotated[float, Field(ge=0, le=200_000)]
 
 
-class CalibrateQuery(Question):
+class CalibrateQuery(FormQuestion):
     """The whole state of the form."""
 
     set: str = Field("topics", pattern=r"^[a-z0-9-]{1,40}$")
@@ -105,7 +105,7 @@ def spec_of(query: CalibrateQuery, table: Table) -> TaskSpec:
         name=base.name,
         text_columns=(text,),
         label_column=label,
-        template=(query.template or base.template).replace("\r\n", "\n"),
+        template=query.template or base.template,
         label_words=dict(base.label_words) | query.words,
         word_rule=query.rule,
         train=query.train,

@@ -211,7 +211,7 @@ def _card(request: Request, view: SetView, chosen: str) -> SetCard:
     action = None if view.example else link(request, f"/calibrate/sets/{view.id}/delete")
     notes = [str(one["text"]) for one in view.notes]
     if len(notes) > _NOTES:
-        notes = [*notes[:_NOTES], "More lines have such a quote."]
+        notes = [*notes[:_NOTES], "There are more such notes."]
     return SetCard(view.id, view.name, f"{rows}, {what}", view.id == chosen, action, tuple(notes))
 
 

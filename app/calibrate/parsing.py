@@ -22,7 +22,8 @@ from typing import Any
 import orjson
 
 from app.web.words import span
-from engine.calibration.labelled.tables import Note, Problem, Row, Table, read_table
+from engine.calibration.labelled.rows import Note, Problem, Row
+from engine.calibration.labelled.tables import Table, read_table
 from engine.errors import BudgetExceeded, InputError, LexiscopeError, OptionError
 
 ROWS, HEAD = "rows.jsonl", "table.json"

@@ -41,7 +41,25 @@ class Question(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class PageQuestion(Question):
+class FormQuestion(Question):
+    """What a form sends. Browsers end each line of a text with CR LF (HTML Standard, 4.10.21.4);
+    what was typed is LF, and a token would be another."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _line_ends(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: _typed(value) for name, value in values.items()}
+
+
+def _typed(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_typed(one) for one in value]
+    return value.replace("\r\n", "\n") if isinstance(value, str) else value
+
+
+class PageQuestion(FormQuestion):
     """The whole state of a page; a field that its form sent empty is left at its default."""
 
     empty_counts: ClassVar[tuple[str, ...]] = ()

@@ -17,6 +17,7 @@ MARKS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 LOOKED_AT: Final = 20
 """Rows behind the header that say which mark separates."""
 _END: Final = re.compile(r"[\r\n]")
+_LINE: Final = re.compile(r"\r\n|\r|\n")
 _REST: Final = {mark: re.compile(rf"[^{re.escape(mark)}\r\n]*") for mark in MARKS}
 
 
@@ -32,9 +33,11 @@ class Record:
     """Empty for an empty line."""
     open_quotes: tuple[int, ...] = ()
     """Lines of quotes that are never closed; they were read as text."""
+    alone: tuple[int, ...] = ()
+    """Of a row over several lines: how many cells each line would have without its quotes."""
 
 
-def records(text: str, mark: str) -> Iterator[Record]:
+def records(text: str, mark: str, *, first: int = 1) -> Iterator[Record]:
     """The rows of a text.
 
     A quote opens a cell where it is the cell's first character, and two quotes inside it stand for
@@ -45,11 +48,12 @@ def records(text: str, mark: str) -> Iterator[Record]:
     Args:
         text: the whole file.
         mark: between cells, one of `MARKS`.
+        first: the number of its first line.
     """
     rest = _REST[mark]
-    at, line, size = 0, 1, len(text)
+    at, line, size = 0, first, len(text)
     while at < size:
-        first = line
+        begin, first = at, line
         found = _END.search(text, at)
         stop = found.start() if found else size
         cells: list[str] = []
@@ -68,7 +72,9 @@ def records(text: str, mark: str) -> Iterator[Record]:
                 if text[at : at + 1] != mark:
                     break
                 at += 1
-        yield Record(first, line, tuple(cells), tuple(stray))
+        lines = _LINE.split(text[begin:at]) if line > first else []
+        alone = tuple(one.count(mark) + 1 for one in lines)
+        yield Record(first, line, tuple(cells), tuple(stray), alone)
         at += 2 if text.startswith("\r\n", at) else 1
         line += 1
 

@@ -6,13 +6,15 @@ prompts or labels: a cell is text.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from engine.calibration.labelled.rows import Note, Problem, Records, Row
 from engine.calibration.labelled.separated import MARKS, records, separator
+from engine.calibration.labelled.structured import json_rows, parquet_rows
 from engine.errors import OptionError, shorten
 
 FORMATS: Final = ("csv", "tsv", "jsonl", "parquet")
@@ -24,34 +26,8 @@ MAX_COLUMNS: Final = 200
 MAX_NAME: Final = 200
 """Characters of a column's name."""
 _PARQUET_MAGIC: Final = b"PAR1"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One example as it stands in the file."""
-
-    line: int
-    """Where it begins: line of a text file, row of a Parquet file, from 1."""
-    values: Mapping[str, str]
-    """Column → cell."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A row that was left out."""
-
-    line: int
-    reason: str
-    """Half a sentence: ``3 cells where the header has 2``."""
-
-
-@dataclass(frozen=True)
-class Note:
-    """What was read otherwise than its writer may have meant it."""
-
-    line: int
-    text: str
-    """A sentence."""
+_NAMES_MARK: Final = re.compile(r'"?sep=([,;\t|])"?(\r\n|\r|\n)', re.IGNORECASE)
+"""A first line that names the separator, as spreadsheets write and read it."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +75,12 @@ def read_table(
 
     The format is that of the name's suffix, else what the content looks like. Text is UTF-8, with
     or without a byte-order mark; UTF-16 with one. CSV and TSV need a header, and it and the first
-    rows say whether a comma, semicolon, tab or bar separates the columns, whatever the suffix; JSON
-    lines hold one object per line (strings, numbers and truth values; the columns are the keys of
-    all of them). A quote that is never closed is text, and a note names its line.
+    rows say whether a comma, semicolon, tab or bar separates the columns, whatever the suffix; a
+    first line ``sep=;`` says it too. JSON is one object per line, one array of objects, or one
+    object of columns; its cells and those of Parquet are text, numbers, truth values, dates, and
+    bytes that are UTF-8 (the columns are the keys of all rows). NaN is an empty cell. A quote that
+    is never closed is text; a note names its line, lines that a quote has joined, and columns that
+    hold what is no text.
 
     Args:
         data: the content, or where it is.
@@ -127,14 +106,16 @@ def read_table(
     kind = _kind(name, data)
     mark = ""
     if kind == "parquet":
-        found: Iterator[Row | Problem | Note] = _parquet(data, shown, max_rows)
+        found: Iterator[Row | Problem | Note] = parquet_rows(data, shown, max_rows)
     else:
         text = _decode(data, shown)
         if kind == "jsonl":
-            found = _json_lines(text)
+            found = json_rows(text)
         else:
-            mark = separator(text, "\t" if kind == "tsv" else ",")
-            found = _separated(text, mark, shown)
+            told = _NAMES_MARK.match(text)
+            body = text[told.end() :] if told else text
+            mark = told[1] if told else separator(body, "\t" if kind == "tsv" else ",")
+            found = _separated(body, mark, shown, first=2 if told else 1)
     rows: list[Row] = []
     problems: list[Problem] = []
     notes: list[Note] = []
@@ -170,8 +151,9 @@ def read_table(
     names = tuple(columns)
     if kind == "jsonl":  # a key that only some objects have is an empty cell of the others
         rows = [Row(r.line, {c: r.values.get(c, "") for c in names}) for r in rows]
+    told = tuple(sorted(notes, key=lambda note: note.line))
     separated = MARKS[mark] if mark and len(names) > 1 else ""
-    return Table(name or "table", names, tuple(rows), tuple(problems), tuple(notes), separated)
+    return Table(name or "table", names, tuple(rows), tuple(problems), told, separated)
 
 
 def read_hub(name: str, split: str = "train", *, max_rows: int = MAX_ROWS) -> Table:
@@ -198,6 +180,7 @@ def read_hub(name: str, split: str = "train", *, max_rows: int = MAX_ROWS) -> Ta
             if hasattr(feature, "names") and hasattr(feature, "int2str")
         }
         made: list[Row | Problem] = []
+        cells = Records()
         for line, record in enumerate(stream, start=1):
             if len(made) >= max_rows:
                 break
@@ -205,7 +188,7 @@ def read_hub(name: str, split: str = "train", *, max_rows: int = MAX_ROWS) -> Ta
                 value = record.get(column)
                 if isinstance(value, int) and 0 <= value < len(names):
                     record[column] = names[value]
-            made.append(_from_record(record, line))
+            made.append(cells.row(record, line))
     except Exception as error:  # the library raises anything from network errors to KeyError
         reason = shorten((str(error).strip().splitlines() or [type(error).__name__])[0], 120)
         raise OptionError(
@@ -217,7 +200,8 @@ def read_hub(name: str, split: str = "train", *, max_rows: int = MAX_ROWS) -> Ta
         raise OptionError(f"the data set {shorten(name)!r} has no row with text cells.")
     columns = tuple(dict.fromkeys(c for r in kept for c in r.values))
     full = tuple(Row(r.line, {c: r.values.get(c, "") for c in columns}) for r in kept)
-    return Table(name, columns, full, tuple(p for p in made if isinstance(p, Problem)))
+    problems = tuple(p for p in made if isinstance(p, Problem))
+    return Table(name, columns, full, problems, tuple(cells.notes()))
 
 
 def _content(path: Path, max_bytes: int) -> bytes:
@@ -251,7 +235,7 @@ def _kind(name: str, data: bytes) -> str:
             f"a file must be one of {', '.join(FORMATS)}; got {shorten(name)!r}; convert it."
         )
     head = data[:4096].lstrip(b"\xef\xbb\xbf \r\n")
-    if head[:1] == b"{":
+    if re.match(rb"\{|\[\s*\{", head):
         return "jsonl"
     line = head.splitlines()[0] if head else b""
     return "tsv" if line.count(b"\t") > line.count(b",") else "csv"
@@ -271,10 +255,10 @@ def _decode(data: bytes, shown: str) -> str:
     return text
 
 
-def _separated(text: str, mark: str, shown: str) -> Iterator[Row | Problem | Note]:
+def _separated(text: str, mark: str, shown: str, *, first: int) -> Iterator[Row | Problem | Note]:
     """Rows of CSV or TSV; a quoted cell may span lines, and a row's line is where it begins."""
     header: list[str] | None = None
-    for record in records(text, mark):
+    for record in records(text, mark, first=first):
         cells = record.cells
         if not cells or (len(cells) == 1 and not cells[0].strip()):
             continue  # an empty line is nobody's mistake
@@ -297,75 +281,20 @@ def _separated(text: str, mark: str, shown: str) -> Iterator[Row | Problem | Not
             upto = f", in quotes up to line {record.last}" if record.last > record.line else ""
             yield Problem(record.line, f"{many} where the header has {len(header)}{upto}")
         else:
+            if record.last > record.line and _like_rows(record.alone, len(header)):
+                yield Note(
+                    record.line,
+                    f"A quote opened on line {record.line} is closed on line {record.last} only;"
+                    " all that stands between was read as one cell, though its lines look like"
+                    " rows. If they are, take the quotes out.",
+                )
             yield Row(record.line, dict(zip(header, cells, strict=True)))
 
 
-def _json_lines(text: str) -> Iterator[Row | Problem]:
-    for line, source in enumerate(text.split("\n"), start=1):
-        if not source.strip():
-            continue
-        try:
-            record = json.loads(source)
-        except (ValueError, RecursionError):
-            yield Problem(line, "not a JSON object")
-            continue
-        if not isinstance(record, dict):
-            yield Problem(line, f"a JSON {_json_name(record)}, not an object")
-            continue
-        yield _from_record(record, line)
-
-
-def _json_name(value: Any) -> str:
-    return {list: "list", str: "string", bool: "truth value", type(None): "null"}.get(
-        type(value), "number"
-    )
-
-
-def _from_record(record: Mapping[Any, Any], line: int) -> Row | Problem:
-    """Cells of one object: text, numbers and truth values; nested values are left out."""
-    values: dict[str, str] = {}
-    for key, value in record.items():
-        if value is None:
-            values[str(key)] = ""
-        elif isinstance(value, bool):
-            values[str(key)] = "true" if value else "false"
-        elif isinstance(value, str | int | float):
-            values[str(key)] = str(value)
-    if not all(_is_text(cell) for pair in values.items() for cell in pair):
-        return Problem(line, "half a character (a lone surrogate), which is no text")
-    return Row(line, values) if values else Problem(line, "no cell that is text or a number")
-
-
-def _is_text(cell: str) -> bool:
-    """Whether it can be written as UTF-8; JSON may name halves of a character by themselves."""
-    try:
-        cell.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _parquet(data: bytes, shown: str, max_rows: int) -> Iterator[Row | Problem]:
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise OptionError(
-            f"{shown} is a Parquet file and the package `pyarrow` is not installed; convert it to"
-            " CSV or JSONL."
-        ) from None
-    try:
-        file = parquet.ParquetFile(arrow.BufferReader(data))
-        line = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for record in batch.to_pylist():
-                line += 1
-                yield _from_record(record, line)
-            if line > max_rows:
-                return
-    except (arrow.ArrowException, OSError, ValueError) as error:
-        reason = shorten((str(error).strip().splitlines() or ["damaged"])[0], 120).rstrip(".")
-        raise OptionError(f"{shown} cannot be read as Parquet ({reason}).") from None
+def _like_rows(alone: tuple[int, ...], cells: int) -> bool:
+    """Whether lines that a quote has joined would be rows by themselves: the first of them, and
+    more than half."""
+    return alone[:1] == (cells,) and 2 * sum(one == cells for one in alone) > len(alone)
 
 
 def _cell_problem(row: Row, max_cell: int) -> str:

@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from engine.calibration.labelled.rows import Problem, Row
 from engine.calibration.labelled.spec import TaskSpec, check_spec, render, template_ending
 from engine.calibration.labelled.splits import Example, split_examples
-from engine.calibration.labelled.tables import Problem, Row, Table
-from engine.calibration.labelled.words import LabelToken, default_word, label_tokens
+from engine.calibration.labelled.tables import Table
+from engine.calibration.labelled.words import LabelToken, default_words, label_tokens
 from engine.errors import OptionError, PromptError, shorten
 from engine.model.language_model import LanguageModel
 from engine.progress import Check, no_check
@@ -185,7 +186,8 @@ def make_task(
     problems = tuple(p for examples, bad in found.values() for p in bad)
     names = _label_names(spec, [e for examples, _ in found.values() for e in examples])
     parts = split_examples(spec, {s: examples for s, (examples, _) in found.items()}, names)
-    words = [spec.label_words.get(n) or default_word(n) for n in names]
+    plain = default_words(names)
+    words = [spec.label_words.get(n) or word for n, word in zip(names, plain, strict=True)]
     tokens = label_tokens(
         model, names, words, ending=template_ending(spec.template), rule=spec.word_rule
     )

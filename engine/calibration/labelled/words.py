@@ -13,6 +13,7 @@ the last one. Ours, shown wherever a label is:
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,9 +59,27 @@ class LabelToken:
         )
 
 
-def default_word(label: str) -> str:
-    """The word of a label that was given none: its name in lower case, as running text."""
-    return " ".join(label.replace("_", " ").replace("-", " ").lower().split())
+def default_words(labels: Sequence[str]) -> list[str]:
+    """The words of labels that were given none.
+
+    A label that is made of words is written as running text: in lower case, with spaces for
+    underscores and hyphens (``Not_Spam`` → ``not spam``). What its marks, digits or single letters
+    tell apart stays as it is (``-1``, ``B-``, ``C++``, ``COVID-19``), and so do labels that differ
+    in nothing but case.
+    """
+    plain = [_running(label) for label in labels]
+    return [
+        word if plain.count(word) == 1 else label.strip()
+        for label, word in zip(labels, plain, strict=True)
+    ]
+
+
+def _running(label: str) -> str:
+    parts = re.split(r"[\s_]+|(?<=[^\W\d])-(?=[^\W\d])", label.strip())
+    words = [part for part in parts if part]
+    if not words or any(len(word) < 2 or not word.isalpha() for word in words):
+        return label.strip()
+    return " ".join(words).lower()
 
 
 def label_tokens(
@@ -116,7 +135,11 @@ def word_ids(model: LanguageModel, word: str, ending: str) -> tuple[int, ...]:
     """A word's tokens as they continue a prompt that ends with `ending`.
 
     Taken from the difference of two token sequences, so that it holds for every kind of tokenizer:
-    one that marks spaces in front of words, after them, or not at all.
+    one that marks spaces in front of words, after them, or not at all. A token in front that is
+    nothing but the space says nothing of the word, and is not one of its tokens.
+
+    Raises:
+        OptionError: an empty word, or one that the vocabulary does not know.
     """
     if not word.strip():
         raise OptionError("a label word is empty; give each label a word.")
@@ -128,6 +151,13 @@ def word_ids(model: LanguageModel, word: str, ending: str) -> tuple[int, ...]:
     while shared < min(len(before), len(after)) and before[shared] == after[shared]:
         shared += 1
     found = after[shared:]
+    while len(found) > 1 and not model.vocabulary_texts.texts[found[0]].strip():
+        found = found[1:]
+    if model.tokenizer.unk_token_id in found and model.tokenizer.unk_token not in word:
+        raise OptionError(
+            f"the label word {shorten(word)!r} holds what this model's vocabulary does not know"
+            f" ({model.tokenizer.unk_token}); give another."
+        )
     if not found:
         raise OptionError(
             f"the label word {shorten(word)!r} has no token of its own; give another."

@@ -24,8 +24,9 @@ from app.calibrate.parsing import Orders, load_table, parse
 from app.maps.files.export import FORMATS, drawing_of, read, write
 from app.storage.store import Store, verify
 from engine import LatentSpace
+from engine.calibration.labelled.rows import Row
 from engine.calibration.labelled.spec import TaskSpec
-from engine.calibration.labelled.tables import Row, Table
+from engine.calibration.labelled.tables import Table
 from engine.calibration.labelled.tasks import make_task
 from engine.calibration.training.artifact import INFO, WEIGHTS, load_calibration, read_info, save
 from engine.calibration.training.calibrated import Calibration

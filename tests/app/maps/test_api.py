@@ -19,7 +19,8 @@ from app.maps.inputs import concept_axes, text_set_of
 from app.web import export
 from app.web.words import begun
 from engine import LatentSpace
-from engine.calibration.labelled.tables import Problem, Row, Table
+from engine.calibration.labelled.rows import Problem, Row
+from engine.calibration.labelled.tables import Table
 from engine.errors import OptionError
 from engine.maps import COLOURS, MapOptions
 

@@ -14,8 +14,9 @@ from tiny_models import Spaces
 
 from engine import LatentSpace
 from engine.calibration.labelled.known import KNOWN_TASKS, example_sets, known_spec
+from engine.calibration.labelled.rows import Row
 from engine.calibration.labelled.spec import TaskSpec, check_template, render
-from engine.calibration.labelled.tables import Row, Table
+from engine.calibration.labelled.tables import Table
 from engine.calibration.labelled.tasks import SPLITS, make_task, shuffled_labels
 from engine.calibration.labelled.words import label_tokens, word_ids
 from engine.errors import OptionError
