@@ -6,12 +6,14 @@ applied twice shows) and saved by `save_pretrained` with a small tokenizer train
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 from torch.profiler import ProfilerActivity, profile
@@ -206,6 +208,34 @@ def build(name: str, folder: Path) -> Path:
         model = model.to(torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def made(kind: str, folder: Path, *, seed: int = 4, tokenizer: Any = None, **sizes: Any) -> Path:
+    """A tiny model of any class of transformers, with every weight drawn anew."""
+    factory = getattr(transformers, kind)
+    sizes = {"vocab_size": 300, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1} | sizes
+    model = factory(factory.config_class(**sizes)).eval()
+    randomize(model, seed)
+    return save(model, folder, tokenizer)
+
+
+def save(model: Any, folder: Path, tokenizer: Any = None) -> Path:
+    """A model's folder, with a byte-level tokenizer where none is given."""
+    model.save_pretrained(folder)
+    (tokenizer or byte_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None], **config: Any) -> Path:
+    """Change the tensors of a folder's file, and fields of its configuration (None: without)."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+    path = folder / "config.json"
+    plain = json.loads(path.read_text()) | config
+    path.write_text(json.dumps({k: v for k, v in plain.items() if v is not None}))
     return folder
 
 

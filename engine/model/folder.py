@@ -42,9 +42,9 @@ def check_folder(folder: Path, shown: str, *, trust_remote_code: bool) -> None:
             f"the folder of {shown} has no config.json; give a folder that save_pretrained wrote."
         )
     names = sorted(path.name for path in folder.iterdir())
-    config = _read(folder / "config.json", shown)
+    config = read_json(folder / "config.json", shown)
     if not trust_remote_code:
-        _refuse_code(folder, names, config, shown)
+        check_code(folder, names, config, shown)
     if "adapter_config.json" in names:
         raise UnsafeModel(
             f"{shown} is an adapter (adapter_config.json), which names another model to load; merge"
@@ -70,12 +70,17 @@ def check_folder(folder: Path, shown: str, *, trust_remote_code: bool) -> None:
             )
 
 
-def _refuse_code(folder: Path, names: list[str], config: Any, shown: str) -> None:
+def check_code(folder: Path, names: list[str], config: Any, shown: str) -> None:
+    """Refuse files of code, and settings that name code.
+
+    Raises:
+        UnsafeModel: there is some.
+    """
     code = [name for name in names if name.endswith((".py", ".pyc", ".so"))]
     told = {"config.json": config}
     for name in names:
         if name.endswith("_config.json"):  # of the tokenizer, the processor, generation
-            told[name] = _read(folder / name, shown)
+            told[name] = read_json(folder / name, shown)
     for name, document in told.items():
         found = next((key for key, value in _pairs(document) if key in _CODE and value), None)
         if found is not None:
@@ -94,7 +99,7 @@ def _check_index(path: Path, names: set[str], shown: str) -> None:
     """Refuse a list of weights that names anything but safetensors of this folder."""
     if not path.name.endswith(".safetensors.index.json"):
         return  # of pickles, which are not opened
-    document = _read(path, shown)
+    document = read_json(path, shown)
     listed = document.get("weight_map") if isinstance(document, dict) else None
     if not isinstance(listed, dict):
         raise ModelError(f"{path.name} of {shown} lists no weights; save the model again.")
@@ -106,8 +111,12 @@ def _check_index(path: Path, names: set[str], shown: str) -> None:
             )
 
 
-def _read(path: Path, shown: str) -> Any:
-    """A JSON object of the folder."""
+def read_json(path: Path, shown: str) -> Any:
+    """A JSON object of the folder.
+
+    Raises:
+        ModelError: it is none, or is too large.
+    """
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise ValueError(f"more than {LARGEST_JSON // 2**20} MiB")

@@ -9,14 +9,12 @@ Knows nothing about prompts or semantic bases; what it opens is a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 import torch
 from torch import nn
 
@@ -29,6 +27,7 @@ from engine.errors import (
     UnsupportedModel,
     shorten,
 )
+from engine.model.adapter import Adapter, adapter_of, merged
 from engine.model.classes import CAUSAL, MASKED, class_for, class_of, has_class
 from engine.model.folder import check_folder
 from engine.model.language_model import LanguageModel, Limits
@@ -36,6 +35,7 @@ from engine.model.mlx import dequantised_state, mlx_settings
 from engine.model.origin import Origin, dequantised, gguf_of, name_of
 from engine.model.placement import DeviceMap, check_device_map
 from engine.model.probing import reads_ahead
+from engine.model.sizes import check_size
 from engine.model.weights import (
     check_loaded,
     check_numbers,
@@ -141,6 +141,15 @@ def load_model(
         "device_map": device_map, "tell": tell, "exclusive": exclusive, "check": check,
     }  # fmt: skip
     if found is None:
+        try:
+            adapter = adapter_of(Path(text).expanduser())
+        except (OSError, RuntimeError):
+            adapter = None  # no name of a folder: said below
+        if adapter is not None:
+            return _open(
+                adapter.base, name=name or adapter.name, revision=adapter.revision,
+                trust_remote_code=False, adapter=adapter, **(settings | {"offline": True}),
+            )  # fmt: skip
         return _open(
             text, name=name, revision=revision, trust_remote_code=trust_remote_code, **settings
         )
@@ -167,8 +176,9 @@ def _open(
     exclusive: Callable[[], AbstractContextManager[None]],
     check: Check,
     origin: Origin | None = None,
+    adapter: Adapter | None = None,
 ) -> LanguageModel:
-    """Open what is no GGUF file, or a copy of one."""
+    """Open what is no GGUF file, or a copy of one; with an adapter, its model with it merged in."""
     from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
     from transformers.utils import logging as hf_logging
 
@@ -211,7 +221,7 @@ def _open(
     packed = mlx_settings(config) if local else None
     if packed is None:
         check_quantisation(config, shown)
-    _check_size(config, folder if local else None, shown, where, dtype, device_map is not None)
+    check_size(config, folder if local else None, shown, where, dtype, device_map is not None)
     chosen = DTYPES[dtype] if dtype != "auto" else torch.float32 if where.type == "cpu" else "auto"
     tell("reading the weights")
     state = None
@@ -229,14 +239,19 @@ def _open(
     same = where.type == "cpu" and chosen is torch.get_default_dtype()
     with nullcontext() if same else exclusive():
         module, unexpected = weights(factory)
+        if adapter is not None:
+            module = merged(module, adapter)
         ahead = reads_ahead(module)
         if kind == CAUSAL and ahead and has_class(config, MASKED):
             module, unexpected = weights(AutoModelForMaskedLM)
+            if adapter is not None:
+                module = merged(module, adapter)
     if ahead is not None:
         kind = MASKED if ahead else CAUSAL
     tell("reading the tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **common)  # nosec B615
+        words = str(adapter.folder) if adapter is not None and adapter.has_tokenizer else path
+        tokenizer = AutoTokenizer.from_pretrained(words, **common)  # nosec B615
     except Exception as error:
         raise UnsupportedModel(
             f"the tokenizer of {shown} cannot be opened ({_short(error)}); a model is read through"
@@ -315,48 +330,6 @@ def _open_weights(
             " bfloat16."
         )
     return module, tuple(info.get("unexpected_keys") or ())
-
-
-def _check_size(
-    config: Any,
-    folder: Path | None,
-    shown: str,
-    where: torch.device,
-    dtype: str,
-    spread: bool,
-) -> None:
-    """Refuse before loading what cannot fit."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    v, d = getattr(text, "vocab_size", 0) or 0, getattr(text, "hidden_size", 0) or 0
-    layers = getattr(text, "num_hidden_layers", 0) or 0
-    size = 4 if (dtype == "float32" or (dtype == "auto" and where.type == "cpu")) else 2
-    try:
-        need = float(size) * (float(v) * float(d) + 8.0 * float(layers) * float(d) ** 2)
-    except (TypeError, ValueError, OverflowError):
-        raise ModelError(f"config.json of {shown} holds sizes that are not numbers.") from None
-    if folder is not None:
-        files = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
-        stored = float(torch.empty(0, dtype=_stored_dtype(config)).element_size())
-        if packed := mlx_settings(config):
-            stored = max(1.0, float(packed["bits"])) / 8
-        need = max(float(size) * v * d, files * size / stored)
-    free = float(psutil.virtual_memory().available)
-    if where.type == "cuda" and spread:
-        # What does not fit the GPUs stays in main memory and is fetched for each layer's turn.
-        free += sum(float(torch.cuda.mem_get_info(n)[0]) for n in range(torch.cuda.device_count()))
-    elif where.type == "cuda":
-        free = float(torch.cuda.mem_get_info()[0])
-    if not math.isfinite(need) or need > free:
-        raise ModelTooLarge(
-            f"{shown} needs about {need / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are free on"
-            f" {where}; choose a smaller model, dtype bfloat16 or another device."
-        )
-
-
-def _stored_dtype(config: Any) -> torch.dtype:
-    """In what precision the checkpoint says that it was saved."""
-    found = getattr(config, "dtype", None)
-    return found if isinstance(found, torch.dtype) else torch.float32
 
 
 def _cannot_open(shown: str, local: bool, offline: bool, error: Exception) -> ModelError:

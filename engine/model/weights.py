@@ -50,7 +50,7 @@ def quantisation(config: Any) -> Mapping[str, Any] | None:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     for one in (config, text):
         for name in _QUANTISED:
-            found = getattr(one, name, None)
+            found: Any = getattr(one, name, None)
             if hasattr(found, "to_dict"):
                 found = found.to_dict()
             if isinstance(found, Mapping) and found:

@@ -88,8 +88,8 @@ class Records:
             many = f"in {len(lines):,} rows" if len(lines) > 1 else "in one row"
             yield Note(
                 lines[0],
-                f"Column {shorten(column)!r} holds {kind} {many} (the first at line {lines[0]:,}), which"
-                " cannot be read as text; those cells are left out.",
+                f"Column {shorten(column)!r} holds {kind} {many} (the first at line"
+                f" {lines[0]:,}), which cannot be read as text; those cells are left out.",
             )
 
 

@@ -151,9 +151,9 @@ def read_table(
     names = tuple(columns)
     if kind == "jsonl":  # a key that only some objects have is an empty cell of the others
         rows = [Row(r.line, {c: r.values.get(c, "") for c in names}) for r in rows]
-    told = tuple(sorted(notes, key=lambda note: note.line))
+    said = tuple(sorted(notes, key=lambda note: note.line))
     separated = MARKS[mark] if mark and len(names) > 1 else ""
-    return Table(name or "table", names, tuple(rows), tuple(problems), told, separated)
+    return Table(name or "table", names, tuple(rows), tuple(problems), said, separated)
 
 
 def read_hub(name: str, split: str = "train", *, max_rows: int = MAX_ROWS) -> Table:

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tiny_models import ARCHITECTURES, PROMPT, Folders, Spaces, byte_tokenizer, randomize
+from tiny_models import (
+    ARCHITECTURES,
+    PROMPT,
+    Folders,
+    Spaces,
+    made,
+    randomize,
+    save,
+)
 
 from engine import load
 from engine.errors import (
@@ -150,22 +158,12 @@ FURTHER = {
 }
 
 
-def further(kind: str, sizes: dict[str, object], folder: Path) -> Path:
-    factory = getattr(transformers, kind)
-    config = factory.config_class(
-        vocab_size=300, bos_token_id=0, eos_token_id=1, pad_token_id=1, **sizes
-    )
-    model = factory(config).eval()
-    randomize(model, seed=4)
-    return save(model, folder)
-
-
 @pytest.mark.parametrize("kind", FURTHER)
 def test_further_architectures_are_dissected_too(tmp_path: Path, kind: str) -> None:
     """Nothing goes by names, so what was never tried before loads as well, or is refused."""
     sizes, readout = FURTHER[kind]
     space = load(
-        further(kind, sizes, tmp_path), device="cpu", offline=True, cache_dir=tmp_path / "cache"
+        made(kind, tmp_path, **sizes), device="cpu", offline=True, cache_dir=tmp_path / "cache"
     )
     assert space.self_check.ok, space.self_check.summary
     assert space.model.anatomy.readout_paths == readout
@@ -191,7 +189,7 @@ def test_what_does_not_fit_the_chain_is_refused_by_its_part(
     tmp_path: Path, kind: str, sizes: dict[str, object], part: str
 ) -> None:
     """A function between two modules, layers used twice, a second stream: refused, not guessed."""
-    text = refusal(UnsupportedModel, further(kind, sizes, tmp_path))
+    text = refusal(UnsupportedModel, made(kind, tmp_path, **sizes))
     assert kind in text
     assert part in text
 
@@ -298,12 +296,6 @@ def refusal(kind: type[LexiscopeError], *args: object, **settings: object) -> st
     assert "Traceback" not in text
     assert "site-packages" not in text
     return text
-
-
-def save(model: torch.nn.Module, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
 
 
 BERT = {
