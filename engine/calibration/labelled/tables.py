@@ -149,7 +149,7 @@ def read_table(
             f" are read: {shorten(long)!r}; give it a short one."
         )
     names = tuple(columns)
-    if kind == "jsonl":  # a key that only some objects have is an empty cell of the others
+    if kind in ("jsonl", "parquet"):  # a key that only some objects have is an empty cell of the others
         rows = [Row(r.line, {c: r.values.get(c, "") for c in names}) for r in rows]
     said = tuple(sorted(notes, key=lambda note: note.line))
     separated = MARKS[mark] if mark and len(names) > 1 else ""
@@ -293,8 +293,8 @@ def _separated(text: str, mark: str, shown: str, *, first: int) -> Iterator[Row 
 
 def _like_rows(alone: tuple[int, ...], cells: int) -> bool:
     """Whether lines that a quote has joined would be rows by themselves: the first of them, and
-    more than half."""
-    return alone[:1] == (cells,) and 2 * sum(one == cells for one in alone) > len(alone)
+    three of four."""
+    return alone[:1] == (cells,) and 4 * sum(one == cells for one in alone) >= 3 * len(alone)
 
 
 def _cell_problem(row: Row, max_cell: int) -> str:

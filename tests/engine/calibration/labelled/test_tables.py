@@ -6,14 +6,17 @@ import csv
 import io
 import itertools
 import json
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.calibration.labelled.separated import records
-from engine.calibration.labelled.tables import read_hub, read_table
+from engine.calibration.labelled.tables import Table, read_hub, read_table
 from engine.errors import OptionError
 
 _CELLS = st.text(
@@ -215,3 +218,128 @@ def test_what_is_no_table_is_refused_in_one_sentence(data: bytes, name: str) -> 
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(OptionError, match="cannot be read"):
         read_table(Path("/nonexistent/none.csv"))
+
+
+# --- rows and columns that vanished ---------------------------------------------------------------
+
+TWELVE = [(f"text {i}", "ab"[i % 2]) for i in range(12)]
+
+
+def plain(table: Table) -> list[tuple[str, str]]:
+    return [(row.values["text"], row.values["label"]) for row in table.rows]
+
+
+def as_json(**how: Any) -> bytes:
+    return json.dumps([{"text": t, "label": n} for t, n in TWELVE], **how).encode()
+
+
+JSON_FILES = {
+    "one array": as_json(),
+    "an array over lines": as_json(indent=2),
+    "an object of an array on each line": b"[\n"
+    + b",\n".join(json.dumps({"text": t, "label": n}).encode() for t, n in TWELVE)
+    + b"\n]\n",
+    "a column each": json.dumps(
+        {"text": [t for t, _ in TWELVE], "label": [n for _, n in TWELVE]}
+    ).encode(),
+    "a column each, by row": json.dumps(
+        {"text": {i: t for i, (t, _) in enumerate(TWELVE)},
+         "label": {i: n for i, (_, n) in enumerate(TWELVE)}}
+    ).encode(),
+    "columns and data": json.dumps(
+        {"columns": ["text", "label"], "index": list(range(12)), "data": TWELVE}
+    ).encode(),
+    "rows under a name": b'{"rows": ' + as_json() + b"}",
+    "lines": b"\n".join(json.dumps({"text": t, "label": n}).encode() for t, n in TWELVE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JSON_FILES)
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_json_is_read_in_each_way_that_it_is_written(name: str, suffix: str) -> None:
+    table = read_table(JSON_FILES[name], f"a{suffix}")
+    assert plain(table) == TWELVE
+    assert not table.problems
+    assert not table.notes
+
+
+def test_an_array_that_breaks_off_keeps_what_stands_before() -> None:
+    table = read_table(b'[\n{"text": "a", "label": "b"},\n{"text": "c", "lab', "a.json")
+    assert plain(table) == [("a", "b")]
+    assert [(p.line, p.reason[:8]) for p in table.problems] == [(3, "not JSON")]
+    table = read_table(b'[{"text": "a", "label": "b"}\n{"text": "c", "label": "d"}]', "a.json")
+    assert [p.line for p in table.problems] == [2]
+
+
+def test_a_name_that_stands_twice_in_an_object_is_no_cell() -> None:
+    table = read_table(
+        b'{"text": "a", "text": "b", "label": 1}\n{"text": "c", "label": 2}', "a.json"
+    )
+    assert plain(table) == [("c", "2")]
+    assert table.problems[0].reason == "two cells named 'text'"
+
+
+def test_what_is_no_number_is_missing() -> None:
+    body = b'{"text": "a", "label": NaN}\n{"text": "b", "label": 1.0}\n{"text": "c", "label": -0.5}'
+    assert plain(read_table(body, "a.jsonl")) == [("a", ""), ("b", "1.0"), ("c", "-0.5")]
+
+
+def test_parquet_columns_are_read_or_named(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    columns = {
+        "text": arrow.array([b"warm", "t\u00e9".encode()], arrow.binary()),
+        "label": arrow.array([Decimal("0.50"), Decimal("-1.00")], arrow.decimal128(5, 2)),
+        "day": arrow.array([date(2026, 1, 2), None], arrow.date32()),
+        "kind": arrow.array(["x", "y"]).dictionary_encode(),
+        "none": arrow.array([float("nan"), 1.0]),
+        "tags": arrow.array([["a"], ["b", "c"]]),
+        "more": arrow.array([{"a": 1}, {"a": 2}]),
+        "raw": arrow.array([b"\xff\xfe", b"fine"], arrow.binary()),
+    }
+    parquet.write_table(arrow.table(columns), path)
+    table = read_table(path)
+    assert [dict(row.values) for row in table.rows] == [
+        {"text": "warm", "label": "0.50", "day": "2026-01-02", "kind": "x", "none": "", "raw": ""},
+        {"text": "t\u00e9", "label": "-1.00", "day": "", "kind": "y", "none": "1.0", "raw": "fine"},
+    ]
+    said = [note.text for note in table.notes]
+    assert [t for t in said if "'tags'" in t and "lists in 2 rows" in t]
+    assert [t for t in said if "'more'" in t and "objects in 2 rows" in t]
+    assert [t for t in said if "'raw'" in t and "in one row" in t]
+    assert len(said) == 3
+    twice = arrow.Table.from_arrays([arrow.array(["a"]), arrow.array(["b"])], ["text", "text"])
+    parquet.write_table(twice, path)
+    with pytest.raises(OptionError, match="2 columns named 'text'"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("mark", [",", "\t"])
+def test_lines_that_a_quote_has_joined_are_named(mark: str) -> None:
+    lines = [mark.join(("text", "label")), *(mark.join(row) for row in TWELVE)]
+    lines[3], lines[6] = f'"{lines[3]}', lines[6].replace(mark, f'"{mark}')
+    table = read_table("\n".join(lines).encode(), "a.csv")
+    assert len(table.rows) == 9
+    (note,) = table.notes
+    assert note.line == 4
+    assert "line 4 is closed on line 7" in note.text
+
+
+def test_a_text_of_several_lines_is_no_mistake() -> None:
+    body = b'text,label\n"Dear Ann,\nthank you.\nYours",a\n"one\ntwo, and\nthree",b\n'
+    table = read_table(body, "a.csv")
+    assert len(table.rows) == 2
+    assert not table.notes
+
+
+@pytest.mark.parametrize("first", ["sep=;", "SEP=;", '"sep=;"', "sep=\t", "sep=,"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_first_line_may_name_the_separator(first: str, end: str) -> None:
+    mark = first.strip('"')[-1]
+    lines = [first, f"text{mark}label", f"a, b; c{mark}x" if mark == "\t" else f"a{mark}x"]
+    table = read_table(end.join(lines).encode("utf-8-sig"), "a.csv")
+    assert table.columns == ("text", "label")
+    assert [row.line for row in table.rows] == [3]
+    assert table.rows[0].values["label"] == "x"

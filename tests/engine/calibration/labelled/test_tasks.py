@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import planted_tasks
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import Spaces
+from tiny_models import Spaces, made
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
-from engine import LatentSpace
+from engine import LatentSpace, load
 from engine.calibration.labelled.known import KNOWN_TASKS, example_sets, known_spec
 from engine.calibration.labelled.rows import Row
 from engine.calibration.labelled.spec import TaskSpec, check_template, render
 from engine.calibration.labelled.tables import Table
 from engine.calibration.labelled.tasks import SPLITS, make_task, shuffled_labels
-from engine.calibration.labelled.words import label_tokens, word_ids
+from engine.calibration.labelled.words import default_words, label_tokens, word_ids
 from engine.errors import OptionError
 
 
@@ -283,3 +287,53 @@ def test_the_sets_that_ship_make_tasks(small: LatentSpace) -> None:
         assert not task.report.problems
         assert len(ready.texts) == len(ready.labels) == len(ready.table.rows)
         assert task.classes >= 2
+
+
+# --- label words as given -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["-1", "0", "1"], ["-1", "0", "1"]),
+        (["B", "B-", "B+"], ["B", "B-", "B+"]),
+        (["C", "C++", "C#"], ["C", "C++", "C#"]),
+        (["1.0", "-0.5", "+2", "\u22121"], ["1.0", "-0.5", "+2", "\u22121"]),
+        (["_", "a_b", "__"], ["_", "a_b", "__"]),
+        (["\u597d", "\u043f\u043b\u043e\u0445\u043e"],
+         ["\u597d", "\u043f\u043b\u043e\u0445\u043e"]),
+        (["World", "Not_Spam", "Sci-Fi"], ["world", "not spam", "sci fi"]),
+        (["US", "us"], ["US", "us"]),
+        (["COVID-19", "flu"], ["COVID-19", "flu"]),
+    ],
+)  # fmt: skip
+def test_a_label_is_its_own_word_with_every_mark(labels: list[str], words: list[str]) -> None:
+    assert default_words(labels) == words
+
+
+def test_labels_that_differ_in_a_mark_are_told_apart(spaces: Spaces) -> None:
+    """The tokens are those that stand behind the prompt, by the tokenizer alone."""
+    model = spaces["gpt2"].model
+    for labels in (["-1", "1"], ["-1", "0"], ["B", "B-"], ["\u597d", "bad"]):
+        rows = [(f"text {i}", labels[i % 2]) for i in range(12)]
+        task = make_task(TaskSpec(), _table(rows), model)
+        used = {token.label: token for token in task.label_tokens}
+        assert set(used) == set(labels)
+        assert len({token.id_used for token in used.values()}) == 2
+        for label, token in used.items():
+            assert token.word == label
+            spelt = model.tokenizer.decode(list(token.ids)).strip()
+            assert spelt == label, "its tokens spell the word, and nothing but it"
+            assert model.tokenizer.decode([token.ids[0]]).strip(), "no token of a space alone"
+
+
+def test_a_word_that_the_vocabulary_does_not_know_is_refused(tmp_path: Path) -> None:
+    raw = Tokenizer(WordLevel({"<unk>": 0, "good": 1, "x": 2, ":": 3}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>")
+    sizes = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": 4}
+    folder = made("GPT2LMHeadModel", tmp_path, tokenizer=tokenizer, **sizes)
+    model = load(folder, device="cpu", offline=True, cache_dir=tmp_path / "cache").model
+    assert word_ids(model, "good", ":") == (1,)
+    with pytest.raises(OptionError, match="does not know"):
+        word_ids(model, "\u597d", ":")
