@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
+from app.cli.terminal import visible
 from engine import LatentSpace
 from engine.calibration.labelled.known import KNOWN_TASKS, example_sets, known_spec
 from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tables import FORMATS, Table, read_hub, read_table
 from engine.calibration.labelled.tasks import Task, make_task
-from engine.errors import OptionError
+from engine.errors import OptionError, shorten
+
+_NOTES: Final = 5
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ def labelled_set(word: str, test: str | None = None) -> LabelledSet:
         hub = word.removeprefix("hub:")
         if not hub:
             raise OptionError("hub: needs the id of a data set; write hub:ag_news, for example.")
-        return LabelledSet(read_hub(hub), given, _spec(hub.split("/")[-1]))
+        return LabelledSet(told(read_hub(hub)), given, _spec(hub.split("/")[-1]))
     path = Path(word).expanduser()
     if path.is_dir():
         train, beside = (_part(path, name) for name in ("train", "test"))
@@ -49,7 +54,7 @@ def labelled_set(word: str, test: str | None = None) -> LabelledSet:
             )
         return LabelledSet(train, beside if given is None else given, _spec(path.name))
     if path.is_file():
-        return LabelledSet(read_table(path), given, _spec(path.stem))
+        return LabelledSet(told(read_table(path)), given, _spec(path.stem))
     examples = example_sets()
     if word in examples:
         return LabelledSet(examples[word].table, given, examples[word].spec)
@@ -60,16 +65,29 @@ def labelled_set(word: str, test: str | None = None) -> LabelledSet:
     )
 
 
+def told(table: Table) -> Table:
+    """The same table; what was not read of its file, or read otherwise, is said on stderr."""
+    left = [f"line {one.line}: {one.reason}" for one in table.problems]
+    more = f"; {len(left) - 1:,} more" if len(left) > 1 else ""
+    said = [f"{len(left):,} of its rows are left out ({left[0]}{more})."] if left else []
+    said += [note.text for note in table.notes[:_NOTES]]
+    if len(table.notes) > _NOTES:
+        said.append(f"There are {len(table.notes) - _NOTES:,} more such notes.")
+    for text in said:
+        sys.stderr.write(visible(f"note on {shorten(table.name)}: {text}\n").decode())
+    return table
+
+
 def _readable(path: Path) -> Table:
     if not path.is_file():
         raise OptionError(f"there is no file {path.name[:60]!r}; check its path.")
-    return read_table(path)
+    return told(read_table(path))
 
 
 def _part(folder: Path, name: str) -> Table | None:
     """The table of this name in a folder, in whichever format it is there."""
     files = (folder / f"{name}.{ending}" for ending in FORMATS)
-    return next((read_table(file) for file in files if file.is_file()), None)
+    return next((told(read_table(file)) for file in files if file.is_file()), None)
 
 
 def _spec(name: str) -> TaskSpec:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from app.cli.labelled import told
 from app.cli.options import add, space_of, taken
 from app.cli.terminal import follow, save, write
 from app.maps.api import MapFileQuestion
@@ -95,7 +96,7 @@ def _texts(name: str | None, calibration: str | None) -> TextSet | None:
     reading = reading_in(Path(calibration)) if calibration else None
     path = Path(name)
     if path.suffix and path.is_file():
-        return text_set_of(path.stem, read_table(path), reading)
+        return text_set_of(path.stem, told(read_table(path)), reading)
     return example_text_set(name, reading)
 
 

@@ -376,3 +376,17 @@ def test_the_csv_has_a_row_per_cell(evaluation: Evaluation) -> None:
     first = dict(zip(head, body[0], strict=True))
     cell = evaluation.cells[first["method"], first["task"]]
     assert float(first["accuracy"]) == pytest.approx(cell.accuracy.value)
+
+
+def test_what_was_not_read_of_a_file_is_said(where: list[str], tmp_path: Path, capfd: Any) -> None:
+    """Rows that a quote has joined and rows of other lengths: on stderr, the figures on stdout."""
+    lines = rows().splitlines()
+    lines[3], lines[6] = f'"{lines[3]}', lines[6].replace(",", '",')
+    path = tmp_path / "odd.csv"
+    path.write_text("\n".join([*lines, "one cell", ""]))
+    command = ["calibrate", str(path), *COLUMNS, *WORDS, "--epochs", "1", *where]
+    assert cli.main(command) == 0
+    out, err = capfd.readouterr()
+    assert "line 4 is closed on line 7" in err
+    assert "1 of its rows are left out (line 62: 1 cell where the header has 2)" in err
+    assert "note" not in out
