@@ -27,7 +27,8 @@ class TaskSpec:
     """A prompt with placeholders: ``{text}`` is the text column (several are joined by a space),
     ``{name}`` the column of that name; ``{{`` and ``}}`` are braces."""
     label_words: Mapping[str, str] = field(default_factory=dict)
-    """Label → word; a label without one is its own word, in lower case."""
+    """Label → word; a label without one is its own word
+    (:func:`engine.calibration.labelled.words.default_words`)."""
     word_rule: str = "first"
     """One of :data:`engine.calibration.labelled.words.WORD_RULES`."""
     train: int | None = None
