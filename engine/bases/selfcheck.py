@@ -203,7 +203,7 @@ def _softcap(model: LanguageModel, own: torch.Tensor) -> CheckItem:
 
 def _sizes(model: LanguageModel) -> CheckItem:
     texts = model.vocabulary_texts
-    rows, tokens = model.vocabulary, texts.named + texts.homeless
+    rows, tokens = model.vocabulary, texts.named + len(texts.homeless)
     value = f"{rows:,} rows, {tokens:,} tokens"
     if texts.homeless:
         return _item(

@@ -36,6 +36,7 @@ from engine.model.origin import Origin, dequantised, gguf_of, name_of
 from engine.model.placement import DeviceMap, check_device_map
 from engine.model.probing import reads_ahead
 from engine.model.sizes import check_size
+from engine.model.vocabulary import listed_ids
 from engine.model.weights import (
     check_loaded,
     check_numbers,
@@ -282,6 +283,9 @@ def _open(
         limits=limits,
         origin=origin,
     )
+    texts = model.vocabulary_texts
+    if texts.homeless and (listed := listed_ids(Path(words))) is not None:
+        texts.homeless &= listed
     model.left_over = left_over(unexpected, module, model.anatomy, config, shown)
     return model
 

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 from engine.json_number import plain
@@ -117,8 +118,8 @@ class Vocabulary:
         known = {int(i) for i in tokenizer.get_vocab().values()}
         self.tokenizer_size = max(known, default=-1) + 1
         """One more than the tokenizer's largest id: ids may have gaps."""
-        self.homeless = sum(i >= size for i in known)
-        """Tokens whose id has no row."""
+        self.homeless = frozenset(i for i in known if i >= size)
+        """Ids that have no row."""
         named = sorted(i for i in known if 0 <= i < size)
         self.named = len(named)
         """Rows that are a token's."""
@@ -190,6 +191,25 @@ class Vocabulary:
             else:
                 start += 1
         return tuple(out)
+
+
+def listed_ids(folder: Path) -> frozenset[int] | None:
+    """The ids that a folder's own files list; None where that is not told.
+
+    transformers' classes add tokens of their own, such as an end of text, past the last of them.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    found = set(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True).values())
+    for name, key in (("tokenizer_config.json", "added_tokens_decoder"), ("added_tokens.json", "")):
+        if (folder / name).is_file():
+            plain = json.loads((folder / name).read_text(encoding="utf-8"))
+            ids = plain.get(key, {}) if key else plain.values()
+            found |= {int(i) for i in ids}
+    return frozenset(found)
 
 
 def _is_text(raw: bytes) -> bool:

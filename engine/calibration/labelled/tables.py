@@ -149,7 +149,10 @@ def read_table(
             f" are read: {shorten(long)!r}; give it a short one."
         )
     names = tuple(columns)
-    if kind in ("jsonl", "parquet"):  # a key that only some objects have is an empty cell of the others
+    if kind in (
+        "jsonl",
+        "parquet",
+    ):  # a key that only some objects have is an empty cell of the others
         rows = [Row(r.line, {c: r.values.get(c, "") for c in names}) for r in rows]
     said = tuple(sorted(notes, key=lambda note: note.line))
     separated = MARKS[mark] if mark and len(names) > 1 else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,20 @@ def test_a_token_past_the_head_is_found_whatever_the_count(tmp_path: Path) -> No
     assert "no row for" in space.self_check.summary
     with pytest.raises(PromptError, match="token 11"):
         space.tokenize("boat")
+
+
+def test_a_token_that_transformers_adds_is_none_of_the_files(tmp_path: Path) -> None:
+    """Its class for Qwen puts an end of text behind the last token, which no row was made for."""
+    tokenizer = word_level({"<unk>": 0, "river": 1, "boat": 2})
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    more = {"num_key_value_heads": 2, "num_hidden_layers": 1, "max_position_embeddings": 32}
+    made("Qwen2ForCausalLM", tmp_path, tokenizer=tokenizer, vocab_size=3, **sizes, **more)
+    path = tmp_path / "tokenizer_config.json"
+    plain = json.loads(path.read_text()) | {"tokenizer_class": "Qwen2Tokenizer"}
+    path.write_text(json.dumps(plain))
+    space = load(tmp_path, device="cpu", offline=True, cache_dir=tmp_path / "cache")
+    assert space.model.tokenizer.convert_tokens_to_ids("<|endoftext|>") == 3
+    assert space.self_check.ok, space.self_check.summary
 
 
 def test_a_mark_of_a_words_end_is_the_space_behind_it(tmp_path: Path) -> None:
