@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.errors import UnsupportedModel
+from engine.errors import UnsupportedModel, shorten
 
 CAUSAL, MASKED = "causal", "masked"
 
@@ -45,10 +45,16 @@ def class_for(config: Any, shown: str) -> tuple[Any, str]:
         return AutoModelForCausalLM, CAUSAL
     causal, masked = has_class(config, CAUSAL), has_class(config, MASKED)
     if names:
+        if declared(names[0]) is None:
+            raise UnsupportedModel(
+                f"config.json of {shown} names the class {shorten(names[0])!r}, which transformers"
+                " does not have here; choose a model ending in ForCausalLM, LMHeadModel or"
+                " ForMaskedLM."
+            )
         if _own_head(config, names[0]) is None:
             raise UnsupportedModel(
-                f"{shown} is a {names[0]}, which has no output embedding (LM head) over a"
-                " vocabulary; choose a model ending in ForCausalLM, LMHeadModel or ForMaskedLM."
+                f"{shown} is of the class {names[0]}, which has no output embedding (LM head) over"
+                " a vocabulary; choose a model ending in ForCausalLM, LMHeadModel or ForMaskedLM."
             )
         if not causal and not masked:
             return declared(names[0]), CAUSAL

@@ -19,6 +19,7 @@ PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack",
 LARGEST_JSON: Final = 64 * 2**20
 """Bytes of a JSON file that is read; a vocabulary of a million tokens has 20 MB."""
 MOST_LAYERS: Final = 4096
+_POINTER: Final = b"version https://git-lfs"
 _CODE: Final = ("auto_map", "trust_remote_code", "custom_pipelines")
 _LAYERS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 
@@ -47,18 +48,31 @@ def check_folder(folder: Path, shown: str, *, trust_remote_code: bool) -> None:
         check_code(folder, names, config, shown)
     if "adapter_config.json" in names:
         raise UnsafeModel(
-            f"{shown} is an adapter (adapter_config.json), which names another model to load; merge"
-            " it into its model and give the folder of the whole."
+            f"the folder of {shown} holds an adapter (adapter_config.json), which names another"
+            " model to load, beside a config.json; merge it into its model and give the folder of"
+            " the whole, or give each a folder of its own."
         )
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
         pickles = [name for name in names if name.lower().endswith(PICKLES)]
         if pickles:
             raise UnsafeModel(
-                f"{shown} has pickled weights only ({shorten(pickles[0])}), and opening a pickle"
-                " runs its code; convert it to safetensors."
+                f"{shown} has no safetensors weights, and reading what it has"
+                f" ({shorten(pickles[0])}) may run code of its author; convert it to safetensors."
             )
         raise ModelNotFound(f"the folder of {shown} has no .safetensors weights.")
+    if not {"model.safetensors", "model.safetensors.index.json"} & set(names):
+        raise ModelNotFound(
+            f"the weights of {shown} are named {shorten(weights[0])!r}, and model.safetensors or"
+            " model.safetensors.index.json is what is read; save the model by save_pretrained."
+        )
+    for name in weights:
+        with (folder / name).open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise ModelNotFound(
+                    f"{name} of {shown} is a pointer of Git LFS and not the weights; fetch them by"
+                    " git lfs pull."
+                )
     for name in names:
         if name.endswith(".index.json"):
             _check_index(folder / name, set(names), shown)

@@ -325,7 +325,7 @@ def _open_weights(
             )  # fmt: skip
     except Exception as error:
         raise _cannot_open(shown, local, offline, error) from error
-    check_loaded(module, info, config, shown)
+    check_loaded(module, info, shown)
     assert isinstance(module, nn.Module)
     if isinstance(device_map, str) and "disk" in getattr(module, "hf_device_map", {}).values():
         raise ModelTooLarge(

@@ -67,13 +67,12 @@ def forget_quantisation(config: Any) -> None:
                 delattr(one, name)
 
 
-def check_loaded(module: Any, info: Mapping[str, Any], config: Any, shown: str) -> None:
+def check_loaded(module: Any, info: Mapping[str, Any], shown: str) -> None:
     """Refuse a model that did not take its weights from the file, each in its size.
 
     Args:
         module: as transformers opened it.
         info: its ``output_loading_info``.
-        config: of the checkpoint.
         shown: what people call the model.
 
     Raises:
@@ -93,7 +92,9 @@ def check_loaded(module: Any, info: Mapping[str, Any], config: Any, shown: str) 
             f"the weights of {shown} lack {missing[0]!r}{_more(missing)} that"
             f" {type(module).__name__} needs; they would be random, so the model is refused."
         )
-    if quantisation(config) is not None and getattr(module, "hf_quantizer", None) is None:
+    # Where transformers made plain numbers of them, it takes its quantiser and the entry away.
+    left = quantisation(module.config) is not None
+    if left and getattr(module, "hf_quantizer", None) is None:
         raise UnsupportedModel(
             f"{shown} says in config.json that its weights are quantised, and nothing read them so;"
             " give the model as it was before, in float32, bfloat16 or float16."
