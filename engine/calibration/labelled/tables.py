@@ -26,7 +26,7 @@ MAX_COLUMNS: Final = 200
 MAX_NAME: Final = 200
 """Characters of a column's name."""
 _PARQUET_MAGIC: Final = b"PAR1"
-_NAMES_MARK: Final = re.compile(r'"?sep=([,;\t|])"?(\r\n|\r|\n)', re.IGNORECASE)
+_NAMES_MARK: Final = re.compile(r'"?sep=(.)"?(\r\n|\r|\n)', re.IGNORECASE)
 """A first line that names the separator, as spreadsheets write and read it."""
 
 
@@ -114,6 +114,12 @@ def read_table(
         else:
             told = _NAMES_MARK.match(text)
             body = text[told.end() :] if told else text
+            if told and told[1] not in MARKS:
+                raise OptionError(
+                    f"the first line of {shown} says that {shorten(told[1])!r} separates its"
+                    f" columns, and it may be {', '.join(MARKS.values())}; save it with one of"
+                    " them."
+                )
             mark = told[1] if told else separator(body, "\t" if kind == "tsv" else ",")
             found = _separated(body, mark, shown, first=2 if told else 1)
     rows: list[Row] = []

@@ -15,6 +15,7 @@ from app.calibrate.form import CalibrateQuery
 from app.maps.question import MapQuery
 from app.trace.question import TraceQuery
 from app.web.questions import FormQuestion, ask_params
+from engine import LatentSpace
 
 TYPED = "The king\nand\n\nthe queen"
 SENT = quote(TYPED.replace("\n", "\r\n"))
@@ -74,3 +75,16 @@ def test_the_second_line_of_a_csv_names_its_columns(shared_client: TestClient) -
     rows = list(csv.DictReader(io.StringIO(table)))
     assert set(rows[0]) >= {"layer", "position", "token", "rank", "score", "probability"}
     assert {row["rank"] for row in rows} == {"1", "2"}
+
+
+@pytest.mark.parametrize("path", ["/api/v1/trace", "/", "/cost", "/api/v1/cost"])
+def test_a_chat_template_that_fails_is_a_sentence_of_422(
+    client: TestClient, space: LatentSpace, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """The template is code of the model's author: what it raises is no fault of the server."""
+    template = "{% for m in messages %}{{ m.content }}{% endfo %}"
+    monkeypatch.setattr(space.model.tokenizer, "chat_template", template)
+    answer = client.get(f"{path}?prompt=the%20king&chat=true")
+    assert answer.status_code == 422
+    assert "chat template of this model cannot write" in answer.text
+    assert "Traceback" not in answer.text

@@ -343,3 +343,8 @@ def test_a_first_line_may_name_the_separator(first: str, end: str) -> None:
     assert table.columns == ("text", "label")
     assert [row.line for row in table.rows] == [3]
     assert table.rows[0].values["label"] == "x"
+
+
+def test_a_separator_that_is_not_read_is_said() -> None:
+    with pytest.raises(OptionError, match=r"'\^' separates .* comma, semicolon"):
+        read_table(b"sep=^\ntext^label\na^b\n", "a.csv")
