@@ -31,7 +31,7 @@ class Anatomy:
     """The parts of one model, in the order in which a state passes them."""
 
     kind: str
-    """``causal`` or ``masked``."""
+    """``causal``, ``masked`` or ``bidirectional``."""
     embedding: nn.Module
     embedding_path: str
     embedding_scale: float
@@ -215,7 +215,7 @@ def dissect(model: Any, *, kind: str = "causal") -> Anatomy:
 
     Args:
         model: a Hugging Face model with an output embedding, in eval mode.
-        kind: ``causal`` or ``masked``.
+        kind: ``causal``, ``masked`` or ``bidirectional``.
 
     Raises:
         UnsupportedModel: a part was not found, or the parts do not make up the logits; the

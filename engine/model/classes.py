@@ -13,7 +13,8 @@ from torch import nn
 
 from engine.errors import UnsupportedModel, shorten
 
-CAUSAL, MASKED = "causal", "masked"
+CAUSAL, MASKED, BIDIRECTIONAL = "causal", "masked", "bidirectional"
+"""Reads from left to right; says what stands at a place; reads ahead, and says what it will."""
 
 
 def class_for(config: Any, shown: str) -> tuple[Any, str]:

@@ -78,7 +78,7 @@ class LanguageModel:
         tokenizer: its tokenizer.
         name: what people call it.
         revision: commit of the hub, or ``local``.
-        kind: ``causal`` or ``masked``.
+        kind: ``causal``, ``masked`` or ``bidirectional``.
         limits: what one request may ask for.
         origin: where it comes from, as far as that is known.
 

@@ -28,7 +28,7 @@ from engine.errors import (
     shorten,
 )
 from engine.model.adapter import Adapter, adapter_of, merged
-from engine.model.classes import CAUSAL, MASKED, class_for, class_of, has_class
+from engine.model.classes import BIDIRECTIONAL, CAUSAL, MASKED, class_for, class_of, has_class
 from engine.model.folder import check_folder
 from engine.model.language_model import LanguageModel, Limits
 from engine.model.mlx import dequantised_state, mlx_settings
@@ -247,8 +247,9 @@ def _open(
             module, unexpected = weights(AutoModelForMaskedLM)
             if adapter is not None:
                 module = merged(module, adapter)
-    if ahead is not None:
-        kind = MASKED if ahead else CAUSAL
+            kind = MASKED
+    if ahead is not None and (kind == CAUSAL) == ahead:
+        kind = BIDIRECTIONAL if ahead else CAUSAL
     tell("reading the tokenizer")
     try:
         words = str(adapter.folder) if adapter is not None and adapter.has_tokenizer else path

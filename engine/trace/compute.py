@@ -374,6 +374,11 @@ def _warnings(
             "This is a masked model: a position's answer is the token it puts at that very place,"
             " not the next one."
         )
+    if model.anatomy.kind == "bidirectional":
+        out.append(
+            "This model reads the whole prompt at every position, so what it says at one already"
+            " knows the tokens behind it."
+        )
     if output.shift is not None:
         out.append(
             "The head has a bias b: readings on the output and tight frames take the state r + W⁺b"

@@ -269,6 +269,15 @@ def test_whether_a_model_reads_ahead_is_tried(
     assert warned == (wanted == "masked")
 
 
+def test_a_model_that_reads_ahead_and_is_no_masked_one_says_so(tmp_path: Path) -> None:
+    sizes = LLAMA | {"head_dim": 8, "use_bidirectional_attention": True}
+    space = opened(made("Gemma3ForCausalLM", tmp_path, **sizes))
+    assert space.model.anatomy.kind == "bidirectional"
+    warnings = space.trace(PROMPT).warnings
+    assert any("already knows the tokens behind it" in one for one in warnings)
+    assert not any("masked model" in one for one in warnings)
+
+
 def test_a_text_has_the_same_states_beside_a_longer_one(tmp_path: Path) -> None:
     """ConvBERT's convolution runs over the padding, whatever the mask says."""
     sizes = BERT | {"embedding_size": 32, "head_ratio": 2, "conv_kernel_size": 3}
