@@ -21,7 +21,7 @@ def json_rows(text: str) -> Iterator[Row | Problem | Note]:
     """
     records = Records()
     begin = _next(text, 0)
-    if text.startswith("[", begin) and _is_array(text, begin):
+    if text.startswith("[", begin) and text.startswith("{", _next(text, begin + 1)):
         yield from _array(text, begin, records)
     elif (columns := _columns(text, begin)) is not None:
         for number, record in enumerate(columns, start=1):
@@ -55,17 +55,6 @@ def _json_name(value: Any) -> str:
     )
 
 
-def _is_array(text: str, begin: int) -> bool:
-    """Whether one array is the whole file, and not a list on each of its lines."""
-    try:
-        first, end = _DECODER.raw_decode(text, begin)
-    except RecursionError:
-        return False
-    except ValueError:  # an array that is broken somewhere: its first rows can be read
-        return text.startswith("{", _next(text, begin + 1))
-    return _next(text, end) == len(text) and any(isinstance(one, Mapping) for one in first)
-
-
 def _array(text: str, begin: int, records: Records) -> Iterator[Row | Problem]:
     at, line, counted = _next(text, begin + 1), 1, 0
     while not text.startswith("]", at):
@@ -84,6 +73,9 @@ def _array(text: str, begin: int, records: Records) -> Iterator[Row | Problem]:
             line += text.count("\n", counted, at)
             yield Problem(line, "no comma behind a row; what follows was not read")
             return
+    if _next(text, at + 1) < len(text):
+        line += text.count("\n", counted, at)
+        yield Problem(line, "the array of rows ends here; what follows was not read")
 
 
 def _next(text: str, at: int) -> int:

@@ -269,6 +269,9 @@ def test_an_array_that_breaks_off_keeps_what_stands_before() -> None:
     assert [(p.line, p.reason[:8]) for p in table.problems] == [(3, "not JSON")]
     table = read_table(b'[{"text": "a", "label": "b"}\n{"text": "c", "label": "d"}]', "a.json")
     assert [p.line for p in table.problems] == [2]
+    table = read_table(b'[{"text": "a", "label": "b"}]\n[{"text": "c", "label": "d"}]', "a.json")
+    assert plain(table) == [("a", "b")]
+    assert "what follows" in table.problems[0].reason
 
 
 def test_a_name_that_stands_twice_in_an_object_is_no_cell() -> None:
