@@ -10,7 +10,7 @@ from bench.setting import BUDGET, Bench, K
 from engine.reading.geometries import GEOMETRIES
 from engine.reading.read import read
 from engine.reading.similarity import divergence
-from engine.trace.compute import compute_trace
+from engine.trace.compute import compute_trace, read_states
 from engine.trace.options import TraceOptions, prepare
 from engine.trace.result import Cost
 
@@ -29,13 +29,12 @@ def trace(bench: Bench) -> Section:
     )
 
     def page() -> object:
+        options, warm = TraceOptions(k=K), bench.space.temperatures("output")
+        model, frame, tokens = bench.model, bench.space.frame, bench.tokens
+        states = model.states(tokens.ids)
+        found = read_states(model, frame, tokens, states, options, temperatures=warm)
         return compute_trace(
-            bench.model,
-            bench.space.frame,
-            bench.tokens,
-            bench.model.states(bench.tokens.ids),
-            TraceOptions(k=K),
-            cost=Cost(0.0, 0),
+            model, frame, tokens, found, options, temperatures=warm, cost=Cost(0.0, 0)
         )
 
     def kl() -> object:

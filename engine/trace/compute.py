@@ -17,6 +17,7 @@ without formulas; those here are **our reconstruction** and say so:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -57,7 +58,32 @@ Frames = Callable[[str], Frame]
 """Gives a frame by its key (:func:`engine.frames.kinds.key_of`)."""
 
 
-def compute_trace(
+@dataclass(frozen=True)
+class Read:
+    """What a prompt's states say on one frame by every geometry: all that needs the vocabulary."""
+
+    got: Prepared
+    final_ids: Tensor
+    """The model's own next token at each position."""
+    final_probabilities: Tensor
+    near: Mapping[str, Reading]
+    """By geometry: the nearest tokens that may be listed."""
+    whole: Mapping[str, Reading]
+    """By geometry: the nearest of the whole vocabulary; `near` where all may be listed."""
+    divergence: Tensor
+    """layer × position."""
+    steps: Mapping[str, Tensor]
+
+    @property
+    def bytes(self) -> int:
+        """Memory held, roughly."""
+        held = [self.got.states, self.got.reading, self.got.before, self.got.last]
+        for reading in (*self.near.values(), *self.whole.values()):
+            held += [reading.ids, reading.scores, reading.probabilities]
+        return sum({id(one): one.nbytes for one in held}.values())
+
+
+def read_states(
     model: LanguageModel,
     frames: Frames,
     tokens: Tokens,
@@ -66,57 +92,85 @@ def compute_trace(
     *,
     temperatures: Mapping[str, Temperature],
     lens: Lens | None = None,
-    cost: Cost,
     check: Check = no_check,
-) -> Trace:
-    """Read the states of a prompt; the model does not run.
+) -> Read:
+    """Read the states of a prompt by every geometry; the model does not run.
+
+    The chosen geometry plays no part in it.
 
     Args:
         model: whose states they are.
-        frames: gives a frame by its name.
+        frames: gives a frame by its key.
         tokens: the prompt.
         states: of that prompt.
         options: what to read.
         temperatures: by geometry, on the chosen frame.
         lens: the fitted lens of the options; None reads without.
-        cost: foretold; the caller puts the measured part in.
         check: called between chunks of the vocabulary; raises to stop.
     """
     budget = model.limits.reading_bytes
     got = prepare(model, states, options, lens=lens, check=check)
-    n_layers, n_positions, d = got.states.shape
-    head, frame, output = frames("head"), frames(options.frame_key), frames("output")
+    n_layers, _, d = got.states.shape
+    head, frame = frames("head"), frames(options.frame_key)
     final_ids, final_probabilities = final_answers(head, got.last, budget_bytes=budget, check=check)
-    targets = final_ids.repeat(n_layers).unsqueeze(1)
     flat = got.states.reshape(-1, d)
     allowed = words_mask(model, head.device) if options.words_only else None
-    listed = min(options.k, frame.size)
     near = read(
         frame,
         flat,
-        k=min(max(listed, NEAR), frame.size),
+        k=min(max(options.k, NEAR), frame.size),
         temperatures={name: one.value for name, one in temperatures.items()},
-        targets=targets,
+        targets=final_ids.repeat(n_layers).unsqueeze(1),
         centred=options.centred,
         allowed=allowed,
         budget_bytes=budget,
         check=check,
     )
+    whole = near
+    if allowed is not None:
+        k = min(NEAR, frame.size)
+        whole = read(frame, flat, k=k, centred=options.centred, budget_bytes=budget, check=check)
+    kl = divergence(head, got.reading, got.last, budget_bytes=budget, check=check)
+    check()
+    steps = transitions(model, frames, tokens, got, final_ids, centred=options.centred)
+    return Read(got, final_ids, final_probabilities, near, whole, kl, steps)
+
+
+def compute_trace(
+    model: LanguageModel,
+    frames: Frames,
+    tokens: Tokens,
+    found: Read,
+    options: TraceOptions,
+    *,
+    temperatures: Mapping[str, Temperature],
+    cost: Cost,
+    check: Check = no_check,
+) -> Trace:
+    """What was read, by the chosen geometry: regions, their borders, crossings, and the rest.
+
+    Args:
+        model: whose states they are.
+        frames: gives a frame by its key.
+        tokens: the prompt.
+        found: its states, read with these options (by whatever geometry).
+        options: what to read.
+        temperatures: by geometry, on the chosen frame.
+        cost: foretold; the caller puts the measured part in.
+        check: called between chunks of the vocabulary; raises to stop.
+    """
+    budget = model.limits.reading_bytes
+    got, near, kl, steps = found.got, found.near, found.divergence, found.steps
+    final_ids, final_probabilities = found.final_ids, found.final_probabilities
+    n_layers, n_positions, d = got.states.shape
+    frame, output = frames(options.frame_key), frames("output")
+    flat = got.states.reshape(-1, d)
+    listed = min(options.k, frame.size)
     shape = (n_layers, n_positions)
     finite = got.finite.cpu().numpy()
     answered = got.answered.cpu().numpy()
     readings = {g: _arrays(r.nearest(listed), shape, finite, answered) for g, r in near.items()}
-    nearest = near[options.geometry]
-    if allowed is not None:
-        nearest = read(
-            frame,
-            flat,
-            geometries=(options.geometry,),
-            k=min(NEAR, frame.size),
-            centred=options.centred,
-            budget_bytes=budget,
-            check=check,
-        )[options.geometry]
+    nearest = found.whole[options.geometry]
     regions = nearest.ids[:, 0]
     geometry = GEOMETRIES[options.geometry]
     wall, beyond = torch.full(regions.shape, torch.nan), torch.full_like(regions, -1)
@@ -131,9 +185,7 @@ def compute_trace(
             budget_bytes=budget,
             check=check,
         )
-    kl = divergence(head, got.reading, got.last, budget_bytes=budget, check=check)
     check()
-    steps = transitions(model, frames, tokens, got, final_ids, centred=options.centred)
     region_grid = regions.view(shape).cpu().numpy()
     beyond_grid = beyond.view(shape).cpu().numpy()
     crossings = find_crossings(region_grid, got.layers, got.positions, finite)

@@ -404,6 +404,29 @@ def test_switching_what_is_shown_never_runs_the_model_again(spaces: Spaces) -> N
     assert space.trace(PROMPT) is space.trace(PROMPT)
 
 
+def test_another_geometry_passes_over_no_vocabulary(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read on a frame serves every geometry: the same trace, and nothing read again."""
+    space, other = spaces.fresh("phi"), spaces.fresh("phi")
+    for words_only in (False, True):
+        space.trace(PROMPT, frame="tight", words_only=words_only)
+        wanted = {
+            name: other.trace(PROMPT, frame="tight", geometry=name, words_only=words_only)
+            for name in reversed(GEOMETRIES)
+        }
+
+        def nothing(*_: object, **__: object) -> None:
+            raise AssertionError("the vocabulary was passed over again")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("engine.trace.compute.read", nothing)
+            patch.setattr("engine.trace.compute.divergence", nothing)
+            for name, one in wanted.items():
+                found = space.trace(PROMPT, frame="tight", geometry=name, words_only=words_only)
+                assert found.to_dict() == one.to_dict()
+
+
 def test_cancelled_work_stops_between_layers(spaces: Spaces) -> None:
     """A check that raises at the second block: the blocks after it never run, no state is kept."""
     space = spaces.fresh("llama")
