@@ -105,6 +105,8 @@ class CalibrationDocument(Document):
     sentence: str
     accuracy_before: float | None
     accuracy_after: float | None
+    accuracy_baseline: float | None
+    baseline: str
 
 
 class CalibrationsDocument(Document):

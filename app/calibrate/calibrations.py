@@ -76,7 +76,14 @@ class SavedView:
     changed: Mapping[str, Any] | None = None
     """The settings that are not the default ones; None where that was not written down."""
     accuracy_before: float | None = None
+    """Of the nearest label basis, untrained."""
     accuracy_after: float | None = None
+    accuracy_baseline: float | None = None
+    """The best that is reached without training, which a gain is measured against."""
+    baseline: str = ""
+    """Which reading that is."""
+    kept_its_start: bool = False
+    """Whether no epoch of the training was better than its start."""
     sentence: str = ""
     """What happened, in one plain sentence."""
     bytes: int = 0
@@ -436,7 +443,10 @@ class Calibrations:
     def _view(self, record: Record) -> SavedView:
         summary, info = record.summary, self.explorer.info
         try:
-            before, after = summary.get("accuracy_before"), summary.get("accuracy_after")
+            accuracies: dict[str, Any] = {
+                name: None if summary.get(name) is None else float(summary[name])
+                for name in ("accuracy_before", "accuracy_after", "accuracy_baseline")
+            }
             changed = summary.get("changed")
             texts: dict[str, Any] = {name: str(summary[name]) for name in _WRITTEN}
             return SavedView(
@@ -444,9 +454,10 @@ class Calibrations:
                 created=iso(record.created),
                 usable=info is not None and info.fingerprint == summary["model_fingerprint"],
                 changed=None if changed is None else dict(changed),
-                accuracy_before=None if before is None else float(before),
-                accuracy_after=None if after is None else float(after),
+                baseline=str(summary.get("baseline", "")),
+                kept_its_start=bool(summary.get("kept_its_start")),
                 bytes=int(summary["bytes"]),
+                **accuracies,
                 **texts,
             )
         except (AttributeError, KeyError, TypeError, ValueError):

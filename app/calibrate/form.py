@@ -236,7 +236,7 @@ def settings_form(query: CalibrateQuery) -> SettingsForm:
         defaults={
             "epochs": f"{used.used_epochs}",
             "temperature": f"{used.used_temperature:g}",
-            "learning_rate": f"{used.used_rate:g}",
+            "learning_rate": "by the head" if used.kind == "head" else f"{used.used_rate:g}",
             "batch": f"{used.used_batch}",
             "patience": f"{used.patience}",
             "valid": f"{spec.valid:g}",

@@ -219,6 +219,10 @@ def _saved_line(request: Request, view: SavedView) -> SavedLine:
     gain = "not compared"
     if view.accuracy_before is not None and view.accuracy_after is not None:
         gain = f"{share(view.accuracy_before)} → {share(view.accuracy_after)}"
+        if view.accuracy_baseline is not None:
+            gain = f"{share(view.accuracy_after)}; {view.baseline} {share(view.accuracy_baseline)}"
+        if view.kept_its_start:
+            gain += ", not trained: best epoch 0"
     if view.damaged:
         there = link(request, f"/calibrate/{view.id}")
         return SavedLine(view.name, "", view.sentence, when(view.created), there, f"{there}/delete")

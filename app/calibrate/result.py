@@ -78,6 +78,8 @@ class Story:
     """Everything that the comparison says, ready to be shown."""
 
     sentence: str
+    warning: str
+    """Where the training kept its start: it belongs to every figure."""
     checks: tuple[Check, ...]
     standings: tuple[Standing, ...]
     chance: str
@@ -107,7 +109,10 @@ def story(comparison: Numbers, trace_link: Callable[[str], str | None]) -> Story
     names = [str(name) for name in task["label_names"]]
     words = [str(word) for word in task["label_words"]]
     return Story(
-        sentence=str(comparison["sentence"]),
+        sentence=str(comparison["sentence"])
+        .removeprefix(str(comparison.get("warning", "")))
+        .strip(),
+        warning=str(comparison.get("warning", "")),
         checks=_checks(comparison),
         standings=_standings(comparison),
         chance=figures.percent(float(comparison["chance"])),
@@ -130,19 +135,21 @@ def story(comparison: Numbers, trace_link: Callable[[str], str | None]) -> Story
 
 def _checks(comparison: Numbers) -> tuple[Check, ...]:
     """Is the gain real, does a linear probe do as well, what do the controls say?"""
-    gain = comparison["difference"]["accuracy"]
-    figure = f"{points(gain['value'])} points, {_signed(gain)}"
-    found = [
-        _answered(
-            "Did it help?",
-            gain,
-            figure,
-            above=("ok", "✓", "Yes, beyond chance"),
-            below=("fail", "✗", "No: it reads worse"),
-            around="No gain can be told",
+    found = [_helped(comparison)]
+    thresholds, probe = comparison.get("thresholds"), comparison.get("probe")
+    if thresholds:
+        gap, alone = thresholds["difference"], share(thresholds["accuracy"]["value"])
+        found.append(
+            _answered(
+                "More than bias removal?",
+                gap,
+                f"{points(gap['value'])} points, {_signed(gap)}; thresholds on the untrained head"
+                f" cosines {alone}",
+                above=("ok", "✓", "Yes, more than thresholds"),
+                below=("note", "−", "No: thresholds reach more"),
+                around="No: thresholds do as well",
+            )
         )
-    ]
-    probe = comparison.get("probe")
     if probe:
         gap = probe["difference"]
         found.append(
@@ -158,6 +165,29 @@ def _checks(comparison: Numbers) -> tuple[Check, ...]:
     found += [_control(c) for c in comparison["controls"] if c["name"] == "shuffled-labels"]
     found += [_bases(c) for c in comparison["controls"] if c["name"] == "random-bases"]
     return tuple(found)
+
+
+def _helped(comparison: Numbers) -> Check:
+    """Against the best without training; what was saved without it knows the bases only."""
+    baseline = comparison.get("baseline") or {
+        "title": "the nearest label basis",
+        "accuracy": comparison["before"]["accuracy"],
+        "difference": comparison["difference"]["accuracy"],
+    }
+    title, gap = str(baseline["title"]), baseline["difference"]
+    reached = share(baseline["accuracy"]["value"])
+    figure = f"{points(gap['value'])} points, {_signed(gap)}; {title} {reached}"
+    after, chance = comparison["after"]["accuracy"], float(comparison["chance"])
+    if after["high"] < chance:
+        return Check("fail", "✗", "Did it help?", "No: it reads below chance", figure)
+    return _answered(
+        "Did it help?",
+        gap,
+        figure,
+        above=("ok", "✓", f"Yes, it beats {title}"),
+        below=("fail", "✗", f"No: {title} is better"),
+        around=f"Not beyond {title}",
+    )
 
 
 def _answered(
@@ -186,7 +216,7 @@ def _bases(control: Numbers) -> Check:
     """Whether the same module, trained to random directions, reads the labels as well."""
     gap, random = control["difference"], share(control["accuracy"]["value"])
     return _answered(
-        "Do the semantic bases matter?",
+        "Do the bases matter, on the taught words?",
         gap,
         f"{points(gap['value'])} points, {_signed(gap)}; random ones {random}",
         above=("ok", "✓", "Yes, random ones do worse"),
@@ -207,15 +237,34 @@ def _standings(comparison: Numbers) -> tuple[Standing, ...]:
         ("Before", "nearest label basis by cosine", "before", comparison["before"]),
         ("After calibration", "the same reading of the moved states", "after",
          comparison["after"]),
+        ("Thresholds alone", "one per class on untrained head cosines", "rival",
+         comparison.get("thresholds")),
         ("Linear probe", "logistic regression on the same states", "rival",
          comparison.get("probe")),
     ]  # fmt: skip
-    lines += [(str(c["title"]), "control", "control", c) for c in comparison.get("controls", ())]
+    lines += [(str(c["title"]), _trained(c), "control", c) for c in comparison.get("controls", ())]
     measured = [(*line[:3], line[3]["accuracy"]) for line in lines if line[3]]
+    chance, warned = float(comparison["chance"]), comparison.get("warning")
     return tuple(
-        Standing(name, what, kind, dot_of(part), share(part["value"]), between(part))
+        Standing(
+            name,
+            what
+            + (", below chance" if part.get("high", part["value"]) < chance else "")
+            + ("; best epoch 0: the start" if warned and kind == "after" else ""),
+            kind,
+            dot_of(part),
+            share(part["value"]),
+            between(part),
+        )
         for name, what, kind, part in measured
     )
+
+
+def _trained(control: Numbers) -> str:
+    kept, runs = int(control.get("kept_start", 0)), int(control.get("runs", 1))
+    if not kept:
+        return "control"
+    return "control; best epoch 0: the start" + (f" in {kept} of {runs}" if runs > 1 else "")
 
 
 _FIGURES: tuple[tuple[str, tuple[tuple[str, str, str, bool], ...]], ...] = (
@@ -309,6 +358,8 @@ def learning(history: Sequence[Numbers], best: int | None, seconds_spent: float)
     loss, accuracy = curves(epochs, best)
     last = int(epochs[-1]["epoch"])
     kept = f"kept that of epoch {best}, the best on the validation texts, " if best else ""
+    if best == 0:
+        kept = "kept its start, for no epoch was better on the validation texts, "
     return Learning(
         loss,
         accuracy,

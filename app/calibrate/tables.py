@@ -66,6 +66,8 @@ class MethodRow:
     memory: str
     stored: str
     note: str
+    mark: str
+    """Where nothing that was trained is in its figures."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class AblationTable:
     """Basis by loss and inference."""
 
     sentence: str
+    marked: bool
+    """Whether some figures, those with a star, hold nothing of a training."""
     losses: tuple[str, ...]
     """The first line of the head; each stands over its readings."""
     readings: tuple[str, ...]
@@ -136,6 +140,7 @@ def competitors(evaluation: Numbers, own: str) -> Competitors:
                 memory=size(cell["peak_bytes"]),
                 stored=size(cell["stored_bytes"]) if cell["stored_bytes"] else "nothing",
                 note=" ".join(str(note) for note in cell["notes"]),
+                mark="best epoch 0: the start" if cell.get("kept_start") else "",
             )
         )
     seeds = len(evaluation["seeds"])
@@ -162,20 +167,22 @@ def ablation(table: Numbers) -> AblationTable:
     losses = list(dict.fromkeys(row["loss"] if row["trained"] else "" for row in rows))
     readings = list(dict.fromkeys(row["inference"] for row in rows))
     found = {
-        (row["basis"], row["loss"] if row["trained"] else "", row["inference"]): row["accuracy"]
-        for row in rows
+        (row["basis"], row["loss"] if row["trained"] else "", row["inference"]): row for row in rows
     }
-    values = [part["value"] for part in found.values()]
+    values = [row["accuracy"]["value"] for row in rows]
     low, high = min(values), max(values)
 
-    def cell(part: Numbers | None) -> Heat | None:
-        if part is None:
+    def cell(row: Numbers | None) -> Heat | None:
+        if row is None:
             return None
+        part, mark = row["accuracy"], "*" * bool(row.get("kept_start"))
         depth = 0 if high <= low else round(6 * (part["value"] - low) / (high - low))
-        return Heat(share(part["value"]), between(part), depth, part["value"] == high)
+        text = share(part["value"]) + mark
+        return Heat(text, between(part), depth, part["value"] == high)
 
     return AblationTable(
         sentence=str(table["sentence"]),
+        marked=any(row.get("kept_start") for row in rows),
         losses=tuple(LOSSES.get(loss, loss) if loss else "not trained" for loss in losses),
         readings=tuple("cosine" if one == "sm" else "product" for one in readings),
         rows=tuple(

@@ -48,8 +48,8 @@ class Order:
     """Whether before and after are compared at the end, with the controls."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, defaults written out."""
-        return asdict(self) | {"options": self.options.to_dict()}
+        """Plain values; what was left out stays so, since defaults depend on the model."""
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Order:
@@ -172,11 +172,14 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
     }
     (folder / "run.json").write_bytes(export.dumps(run))
     sentence, before, after = "It was trained; nothing was compared.", None, None
+    baseline: dict[str, Any] = {"accuracy_baseline": None, "baseline": ""}
     if made.comparison is not None:
         found = made.comparison
         (folder / "comparison.json").write_bytes(export.dumps(found.to_dict()))
         before, after = (one.report.accuracy.value for one in (found.before, found.after))
         sentence = found.sentence
+        best = found.baseline
+        baseline = {"accuracy_baseline": best.accuracy.value, "baseline": best.title}
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {
         "name": order.name,
@@ -189,6 +192,8 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
         "changed": changed(order),
         "accuracy_before": before,
         "accuracy_after": after,
+        **baseline,
+        "kept_its_start": calibration.kept_its_start,
         "sentence": sentence,
         "bytes": size,
     }
@@ -196,7 +201,7 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
 
 def changed(order: Order) -> dict[str, Any]:
     """What was asked for that is not the default, and how many texts at most."""
-    usual = CalibrationOptions().to_dict()
-    asked = order.options.to_dict()
-    found = {key: value for key, value in asked.items() if value != usual.get(key)}
+    usual = asdict(CalibrationOptions())
+    asked = asdict(order.options)
+    found = {key: value for key, value in asked.items() if value != usual[key]}
     return found if order.spec.train is None else {**found, "train": order.spec.train}

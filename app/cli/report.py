@@ -187,7 +187,7 @@ def _method_row(found: Evaluation, method: str, best: Mapping[str, float]) -> Me
         None if cell is None else _cell(cell, task.chance, best[task.name])
         for task, cell in zip(found.tasks, cells, strict=True)
     )
-    return MethodRow(METHODS[method].title, METHODS[method].source, shown, mean, numbers)
+    return MethodRow(found.marked(method), METHODS[method].source, shown, mean, numbers)
 
 
 def _cell(cell: Cell, chance: float, best: float) -> Figure:

@@ -147,15 +147,24 @@ def comparison_text(found: Comparison, seed: int) -> str:
     for name, report in (
         ("before, nearest label basis", found.before.report),
         ("before, the model's logits", found.logits),
-        ("after", found.after.report),
+        ("head cosines, thresholds", found.thresholds),
+        ("after" + "*" * bool(found.warning), found.after.report),
         ("linear probe, same rows", found.probe),
     ):
         lines.append(f"{name:{width}}{percent(report.accuracy):>26}{percent(report.macro_f1):>26}")
     for control in found.controls:
-        chance = "" if not control.at_chance else "  at chance"
-        lines.append(f"{control.title.lower():{width}}{percent(control.accuracy):>26}{chance}")
+        notes = "  at chance" * control.at_chance
+        notes += f"  best epoch 0 in {control.kept_start} of {control.runs}" * bool(
+            control.kept_start
+        )
+        lines.append(f"{control.title.lower():{width}}{percent(control.accuracy):>26}{notes}")
+    baseline = found.baseline
     lines += [
+        f"{'always the largest class':{width}}{f'{100 * found.chance:.1f} %':>26}",
+        *[f"* {found.warning}"] * bool(found.warning),
         "",
+        f"{'after − best untrained':{width}}{points(baseline.difference)} ({baseline.title})",
+        f"{'after − thresholds':{width}}{points(found.thresholds_difference)}",
         f"{'after − before':{width}}{points(found.accuracy_difference)}",
         f"{'after − probe':{width}}{points(found.probe_difference)}",
     ]
@@ -192,7 +201,7 @@ def evaluation_text(found: Evaluation) -> str:
         f" {counted(len(found.seeds), 'seed')} ({seeds})"
         for t in found.tasks
     ]
-    width = max(len(found.title(m)) for m in found.methods) + 2
+    width = max(len(found.marked(m)) for m in found.methods) + 2
     column = max(8, *(len(n) + 2 for n in names))
     head = "".join(f"{n:>{column}}" for n in names)
     lines = [
@@ -203,7 +212,7 @@ def evaluation_text(found: Evaluation) -> str:
     ]
     for method in found.methods:
         cells = [found.cells.get((method, name)) for name in names]
-        row = f"{found.title(method):{width}}"
+        row = f"{found.marked(method):{width}}"
         row += "".join(
             f"{'-' if c is None else f'{100 * c.accuracy.value:.1f}':>{column}}" for c in cells
         )

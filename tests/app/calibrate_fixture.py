@@ -92,7 +92,11 @@ def comparison(seed: int = 3, per_class: int = 20) -> dict[str, Any]:
         "before": left,
         "after": right,
         "difference": {"accuracy": part(gain, 0.11), "macro_f1": part(gain, 0.11)},
+        "warning": "",
+        "baseline": {"name": "logits", "title": "the model's own answer", "accuracy": part(0.34),
+                     "difference": part(right["accuracy"]["value"] - 0.34, 0.11)},
         "logits": {"accuracy": part(0.34)},
+        "thresholds": {"accuracy": part(0.5), "macro_f1": part(0.5), "difference": part(0.3)},
         "probe": {"accuracy": part(0.86, 0.07), "difference": part(-0.02, 0.07), "settings": {}},
         "controls": [
             {"name": "shuffled-labels", "title": "Shuffled labels", "accuracy": part(0.26),

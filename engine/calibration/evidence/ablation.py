@@ -7,6 +7,7 @@ variant [sm][sm] on the semantic bases.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -58,6 +59,8 @@ class AblationRow:
     """Accuracy minus that of [sm][sm] on the semantic bases, paired."""
     seconds: float
     """Of training, mean over the seeds; 0 where nothing was trained."""
+    kept_start: int = 0
+    """Trainings in which no epoch was better than the start, so that nothing trained is in them."""
 
     @property
     def trained(self) -> bool:
@@ -130,6 +133,7 @@ def ablate(
     truth: NDArray[np.int64] = task.labels["test"]
     answers: dict[tuple[str, str, str], list[NDArray[np.int64]]] = {}
     spent: dict[tuple[str, str], list[float]] = {}
+    kept_start: Counter[tuple[str, str]] = Counter()
     left_out: list[str] = []
     depends = {
         "model": states.model,
@@ -165,16 +169,18 @@ def ablate(
                     said = _answers(trained, states, base.layer)
                     place = f"training {done + 1} of {total}"
                     tensors = {key: torch.from_numpy(own) for key, own in said.items()}
-                    cell.save(tensors, {"seconds": seconds}, place=place)
+                    start = trained.kept_its_start
+                    cell.save(tensors, {"seconds": seconds, "kept_start": start}, place=place)
                     training.remove()
                 else:
                     said = {key: held.tensors[key].numpy() for key in READINGS}
-                    seconds = held.values["seconds"]
+                    seconds, start = held.values["seconds"], held.values["kept_start"]
                     found += 1
                 note(frame, loss, said)
                 spent.setdefault((frame, loss), []).append(seconds)
+                kept_start[frame, loss] += start
                 done += 1
-    rows = _rows(truth, answers, task.classes, spent)
+    rows = _rows(truth, answers, task.classes, spent, kept_start)
     notes: tuple[str, ...] = ()
     if found:
         notes = (
@@ -201,6 +207,7 @@ def _rows(
     answers: dict[tuple[str, str, str], list[NDArray[np.int64]]],
     classes: int,
     spent: dict[tuple[str, str], list[float]],
+    kept_start: Mapping[tuple[str, str], int],
 ) -> tuple[AblationRow, ...]:
     runs = max(len(own) for own in answers.values())
     drawn = Bootstrap.same_rows(len(truth), runs)
@@ -222,6 +229,7 @@ def _rows(
                 macro_f1=drawn.macro_f1([truth] * runs, own, classes).interval,
                 difference=accuracy[key].minus(reference).interval,
                 seconds=float(np.mean(spent[frame, loss])),
+                kept_start=kept_start[frame, loss],
             )
         )
     return tuple(out)

@@ -1,10 +1,11 @@
 """Before and after one calibration, on the test rows: what it gained, and whether that holds.
 
 *Before* reads the states as the model leaves them by the label bases, with the calibration's own
-frame, layer and similarity; *after* reads the calibrated states. Beside them stand the model's own
-answer (its logits), a linear probe on the same training rows, and controls trained alike: on
-shuffled labels, and to random bases. Intervals are 95 % bootstraps over the test rows; differences
-are paired.
+frame, layer and similarity; *after* reads the calibrated states. What counts is the gain over the
+best without training: the model's own answer (its logits), *before*, or the largest class. Beside
+it stand thresholds on untrained cosines and a linear probe, both on the same training rows, and
+controls trained alike: on shuffled labels, and to random bases. Intervals are 95 % bootstraps over
+the test rows; differences are paired.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.calibration.evidence.baselines import best_untrained, threshold_report
 from engine.calibration.evidence.comparison_result import (
     Comparison,
     ControlLine,
@@ -116,6 +118,12 @@ def compare_before_after(
 
     logits = label_logits(space.model, states.last["test"], task.label_tokens)
     own = classification_report(truth, logits.argmax(1), task.classes, seed=seed)
+    untrained_right = {
+        "logits": (logits.argmax(1) == truth).astype(float),
+        "bases": right["before"],
+        "largest": (truth == np.bincount(truth).argmax()).astype(float),
+    }
+    thresholds, thresholds_right = threshold_report(space, task, states, layer, seed=seed)
     yield Progress(0, 0, "measuring before and after")
     probe, probe_report, probe_right = yield from _probe(task, states, layer, seed)
     lines: list[ControlLine] = []
@@ -134,9 +142,12 @@ def compare_before_after(
         task=task,
         before=before,
         after=after,
+        baseline=best_untrained(untrained_right, right["after"], seed=seed),
         accuracy_difference=paired_interval(right["after"], right["before"], seed=seed),
         macro_f1_difference=f1["after"].minus(f1["before"]).interval,
         logits=own,
+        thresholds=thresholds,
+        thresholds_difference=paired_interval(right["after"], thresholds_right, seed=seed),
         probe=probe_report,
         probe_difference=paired_interval(right["after"], probe_right, seed=seed),
         probe_strength=probe.strength,
@@ -147,6 +158,7 @@ def compare_before_after(
         chance=chance,
         options=calibration.options.to_dict(),
         seconds=cells.seconds,
+        warning=calibration.warning,
     )
 
 
@@ -242,7 +254,7 @@ def _control(
         options = replace(options, target="module", frame="random")
     else:
         options = replace(options, frame="random")
-    runs = []
+    runs, kept_start = [], 0
     for place, one in enumerate(given):
         shared = replace(states, task=one.fingerprint)
         own = replace(options, seed=options.seed + place)
@@ -258,11 +270,13 @@ def _control(
             training = cells.kept.of("training of a control")
             trained = yield from calibrate(space, shared, one, own, checkpoint=training)
             said = yield from predict(trained, space, shared, one)
-            answer = said.predicted.cpu()
-            cells.save(cell, {"answer": answer}, {}, f"control {place + 1} of {len(given)}")
+            answer, kept = said.predicted.cpu(), trained.kept_its_start
+            values = {"kept_start": kept}
+            cells.save(cell, {"answer": answer}, values, f"control {place + 1} of {len(given)}")
             training.remove()
         else:
-            answer = held.tensors["answer"]
+            answer, kept = held.tensors["answer"], bool(held.values["kept_start"])
+        kept_start += kept
         runs.append(_array(answer) == task.labels["test"])
     drawn = Bootstrap.same_rows(len(right), len(runs), seed=seed)
     own_draws = drawn.accuracy(runs)
@@ -273,6 +287,7 @@ def _control(
         difference=drawn.accuracy([right.astype(bool)] * len(runs)).minus(own_draws).interval,
         at_chance=own_draws.interval.low <= chance,
         runs=len(runs),
+        kept_start=kept_start,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from engine.calibration.evidence.baselines import Baseline
 from engine.calibration.evidence.findings import side
 from engine.calibration.evidence.metrics import ClassificationReport, Interval
 from engine.calibration.evidence.plane import Plane
@@ -49,6 +50,8 @@ class ControlLine:
     """Whether its interval reaches down to always guessing the largest class."""
     runs: int
     """Trainings that are averaged."""
+    kept_start: int = 0
+    """Of them, those in which no epoch lowered the validation loss: the start was measured."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,17 @@ class Comparison:
     task: Task
     before: Side
     after: Side
+    baseline: Baseline
+    """The best that is reached without training: what the calibration has to beat."""
     accuracy_difference: Interval
     """After minus before, paired."""
     macro_f1_difference: Interval
     logits: ClassificationReport
     """The model's own zero-shot answers among the label tokens."""
+    thresholds: ClassificationReport
+    """One threshold per class on the untrained cosines to the head's rows."""
+    thresholds_difference: Interval
+    """Calibration minus thresholds, paired."""
     probe: ClassificationReport
     probe_difference: Interval
     """Calibration minus probe, paired."""
@@ -110,6 +119,8 @@ class Comparison:
     """Share of the largest class in the test rows."""
     options: Mapping[str, Any]
     seconds: float
+    warning: str = ""
+    """Where no epoch of the training was better than its start."""
 
     @property
     def flips(self) -> dict[str, int]:
@@ -119,7 +130,7 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """What happened, and whether it beats the linear probe on the same rows."""
+        """What it reaches beside the best without training, the probe and thresholds alone."""
         return verdict(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,6 +148,8 @@ class Comparison:
                 "fingerprint": task.fingerprint,
             },
             "chance": self.chance,
+            "warning": self.warning,
+            "baseline": self.baseline.to_dict(),
             "before": self.before.to_dict(names),
             "after": self.after.to_dict(names),
             "difference": {
@@ -144,6 +157,11 @@ class Comparison:
                 "macro_f1": asdict(self.macro_f1_difference),
             },
             "logits": self.logits.to_dict(),
+            "thresholds": {
+                "accuracy": asdict(self.thresholds.accuracy),
+                "macro_f1": asdict(self.thresholds.macro_f1),
+                "difference": asdict(self.thresholds_difference),
+            },
             "probe": {
                 "accuracy": asdict(self.probe.accuracy),
                 "macro_f1": asdict(self.probe.macro_f1),
@@ -161,29 +179,50 @@ class Comparison:
 
 
 def verdict(found: Comparison) -> str:
-    """One plain sentence; a second where the control on shuffled labels is above chance."""
-    n = found.after.report.n
-    before, after = (_whole(x.report.accuracy) for x in (found.before, found.after))
-    change = f"the accuracy on {n:,} test texts from {before} to {after}"
-    first = {
-        "above": f"Calibration raised {change}",
-        "below": f"Calibration lowered {change}",
-        "around": f"Calibration moved {change}, which chance alone could do",
-    }[side(found.accuracy_difference)]
+    """What was reached, beside the best without training; what else explains it.
+
+    The gain is bias removal where thresholds on untrained cosines do as well. A training that kept
+    its start and a control on shuffled labels above chance are said in sentences of their own.
+    """
+    after, baseline = found.after.report, found.baseline
+    place = {
+        "above": "more than {}",
+        "below": "less than {}",
+        "around": "and cannot be told apart from {}",
+    }
+    against = place[side(baseline.difference)].format(baseline.title)
+    first = (
+        f"Calibration reads {_whole(after.accuracy)} of {after.n:,} test texts rightly,"
+        f" {against}, the best without training, at {_whole(baseline.accuracy)}"
+    )
+    if after.accuracy.high < found.chance:
+        first += f"; that is below chance, {100 * found.chance:.0f} %"
     probe = {
         "above": "it beats a linear probe on the same texts, which reaches {}",
         "below": "a linear probe on the same texts reaches {} and does better",
         "around": "a linear probe on the same texts reaches {}, so no difference between the two"
         " can be told",
     }[side(found.probe_difference)].format(_whole(found.probe.accuracy))
+    said = [found.warning, f"{first}; {probe}.", _bias(found)]
     shuffled = next((c for c in found.controls if c.name == "shuffled-labels"), None)
-    control = ""
     if shuffled is not None and not shuffled.at_chance:
-        control = (
-            f" Trained on shuffled labels it still reaches {_whole(shuffled.accuracy)}, above"
+        said.append(
+            f"Trained on shuffled labels it still reaches {_whole(shuffled.accuracy)}, above"
             " chance: part of the gain does not come from the labels."
         )
-    return f"{first}; {probe}.{control}"
+    return " ".join(one for one in said if one)
+
+
+def _bias(found: Comparison) -> str:
+    """Whether thresholds explain what moved since before."""
+    if side(found.accuracy_difference) != "above" or side(found.thresholds_difference) == "above":
+        return ""
+    better = ", and more" if side(found.thresholds_difference) == "below" else ""
+    return (
+        f"One threshold per class on the untrained head cosines reaches"
+        f" {_whole(found.thresholds.accuracy)}{better}: the gain over the reading before is bias"
+        " removal."
+    )
 
 
 def _whole(interval: Interval) -> str:

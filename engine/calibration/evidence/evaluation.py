@@ -45,6 +45,8 @@ COMPARED: Final = (
     ("calibration-sm", "knn-prompting"),
     ("calibration-sm", "linear-probe"),
     ("calibration-sm", "zero-shot"),
+    ("calibration-sm", "zero-shot-cosine"),
+    ("calibration-sm", "head-thresholds"),
     ("calibration-sm", "ia3"),
     ("calibration-sm", "random-bases"),
     ("calibration-sm", "head-rows"),

@@ -74,9 +74,15 @@ class Cell:
         """Of all seeds, each sentence once."""
         return tuple(dict.fromkeys(note for run in self.per_seed for note in run.notes))
 
+    @property
+    def kept_start(self) -> int:
+        """Runs in which no epoch was better than the start: nothing that was trained is in them."""
+        return sum(run.settings.get("best_epoch") == 0 for run in self.per_seed)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
         return vars(self) | {
+            "kept_start": self.kept_start,
             "accuracy": asdict(self.accuracy),
             "macro_f1": asdict(self.macro_f1),
             "per_seed": [run.to_dict() for run in self.per_seed],
@@ -170,6 +176,12 @@ class Evaluation:
     def title(self, method: str) -> str:
         """A method's name for people."""
         return METHODS[method].title
+
+    def marked(self, method: str) -> str:
+        """The same beside figures: with the mark of those that hold nothing of a training."""
+        own = [cell for (name, _), cell in self.cells.items() if name == method]
+        kept, runs = sum(c.kept_start for c in own), sum(len(c.per_seed) for c in own)
+        return self.title(method) + f" (best epoch 0 in {kept} of {runs})" * bool(kept)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""

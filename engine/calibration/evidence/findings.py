@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import numpy as np
+
+from engine.calibration.evidence.baselines import UNTRAINED
 from engine.calibration.evidence.evaluation_result import (
     Average,
     Cell,
@@ -67,7 +70,9 @@ def draw_conclusions(
     """The findings of an evaluation, the most asked for first."""
     by_pair = {(d.first, d.second): d for d in differences}
     out: list[Finding] = []
-    out += _headline(averages, by_pair)
+    out += _headline(averages, by_pair, chance)
+    out += _kept_their_start(titles, cells)
+    out += _bias(averages, by_pair)
     out += _against_knn_prompting(averages, by_pair)
     out += _against_probe(averages, by_pair)
     out += _variants(by_pair)
@@ -84,22 +89,82 @@ def draw_conclusions(
     return tuple(out)
 
 
+_PLACES: Final = {"above": "more than", "below": "less than", "around": "on a par with"}
+
+
 def _headline(
-    averages: Mapping[str, Average], pairs: Mapping[tuple[str, str], Difference]
+    averages: Mapping[str, Average],
+    pairs: Mapping[tuple[str, str], Difference],
+    chance: Mapping[str, float],
 ) -> list[Finding]:
-    """Calibration and the linear probe, in whole per cents."""
+    """Calibration, the best without training, and the linear probe, in whole per cents."""
     if OURS not in averages:
         return []
-    first = f"Calibration reaches {100 * averages[OURS].accuracy.value:.0f} %"
+    ours = averages[OURS].accuracy
+    # Name, accuracy, and calibration minus it; of equals the first.
+    untrained = [
+        (title, averages[m].accuracy.value, pairs[OURS, m].mean)
+        for m, title in (
+            ("zero-shot", UNTRAINED["logits"]),
+            ("zero-shot-cosine", UNTRAINED["bases"]),
+        )
+        if m in averages and (OURS, m) in pairs
+    ]
+    if chance:
+        largest = float(np.mean(list(chance.values())))
+        gap = Interval(ours.value - largest, ours.low - largest, ours.high - largest)
+        untrained.append((UNTRAINED["largest"], largest, gap))
+    said = []
+    if untrained:
+        title, reached, gap = max(untrained, key=lambda one: one[1])
+        said.append(f"{_PLACES[side(gap)]} {title} ({100 * reached:.0f} %), the best untrained")
     pair = pairs.get((OURS, "linear-probe"))
-    if pair is None or "linear-probe" not in averages:
-        return [Finding(f"{first} of the test rows.")]
-    words = {
-        "above": "more than the linear probe",
-        "below": "less than the linear probe",
-        "around": "on a par with the linear probe",
+    if pair is not None and "linear-probe" in averages:
+        probe = 100 * averages["linear-probe"].accuracy.value
+        said.append(f"{_PLACES[side(pair.mean)]} the linear probe ({probe:.0f} %)")
+    words = f"Calibration reaches {100 * ours.value:.0f} %"
+    return [Finding(f"{words}, {', and '.join(said)}." if said else f"{words}.")]
+
+
+def _bias(
+    averages: Mapping[str, Average], pairs: Mapping[tuple[str, str], Difference]
+) -> list[Finding]:
+    """Whether thresholds on untrained cosines do as well."""
+    pair = pairs.get((OURS, "head-thresholds"))
+    if pair is None or "head-thresholds" not in averages:
+        return []
+    ending = {
+        "above": "it does more than remove a bias",
+        "below": "less than removing a bias would give",
+        "around": "what it gains is no more than bias removal",
     }[side(pair.mean)]
-    return [Finding(f"{first}, {words} ({100 * averages['linear-probe'].accuracy.value:.0f} %).")]
+    return [
+        Finding(
+            "One threshold per class on the untrained head cosines reaches"
+            f" {percent(averages['head-thresholds'].accuracy)}. Calibration minus thresholds:"
+            f" {points(pair.mean)}; {ending}."
+        )
+    ]
+
+
+def _kept_their_start(
+    titles: Mapping[str, str], cells: Mapping[tuple[str, str], Cell]
+) -> list[Finding]:
+    """A warning for each method whose figures hold nothing trained; one control never does."""
+    out = []
+    for method in dict.fromkeys(m for m, _ in cells if m != "shuffled-labels"):
+        own = [cell for (m, _), cell in cells.items() if m == method]
+        kept, runs = sum(c.kept_start for c in own), sum(len(c.per_seed) for c in own)
+        if kept:
+            out.append(
+                Finding(
+                    f"{titles[method]}: in {kept} of {counted(runs, 'run')} no epoch lowered"
+                    " the validation loss (best epoch 0), so its figures are those of the start;"
+                    " set a lower learning rate.",
+                    "open",
+                )
+            )
+    return out
 
 
 def _against_knn_prompting(

@@ -12,7 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
-from engine.calibration.evidence import peft_tuning, probes, prompting, retrieval
+from engine.calibration.evidence import baselines, peft_tuning, probes, prompting, retrieval
 from engine.calibration.evidence.protocol import Kind, Method, MethodContext, Outcome
 from engine.calibration.labelled.tasks import shuffled_labels
 from engine.calibration.training.train import calibrate
@@ -48,7 +48,8 @@ def _calibration(
             probabilities = found.probabilities.double().cpu().numpy()
         kept = ("frame", "centroids", "loss", "inference", "target", "temperature")
         settings = {key: value for key, value in options.to_dict().items() if key in kept}
-        settings["best_epoch"] = calibration.best_epoch
+        settings["best_epoch"] = best = calibration.best_epoch
+        last = len(calibration.history) - 1
         return Outcome(
             name,
             scores,
@@ -57,7 +58,7 @@ def _calibration(
             watch.infer,
             calibration.stored_bytes,
             settings=settings,
-            notes=(f"Epoch {calibration.best_epoch} of {len(calibration.history)} by validation.",),
+            notes=(calibration.warning or f"Epoch {best} of {last} by validation.",),
         )
 
     return Method(name, title, "states", kind, source, work)
@@ -102,6 +103,8 @@ _ALL: Final[tuple[Method, ...]] = (
     _calibration("calibration-mm", "Calibration [mm]", **VARIANTS["calibration-mm"]),
     _calibration("calibration-sm-gt", "Calibration [sm-gt]", **VARIANTS["calibration-sm-gt"]),
     _calibration("head-only", "The head alone, same objective", "ours", **VARIANTS["head-only"]),
+    Method("head-thresholds", "Head cosines with thresholds", "states", "control", "ours",
+           baselines.head_thresholds),
     _control("random-bases", "Calibration to random bases", frame="random"),
     _control("head-rows", "Calibration to head rows", frame="head"),
     _control("input-rows", "Calibration to embedding rows", frame="input"),

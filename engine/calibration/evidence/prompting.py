@@ -87,12 +87,18 @@ def zero_shot_cosine(context: MethodContext) -> Steps[Outcome]:
     """
     watch = context.stopwatch(infer=context.test_seconds)
     with watch.inferring():
-        rows = label_bases(context.space, context.task)
-        frame = context.space.frame("output")
-        states = frame.place(context.states.normed["test"]).cpu().double()
-        scores = _unit(states) @ _unit(rows).T
+        scores = label_cosines(context.space, context.task, context.states.normed["test"])
     yield from ()
-    return Outcome("zero-shot-cosine", scores.numpy(), None, 0.0, watch.infer, 0)
+    return Outcome("zero-shot-cosine", scores, None, 0.0, watch.infer, 0)
+
+
+def label_cosines(
+    space: LatentSpace, task: Task, states: Tensor, frame: str = "output"
+) -> NDArray[np.float64]:
+    """Cosines of states (n × d, after the final norm) to the labels' vectors: n × C, float64."""
+    placed = space.frame(frame).place(states).cpu().double()
+    out: NDArray[np.float64] = (_unit(placed) @ _unit(label_bases(space, task, frame)).T).numpy()
+    return out
 
 
 def label_bases(space: LatentSpace, task: Task, frame: str = "output") -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -48,6 +48,13 @@ class Prediction:
     """Index of the best label (n)."""
 
 
+KEPT_ITS_START: Final = (
+    "No epoch lowered the validation loss (best epoch 0), so nothing that was trained is in it: its"
+    " figures are those of the start; set a lower learning rate."
+)
+"""Said wherever a figure of such a training stands."""
+
+
 @dataclass(eq=False)
 class Calibration:
     """A trained calibration of one model for one task."""
@@ -78,6 +85,16 @@ class Calibration:
     """Of training, without the states."""
     trained_weights: int = 0
     """How many numbers were trained."""
+
+    @property
+    def kept_its_start(self) -> bool:
+        """Whether it was trained and no epoch was better than the start."""
+        return bool(self.history) and self.best_epoch == 0
+
+    @property
+    def warning(self) -> str:
+        """A sentence that belongs beside every figure of it, or nothing."""
+        return KEPT_ITS_START if self.kept_its_start else ""
 
     @property
     def stored_bytes(self) -> int:

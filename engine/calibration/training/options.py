@@ -18,7 +18,8 @@ _LAYERS = re.compile(r"layers:(all|[1-9][0-9]{0,3})")
 
 _MEASURED_WIDTH: Final = 160
 """d of the model that the learning rates were measured on."""
-_RATES: Final = {"module": 1e-3, "head": 3e-2, "layers": 3e-3, "lora": 1e-2}
+_RATES: Final = {"module": 1e-3, "head": 0.19, "layers": 3e-3, "lora": 1e-2}
+"""At that width; the head's counts in lengths of a basis (:meth:`CalibrationOptions.for_width`)."""
 _EPOCHS: Final = {"module": 100, "head": 100, "layers": 5, "lora": 5}
 _BATCHES: Final = {"module": 256, "head": 256, "layers": 32, "lora": 32}
 
@@ -92,18 +93,23 @@ class CalibrationOptions:
 
     @property
     def used_rate(self) -> float:
-        """The learning rate, own or the default at d = 160; see :meth:`for_width`."""
+        """The learning rate, own or the default before :meth:`for_width` scales it."""
         return _RATES[self.kind] if self.learning_rate is None else self.learning_rate
 
-    def for_width(self, d: int) -> CalibrationOptions:
+    def for_width(self, d: int, length: float = 1.0) -> CalibrationOptions:
         """The same with the learning rate written out for a model of width d.
 
-        A default is scaled by 160/d, but for the head's rows: with AdamW each weight moves by about
-        the rate, so a sum over d of them moves d times as far (Yang et al. 2022).
+        A default is scaled by 160/d: with AdamW each weight moves by about the rate, so a sum over
+        d of them moves d times as far (Yang et al. 2022). The head's is scaled by `length` besides.
+
+        Args:
+            d: the width.
+            length: ‖M·w‖/‖M‖_F of the rows w that are trained: how far each number of a row has to
+                move for its basis M·w to move by its own length.
         """
         if self.learning_rate is not None:
             return self
-        scale = 1.0 if self.kind == "head" else min(1.0, _MEASURED_WIDTH / d)
+        scale = min(1.0, _MEASURED_WIDTH / d) * (length if self.kind == "head" else 1.0)
         return replace(self, learning_rate=self.used_rate * scale)
 
     @property

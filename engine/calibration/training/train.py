@@ -60,7 +60,7 @@ def calibrate(
     """
     options = options or CalibrationOptions()
     options.validate()
-    options = options.for_width(space.model.width)
+    options = options.for_width(space.model.width, _basis_length(space, task, options))
     if states.model != space.model.fingerprint or states.task != task.fingerprint:
         raise LexiscopeError("these states are of another task or model; take them anew.")
     place = (checkpoint or NOTHING.of("training")).keyed(
@@ -91,6 +91,17 @@ def calibrate(
     fit_temperature(result, result.apply(valid), own)
     result.seconds = best.seconds
     return result
+
+
+def _basis_length(space: LatentSpace, task: Task, options: CalibrationOptions) -> float:
+    """mean‖M·w_y‖/‖M‖_F over the labels, which any scale of the head's matrix scales alike."""
+    if options.kind != "head":
+        return 1.0
+    frame = space.frame(options.frame)
+    rows = frame.gather([token.id_used for token in task.label_tokens]).cpu().double()
+    matrix = torch.eye(frame.width) if frame.transform is None else frame.transform
+    matrix = matrix.cpu().double()
+    return float((rows @ matrix).norm(dim=1).mean() / matrix.norm())
 
 
 Rows = Mapping[str, tuple[Tensor, Tensor]]

@@ -150,8 +150,53 @@ def part(value: float, low: float, high: float) -> dict[str, float]:
 
 def test_a_gain_is_only_called_one_when_its_interval_is_above_zero() -> None:
     for low, high, level in ((0.1, 0.3, "ok"), (-0.1, 0.3, "note"), (-0.3, -0.1, "fail")):
-        gain = {"accuracy": part((low + high) / 2, low, high)}
-        assert levels(changed(difference=gain))["Did it help?"] == level
+        gain = part((low + high) / 2, low, high)
+        own = {**comparison()["baseline"], "difference": gain}
+        assert levels(changed(baseline=own))["Did it help?"] == level
+        old = changed(difference={"accuracy": gain})  # saved before there was a baseline
+        del old["baseline"], old["thresholds"]
+        assert levels(old)["Did it help?"] == level
+
+
+def test_the_gain_is_over_the_best_without_training_and_names_it() -> None:
+    """From 38 to 82 % is no gain where the model says 80.5 itself; below chance is said."""
+    own = {"name": "logits", "title": "the model's own answer", "accuracy": part(0.8, 0.7, 0.9),
+           "difference": part(0.01, -0.04, 0.06)}  # fmt: skip
+    told = story(changed(baseline=own), lambda prompt: None)
+    first = told.checks[0]
+    assert (first.level, first.answer) == ("note", "Not beyond the model's own answer")
+    assert "the model's own answer 80" in first.figure
+    for gap, level in ((part(0.3, 0.2, 0.4), "ok"), (part(0.0, -0.1, 0.1), "note")):
+        alone = {"accuracy": part(0.8, 0.7, 0.9), "difference": gap}
+        assert levels(changed(thresholds=alone))["More than bias removal?"] == level
+    below = story(changed(chance=0.99), lambda prompt: None)
+    assert below.checks[0].answer == "No: it reads below chance"
+    assert all("below chance" in row.what for row in below.standings)
+
+
+def test_figures_of_a_start_are_marked_wherever_they_stand() -> None:
+    """Best epoch 0: above the sentence, beside the figure, at the curve, in the tables."""
+    warning = "No epoch lowered the validation loss (best epoch 0)."
+    found = changed(warning=warning, sentence=f"{warning} Calibration reads 9 %.")
+    found["controls"] = [{**c, "kept_start": 1, "runs": 2} for c in found["controls"]]  # type: ignore[attr-defined]
+    told = story(found, lambda prompt: None)
+    assert told.warning == warning
+    assert told.sentence == "Calibration reads 9 %."
+    marked = [row.name for row in told.standings if "best epoch 0" in row.what]
+    assert marked == ["After calibration", "Shuffled labels", "Random bases"]
+    curve = learning(history(5), 0, 1.0)
+    assert curve is not None
+    assert "kept its start" in curve.sentence
+    table = competitors()
+    table["methods"][7]["tasks"]["topics"]["kept_start"] = 1
+    rows = [r for _, _, group in competitor_table(table, "").groups for r in group]
+    assert [r.name for r in rows if r.mark] == ["Calibration (cosine)"]
+    grid = ablation()
+    grid["rows"][2]["kept_start"] = 3
+    made = ablation_table(grid)
+    assert made.marked
+    assert sum(c.text.endswith("*") for _, _, cells in made.rows for c in cells if c) == 1
+    assert not ablation_table(ablation()).marked
 
 
 def test_the_linear_probe_is_only_beaten_beyond_the_interval() -> None:
@@ -182,7 +227,7 @@ def test_the_controls_are_named_when_they_say_no() -> None:
         (part(-0.2, -0.3, -0.1), "fail"),
     ):
         one = {**random, "difference": gap, "at_chance": False}
-        assert levels(changed(controls=[one]))["Do the semantic bases matter?"] == level
+        assert levels(changed(controls=[one]))["Do the bases matter, on the taught words?"] == level
 
 
 def test_the_story_loses_no_text() -> None:

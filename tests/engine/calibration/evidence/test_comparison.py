@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from method_tasks import small_context, small_task
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, confusion_matrix
 from tiny_models import Spaces
 
 from engine.calibration.evidence import comparison, probes
 from engine.calibration.evidence.ablation import Ablation, AblationRow, ablate
+from engine.calibration.evidence.baselines import UNTRAINED, Baseline, fit_thresholds
 from engine.calibration.evidence.comparison import SHUFFLES, compare_before_after
 from engine.calibration.evidence.comparison_result import Comparison, verdict
 from engine.calibration.evidence.metrics import Interval
@@ -135,21 +137,90 @@ def test_foreign_states_and_models_are_refused(spaces: Spaces, measured) -> None
 @pytest.mark.parametrize(
     ("gain", "probe", "words"),
     [
-        ((0.2, 0.1, 0.3), (0.1, 0.05, 0.2), ("raised", "beats a linear probe")),
-        ((-0.2, -0.3, -0.1), (-0.1, -0.2, -0.05), ("lowered", "does better")),
-        ((0.01, -0.1, 0.1), (0.0, -0.1, 0.1), ("chance alone could do", "can be told")),
+        ((0.2, 0.1, 0.3), (0.1, 0.05, 0.2), ("more than the model's own", "beats a linear")),
+        ((-0.2, -0.3, -0.1), (-0.1, -0.2, -0.05), ("less than the model's own", "does better")),
+        ((0.01, -0.1, 0.1), (0.0, -0.1, 0.1), ("cannot be told apart from the", "can be told")),
     ],
 )
 def test_the_sentence_follows_the_intervals(measured, gain, probe, words) -> None:
     """Above, below or around zero, for the gain and for the probe."""
     _, _, found = measured
+    title, accuracy = UNTRAINED["logits"], Interval(0.805, 0.75, 0.86)
     shown = replace(
-        found, accuracy_difference=Interval(*gain), probe_difference=Interval(*probe), controls=()
+        found,
+        # The reading before may be passed by far: what counts is the best without training.
+        accuracy_difference=Interval(0.44, 0.4, 0.5),
+        baseline=Baseline("logits", title, accuracy, Interval(*gain)),
+        thresholds_difference=Interval(0.2, 0.1, 0.3),
+        probe_difference=Interval(*probe),
+        controls=(),
     )
     text = verdict(shown)
     assert all(w in text for w in words)
+    assert "the best without training, at 80 %" in text
     assert text.endswith(".")
     assert "(" not in text
+    assert "bias removal" not in text
+    alike = replace(shown, thresholds_difference=Interval(-0.02, -0.06, 0.01))
+    assert "the gain over the reading before is bias removal" in verdict(alike)
+    low = replace(found.after.report, accuracy=Interval(0.3, 0.2, 0.4))
+    assert "below chance, 62 %" in verdict(
+        replace(shown, chance=0.62, after=replace(found.after, report=low))
+    )
+
+
+def test_the_baseline_is_the_best_of_three_recounted(spaces: Spaces, measured) -> None:
+    """The model's logits from the head by hand, the nearest basis, the largest class."""
+    task, calibration, found = measured
+    context = small_context(spaces["llama"], task)
+    truth, states = task.labels["test"], context.states.normed["test"]
+    head = spaces["llama"].model.anatomy.weight.detach().double()
+    logits = states.double() @ head[[t.id_used for t in task.label_tokens]].T
+    accuracies = {
+        "logits": np.mean(logits.argmax(1).numpy() == truth),
+        "bases": found.before.report.accuracy.value,
+        "largest": np.bincount(truth).max() / len(truth),
+    }
+    assert found.baseline.accuracy.value == pytest.approx(max(accuracies.values()))
+    assert accuracies[found.baseline.name] == max(accuracies.values())
+    after = np.mean(calibration.read(states).predicted.numpy() == truth)
+    gap = found.baseline.difference
+    assert gap.value == pytest.approx(after - max(accuracies.values()))
+    assert gap.low <= gap.value <= gap.high
+    plain = found.to_dict()
+    assert plain["baseline"]["title"] in plain["sentence"]
+
+
+def test_a_training_that_kept_its_start_says_so_first(spaces: Spaces) -> None:
+    """A rate far too high: the sentence begins with it, and the figures are those before."""
+    _, calibration, found = compared(spaces, target="head", learning_rate=10.0, epochs=2)
+    assert calibration.best_epoch == 0
+    assert found.sentence.startswith("No epoch lowered the validation loss (best epoch 0)")
+    assert found.after.report.accuracy == found.before.report.accuracy
+    assert found.to_dict()["warning"] == found.warning == calibration.warning
+    _, fine, better = compared(spaces, epochs=2, patience=0)
+    assert (fine.best_epoch > 0) == (better.warning == "")
+
+
+def test_thresholds_are_a_logistic_regression_on_the_difference() -> None:
+    """Two classes against scikit-learn without a penalty; three with a planted bias."""
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 2, 300)
+    scores = draw.normal(0, 1, (300, 2)) * 0.01 + 0.3
+    scores[np.arange(300), labels] += 0.01
+    scores[:, 1] += 0.08  # so that the larger one is always the second
+    assert np.mean(scores.argmax(1) == labels) == np.mean(labels == 1)
+    fitted = fit_thresholds(scores, labels)
+    gap = (scores[:, 1] - scores[:, 0])[:, None]
+    model = LogisticRegression(C=1e9, tol=1e-10, max_iter=10_000).fit(100 * gap, labels)
+    own = fitted.scores(scores)
+    np.testing.assert_allclose(
+        own[:, 1] - own[:, 0], model.decision_function(100 * gap), rtol=1e-3, atol=1e-3
+    )
+    many = draw.integers(0, 3, 200)
+    planted = np.eye(3)[many] * 0.1 + draw.normal(0, 0.005, (200, 3)) + [0.0, 5.0, -3.0]
+    assert np.mean(planted.argmax(1) == many) == np.mean(many == 1)
+    assert (fit_thresholds(planted, many).scores(planted).argmax(1) == many).all()
 
 
 def test_a_control_above_chance_is_in_the_sentence(measured) -> None:

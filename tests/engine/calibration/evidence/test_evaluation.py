@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -262,7 +263,7 @@ def test_processor_time_ignores_waiting(monkeypatch: pytest.MonkeyPatch) -> None
 def test_method_names() -> None:
     """All, fast, some; unknown ones get a sentence."""
     assert [m.name for m in methods_named("all")] == list(METHODS)
-    assert len(METHODS) == 18
+    assert len(METHODS) == 19
     assert {m.needs for m in methods_named("fast")} == {"states"}
     assert [m.name for m in methods_named("ia3, zero-shot,ia3")] == ["ia3", "zero-shot"]
     for wrong in ("", "zero-shot,magic"):
@@ -462,6 +463,52 @@ def test_shuffled_labels_above_chance_are_said() -> None:
     both = {**cells, ("shuffled-labels", "u"): cells["shuffled-labels", "t"]}
     [two] = draw_conclusions({}, both, {}, [], {"t": 0.76, "u": 0.9})
     assert "on all 2 data sets (" in two.text
+
+
+@pytest.mark.parametrize(
+    ("logits", "chance", "words"),
+    [
+        (0.59, 0.5, "on a par with the model's own answer (59 %), the best untrained"),
+        (0.4, 0.45, "more than always guessing the largest class (45 %), the best untrained"),
+        (0.4, 0.72, "less than always guessing the largest class (72 %), the best untrained"),
+    ],
+)
+def test_the_headline_names_the_best_without_training(
+    logits: float, chance: float, words: str
+) -> None:
+    """Calibration at 60 % is no gain where the model says as much itself, or a guess does."""
+    lines = {
+        "calibration-sm": _line(Interval(0.6, 0.5, 0.7), 1.0),
+        "zero-shot": _line(Interval(logits, logits - 0.1, logits + 0.1), 1.0),
+        "head-thresholds": _line(Interval(0.6, 0.5, 0.7), 1.0),
+    }
+    pairs = [
+        Difference("calibration-sm", "zero-shot", Interval(0.6 - logits, -0.1, 0.3), {}),
+        Difference("calibration-sm", "head-thresholds", Interval(0.0, -0.1, 0.1), {}),
+    ]
+    found = draw_conclusions({n: n for n in lines}, {}, lines, pairs, {"t": chance})
+    assert found[0].text == f"Calibration reaches 60 %, {words}."
+    assert "no more than bias removal" in found[1].text
+
+
+def test_a_method_that_trained_nothing_is_marked(spaces: Spaces) -> None:
+    """Where a run kept its start, its cell, every table and the findings say so."""
+    task = small_task(spaces["llama"])
+    settings = quick_settings(calibration=CalibrationOptions(epochs=1))
+    steps = evaluate(spaces["llama"], [task], ["head-only,class-mean"], [0, 1], settings=settings)
+    found = drain(steps)
+    runs = {key: list(cell.per_seed) for key, cell in found.cells.items()}
+    for place, epoch in enumerate((1, 0)):
+        own = runs["head-only", task.name]
+        own[place] = replace(own[place], settings={**own[place].settings, "best_epoch": epoch})
+    found = evaluation.summarise(
+        found.model, found.tasks, found.methods, found.seeds, runs, {}, settings
+    )
+    cell = found.cells["head-only", task.name]
+    assert cell.kept_start == cell.to_dict()["kept_start"] == 1
+    assert found.marked("head-only").endswith("(best epoch 0 in 1 of 2)")
+    assert found.marked("class-mean") == found.title("class-mean")
+    assert any("in 1 of 2 runs no epoch lowered" in one.text for one in found.findings)
 
 
 def test_signs_and_numbers_are_written_out() -> None:

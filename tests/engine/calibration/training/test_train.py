@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,11 @@ from engine.errors import (
     NonFiniteError,
     OptionError,
 )
+from engine.model.language_model import LanguageModel
 from engine.progress import drain
+
+SCALED = 1e-3
+"""Relative: losses of two trainings whose numbers differ by a power of two."""
 
 
 @pytest.fixture(scope="module")
@@ -394,9 +400,28 @@ def test_the_default_rate_falls_with_the_width_and_a_given_one_stands(case: Case
     assert CalibrationOptions().for_width(4096).used_rate == pytest.approx(1e-3 * 160 / 4096)
     assert CalibrationOptions().for_width(64).used_rate == 1e-3
     assert CalibrationOptions(learning_rate=0.5).for_width(4096).used_rate == 0.5
-    assert CalibrationOptions(target="head").for_width(4096).used_rate == 0.03
+    head = CalibrationOptions(target="head")
+    assert head.for_width(160, 0.5).used_rate == pytest.approx(0.5 * head.used_rate)
+    assert head.for_width(320, 0.5).used_rate == pytest.approx(0.25 * head.used_rate)
     found = drain(calibrate(space, states, task, CalibrationOptions(epochs=1)))
     assert found.options.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize("frame", ["output", "tight", "head"])
+def test_a_head_of_another_scale_is_trained_alike(case: Case, frame: str) -> None:
+    """Cosines to bases know no scale of the head, so neither does the default training."""
+    space, task, states = case
+    module = copy.deepcopy(space.model.module)
+    with torch.no_grad():
+        module.lm_head.weight.mul_(16)
+    larger = LatentSpace(LanguageModel(module, space.model.tokenizer, name="larger"))
+    options = CalibrationOptions(target="head", frame=frame, epochs=12)
+    own = drain(calibrate(space, states, task, options))
+    other = drain(calibrate(larger, replace(states, model=larger.model.fingerprint), task, options))
+    assert own.best_epoch == other.best_epoch > 0
+    losses = [[epoch.valid_loss for epoch in one.history] for one in (own, other)]
+    np.testing.assert_allclose(*losses, rtol=SCALED)
+    assert losses[0][1] < 1.2 * losses[0][0]  # one epoch does not throw the rows away
 
 
 def test_an_epoch_that_diverged_is_not_taken_for_the_best() -> None:
