@@ -10,11 +10,10 @@ the test rows; differences are paired.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from engine.calibration.evidence.comparison_result import (
     Side,
     TestRow,
 )
+from engine.calibration.evidence.controls import CONTROLS, Cells, run_control
 from engine.calibration.evidence.metrics import (
     ClassificationReport,
     Interval,
@@ -41,25 +41,19 @@ from engine.calibration.evidence.plane import fit_plane
 from engine.calibration.evidence.probes import Probe, fit_probe
 from engine.calibration.evidence.prompting import label_logits
 from engine.calibration.evidence.resampling import Bootstrap
-from engine.calibration.labelled.tasks import SPLITS, Task, shuffled_labels
+from engine.calibration.evidence.untaught import Moved, measure_untaught
+from engine.calibration.evidence.untaught_words import Words, words_for
+from engine.calibration.labelled.tasks import SPLITS, Task
 from engine.calibration.training.calibrated import Calibration, Prediction, untrained
 from engine.calibration.training.features import TaskStates, task_states
-from engine.calibration.training.train import calibrate
-from engine.calibration.training.tuning import calibrated_states, predict
-from engine.checkpoints import NOTHING, Checkpoint, Checkpoints, Kept, tensor_digest
+from engine.calibration.training.tuning import calibrated_states
+from engine.checkpoints import NOTHING, Checkpoints, tensor_digest
 from engine.errors import LexiscopeError
 from engine.progress import Progress, Steps
 from engine.space import LatentSpace
 
 Labels = NDArray[np.int64]
 Numbers = NDArray[np.float64]
-
-CONTROLS: Final = {
-    "shuffled-labels": "Trained on shuffled labels",
-    "random-bases": "Trained to random bases",
-}
-SHUFFLES: Final = 5
-"""Trainings on shuffled labels that are averaged."""
 
 
 def compare_before_after(
@@ -72,6 +66,7 @@ def compare_before_after(
     cache_dir: Path | None = None,
     controls: bool = True,
     layers: bool = True,
+    untaught: Words | None = None,
     kept: Checkpoints = NOTHING,
 ) -> Steps[Comparison]:
     """Measure one calibration.
@@ -85,13 +80,15 @@ def compare_before_after(
         cache_dir: where states of further layers are kept.
         controls: train the controls; they take as long as the calibration did.
         layers: read all layers; texts that are not on the disk go through the model once more.
+        untaught: label → words that were never taught, to read by; None proposes some.
         kept: where controls and layers are kept, so that none that was measured is measured again.
 
     Raises:
         ArtifactError: the calibration belongs to another model.
+        OptionError: untaught words that cannot be used.
         LexiscopeError: the states belong to another task.
     """
-    cells = _Cells(kept)
+    cells = Cells(kept)
     calibration.check_model(space)
     if states.task != task.fingerprint:
         raise LexiscopeError("these states are of another task; take them anew.")
@@ -127,12 +124,27 @@ def compare_before_after(
     yield Progress(0, 0, "measuring before and after")
     probe, probe_report, probe_right = yield from _probe(task, states, layer, seed)
     lines: list[ControlLine] = []
+    after_controls: dict[str, tuple[Tensor, ...]] = {}
     chance = float(np.bincount(truth).max() / len(truth))
     for name in CONTROLS if controls else ():
-        line = yield from _control(
+        line, after_controls[name] = yield from run_control(
             name, space, task, states, calibration, right["after"], chance, seed, cells
         )
         lines.append(line)
+    found = Moved(
+        raw["test"],
+        moved["test"],
+        after_controls.get("random-bases", ()),
+        after_controls.get("shuffled-labels", ()),
+    )
+    words = words_for(space, task, untaught)
+    yield Progress(0, 0, "reading by untaught words")
+    by_words = None
+    if words is not None:
+        taught = after.report.accuracy.value
+        by_words = measure_untaught(
+            space, calibration.options, words, found, truth, taught=taught, seed=seed
+        )
     curve = None
     if layers:
         here = (probe_report.accuracy, after.report.accuracy)
@@ -152,6 +164,8 @@ def compare_before_after(
         probe_difference=paired_interval(right["after"], probe_right, seed=seed),
         probe_strength=probe.strength,
         controls=tuple(lines),
+        untaught=by_words,
+        moved=found,
         layers=curve,
         plane=plane,
         rows=_rows(task, said),
@@ -160,29 +174,6 @@ def compare_before_after(
         seconds=cells.seconds,
         warning=calibration.warning,
     )
-
-
-class _Cells:
-    """What of a comparison was measured already, and the seconds that it took in all."""
-
-    def __init__(self, kept: Checkpoints) -> None:
-        self.kept = kept
-        self._begin = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self._begin
-
-    def load(self, cell: Checkpoint) -> Kept | None:
-        held = cell.load()
-        if held is not None:  # what was spent before an interruption counts
-            self._begin -= max(0.0, held.values["seconds"] - self.seconds)
-        return held
-
-    def save(
-        self, cell: Checkpoint, tensors: Mapping[str, Tensor], values: Mapping[str, Any], place: str
-    ) -> None:
-        cell.save(tensors, {**values, "seconds": self.seconds}, place=place)
 
 
 def _array(tensor: Tensor) -> Any:
@@ -227,70 +218,6 @@ def _probe(
     return probe, report, (predicted == truth).astype(float)
 
 
-def _control(
-    name: str,
-    space: LatentSpace,
-    task: Task,
-    states: TaskStates,
-    calibration: Calibration,
-    right: Numbers,
-    chance: float,
-    seed: int,
-    cells: _Cells,
-) -> Steps[ControlLine]:
-    """Train a control: to other bases, or several times on labels shuffled anew.
-
-    One shuffle may map a whole cluster to its own label or to another by luck, so what counts is
-    the mean over several.
-    """
-    options = calibration.options
-    given: list[Task] = [task]
-    if name == "shuffled-labels":
-        times = SHUFFLES if options.kind in ("module", "head") else 1  # layers take too long
-        given = [shuffled_labels(task, seed + i) for i in range(times)]
-        # Early stopping may give the start back, and the identity is the untrained reading.
-        options = replace(options, start="random")
-    elif options.kind == "head":  # its centroids are made of the head's rows: none are random
-        options = replace(options, target="module", frame="random")
-    else:
-        options = replace(options, frame="random")
-    runs, kept_start = [], 0
-    for place, one in enumerate(given):
-        shared = replace(states, task=one.fingerprint)
-        own = replace(options, seed=options.seed + place)
-        cell = cells.kept.of(
-            f"control {name} {place}",
-            model=states.model,
-            task=one.fingerprint,
-            options=own.to_dict(),
-            states=tensor_digest(*(states.at(options.layer)[split] for split in SPLITS)),
-        )
-        held = cells.load(cell)
-        if held is None:
-            training = cells.kept.of("training of a control")
-            trained = yield from calibrate(space, shared, one, own, checkpoint=training)
-            said = yield from predict(trained, space, shared, one)
-            answer, kept = said.predicted.cpu(), trained.kept_its_start
-            values = {"kept_start": kept}
-            cells.save(cell, {"answer": answer}, values, f"control {place + 1} of {len(given)}")
-            training.remove()
-        else:
-            answer, kept = held.tensors["answer"], bool(held.values["kept_start"])
-        kept_start += kept
-        runs.append(_array(answer) == task.labels["test"])
-    drawn = Bootstrap.same_rows(len(right), len(runs), seed=seed)
-    own_draws = drawn.accuracy(runs)
-    return ControlLine(
-        name=name,
-        title=CONTROLS[name],
-        accuracy=own_draws.interval,
-        difference=drawn.accuracy([right.astype(bool)] * len(runs)).minus(own_draws).interval,
-        at_chance=own_draws.interval.low <= chance,
-        runs=len(runs),
-        kept_start=kept_start,
-    )
-
-
 def _curve(
     space: LatentSpace,
     task: Task,
@@ -298,7 +225,7 @@ def _curve(
     here: tuple[Interval, Interval],
     cache_dir: Path | None,
     seed: int,
-    cells: _Cells,
+    cells: Cells,
 ) -> Steps[LayerCurve]:
     """Readability at every layer; the states of all layers are taken at once.
 
@@ -325,7 +252,7 @@ def _curve(
 
 
 def _layer_probe(
-    task: Task, states: TaskStates, layer: int, seed: int, cells: _Cells
+    task: Task, states: TaskStates, layer: int, seed: int, cells: Cells
 ) -> Steps[Interval]:
     at = states.at(layer)
     cell = cells.kept.of(

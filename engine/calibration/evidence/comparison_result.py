@@ -10,6 +10,7 @@ from engine.calibration.evidence.baselines import Baseline
 from engine.calibration.evidence.findings import side
 from engine.calibration.evidence.metrics import ClassificationReport, Interval
 from engine.calibration.evidence.plane import Plane
+from engine.calibration.evidence.untaught import Moved, Untaught
 from engine.calibration.labelled.tasks import Task
 
 
@@ -112,6 +113,10 @@ class Comparison:
     """Calibration minus probe, paired."""
     probe_strength: float
     controls: tuple[ControlLine, ...]
+    untaught: Untaught | None
+    """Read by words that were never taught; None where the vocabulary has none to propose."""
+    moved: Moved
+    """The test states that it was measured on, for whoever asks by other words later."""
     layers: LayerCurve | None
     plane: Plane
     rows: tuple[TestRow, ...]
@@ -169,6 +174,7 @@ class Comparison:
                 "settings": {"C": self.probe_strength},
             },
             "controls": [asdict(one) for one in self.controls],
+            "untaught": None if self.untaught is None else self.untaught.to_dict(),
             "layers": None if self.layers is None else asdict(self.layers),
             "map": self.plane.to_dict() | {"labels": list(names)},
             "rows": [asdict(row) for row in self.rows],

@@ -30,6 +30,7 @@ from engine.calibration.evidence.methods import METHODS, methods_named, run_meth
 from engine.calibration.evidence.metrics import expected_calibration_error, macro_f1
 from engine.calibration.evidence.protocol import Method, MethodContext, MethodSettings, timed
 from engine.calibration.evidence.resampling import Bootstrap, Draws
+from engine.calibration.evidence.untaught_words import words_for
 from engine.calibration.labelled.tasks import SPLITS, Task
 from engine.calibration.training.artifact import versions
 from engine.calibration.training.features import TaskStates, task_states
@@ -168,6 +169,7 @@ def prepare(
         seed=seed,
         settings=settings,
         state_seconds=MappingProxyType(seconds),
+        words=words_for(space, task, settings.untaught),
     )
 
 
@@ -218,8 +220,9 @@ def _run_of(method: Method, context: MethodContext, cell: Checkpoint, seed: int)
         truth, ece = task.labels["test"], None
         if outcome.probabilities is not None:
             ece = expected_calibration_error(outcome.probabilities, truth)
+        answers = {"predicted": outcome.predicted, "untaught": outcome.untaught}
         found = Kept(
-            {"predicted": torch.from_numpy(outcome.predicted)},
+            {name: torch.from_numpy(own) for name, own in answers.items() if own is not None},
             {"ece": ece, **{name: getattr(outcome, name) for name in _KEPT}},
         )
     place = f"{method.title}, seed {seed}"
@@ -236,7 +239,7 @@ def _measured_before(found: Kept) -> Kept:
 
 def _run(found: Kept, task: Task, seed: int) -> Run:
     truth, predicted = task.labels["test"], found.tensors["predicted"].numpy()
-    values = dict(found.values)
+    values, by_words = dict(found.values), found.tensors.get("untaught")
     return Run(
         seed=seed,
         accuracy=float(np.mean(predicted == truth)),
@@ -246,6 +249,7 @@ def _run(found: Kept, task: Task, seed: int) -> Run:
         predicted=predicted,
         rows=task.row_keys("test"),
         classes=task.classes,
+        untaught=None if by_words is None else by_words.numpy(),
         **values,
     )
 
@@ -262,6 +266,7 @@ def summarise(
     """Runs → cells, averages, differences and findings."""
     cells: dict[tuple[str, str], Cell] = {}
     draws: dict[tuple[str, str], tuple[Draws, Draws]] = {}
+    untaught: dict[tuple[str, str], Draws] = {}
     drawn: dict[str, Bootstrap] = {}  # of each task, the same for all methods
     place = {t.name: i for i, t in enumerate(tasks)}  # tasks draw from seeds of their own
     for (method, task), own in runs.items():
@@ -273,7 +278,10 @@ def summarise(
             drawn[task].macro_f1(truth, predicted, own[0].classes),
         )
         draws[method, task] = both
-        cells[method, task] = _cell(own, *both)
+        by_words = _by_words(own, seed=place[task])
+        if by_words is not None:
+            untaught[method, task] = by_words
+        cells[method, task] = _cell(own, *both, by_words)
     names = [t.name for t in tasks]
     whole = [m for m in methods if all((m, t) in cells for t in names)]
     averages = {
@@ -283,6 +291,9 @@ def summarise(
             seconds_train=sum(cells[m, t].seconds_train for t in names),
             seconds_infer=sum(cells[m, t].seconds_infer for t in names),
             tasks=len(names),
+            untaught=Draws.mean([untaught[m, t] for t in names]).interval
+            if all((m, t) in untaught for t in names)
+            else None,
         )
         for m in whole
     }
@@ -320,7 +331,16 @@ def summarise(
     )
 
 
-def _cell(runs: Sequence[Run], right: Draws, f1: Draws) -> Cell:
+def _by_words(runs: Sequence[Run], *, seed: int) -> Draws | None:
+    """Accuracy by untaught words: each set of each seed is drawn as a run of its own."""
+    told = [(run, said) for run in runs if run.untaught is not None for said in run.untaught]
+    if not told:
+        return None
+    drawn = Bootstrap([run.rows for run, _ in told], seed=seed)
+    return drawn.accuracy([said == run.truth for run, said in told])
+
+
+def _cell(runs: Sequence[Run], right: Draws, f1: Draws, untaught: Draws | None) -> Cell:
     def mean(name: str) -> float:
         return float(np.mean([getattr(r, name) for r in runs]))
 
@@ -334,6 +354,7 @@ def _cell(runs: Sequence[Run], right: Draws, f1: Draws) -> Cell:
         peak_bytes=mean("peak_bytes"),
         stored_bytes=mean("stored_bytes"),
         per_seed=tuple(runs),
+        untaught=None if untaught is None else untaught.interval,
     )
 
 

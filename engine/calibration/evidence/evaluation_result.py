@@ -35,6 +35,8 @@ class Run:
     rows: NDArray[np.int64] = field(repr=False)
     """Which test rows these are (n), from :meth:`Task.row_keys`: seeds may share some."""
     classes: int
+    untaught: NDArray[np.int64] | None = field(default=None, repr=False)
+    """What each set of untaught words answered (k × n); None where there is none."""
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -49,7 +51,7 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Without the rows."""
-        rows = ("truth", "predicted", "rows", "classes")
+        rows = ("truth", "predicted", "rows", "classes", "untaught")
         plain = {name: value for name, value in vars(self).items() if name not in rows}
         return plain | {"settings": dict(self.settings), "table": self.table.tolist()}
 
@@ -68,6 +70,8 @@ class Cell:
     peak_bytes: float
     stored_bytes: float
     per_seed: tuple[Run, ...]
+    untaught: Interval | None = None
+    """Accuracy by words that were never taught, over sets of words, seeds and rows."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -85,6 +89,7 @@ class Cell:
             "kept_start": self.kept_start,
             "accuracy": asdict(self.accuracy),
             "macro_f1": asdict(self.macro_f1),
+            "untaught": None if self.untaught is None else asdict(self.untaught),
             "per_seed": [run.to_dict() for run in self.per_seed],
             "notes": self.notes,
         }
@@ -116,6 +121,8 @@ class Average:
     """Summed over the tasks, mean over the seeds."""
     seconds_infer: float
     tasks: int
+    untaught: Interval | None = None
+    """Where every task has words that were never taught."""
 
     @property
     def seconds(self) -> float:
@@ -232,7 +239,16 @@ class Evaluation:
 
 _COLUMNS: Final = (
     *("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "macro_f1_low", "macro_f1_high"),
-    *("ece", "seconds_train", "seconds_infer", "peak_bytes", "stored_bytes"),
+    *(
+        "untaught",
+        "untaught_low",
+        "untaught_high",
+        "ece",
+        "seconds_train",
+        "seconds_infer",
+        "peak_bytes",
+        "stored_bytes",
+    ),
 )
 
 

@@ -43,7 +43,8 @@ def _calibration(
         )
         watch = context.stopwatch(context.train_seconds + seconds, context.test_seconds)
         with watch.inferring():
-            found = calibration.read(context.states.normed["test"])
+            moved = calibration.apply(context.states.normed["test"])
+            found = calibration.read_calibrated(moved)
             scores = found.scores.double().cpu().numpy()
             probabilities = found.probabilities.double().cpu().numpy()
         kept = ("frame", "centroids", "loss", "inference", "target", "temperature")
@@ -58,6 +59,7 @@ def _calibration(
             watch.infer,
             calibration.stored_bytes,
             settings=settings,
+            untaught=context.by_words(options, moved),
             notes=(calibration.warning or f"Epoch {best} of {last} by validation.",),
         )
 

@@ -24,6 +24,7 @@ from engine.calibration.evidence.shared_prefix import prefixed_states
 from engine.calibration.labelled.spec import render
 from engine.calibration.labelled.tasks import Task
 from engine.calibration.labelled.words import LabelToken
+from engine.calibration.training.options import CalibrationOptions
 from engine.model.language_model import LanguageModel
 from engine.progress import Steps
 from engine.space import LatentSpace
@@ -89,7 +90,8 @@ def zero_shot_cosine(context: MethodContext) -> Steps[Outcome]:
     with watch.inferring():
         scores = label_cosines(context.space, context.task, context.states.normed["test"])
     yield from ()
-    return Outcome("zero-shot-cosine", scores, None, 0.0, watch.infer, 0)
+    said = context.by_words(CalibrationOptions(), context.states.normed["test"])
+    return Outcome("zero-shot-cosine", scores, None, 0.0, watch.infer, 0, untaught=said)
 
 
 def label_cosines(

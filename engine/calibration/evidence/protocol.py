@@ -9,7 +9,7 @@ is charged with reading the texts as if it had been alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,7 +17,9 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from engine.calibration.evidence.untaught_words import UntaughtWords, read_by
 from engine.calibration.labelled.tasks import Task
 from engine.calibration.training.features import TaskStates
 from engine.calibration.training.options import CalibrationOptions
@@ -72,6 +74,8 @@ class MethodSettings:
     clock: Clock = "wall"
     """What seconds are: on the ``wall`` clock, or of this process's ``processor`` time, which other
     work on the machine does not lengthen (with one thread: what an idle machine would take)."""
+    untaught: Mapping[str, Sequence[str]] | None = None
+    """Label → words that are not taught, by which calibrated states are read too; None proposes."""
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     """Of every variant of calibration; the variant sets loss, inference, frame and target."""
 
@@ -112,6 +116,8 @@ class MethodContext:
     """Seconds to read each split's zero-shot prompts through the model, by split."""
     memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Prompts with demonstrations that another method has read already, with their seconds."""
+    words: UntaughtWords | None = None
+    """Words that are not taught; None where there are none."""
 
     def stopwatch(self, train: float = 0.0, infer: float = 0.0) -> Stopwatch:
         """One that has counted so much already."""
@@ -120,6 +126,12 @@ class MethodContext:
     def timed(self, steps: Steps[T]) -> Steps[tuple[T, float]]:
         """The same work, and its own seconds."""
         return timed(steps, self.settings.clock)
+
+    def by_words(self, options: CalibrationOptions, states: Tensor) -> NDArray[np.int64] | None:
+        """What states of the test rows say by each set of untaught words: k × n; None without."""
+        if self.words is None:
+            return None
+        return read_by(self.space, options, self.words, states)
 
     @property
     def train_seconds(self) -> float:
@@ -153,6 +165,8 @@ class Outcome:
     """What was used or chosen, such as {"k": 3}."""
     notes: tuple[str, ...] = ()
     """Sentences on how it went, such as what did not fit."""
+    untaught: NDArray[np.int64] | None = None
+    """What each set of untaught words answers (k × n); None where a method reads by no words."""
 
     def __post_init__(self) -> None:
         if not bool(np.isfinite(self.scores).all()):

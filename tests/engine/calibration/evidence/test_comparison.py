@@ -16,8 +16,9 @@ from tiny_models import Spaces
 from engine.calibration.evidence import comparison, probes
 from engine.calibration.evidence.ablation import Ablation, AblationRow, ablate
 from engine.calibration.evidence.baselines import UNTRAINED, Baseline, fit_thresholds
-from engine.calibration.evidence.comparison import SHUFFLES, compare_before_after
+from engine.calibration.evidence.comparison import compare_before_after
 from engine.calibration.evidence.comparison_result import Comparison, verdict
+from engine.calibration.evidence.controls import SHUFFLES
 from engine.calibration.evidence.metrics import Interval
 from engine.calibration.evidence.plane import fit_plane
 from engine.calibration.labelled.tasks import Task
