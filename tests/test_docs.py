@@ -25,9 +25,9 @@ import app
 import engine
 import engine.errors
 from app.bases import api as bases_api
-from app.calibrate.calibrations import SavedView
 from app.calibrate.question import CalibrationQuestion
 from app.calibrate.sets import SetView
+from app.calibrate.views import SavedView
 from app.cli.main import parser as commands_parser
 from app.jobs.job import JobView
 from app.maps.question import MapQuestion

@@ -11,8 +11,9 @@ from pydantic import Field
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
+from app.calibrate.asking import document
 from app.calibrate.calibrations import SEEDS_AT_MOST, CalibrationsDep
-from app.calibrate.question import CalibrationQuestion
+from app.calibrate.question import CalibrationQuestion, WordsText
 from app.calibrate.sets import SetsDep
 from app.calibrate.work import Order
 from app.jobs.api import Id, JobDocument, job_answer
@@ -78,6 +79,13 @@ class ReadingQuestion(Question):
     chat: bool = Field(False, description="Put the prompt into the model's chat template.")
 
 
+class WordsQuestion(Question):
+    """Words to ask a calibration by."""
+
+    words: WordsText = Field(description="label = word, word for each label, one on a line or "
+        "between semicolons; or from 2 to 20 words with commas.")  # fmt: skip
+
+
 class SetDocument(Document):
     """A label set."""
 
@@ -122,6 +130,13 @@ class ReadingsDocument(Document):
     layer: int
     labels: list[str]
     positions: list[Any]
+
+
+class WordsDocument(Document):
+    """Test texts read by any words."""
+
+    measured: dict[str, Any] | None
+    nearest: dict[str, Any] | None
 
 
 # Label sets
@@ -175,7 +190,9 @@ async def calibration_start(
     request: Request, query: CalibrationQuestion, calibrations: CalibrationsDep
 ) -> Response:
     """Queue a calibration; the job's result is the id of a saved one."""
-    order = Order(query.set, query.name, query.spec(), query.options(), query.compare)
+    order = Order(
+        query.set, query.name, query.spec(), query.options(), query.compare, query.untaught
+    )
     view = await calibrations.start(request, order, query.label_words)
     return job_answer(request, view, 202)
 
@@ -242,6 +259,18 @@ async def calibration_trace(
         request, id, query.prompt, k=query.k, bos=query.bos, chat=query.chat
     )
     return json_answer(export.dumps(await aside(found.to_dict)))
+
+
+@router.get("/calibrations/{id}/words", responses=described(WordsDocument))
+async def calibration_words(
+    request: Request,
+    id: Id,
+    query: Annotated[WordsQuestion, Query()],
+    calibrations: CalibrationsDep,
+) -> Response:
+    """The calibration's test texts read by any words: accuracy, or which word is nearest."""
+    found = await calibrations.words(request, id, query.words)
+    return json_answer(export.dumps(document(found)))
 
 
 def task_document(task: Task) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import hashlib
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,9 @@ from cachetools import LRUCache
 from fastapi import Depends
 from starlette.requests import Request
 
+from app.calibrate.asking import MOVED, ask, load_moved
 from app.calibrate.sets import Sets, text_of
+from app.calibrate.views import Saved, SavedView
 from app.calibrate.work import (
     FOLDER,
     Made,
@@ -38,6 +40,8 @@ from app.web import export
 from app.web.words import iso
 from engine import LatentSpace
 from engine.calibration.evidence.methods import methods_named
+from engine.calibration.evidence.untaught import Asked, Untaught
+from engine.calibration.evidence.untaught_words import TaskLabels, words_given
 from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tasks import Task, make_task
 from engine.calibration.training.artifact import load_calibration
@@ -56,67 +60,6 @@ _WRITTEN = (
 """Of a saved calibration, the texts that its summary holds as a list shows them."""
 ABLATION_SEEDS = 3
 SEEDS_AT_MOST = 10
-
-
-@dataclass(frozen=True)
-class SavedView:
-    """A saved calibration as it stands in a list."""
-
-    id: str
-    name: str
-    created: str
-    set_id: str = ""
-    set_name: str = ""
-    model_name: str = ""
-    model_fingerprint: str = ""
-    usable: bool = False
-    """Whether it belongs to the loaded model."""
-    method: str = ""
-    """What was trained, and how, in a line."""
-    changed: Mapping[str, Any] | None = None
-    """The settings that are not the default ones; None where that was not written down."""
-    accuracy_before: float | None = None
-    """Of the nearest label basis, untrained."""
-    accuracy_after: float | None = None
-    accuracy_baseline: float | None = None
-    """The best that is reached without training, which a gain is measured against."""
-    baseline: str = ""
-    """Which reading that is."""
-    kept_its_start: bool = False
-    """Whether no epoch of the training was better than its start."""
-    sentence: str = ""
-    """What happened, in one plain sentence."""
-    bytes: int = 0
-    """On the disk."""
-    damaged: bool = False
-    """Whether what was written down about it cannot be read; then it can only be deleted."""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A saved calibration with everything that was kept of it."""
-
-    view: SavedView
-    order: Order
-    """What was asked for."""
-    settings: Mapping[str, Any]
-    """The engine's settings, defaults written out."""
-    task: Mapping[str, Any]
-    """What identifies the task, and its report."""
-    history: tuple[Mapping[str, Any], ...]
-    """The learning curve, epoch by epoch."""
-    facts: Mapping[str, Any]
-    """Best epoch, seconds, trained weights, stored bytes, versions."""
-    comparison: Mapping[str, Any] | None
-    competitors: Mapping[str, Any] | None
-    """The latest table of methods, or None."""
-    ablation: Mapping[str, Any] | None
-    """The latest ablation, or None."""
-
-    def to_dict(self) -> dict[str, object]:
-        """As it stands in the JSON."""
-        kept = {name: value for name, value in vars(self).items() if name != "view"}
-        return {**vars(self.view), **kept, "order": self.order.to_dict()}
 
 
 class Calibrations:
@@ -150,6 +93,12 @@ class Calibrations:
         """The same on the device thread; the settings as JSON, since they name the result."""
         made = TaskSpec.from_dict(orjson.loads(spec))
         return make_task(made, self.sets.table(set_id), space.model, check=check)
+
+    def _check_untaught(self, space: LatentSpace, plain: bytes, *, check: Check) -> None:
+        """Refuse words that are not taught and cannot be used, on the device thread."""
+        info, words = orjson.loads(plain)
+        check()
+        words_given(space, TaskLabels.from_info(info), words)
 
     # Jobs
 
@@ -186,6 +135,9 @@ class Calibrations:
                 f" {shorten(order.spec.label_column)!r} holds"
                 f" {shorten(', '.join(task.label_names), 80)}; leave it out or correct it."
             )
+        if order.untaught:  # found out before it is queued
+            plain = orjson.dumps([task.to_dict(), order.untaught])
+            await self.explorer.ask(request, self._check_untaught, plain)
         shown = await aside(partial(self.sets.get, order.set))
         order = replace(order, name=text_of(order.name) or shown.name)
         states = await aside(partial(store.scratch, "states"))
@@ -194,7 +146,9 @@ class Calibrations:
 
         def steps() -> Steps[Made]:
             space = self.explorer.owned()
-            return calibration_steps(space, task, options, states, order.compare, kept)
+            return calibration_steps(
+                space, task, options, states, order.compare, kept, order.untaught
+            )
 
         def save(made: Made) -> str:
             write = partial(write_calibration, made, order, shown.name)
@@ -416,11 +370,37 @@ class Calibrations:
         check: Check,
     ) -> Readings:
         """The same on the device thread, for a calibration of the open model."""
+        calibration = self._opened(space, id_)
+        return calibrated_readings(space, calibration, prompt, k=k, bos=bos, chat=chat, check=check)
+
+    def _opened(self, space: LatentSpace, id_: str) -> Calibration:
+        """Of the open model, on the device thread."""
         calibration = self._loaded.get(id_)
         if calibration is None:
             folder = self.sets.kept().folder_of("calibrations", id_) / FOLDER
             calibration = self._loaded[id_] = load_calibration(folder, space)
-        return calibrated_readings(space, calibration, prompt, k=k, bos=bos, chat=chat, check=check)
+        return calibration
+
+    async def words(self, request: Request, id_: str, text: str) -> Untaught | Asked:
+        """Any words asked of a saved calibration's test texts.
+
+        Args:
+            request: who asks.
+            id_: the calibration.
+            text: ``label = word, word`` for each label, or words with commas.
+
+        Raises:
+            NotFound, ArtifactError: no such calibration, another model's, or no states were kept.
+            OptionError: words that cannot be used.
+        """
+        record = await aside(partial(self.sets.kept().record, "calibrations", id_))
+        self.check_model(self._view(record))
+        return await self.explorer.ask(request, self._words, id_, text)
+
+    def _words(self, space: LatentSpace, id_: str, text: str, *, check: Check) -> Untaught | Asked:
+        held = load_moved(self.sets.kept().folder_of("calibrations", id_) / MOVED)
+        check()
+        return ask(space, self._opened(space, id_), held, text)
 
     def check_model(self, view: SavedView) -> None:
         """Raise `ArtifactError` where it belongs to another model than the open one."""

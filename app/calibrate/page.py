@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.responses import Response
 
-from app.calibrate.calibrations import KINDS, Calibrations, CalibrationsDep, SavedView
+from app.calibrate.calibrations import KINDS, Calibrations, CalibrationsDep
 from app.calibrate.form import (
     CalibrateQuery,
     SetCard,
@@ -29,6 +29,7 @@ from app.calibrate.preview import LeftOut, Preview, left_out, preview
 from app.calibrate.saved import SavedId, sent_form
 from app.calibrate.sets import SetView
 from app.calibrate.tables import changed_words
+from app.calibrate.views import SavedView
 from app.calibrate.words import share, thin, when
 from app.calibrate.work import Order
 from app.method.terms import TERMS, Term

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from app.calibrate.checks import Check, checks
+from app.calibrate.standings import ByWords, Standing, by_words, standings
 from app.calibrate.texts import (
     ClassLine,
     Confusion,
@@ -22,39 +24,11 @@ from app.calibrate.texts import (
     flip_lists,
     map_view,
 )
-from app.calibrate.words import Numbers, between, plain, points, share
+from app.calibrate.words import Numbers, between, plain, share
 from app.figures import calibrate as figures
 from app.figures.calibrate import Chart, Dot, Series, Tick
 from app.jobs.panel import curves
 from app.web.words import seconds
-
-_Level = Literal["ok", "note", "fail"]
-_Said = tuple[_Level, str, str]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One of the questions that decide what a gain is worth."""
-
-    level: _Level
-    sign: str
-    question: str
-    answer: str
-    figure: str
-    """The number behind the answer."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A way of reading the label, on the common scale of accuracy."""
-
-    name: str
-    what: str
-    """One line about it."""
-    kind: Literal["before", "after", "rival", "control"]
-    dot: Dot
-    value: str
-    interval: str
 
 
 @dataclass(frozen=True)
@@ -88,6 +62,7 @@ class Story:
     scale: tuple[Tick, ...]
     groups: tuple[tuple[str, tuple[Change, ...]], ...]
     """Figures that belong together, under a name."""
+    untaught: ByWords | None
     map: MapView | None
     words: tuple[str, ...]
     confusions: tuple[Confusion, ...]
@@ -113,12 +88,13 @@ def story(comparison: Numbers, trace_link: Callable[[str], str | None]) -> Story
         .removeprefix(str(comparison.get("warning", "")))
         .strip(),
         warning=str(comparison.get("warning", "")),
-        checks=_checks(comparison),
-        standings=_standings(comparison),
+        checks=checks(comparison),
+        standings=standings(comparison),
         chance=figures.percent(float(comparison["chance"])),
         chance_text=share(comparison["chance"]),
         scale=tuple(Tick(figures.percent(x), share(x)) for x in (0, 0.25, 0.5, 0.75, 1)),
         groups=_groups(comparison),
+        untaught=by_words(comparison["untaught"], names) if comparison.get("untaught") else None,
         map=map_view(comparison, names, words),
         words=tuple(words),
         confusions=tuple(
@@ -131,140 +107,6 @@ def story(comparison: Numbers, trace_link: Callable[[str], str | None]) -> Story
         layers_sentence=layers_sentence(comparison),
         test_rows=f"{len(comparison['rows']):,}",
     )
-
-
-def _checks(comparison: Numbers) -> tuple[Check, ...]:
-    """Is the gain real, does a linear probe do as well, what do the controls say?"""
-    found = [_helped(comparison)]
-    thresholds, probe = comparison.get("thresholds"), comparison.get("probe")
-    if thresholds:
-        gap, alone = thresholds["difference"], share(thresholds["accuracy"]["value"])
-        found.append(
-            _answered(
-                "More than bias removal?",
-                gap,
-                f"{points(gap['value'])} points, {_signed(gap)}; thresholds on the untrained head"
-                f" cosines {alone}",
-                above=("ok", "✓", "Yes, more than thresholds"),
-                below=("note", "−", "No: thresholds reach more"),
-                around="No: thresholds do as well",
-            )
-        )
-    if probe:
-        gap = probe["difference"]
-        found.append(
-            _answered(
-                "Better than a linear probe?",
-                gap,
-                f"{points(gap['value'])} points, {_signed(gap)}",
-                above=("ok", "✓", "Yes, better"),
-                below=("note", "−", "No: the probe is better"),
-                around="No difference can be told",
-            )
-        )
-    found += [_control(c) for c in comparison["controls"] if c["name"] == "shuffled-labels"]
-    found += [_bases(c) for c in comparison["controls"] if c["name"] == "random-bases"]
-    return tuple(found)
-
-
-def _helped(comparison: Numbers) -> Check:
-    """Against the best without training; what was saved without it knows the bases only."""
-    baseline = comparison.get("baseline") or {
-        "title": "the nearest label basis",
-        "accuracy": comparison["before"]["accuracy"],
-        "difference": comparison["difference"]["accuracy"],
-    }
-    title, gap = str(baseline["title"]), baseline["difference"]
-    reached = share(baseline["accuracy"]["value"])
-    figure = f"{points(gap['value'])} points, {_signed(gap)}; {title} {reached}"
-    after, chance = comparison["after"]["accuracy"], float(comparison["chance"])
-    if after["high"] < chance:
-        return Check("fail", "✗", "Did it help?", "No: it reads below chance", figure)
-    return _answered(
-        "Did it help?",
-        gap,
-        figure,
-        above=("ok", "✓", f"Yes, it beats {title}"),
-        below=("fail", "✗", f"No: {title} is better"),
-        around=f"Not beyond {title}",
-    )
-
-
-def _answered(
-    question: str, gap: Numbers, figure: str, *, above: _Said, below: _Said, around: str
-) -> Check:
-    """The answer by the side of zero on which the whole interval of a difference lies."""
-    if gap["low"] > 0 or gap["high"] < 0:
-        level, sign, answer = above if gap["low"] > 0 else below
-        return Check(level, sign, question, answer, figure)
-    return Check("note", "≈", question, around, figure)
-
-
-def _control(control: Numbers) -> Check:
-    """What training on shuffled labels gives: nothing of a real gain may be left in it."""
-    question, part, gap = "And on shuffled labels?", control["accuracy"], control.get("difference")
-    figure = f"{share(part['value'])}, {between(part)}"
-    if control["at_chance"]:
-        return Check("ok", "✓", question, "Chance, as it should be", figure)
-    if gap and gap["low"] > 0:
-        figure += f"; {points(gap['value'])} points with the true ones"
-        return Check("note", "i", question, "Above chance, but clearly less", figure)
-    return Check("fail", "✗", question, "As good: distrust the gain", figure)
-
-
-def _bases(control: Numbers) -> Check:
-    """Whether the same module, trained to random directions, reads the labels as well."""
-    gap, random = control["difference"], share(control["accuracy"]["value"])
-    return _answered(
-        "Do the bases matter, on the taught words?",
-        gap,
-        f"{points(gap['value'])} points, {_signed(gap)}; random ones {random}",
-        above=("ok", "✓", "Yes, random ones do worse"),
-        below=("fail", "✗", "No: random ones do better"),
-        around="Random ones do as well",
-    )
-
-
-def _signed(part: Numbers) -> str:
-    return f"{points(part['low'])} to {points(part['high'])}"
-
-
-def _standings(comparison: Numbers) -> tuple[Standing, ...]:
-    lines: list[tuple[str, str, Literal["before", "after", "rival", "control"], Numbers | None]]
-    lines = [
-        ("Model's own logits", "zero-shot, among the label words", "before",
-         comparison.get("logits")),
-        ("Before", "nearest label basis by cosine", "before", comparison["before"]),
-        ("After calibration", "the same reading of the moved states", "after",
-         comparison["after"]),
-        ("Thresholds alone", "one per class on untrained head cosines", "rival",
-         comparison.get("thresholds")),
-        ("Linear probe", "logistic regression on the same states", "rival",
-         comparison.get("probe")),
-    ]  # fmt: skip
-    lines += [(str(c["title"]), _trained(c), "control", c) for c in comparison.get("controls", ())]
-    measured = [(*line[:3], line[3]["accuracy"]) for line in lines if line[3]]
-    chance, warned = float(comparison["chance"]), comparison.get("warning")
-    return tuple(
-        Standing(
-            name,
-            what
-            + (", below chance" if part.get("high", part["value"]) < chance else "")
-            + ("; best epoch 0: the start" if warned and kind == "after" else ""),
-            kind,
-            dot_of(part),
-            share(part["value"]),
-            between(part),
-        )
-        for name, what, kind, part in measured
-    )
-
-
-def _trained(control: Numbers) -> str:
-    kept, runs = int(control.get("kept_start", 0)), int(control.get("runs", 1))
-    if not kept:
-        return "control"
-    return "control; best epoch 0: the start" + (f" in {kept} of {runs}" if runs > 1 else "")
 
 
 _FIGURES: tuple[tuple[str, tuple[tuple[str, str, str, bool], ...]], ...] = (

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
-from app.calibrate import result, tables
-from app.calibrate.calibrations import CalibrationsDep, Saved
+from app.calibrate import result, standings, tables
+from app.calibrate.asking import document
+from app.calibrate.calibrations import CalibrationsDep
+from app.calibrate.views import Saved
 from app.calibrate.words import when
 from app.model.explorer import ExplorerDep
 from app.web import export
@@ -21,6 +24,7 @@ from app.web.answers import csv_answer
 from app.web.problems import NotFound
 from app.web.rendering import link, render
 from app.web.words import size
+from engine.errors import InputError
 
 router = APIRouter(include_in_schema=False)
 
@@ -33,6 +37,20 @@ async def sent_form(request: Request) -> QueryParams:
 
 
 @dataclass(frozen=True)
+class Asking:
+    """The box in which a calibration is asked by any words, and what it said."""
+
+    action: str | None
+    """None where another model is open."""
+    words: str
+    """What stands in it."""
+    problem: str = ""
+    """Why there is no answer."""
+    measured: standings.ByWords | None = None
+    nearest: standings.Nearest | None = None
+
+
+@dataclass(frozen=True)
 class ResultPage:
     """What ``calibrate/result.html`` shows."""
 
@@ -42,6 +60,7 @@ class ResultPage:
     foreign: str | None
     """A sentence where it belongs to another model."""
     story: result.Story | None
+    asked: Asking
     learning: result.Learning | None
     methods: tables.Competitors | None
     ablation: tables.AblationTable | None
@@ -60,16 +79,33 @@ class ResultPage:
 
 @router.get("/calibrate/{id}", response_class=HTMLResponse)
 async def result_page(
-    request: Request, explorer: ExplorerDep, calibrations: CalibrationsDep, id: SavedId
+    request: Request,
+    explorer: ExplorerDep,
+    calibrations: CalibrationsDep,
+    id: SavedId,
+    words: Annotated[str, Query(max_length=2000)] = "",
 ) -> HTMLResponse:
-    """A saved calibration, before and after."""
+    """A saved calibration, before and after; with `words` it is asked by them."""
     facts = explorer.facts()
     saved = await calibrations.get(id)
-    return render(request, "calibrate/result.html", result_of(request, saved, facts.name))
+    asked: Mapping[str, Any] = {}
+    if words.strip():
+        try:
+            asked = document(await calibrations.words(request, id, words))
+        except InputError as error:
+            asked = {"problem": str(error)}
+    page = result_of(request, saved, facts.name, words, asked)
+    return render(request, "calibrate/result.html", page)
 
 
-def result_of(request: Request, saved: Saved, loaded: str) -> ResultPage:
-    """A saved calibration as its page shows it."""
+def result_of(
+    request: Request,
+    saved: Saved,
+    loaded: str,
+    words: str = "",
+    asked: Mapping[str, Any] = MappingProxyType({}),
+) -> ResultPage:
+    """A saved calibration as its page shows it, with what it was asked and what it said."""
     view, compared = saved.view, saved.comparison
 
     def trace(prompt: str) -> str | None:
@@ -90,12 +126,23 @@ def result_of(request: Request, saved: Saved, loaded: str) -> ResultPage:
     target, loss = str(saved.settings.get("target")), str(saved.settings.get("loss"))
     own = {"module": f"calibration-{loss}", "head": "head-only"}.get(target, target)
     base = f"/calibrate/{view.id}"
+    names = [str(name) for name in compared["task"]["label_names"]] if compared else []
+    told = result.story(compared, trace) if compared else None
+    proposed = told.untaught.given if told and told.untaught else ""
+    asking = Asking(
+        link(request, base) if view.usable and compared else None,
+        words or proposed,
+        str(asked.get("problem", "")),
+        standings.by_words(asked["measured"], names) if asked.get("measured") else None,
+        standings.nearest_words(asked["nearest"]) if asked.get("nearest") else None,
+    )
     return ResultPage(
         id=view.id,
         name=view.name,
         made=made,
         foreign=foreign,
-        story=result.story(compared, trace) if compared else None,
+        story=told,
+        asked=asking,
         learning=result.learning(saved.history, saved.facts.get("best_epoch"), seconds),
         methods=tables.competitors(saved.competitors, own) if saved.competitors else None,
         ablation=tables.ablation(saved.ablation) if saved.ablation else None,

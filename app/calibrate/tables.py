@@ -61,6 +61,8 @@ class MethodRow:
     accuracy: str
     interval: str
     macro_f1: str
+    untaught: str
+    """Accuracy by words that were never taught, with its interval; empty where it reads by none."""
     train: str
     infer: str
     memory: str
@@ -135,6 +137,7 @@ def competitors(evaluation: Numbers, own: str) -> Competitors:
                 accuracy=share(accuracy["value"], 1),
                 interval=between(accuracy),
                 macro_f1=share(cell["macro_f1"]["value"], 1),
+                untaught=_untaught(cell.get("untaught")),
                 train=seconds(cell["seconds_train"]),
                 infer=seconds(cell["seconds_infer"]),
                 memory=size(cell["peak_bytes"]),
@@ -158,6 +161,10 @@ def competitors(evaluation: Numbers, own: str) -> Competitors:
         left_out=tuple(left_out),
         seeds=f"{seeds} seed{'s' if seeds != 1 else ''}",
     )
+
+
+def _untaught(part: Numbers | None) -> str:
+    return f"{share(part['value'], 1)}, {between(part)}" if part else ""
 
 
 def ablation(table: Numbers) -> AblationTable:

@@ -2,16 +2,18 @@
 
 Every step runs on the device thread, as background work of a job. A saved folder holds
 ``calibration/`` as the engine writes it and, beside it, plain JSON: ``run.json`` (what was asked
-for, the settings, the task with its report, the learning curve) and ``comparison.json``.
+for, the settings, the task with its report, the learning curve) and ``comparison.json``. With a
+comparison ``moved.safetensors`` holds the test states that it was measured on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from app.calibrate.asking import MOVED, save_moved
 from app.web import export
 from engine import LatentSpace
 from engine.calibration.evidence.ablation import ablate
@@ -19,6 +21,7 @@ from engine.calibration.evidence.comparison import compare_before_after
 from engine.calibration.evidence.comparison_result import Comparison
 from engine.calibration.evidence.evaluation import evaluate
 from engine.calibration.evidence.protocol import MethodSettings
+from engine.calibration.evidence.untaught_words import Words
 from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tasks import Task
 from engine.calibration.training.artifact import save
@@ -46,6 +49,8 @@ class Order:
     options: CalibrationOptions
     compare: bool = True
     """Whether before and after are compared at the end, with the controls."""
+    untaught: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Label → words that are not taught, to read by in the comparison; none: some are proposed."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; what was left out stays so, since defaults depend on the model."""
@@ -60,6 +65,7 @@ class Order:
             spec=TaskSpec.from_dict(plain["spec"]),
             options=CalibrationOptions.from_dict(plain["options"]),
             compare=bool(plain["compare"]),
+            untaught={k: tuple(words) for k, words in plain.get("untaught", {}).items()},
         )
 
 
@@ -79,6 +85,7 @@ def calibration_steps(
     states: Path,
     compare: bool,
     kept: Checkpoints = NOTHING,
+    untaught: Words | None = None,
 ) -> Steps[Made]:
     """States, training, and the comparison where it is wanted and there are rows to test.
 
@@ -93,7 +100,14 @@ def calibration_steps(
     comparison = None
     if parts == 3:
         compared = compare_before_after(
-            space, task, found, calibration, seed=options.seed, cache_dir=states, kept=kept
+            space,
+            task,
+            found,
+            calibration,
+            seed=options.seed,
+            cache_dir=states,
+            untaught=untaught,
+            kept=kept,
         )
         # The controls are trained as well; theirs is not the curve that the page shows.
         controls = relabelled(
@@ -176,6 +190,7 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
     if made.comparison is not None:
         found = made.comparison
         (folder / "comparison.json").write_bytes(export.dumps(found.to_dict()))
+        save_moved(found.moved, task.labels["test"], folder / MOVED)
         before, after = (one.report.accuracy.value for one in (found.before, found.after))
         sentence = found.sentence
         best = found.baseline

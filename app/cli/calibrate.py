@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pydantic import PositiveInt
 
+from app.calibrate.asking import words_by_label
 from app.calibrate.question import CalibrationQuestion
 from app.cli.labelled import labelled_set, task_source
 from app.cli.options import Parser, add, reader, settings_of, space_of, taken
@@ -56,6 +57,11 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     )
     rows.add_argument("--template", help="The prompt, such as 'Review: {text}\\nSentiment:'.")
     add(rows, CalibrationQuestion, "label_column", "word_rule")
+    rows.add_argument(
+        "--untaught", metavar="WORDS",
+        help="Words that are not taught, to read by at the end: 'positive=good,great;"
+        "negative=bad,awful'. Without it: the nearest of the label words.",
+    )  # fmt: skip
     rows.add_argument("--test", help="A file with test rows; else a part of DATA.")
     rows.add_argument(
         "--rows", type=count,
@@ -127,7 +133,9 @@ def _calibrate(given: argparse.Namespace) -> int:
     found = labelled_set(given.data, given.test)
     space = space_of(given)
     task = task_source(found, given, space)(given.seed)
-    settings = MethodSettings(calibration=options, context_tokens=given.context)
+    settings = MethodSettings(
+        calibration=options, context_tokens=given.context, untaught=_untaught(given)
+    )
     cache = _states(given)
     context = follow(prepare(space, task, seed=given.seed, settings=settings, cache_dir=cache))
     if given.method is not None and given.method not in VARIANTS:
@@ -145,6 +153,7 @@ def _calibrate(given: argparse.Namespace) -> int:
             cache_dir=cache,
             controls=not given.quick,
             layers=not given.quick,
+            untaught=_untaught(given),
         )
     )
     if given.json:
@@ -168,6 +177,10 @@ def _options(given: argparse.Namespace) -> CalibrationOptions:
     options = CalibrationOptions(**{**fixed, **own})
     options.validate()
     return options
+
+
+def _untaught(given: argparse.Namespace) -> Mapping[str, tuple[str, ...]] | None:
+    return words_by_label(given.untaught) if given.untaught else None
 
 
 def _states(given: argparse.Namespace) -> Path:
@@ -203,6 +216,8 @@ def _evaluate(given: argparse.Namespace) -> int:
     methods_named(given.methods)
     if given.test is not None and len(given.data) > 1:
         raise OptionError("--test belongs to one set; name folders with train and test files.")
+    if given.untaught and len(given.data) > 1:
+        raise OptionError("--untaught belongs to the labels of one set; name one set.")
     found = [labelled_set(word, given.test) for word in given.data]
     space = space_of(given)
     sources = [task_source(one, given, space) for one in found]
@@ -212,7 +227,11 @@ def _evaluate(given: argparse.Namespace) -> int:
             sources,
             [given.methods],
             range(given.seed, given.seed + given.seeds),
-            settings=MethodSettings(adapter_rows=given.adapter_rows, context_tokens=given.context),
+            settings=MethodSettings(
+                adapter_rows=given.adapter_rows,
+                context_tokens=given.context,
+                untaught=_untaught(given),
+            ),
             cache_dir=_states(given),
         )
     )

@@ -55,7 +55,8 @@ class MethodRow:
     cells: tuple[Figure | None, ...]
     mean: Figure | None
     numbers: tuple[str, ...]
-    """F1, seconds, memory and storage over all data sets; empty where there is no mean."""
+    """F1, by untaught words, seconds, memory and storage over all data sets; empty where there is
+    no mean."""
 
 
 def report_html(found: Evaluation) -> str:
@@ -178,6 +179,7 @@ def _method_row(found: Evaluation, method: str, best: Mapping[str, float]) -> Me
         mean = Figure(f"{100 * average.accuracy.value:.1f}", span, "n mean")
         numbers = (
             f"{100 * average.macro_f1.value:.1f}",
+            "" if average.untaught is None else f"{100 * average.untaught.value:.1f}",
             f"{average.seconds_train:,.1f}",
             f"{average.seconds_infer:,.1f}",
             f"{max(c.peak_bytes for c in own) / 2**20:,.0f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Mapping
 from typing import Final
@@ -17,6 +18,7 @@ from engine.calibration.evidence.findings import counted, loss_words, percent, p
 from engine.calibration.evidence.methods import METHODS
 from engine.calibration.evidence.metrics import ClassificationReport, Interval
 from engine.calibration.evidence.protocol import Outcome
+from engine.calibration.evidence.untaught import Untaught
 from engine.calibration.labelled.tasks import Task
 
 _MIB: Final = 2**20
@@ -161,7 +163,7 @@ def comparison_text(found: Comparison, seed: int) -> str:
     baseline = found.baseline
     lines += [
         f"{'always the largest class':{width}}{f'{100 * found.chance:.1f} %':>26}",
-        *[f"* {found.warning}"] * bool(found.warning),
+        *textwrap.wrap(f"* {found.warning}" * bool(found.warning), 100),
         "",
         f"{'after − best untrained':{width}}{points(baseline.difference)} ({baseline.title})",
         f"{'after − thresholds':{width}}{points(found.thresholds_difference)}",
@@ -185,7 +187,25 @@ def comparison_text(found: Comparison, seed: int) -> str:
         lines.append(f"{'best layer for a probe':{width}}{best[1]} ({percent(best[0])})")
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in found.flips.items())
     lines.append(f"{'answers that changed':{width}}{kinds}")
+    if found.untaught is not None:
+        lines += ["", *_untaught_lines(found.untaught, width)]
     return "\n".join(lines) + "\n"
+
+
+def _untaught_lines(found: Untaught, width: int) -> list[str]:
+    """Read by words that were never taught."""
+    rows: list[tuple[str, Interval | None]] = [
+        ("untaught words, before", found.before),
+        ("untaught words, after", found.after),
+        ("the same, random bases", found.random),
+        ("the same, shuffled labels", found.shuffled),
+    ]
+    lines = [f"{name:{width}}{percent(part):>26}" for name, part in rows if part is not None]
+    for one in found.sets:
+        words = ", ".join(one.words)
+        lines.append(f"{'':{width}}{100 * one.before:.1f} % → {100 * one.after:.1f} %  {words}")
+    said = [textwrap.fill(text, 100) for text in (found.sentence, found.note)]
+    return [*"\n".join(said).splitlines(), *lines]
 
 
 def _cosine(interval: Interval) -> str:
@@ -207,8 +227,8 @@ def evaluation_text(found: Evaluation) -> str:
     lines = [
         *facts,
         "",
-        f"{'accuracy, %':{width}}{head}{'mean':>8}{'95 % interval':>16}{'train s':>10}"
-        f"{'infer s':>9}{'peak MiB':>10}{'KiB kept':>10}",
+        f"{'accuracy, %':{width}}{head}{'mean':>8}{'95 % interval':>16}{'untaught':>10}"
+        f"{'train s':>10}{'infer s':>9}{'peak MiB':>10}{'KiB kept':>10}",
     ]
     for method in found.methods:
         cells = [found.cells.get((method, name)) for name in names]
@@ -224,6 +244,7 @@ def evaluation_text(found: Evaluation) -> str:
             kept = sum(c.stored_bytes for c in own) / len(own) / 1024
             row += (
                 f"{100 * average.accuracy.value:>8.1f}{f'{low:.1f} to {high:.1f}':>16}"
+                f"{'-' if average.untaught is None else f'{100 * average.untaught.value:.1f}':>10}"
                 f"{average.seconds_train:>10.2f}{average.seconds_infer:>9.2f}"
                 f"{peak:>10.0f}{kept:>10.1f}"
             )

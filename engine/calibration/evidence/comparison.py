@@ -42,7 +42,7 @@ from engine.calibration.evidence.probes import Probe, fit_probe
 from engine.calibration.evidence.prompting import label_logits
 from engine.calibration.evidence.resampling import Bootstrap
 from engine.calibration.evidence.untaught import Moved, measure_untaught
-from engine.calibration.evidence.untaught_words import Words, words_for
+from engine.calibration.evidence.untaught_words import TaskLabels, Words, words_for
 from engine.calibration.labelled.tasks import SPLITS, Task
 from engine.calibration.training.calibrated import Calibration, Prediction, untrained
 from engine.calibration.training.features import TaskStates, task_states
@@ -137,7 +137,7 @@ def compare_before_after(
         after_controls.get("random-bases", ()),
         after_controls.get("shuffled-labels", ()),
     )
-    words = words_for(space, task, untaught)
+    words = words_for(space, TaskLabels.of(task), untaught)
     yield Progress(0, 0, "reading by untaught words")
     by_words = None
     if words is not None:

@@ -30,7 +30,7 @@ from engine.calibration.evidence.methods import METHODS, methods_named, run_meth
 from engine.calibration.evidence.metrics import expected_calibration_error, macro_f1
 from engine.calibration.evidence.protocol import Method, MethodContext, MethodSettings, timed
 from engine.calibration.evidence.resampling import Bootstrap, Draws
-from engine.calibration.evidence.untaught_words import words_for
+from engine.calibration.evidence.untaught_words import TaskLabels, words_for
 from engine.calibration.labelled.tasks import SPLITS, Task
 from engine.calibration.training.artifact import versions
 from engine.calibration.training.features import TaskStates, task_states
@@ -169,7 +169,7 @@ def prepare(
         seed=seed,
         settings=settings,
         state_seconds=MappingProxyType(seconds),
-        words=words_for(space, task, settings.untaught),
+        words=words_for(space, TaskLabels.of(task), settings.untaught),
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,13 @@ from torch import Tensor
 from engine.calibration.evidence.findings import counted, percent, points, side
 from engine.calibration.evidence.metrics import Interval
 from engine.calibration.evidence.resampling import Bootstrap, Draws
-from engine.calibration.evidence.untaught_words import UntaughtWords, read_by
+from engine.calibration.evidence.untaught_words import TaskLabels, UntaughtWords, read_by
 from engine.calibration.training.options import CalibrationOptions
+from engine.errors import OptionError
 from engine.space import LatentSpace
+
+ASKED: Final = 20
+"""Words that can be asked for at once."""
 
 
 @dataclass(frozen=True)
@@ -161,3 +165,57 @@ def measure_untaught(
         chance=float(np.bincount(truth).max() / len(truth)),
         note=words.note,
     )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Test states read by any words at all: which of them is nearest."""
+
+    words: tuple[str, ...]
+    labels: tuple[str, ...]
+    before: tuple[tuple[float, ...], ...]
+    """Share of each label's texts that each word is nearest to (C × m; rows sum to 1)."""
+    after: tuple[tuple[float, ...], ...]
+    rows: int
+    """Test texts."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract."""
+        return asdict(self)
+
+
+def ask_by_words(
+    space: LatentSpace,
+    options: CalibrationOptions,
+    labels: TaskLabels,
+    words: Sequence[str],
+    moved: Moved,
+    truth: NDArray[np.int64],
+) -> Asked:
+    """Which of some words is nearest to the texts of each label, before and after.
+
+    Args:
+        space: whose words.
+        options: of the calibration.
+        labels: its labels.
+        words: from 2 to :data:`ASKED`, taught or not.
+        moved: states of the test rows.
+        truth: their classes (n).
+
+    Raises:
+        OptionError: too few or too many words, or two with the same token.
+    """
+    if not 2 <= len(words) <= ASKED:
+        raise OptionError(f"give from 2 to {ASKED} words with commas; got {len(words)}.")
+    tokens = labels.tokens_of(space, words)
+    one = UntaughtWords((tokens,), (), len(words), 0)
+
+    def shares(states: Tensor) -> tuple[tuple[float, ...], ...]:
+        [said] = read_by(space, options, one, states)
+        chosen = np.eye(len(words))[said]
+        return tuple(
+            tuple(chosen[truth == place].mean(0).tolist() if (truth == place).any() else ())
+            for place in range(len(labels.names))
+        )
+
+    return Asked(tuple(words), labels.names, shares(moved.before), shares(moved.after), len(truth))

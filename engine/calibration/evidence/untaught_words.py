@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -43,6 +43,39 @@ Words = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
+class TaskLabels:
+    """The labels of a task, without its texts."""
+
+    tokens: tuple[LabelToken, ...]
+    ending: str
+    """Of the prompts: what a word follows."""
+    rule: str
+    """Which token stands for a word of several."""
+
+    @classmethod
+    def of(cls, task: Task) -> TaskLabels:
+        """Those of a task."""
+        return cls(task.label_tokens, template_ending(task.spec.template), task.spec.word_rule)
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any]) -> TaskLabels:
+        """From what :meth:`Task.to_dict` wrote down."""
+        tokens = tuple(LabelToken.from_dict(one) for one in info["labels"])
+        spec = info["spec"]
+        return cls(tokens, template_ending(str(spec["template"])), str(spec["word_rule"]))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the labels."""
+        return tuple(token.label for token in self.tokens)
+
+    def tokens_of(self, space: LatentSpace, words: Sequence[str]) -> tuple[LabelToken, ...]:
+        """One word for each of some labels as tokens."""
+        names = self.names if len(words) == len(self.names) else words
+        return label_tokens(space.model, names, words, ending=self.ending, rule=self.rule)
+
+
+@dataclass(frozen=True)
 class UntaughtWords:
     """k sets of words, one word for each of C labels in each."""
 
@@ -66,7 +99,7 @@ class UntaughtWords:
 
 
 def propose_words(
-    space: LatentSpace, task: Task, *, count: int = SETS, check: Check = no_check
+    space: LatentSpace, labels: TaskLabels, *, count: int = SETS, check: Check = no_check
 ) -> UntaughtWords | None:
     """Words from the nearest semantic bases of the label words; None where a label has none.
 
@@ -75,16 +108,15 @@ def propose_words(
 
     Args:
         space: whose vocabulary.
-        task: whose label words.
+        labels: whose words.
         count: sets at most.
         check: raises to stop.
     """
-    frame, ending = space.frame("output"), template_ending(task.spec.template)
-    own = centroids(space, task.label_tokens).labels
+    frame, own = space.frame("output"), centroids(space, labels.tokens).labels
     found = read(frame, own, geometries=("cosine",), k=LOOKED, vectors=True, check=check)["cosine"]
     texts = space.model.vocabulary_texts
-    stems = {t.word.casefold()[:_STEM] for t in task.label_tokens}
-    taken: set[int] = {i for t in task.label_tokens for i in t.ids}
+    stems = {t.word.casefold()[:_STEM] for t in labels.tokens}
+    taken: set[int] = {i for t in labels.tokens for i in t.ids}
     looked = same = 0
     chosen: list[list[str]] = []
     for place, ids in enumerate(found.ids.tolist()):
@@ -96,7 +128,7 @@ def propose_words(
             if id_ in taken or len(word) < 3 or not (word.isalpha() and word.islower()):
                 continue
             check()
-            if word_ids(space.model, word, ending) != (id_,):
+            if word_ids(space.model, word, labels.ending) != (id_,):
                 continue
             near = _cosines(frame.vectors([id_]), own)[0]
             looked += 1
@@ -109,36 +141,32 @@ def propose_words(
     sets = list(zip(*chosen, strict=False))
     if not sets:
         return None
-    return _made(space, task, sets, looked, same)
+    return _made(space, labels, sets, looked, same)
 
 
-def words_given(space: LatentSpace, task: Task, words: Words) -> UntaughtWords:
+def words_given(space: LatentSpace, labels: TaskLabels, words: Words) -> UntaughtWords:
     """Words that somebody gives: as many sets as the label with the fewest has words.
 
     Raises:
         OptionError: a label that there is not or that was given none, too many words, a word that
             two labels share, or only words that are all but label words.
     """
-    unknown = sorted(set(words) - set(task.label_names))
-    missing = [name for name in task.label_names if not words.get(name)]
+    unknown = sorted(set(words) - set(labels.names))
+    missing = [name for name in labels.names if not words.get(name)]
     if unknown or missing:
         said = (
             f"words were given for {shorten(unknown[0])!r}, which is no label"
             if unknown
             else f"the label {shorten(missing[0])!r} has no untaught word"
         )
-        raise OptionError(f"{said}; give words for each of {', '.join(task.label_names)[:120]}.")
-    ending = template_ending(task.spec.template)
-    own = centroids(space, task.label_tokens).labels
+        raise OptionError(f"{said}; give words for each of {', '.join(labels.names)[:120]}.")
+    own = centroids(space, labels.tokens).labels
     looked = same = 0
     chosen = []
-    for name in task.label_names:
+    for name in labels.names:
         mine = []
         for word in list(words[name])[: 4 * SETS]:
-            tokens = label_tokens(
-                space.model, [name], [word], ending=ending, rule=task.spec.word_rule
-            )
-            near = _cosines(centroids(space, tokens).labels, own)[0]
+            near = _cosines(centroids(space, labels.tokens_of(space, [word])).labels, own)[0]
             looked += 1
             if near.max() >= SAME:
                 same += 1
@@ -150,17 +178,14 @@ def words_given(space: LatentSpace, task: Task, words: Words) -> UntaughtWords:
                 " more between the bases); give others."
             )
         chosen.append(mine)
-    return _made(space, task, list(zip(*chosen, strict=False)), looked, same)
+    return _made(space, labels, list(zip(*chosen, strict=False)), looked, same)
 
 
 def _made(
-    space: LatentSpace, task: Task, sets: Sequence[Sequence[str]], looked: int, same: int
+    space: LatentSpace, labels: TaskLabels, sets: Sequence[Sequence[str]], looked: int, same: int
 ) -> UntaughtWords:
-    ending, own = template_ending(task.spec.template), centroids(space, task.label_tokens).labels
-    made = tuple(
-        label_tokens(space.model, task.label_names, one, ending=ending, rule=task.spec.word_rule)
-        for one in sets
-    )
+    own = centroids(space, labels.tokens).labels
+    made = tuple(labels.tokens_of(space, one) for one in sets)
     cosines = tuple(
         tuple(np.diagonal(_cosines(centroids(space, one).labels, own)).tolist()) for one in made
     )
@@ -175,7 +200,7 @@ def _cosines(some: Tensor, others: Tensor) -> NDArray[np.float64]:
 
 
 def words_for(
-    space: LatentSpace, task: Task, given: Words | None, *, check: Check = no_check
+    space: LatentSpace, labels: TaskLabels, given: Words | None, *, check: Check = no_check
 ) -> UntaughtWords | None:
     """Those that were given, else proposed ones; None where no proposal can be made.
 
@@ -183,8 +208,8 @@ def words_for(
         OptionError: given words that cannot be used.
     """
     if given:
-        return words_given(space, task, given)
-    return propose_words(space, task, check=check)
+        return words_given(space, labels, given)
+    return propose_words(space, labels, check=check)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from asgi import BASE, HOSTILE, load_tiny, settings_with
@@ -19,9 +19,9 @@ from parsed import Parsed, page
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from app.calibrate.calibrations import Saved, SavedView
 from app.calibrate.form import CalibrateQuery, options_of, spec_of
 from app.calibrate.saved import result_of
+from app.calibrate.views import Saved, SavedView
 from app.calibrate.words import share
 from app.jobs.job import JobView
 from app.jobs.page import JobPage
@@ -311,7 +311,7 @@ def test_the_result_says_what_was_saved(client: TestClient, made: str) -> None:
     compared = saved["comparison"]
     got = page(client, f"/calibrate/{made}")
     assert got.one("p", class_="verdict").text == compared["sentence"]
-    standing = got.one("table", class_="standing").text
+    standing = got.all("table", class_="standing")[0].text
     for part in (
         compared["before"]["accuracy"],
         compared["after"]["accuracy"],
@@ -340,6 +340,37 @@ def test_the_result_says_what_was_saved(client: TestClient, made: str) -> None:
     assert len(lines) == len(compared["rows"]) + 1
     listed = page(client, "/calibrate").all("a", href=f"/calibrate/{made}")
     assert listed
+
+
+def test_a_calibration_is_asked_by_any_words(client: TestClient, made: str) -> None:
+    """By labels an accuracy, by a list the nearest; the API says the same; mistakes stay there."""
+    words = "cold = dog, king; warm = cat, girl"
+    got = page(client, f"/calibrate/{made}?{urlencode({'words': words})}")
+    told = client.get(f"/api/v1/calibrations/{made}/words", params={"words": words}).json()
+    assert told["nearest"] is None
+    section = got.one(id="untaught").text
+    assert told["measured"]["sentence"] in section
+    assert [one["words"] for one in told["measured"]["sets"]] == [["dog", "cat"], ["king", "girl"]]
+    assert share(told["measured"]["after"]["value"]) in section
+    assert got.one("textarea", name="words").text.strip() == words
+    listed = {"words": "dog, cat, king"}
+    near = client.get(f"/api/v1/calibrations/{made}/words", params=listed).json()["nearest"]
+    assert near["words"] == ["dog", "cat", "king"]
+    assert near["labels"] == ["cold", "warm"]
+    for side in ("before", "after"):
+        assert [sum(row) for row in near[side]] == pytest.approx([1.0, 1.0])
+    table = page(client, f"/calibrate/{made}?{urlencode(listed)}").one(id="untaught").text
+    assert f"{share(near['before'][0][0])} → {share(near['after'][0][0])}" in table
+    for wrong, sentence in (
+        ("dog", "give from 2 to 20 words"),
+        ("cold = dog", "the label 'warm' has no untaught word"),
+        ("= dog", "is no label = word, word"),
+    ):
+        again = page(client, f"/calibrate/{made}?{urlencode({'words': wrong})}")
+        assert sentence in again.one(id="untaught").text
+        answer = client.get(f"/api/v1/calibrations/{made}/words", params={"words": wrong})
+        assert answer.status_code == 422
+        assert sentence.casefold() in answer.json()["error"]["sentence"].casefold()
 
 
 def test_the_same_form_gives_the_same_figures(client: TestClient, weather: str, made: str) -> None:

@@ -107,6 +107,29 @@ def test_calibrate_json_is_the_comparison_and_save_keeps_it(
     assert (opened.options.loss, opened.options.seed) == ("sm-gt", 5)
 
 
+def test_untaught_words_reach_the_comparison_and_the_table(
+    where: list[str], data: Path, capfd: Any
+) -> None:
+    """Given words are read by in `calibrate`; `evaluate` has a column; a mistake is a sentence."""
+    own = [*COLUMNS, *WORDS, "--untaught", "left=c,d;right=e,f"]
+    command = ["calibrate", str(data), *own, "--epochs", "2", "--quick", *where]
+    assert cli.main([*command, "--json"]) == 0
+    plain = json.loads(capfd.readouterr().out)
+    assert [one["words"] for one in plain["untaught"]["sets"]] == [["c", "e"], ["d", "f"]]
+    assert plain["untaught"]["random"] is None  # no controls were asked for
+    assert cli.main(command) == 0
+    out = capfd.readouterr().out
+    assert re.search(r"untaught words, after +\d+\.\d %", out)
+    many = ["evaluate", str(data), *own, "--methods", "zero-shot,calibration-sm", "--seeds", "1"]
+    assert cli.main([*many, "--json", *where]) == 0
+    methods = {m["name"]: m for m in json.loads(capfd.readouterr().out)["methods"]}
+    assert methods["zero-shot"]["average"]["untaught"] is None
+    assert 0 <= methods["calibration-sm"]["average"]["untaught"]["value"] <= 1
+    wrong = ["calibrate", str(data), *COLUMNS, *WORDS, "--untaught", "left=c", *where]
+    assert cli.main(wrong) == 2
+    assert "the label 'right' has no untaught word" in capfd.readouterr().err
+
+
 def test_the_header_says_what_was_calibrated_on(where: list[str], data: Path, capfd: Any) -> None:
     """Sizes, the page's seed, the template and the method; the share to stop by is a share of what
     is used, however many rows the file has."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from method_tasks import quick_settings, small_context, small_task
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
@@ -29,7 +30,9 @@ from engine.calibration.evidence.protocol import (
     timed,
 )
 from engine.calibration.evidence.resampling import Bootstrap, Draws
+from engine.calibration.evidence.untaught_words import TaskLabels, words_given
 from engine.calibration.training.options import CalibrationOptions
+from engine.calibration.training.train import calibrate
 from engine.errors import NonFiniteError, OptionError
 from engine.progress import Progress, drain
 
@@ -489,6 +492,38 @@ def test_the_headline_names_the_best_without_training(
     found = draw_conclusions({n: n for n in lines}, {}, lines, pairs, {"t": chance})
     assert found[0].text == f"Calibration reaches 60 %, {words}."
     assert "no more than bias removal" in found[1].text
+
+
+def test_untaught_words_are_a_column_recounted(spaces: Spaces) -> None:
+    """The mean over sets, seeds and rows; none for methods that read by no words."""
+    space, words = spaces["llama"], {"left": ["c", "d"], "right": ["e", "f"]}
+    task = small_task(space)
+    options = CalibrationOptions(epochs=2)
+    settings = quick_settings(calibration=options, untaught=words)
+    names = "class-mean,zero-shot-cosine,calibration-sm,random-bases"
+    found = drain(evaluate(space, [task], [names], [0, 1], settings=settings))
+    assert found.cells["class-mean", task.name].untaught is None
+    assert found.averages["class-mean"].untaught is None
+    labels = TaskLabels.of(task)
+    sets = words_given(space, labels, words).sets
+    vectors = space.frame("random").vectors(torch.arange(space.model.vocabulary)).double()
+    states, hits = small_context(space, task).states, []
+    for seed in (0, 1):
+        own = replace(options, frame="random", seed=seed)
+        trained = drain(calibrate(space, states, task, own))
+        moved = trained.apply(states.normed["test"]).double()
+        for tokens in sets:
+            some = vectors[[t.id_used for t in tokens]]
+            cosines = torch.nn.functional.cosine_similarity(moved[:, None], some[None], dim=2)
+            hits.append(np.mean(cosines.argmax(1).numpy() == task.labels["test"]))
+    cell = found.cells["random-bases", task.name]
+    assert cell.untaught is not None
+    assert cell.untaught.value == pytest.approx(np.mean(hits))
+    assert found.averages["random-bases"].untaught == cell.untaught
+    row = next(r for r in found.rows() if r["method"] == "random-bases")
+    assert row["untaught"] == cell.untaught.value
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert plain["methods"][1]["tasks"][task.name]["untaught"]["value"] >= 0
 
 
 def test_a_method_that_trained_nothing_is_marked(spaces: Spaces) -> None:

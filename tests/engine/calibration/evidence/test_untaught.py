@@ -19,6 +19,7 @@ from engine.calibration.evidence.metrics import Interval
 from engine.calibration.evidence.untaught import Moved, Untaught, measure_untaught
 from engine.calibration.evidence.untaught_words import (
     SAME,
+    TaskLabels,
     UntaughtWords,
     propose_words,
     words_given,
@@ -40,7 +41,7 @@ def bases(space: LatentSpace) -> torch.Tensor:
 
 
 def given(space: LatentSpace, task: Task) -> UntaughtWords:
-    return words_given(space, task, GIVEN)
+    return words_given(space, TaskLabels.of(task), GIVEN)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def shipped(small: LatentSpace) -> tuple[LatentSpace, Task]:
 def test_proposed_words_are_whole_near_and_not_the_same(shipped) -> None:
     """Each by its cosine from the pseudo-inverse: nearest to its own label word, below `SAME`."""
     space, task = shipped
-    found = propose_words(space, task, count=4)
+    found = propose_words(space, TaskLabels.of(task), count=4)
     assert found is not None
     every = bases(space)
     own = every[[t.id_used for t in task.label_tokens]]
@@ -79,12 +80,12 @@ def test_given_words_are_as_many_as_the_poorest_label_has(spaces: Spaces) -> Non
     found = given(space, task)
     assert [[t.word for t in one] for one in found.sets] == [["d", "e"], ["f", "g"]]
     with pytest.raises(OptionError, match="'right' has no untaught word; give words for each of"):
-        words_given(space, task, {"left": ["d"]})
+        words_given(space, TaskLabels.of(task), {"left": ["d"]})
     with pytest.raises(OptionError, match="'up', which is no label"):
-        words_given(space, task, {**GIVEN, "up": ["c"]})
+        words_given(space, TaskLabels.of(task), {**GIVEN, "up": ["c"]})
     with pytest.raises(OptionError, match="every word for 'left' is all but a label word"):
-        words_given(space, task, {**GIVEN, "left": [task.label_words[0]]})
-    kept = words_given(space, task, {**GIVEN, "left": [task.label_words[1], "d"]})
+        words_given(space, TaskLabels.of(task), {**GIVEN, "left": [task.label_words[0]]})
+    kept = words_given(space, TaskLabels.of(task), {**GIVEN, "left": [task.label_words[1], "d"]})
     assert [[t.word for t in one] for one in kept.sets] == [["d", "e"]]
     assert kept.same == 1
 
