@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from engine.calibration.evidence.protocol import MethodContext, Outcome, Stopwatch, softmax
 from engine.calibration.evidence.retrieval import stratified
 from engine.calibration.labelled.words import LabelToken
+from engine.cost import give_memory_back
 from engine.errors import BudgetExceeded, NonFiniteError, UnsupportedModel
 from engine.model.anatomy import hidden_argument
 from engine.model.language_model import LanguageModel
@@ -42,6 +43,8 @@ LEARNING_RATES: Final[Mapping[AdapterName, float]] = {"lora": 2e-3, "ia3": 2e-2}
 _POOL: Final = 8
 PART_TOKENS: Final = 2048
 """Tokens of one pass, padding included: whoever clicks waits for one pass at most."""
+GRADIENT_TOKENS: Final = 256
+"""The same of a pass that holds its activations; gradients of a batch are added up over parts."""
 MOST_NORM: Final = 1.0
 """Gradients are clipped to this length."""
 _ATTENTION_INPUTS: Final = frozenset(
@@ -227,7 +230,7 @@ def train_adapter(
     seed: int,
     watch: Stopwatch,
 ) -> Steps[list[float]]:
-    """Train the adapters; one step is a part of a batch of at most `PART_TOKENS` tokens.
+    """Train the adapters; one step is a part of a batch of at most `GRADIENT_TOKENS` tokens.
 
     Returns:
         Validation accuracy after each epoch (empty without validation rows); the adapters are
@@ -248,7 +251,7 @@ def train_adapter(
         for rows in _batches(ids, batch, generator):
             value = 0.0
             optimizer.zero_grad(set_to_none=True)
-            parts = batches(rows.tolist(), ids, PART_TOKENS, mixed=reader.mixed)
+            parts = batches(rows.tolist(), ids, GRADIENT_TOKENS, mixed=reader.mixed)
             for number, part in enumerate(parts):
                 if number:
                     yield Progress(done, total, "training adapters")
@@ -344,6 +347,9 @@ def adapter(context: MethodContext, *, kind: AdapterName) -> Steps[Outcome]:
         watch=watch,
     )
     scores = yield from read_all(reader, task.ids["test"], settings.adapter_batch, watch.inferring)
+    count = adapted.count
+    del adapted, reader
+    give_memory_back()
     notes = [] if len(rows) == len(labels) else [f"Trained on {len(rows)} of {len(labels)} rows."]
     if history:
         notes.append(f"Epoch {int(np.argmax(history)) + 1} of {len(history)} by validation.")
@@ -353,13 +359,13 @@ def adapter(context: MethodContext, *, kind: AdapterName) -> Steps[Outcome]:
         softmax(scores),
         watch.train,
         watch.infer,
-        4 * adapted.count,
+        4 * count,
         settings={
             "rows": len(rows),
             "epochs": settings.adapter_epochs,
             "batch": settings.adapter_batch,
             "learning_rate": LEARNING_RATES[kind],
-            "parameters": adapted.count,
+            "parameters": count,
         },
         notes=tuple(notes),
     )

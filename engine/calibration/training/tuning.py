@@ -6,7 +6,8 @@ label's fixed basis (taken from the model as it was). Only the parameters of the
 asked for are trained; embedding, final norm and head stay. LoRA (Hu et al. 2022) adds two narrow
 matrices to each query, key and value projection and trains these alone.
 
-One step is a part of a batch of at most 2,048 tokens, padding included.
+One step is a part of a batch: at most 256 tokens with gradients, 2,048 without, padding included.
+Frozen blocks below the lowest trained one are run once (`engine.calibration.training.below`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import inspect
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, Final
 
 import psutil
@@ -23,21 +25,25 @@ import torch
 from torch import Tensor, nn
 
 from engine.calibration.labelled.tasks import Task
+from engine.calibration.training.below import Below, read_below
 from engine.calibration.training.calibrated import Calibration, Prediction, untrained
 from engine.calibration.training.epochs import Learner, fit_temperature, measured, train_epochs
 from engine.calibration.training.features import TaskStates
 from engine.calibration.training.losses import clustering_loss
 from engine.calibration.training.options import CalibrationOptions
 from engine.checkpoints import Checkpoint
+from engine.cost import give_memory_back
 from engine.errors import BudgetExceeded, OptionError
 from engine.model.anatomy import first_tensor
 from engine.model.language_model import LanguageModel
 from engine.model.placement import check_trainable
-from engine.model.texts import batches, padded, text_states
-from engine.progress import Progress, Steps, as_part
+from engine.model.texts import batches, padded
+from engine.progress import Progress, Steps
 from engine.space import LatentSpace
 
 PART_TOKENS: Final = 2048
+GRADIENT_TOKENS: Final = 256
+"""Tokens of a pass that holds its activations; a batch's gradients are added up over its parts."""
 LORA_SCALE: Final = 2.0
 """alpha over rank."""
 _ATTENTION: Final = (
@@ -65,6 +71,15 @@ def tune_model(
         BudgetExceeded: a copy of the model does not fit the memory.
         NonFiniteError: the loss became NaN or infinite.
     """
+    try:
+        return (yield from _tune(space, task, options, checkpoint))
+    finally:  # the copy and its activations are gigabytes that the allocator would keep for itself
+        give_memory_back()
+
+
+def _tune(
+    space: LatentSpace, task: Task, options: CalibrationOptions, checkpoint: Checkpoint
+) -> Steps[Calibration]:
     begin = time.perf_counter()
     result = untrained(space, task, options)
     twin = prepare(space.model, options)
@@ -72,13 +87,19 @@ def tune_model(
     result.trained_weights = sum(p.numel() for p in trained.values())
     device = result.centroids.labels.device
     labels = {s: torch.from_numpy(task.labels[s]).to(device) for s in ("train", "valid")}
+    below = yield from read_below(
+        twin,
+        _lowest(twin),
+        [*task.ids["train"], *task.ids["valid"]],
+        part_tokens=PART_TOKENS,
+    )
     total = options.used_epochs * task.size("train")
 
     def losses(chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
         ids = task.ids["train"]
         by_length = sorted(chosen.tolist(), key=lambda i: (len(ids[i]), i))
-        for part in batches(by_length, ids, PART_TOKENS, mixed=twin.pads):
-            states = last_states(twin, [ids[i] for i in part])
+        for part in batches(by_length, ids, GRADIENT_TOKENS, mixed=twin.pads):
+            states = last_states(twin, [ids[i] for i in part], below)
             own = labels["train"][torch.tensor(part, device=device)]
             yield (
                 len(part),
@@ -90,7 +111,7 @@ def tune_model(
     def judge(split: str, done: int) -> Steps[tuple[float, float]]:
         if not len(labels[split]):
             return math.nan, math.nan
-        states = yield from _states(twin, task.ids[split], "validating", done, total)
+        states = yield from _states(twin, task.ids[split], "validating", done, total, below)
         return measured(options, states, labels[split], result.centroids)
 
     learner = Learner(list(trained.values()), losses, judge, by_text=True, most_norm=_CLIP)
@@ -98,10 +119,16 @@ def tune_model(
     result.history, result.best_epoch = tuple(best.history), best.epoch
     result.tuned = {name: p.detach().cpu().clone() for name, p in trained.items()}
     if task.size("valid"):
-        states = yield from _states(twin, task.ids["valid"], "validating", total, total)
+        states = yield from _states(twin, task.ids["valid"], "validating", total, total, below)
         fit_temperature(result, states, labels["valid"])
     result.seconds = best.seconds
     return result
+
+
+def _lowest(twin: LanguageModel) -> int:
+    """Number of the lowest block that is trained."""
+    blocks = twin.anatomy.blocks
+    return next(i for i, b in enumerate(blocks) if any(p.requires_grad for p in b.parameters()))
 
 
 def predict(
@@ -136,7 +163,11 @@ def calibrated_states(
     if not ids:
         return torch.empty(0, space.model.width)
     twin = tuned_model(calibration, space.model)
-    return (yield from _states(twin, ids, "reading the texts", 0, len(ids)))
+    try:
+        return (yield from _states(twin, ids, "reading the texts", 0, len(ids)))
+    finally:
+        del twin
+        give_memory_back()
 
 
 def tuned_model(calibration: Calibration, model: LanguageModel) -> LanguageModel:
@@ -228,8 +259,13 @@ def _projections(twin: LanguageModel) -> list[str]:
     return found or every
 
 
-def last_states(twin: LanguageModel, batch: Sequence[Sequence[int]]) -> Tensor:
-    """What the head reads at each text's last position, with gradients: n × d, float32."""
+def last_states(
+    twin: LanguageModel, batch: Sequence[Sequence[int]], below: Below | None = None
+) -> Tensor:
+    """What the head reads at each text's last position, with gradients: n × d, float32.
+
+    With `below` the pass begins at the lowest trained block.
+    """
     anatomy = twin.anatomy
     weight = anatomy.embedding.weight
     assert isinstance(weight, Tensor)
@@ -247,9 +283,10 @@ def last_states(twin: LanguageModel, batch: Sequence[Sequence[int]]) -> Tensor:
         extra["logits_to_keep"] = 1
     handle = anatomy.blocks[-1].register_forward_hook(keep)
     try:
-        twin.module(
-            input_ids=given.to(weight.device), attention_mask=mask.to(weight.device), **extra
-        )
+        with nullcontext() if below is None else below.entering(batch):
+            twin.module(
+                input_ids=given.to(weight.device), attention_mask=mask.to(weight.device), **extra
+            )
     finally:
         handle.remove()
     (states,) = kept
@@ -258,9 +295,20 @@ def last_states(twin: LanguageModel, batch: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _states(
-    twin: LanguageModel, ids: Sequence[Sequence[int]], note: str, done: int, total: int
+    twin: LanguageModel,
+    ids: Sequence[Sequence[int]],
+    note: str,
+    done: int,
+    total: int,
+    below: Below | None = None,
 ) -> Steps[Tensor]:
     """States after the final norm, without gradients."""
-    steps = text_states(twin, ids, layers=(-1,), batch_tokens=PART_TOKENS)
-    found = yield from as_part(steps, done, total, note)
-    return twin.read_out(found.raw[:, 0])
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    device = twin.anatomy.weight.device
+    out = torch.empty(len(ids), twin.width, device=device)
+    for part in batches(order, ids, PART_TOKENS, mixed=twin.pads):
+        with torch.no_grad():
+            states = last_states(twin, [ids[i] for i in part], below)
+        out[torch.tensor(part, device=device)] = states
+        yield Progress(done, total, note)
+    return out

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
 import planted_tasks
 import pytest
 import torch
@@ -9,6 +15,7 @@ from tiny_models import Spaces
 from torch import Tensor
 
 from engine.calibration.training import tuning
+from engine.calibration.training.below import read_below
 from engine.calibration.training.calibrated import untrained
 from engine.calibration.training.features import task_states
 from engine.calibration.training.losses import clustering_loss
@@ -22,7 +29,11 @@ from engine.calibration.training.tuning import (
     tuned_model,
 )
 from engine.errors import BudgetExceeded, OptionError
-from engine.progress import drain
+from engine.model.language_model import LanguageModel
+from engine.progress import Steps, drain
+
+PADDED = 1e-3
+"""Relative: losses of the same texts in other batches, after some steps of the optimiser."""
 
 
 @pytest.mark.parametrize(
@@ -119,6 +130,106 @@ def test_gradients_through_the_model_are_finite_differences(spaces: Spaces) -> N
         below = loss().item()
         flat[i] = kept
         assert float(slope[i]) == pytest.approx((above - below) / (2 * step), rel=0.03, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "gpt_neox", "bert"])
+def test_frozen_blocks_below_run_once_per_text_and_the_training_is_the_same(
+    spaces: Spaces, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens through a matrix of the first block are counted; without the cache the same losses."""
+    space = spaces[name]
+    task = planted_tasks.task(space, 40)
+    states = drain(task_states(space, task))
+    options = CalibrationOptions(target="layers:1", epochs=3, learning_rate=1e-3, patience=0)
+    tokens: list[int] = []
+    plain = tuning.prepare
+
+    def counting(*given: Any) -> LanguageModel:
+        twin = plain(*given)
+        inside = [m for m in twin.anatomy.blocks[0].modules() if not list(m.children())]
+        matrix = next(m for m in inside if getattr(m, "weight", None) is not None
+                      and m.weight.dim() == 2)  # fmt: skip
+        matrix.register_forward_hook(lambda m, args, out: tokens.append(out[..., 0].numel()))
+        return twin
+
+    monkeypatch.setattr(tuning, "prepare", counting)
+    own = drain(calibrate(space, states, task, options))
+    once = sum(tokens)
+    unique = {ids for split in ("train", "valid") for ids in task.ids[split]}
+    most = max(map(len, unique))
+    assert sum(map(len, unique)) <= once <= most * len(unique)  # padding included
+    tokens.clear()
+
+    def whole(*given: Any, **more: Any) -> Steps[None]:
+        yield from ()
+
+    monkeypatch.setattr(tuning, "read_below", whole)
+    other = drain(calibrate(space, states, task, options))
+    assert sum(tokens) >= 3 * sum(map(len, unique))
+    losses = [[(e.train_loss, e.valid_loss) for e in one.history] for one in (own, other)]
+    np.testing.assert_allclose(*losses, rtol=PADDED)
+    twin = tuned_model(own, space.model)
+    assert all("forward" not in vars(block) for block in twin.anatomy.blocks)
+
+
+def test_states_that_do_not_fit_the_budget_are_not_kept(spaces: Spaces) -> None:
+    """Nor is anything where the first block is trained."""
+    space = spaces["llama"]
+    ids = planted_tasks.task(space, 20).ids["train"]
+    twin = prepare(space.model, CalibrationOptions(target="layers:1"))
+    last = len(twin.anatomy.blocks) - 1
+    kept = drain(read_below(twin, last, ids, part_tokens=64))
+    assert kept is not None
+    assert set(kept.held) == set(ids)
+    for own, state in kept.held.items():
+        torch.testing.assert_close(state, space.model.states(own).raw[last], rtol=1e-4, atol=1e-5)
+    assert drain(read_below(twin, 0, ids, part_tokens=64)) is None
+    poor = replace(twin.limits, memory_budget_mib=0)
+    monkey = LanguageModel(twin.module, twin.tokenizer, name="poor", limits=poor)
+    assert drain(read_below(monkey, last, ids, part_tokens=64)) is None
+
+
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of a few texts and one part of all train alike."""
+    space = spaces["llama"]
+    task = planted_tasks.task(space, 40)
+    states = drain(task_states(space, task))
+    options = CalibrationOptions(target="lora", rank=2, epochs=2, learning_rate=0.01, patience=0)
+    histories = []
+    for tokens in (2048, 24):
+        monkeypatch.setattr(tuning, "GRADIENT_TOKENS", tokens)
+        found = drain(calibrate(space, states, task, options))
+        histories.append([(e.train_loss, e.valid_loss) for e in found.history])
+    np.testing.assert_allclose(*histories, rtol=PADDED)
+
+
+def test_the_copy_is_gone_when_the_training_is(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No copy is alive where memory is given back, and it is given back."""
+    space = spaces["llama"]
+    task = planted_tasks.task(space, 30)
+    states = drain(task_states(space, task))
+    plain, twins, alive = tuning.prepare, [], []
+
+    def noting(*given: Any) -> LanguageModel:
+        twin = plain(*given)
+        twins.append(weakref.ref(twin.module))
+        return twin
+
+    def back() -> None:
+        gc.collect()
+        alive.append(sum(one() is not None for one in twins))
+
+    monkeypatch.setattr(tuning, "prepare", noting)
+    monkeypatch.setattr(tuning, "give_memory_back", back)
+    options = CalibrationOptions(target="lora", epochs=1, patience=0)
+    found = drain(calibrate(space, states, task, options))
+    drain(predict(found, space, states, task))
+    assert len(twins) == 2
+    assert alive == [0, 0]
 
 
 def test_a_copy_that_does_not_fit_is_refused(
