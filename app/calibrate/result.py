@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.calibrate.checks import Check, checks
-from app.calibrate.standings import ByWords, Standing, by_words, standings
+from app.calibrate.standings import ByWords, LeftOutTable, Standing, by_words, left_out, standings
 from app.calibrate.texts import (
     ClassLine,
     Confusion,
@@ -63,6 +63,7 @@ class Story:
     groups: tuple[tuple[str, tuple[Change, ...]], ...]
     """Figures that belong together, under a name."""
     untaught: ByWords | None
+    left_out: LeftOutTable | None
     map: MapView | None
     words: tuple[str, ...]
     confusions: tuple[Confusion, ...]
@@ -95,6 +96,7 @@ def story(comparison: Numbers, trace_link: Callable[[str], str | None]) -> Story
         scale=tuple(Tick(figures.percent(x), share(x)) for x in (0, 0.25, 0.5, 0.75, 1)),
         groups=_groups(comparison),
         untaught=by_words(comparison["untaught"], names) if comparison.get("untaught") else None,
+        left_out=left_out(comparison["left_out"]) if comparison.get("left_out") else None,
         map=map_view(comparison, names, words),
         words=tuple(words),
         confusions=tuple(

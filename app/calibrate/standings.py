@@ -40,6 +40,15 @@ class ByWords:
 
 
 @dataclass(frozen=True)
+class LeftOutTable:
+    """Each class left out of the training in turn."""
+
+    sentence: str
+    rows: tuple[tuple[str, ...], ...]
+    """Each label, and the means: AUROC before, after, and with random bases."""
+
+
+@dataclass(frozen=True)
 class Nearest:
     """Which of some words is nearest to the texts of each label."""
 
@@ -120,6 +129,14 @@ def by_words(measured: Numbers, names: Sequence[str]) -> ByWords:
             for place, name in enumerate(names)
         ),
     )  # fmt: skip
+
+
+def left_out(measured: Numbers) -> LeftOutTable:
+    """Classes that were left out, as `LeftOut.to_dict` wrote them."""
+    keys = ("before", "after", "random")
+    rows = [(str(one["label"]), *(plain(one[key]) for key in keys)) for one in measured["classes"]]
+    spans = [f"{plain(measured[key]['value'])}, {between(measured[key], plain)}" for key in keys]
+    return LeftOutTable(str(measured["sentence"]), (*rows, ("mean", *spans)))
 
 
 def nearest_words(asked: Numbers) -> Nearest:

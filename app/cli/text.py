@@ -189,6 +189,11 @@ def comparison_text(found: Comparison, seed: int) -> str:
     lines.append(f"{'answers that changed':{width}}{kinds}")
     if found.untaught is not None:
         lines += ["", *_untaught_lines(found.untaught, width)]
+    if found.left_out is not None:
+        lines += ["", *textwrap.wrap(found.left_out.sentence, 100)]
+        for one in found.left_out.classes:
+            figures = f"{one.before:.2f} → {one.after:.2f}, random bases {one.random:.2f}"
+            lines.append(f"{f'  {one.label[:24]} left out':{width}}AUROC {figures}")
     return "\n".join(lines) + "\n"
 
 

@@ -22,12 +22,12 @@ from torch import Tensor
 from engine.calibration.evidence.baselines import best_untrained, threshold_report
 from engine.calibration.evidence.comparison_result import (
     Comparison,
-    ControlLine,
     LayerCurve,
     Side,
     TestRow,
 )
-from engine.calibration.evidence.controls import CONTROLS, Cells, run_control
+from engine.calibration.evidence.controls import CONTROLS, Cells, ControlLine, run_control
+from engine.calibration.evidence.left_out import leave_one_out
 from engine.calibration.evidence.metrics import (
     ClassificationReport,
     Interval,
@@ -137,6 +137,11 @@ def compare_before_after(
         after_controls.get("random-bases", ()),
         after_controls.get("shuffled-labels", ()),
     )
+    left_out = None
+    if controls:
+        left_out = yield from leave_one_out(
+            space, task, states, calibration.options, cells, seed=seed
+        )
     words = words_for(space, TaskLabels.of(task), untaught)
     yield Progress(0, 0, "reading by untaught words")
     by_words = None
@@ -166,6 +171,7 @@ def compare_before_after(
         controls=tuple(lines),
         untaught=by_words,
         moved=found,
+        left_out=left_out,
         layers=curve,
         plane=plane,
         rows=_rows(task, said),

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from engine.calibration.evidence.baselines import Baseline
+from engine.calibration.evidence.controls import ControlLine
 from engine.calibration.evidence.findings import side
+from engine.calibration.evidence.left_out import LeftOut
 from engine.calibration.evidence.metrics import ClassificationReport, Interval
 from engine.calibration.evidence.plane import Plane
 from engine.calibration.evidence.untaught import Moved, Untaught
@@ -36,23 +38,6 @@ class Side:
             "margin": asdict(self.margin),
             "knn": {str(k): asdict(one) for k, one in self.knn.items()},
         }
-
-
-@dataclass(frozen=True)
-class ControlLine:
-    """The same training with something taken away."""
-
-    name: str
-    title: str
-    accuracy: Interval
-    difference: Interval
-    """Calibration minus the control, paired."""
-    at_chance: bool
-    """Whether its interval reaches down to always guessing the largest class."""
-    runs: int
-    """Trainings that are averaged."""
-    kept_start: int = 0
-    """Of them, those in which no epoch lowered the validation loss: the start was measured."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +102,8 @@ class Comparison:
     """Read by words that were never taught; None where the vocabulary has none to propose."""
     moved: Moved
     """The test states that it was measured on, for whoever asks by other words later."""
+    left_out: LeftOut | None
+    """Each class left out in turn; None without controls, and of fewer than three or many."""
     layers: LayerCurve | None
     plane: Plane
     rows: tuple[TestRow, ...]
@@ -175,6 +162,7 @@ class Comparison:
             },
             "controls": [asdict(one) for one in self.controls],
             "untaught": None if self.untaught is None else self.untaught.to_dict(),
+            "left_out": None if self.left_out is None else self.left_out.to_dict(),
             "layers": None if self.layers is None else asdict(self.layers),
             "map": self.plane.to_dict() | {"labels": list(names)},
             "rows": [asdict(row) for row in self.rows],

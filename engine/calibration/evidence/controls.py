@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.calibration.evidence.comparison_result import ControlLine
+from engine.calibration.evidence.metrics import Interval
 from engine.calibration.evidence.resampling import Bootstrap
 from engine.calibration.labelled.tasks import SPLITS, Task, shuffled_labels
 from engine.calibration.training.calibrated import Calibration
@@ -30,6 +30,23 @@ CONTROLS: Final = {
 }
 SHUFFLES: Final = 5
 """Trainings on shuffled labels that are averaged."""
+
+
+@dataclass(frozen=True)
+class ControlLine:
+    """The same training with something taken away."""
+
+    name: str
+    title: str
+    accuracy: Interval
+    difference: Interval
+    """Calibration minus the control, paired."""
+    at_chance: bool
+    """Whether its interval reaches down to always guessing the largest class."""
+    runs: int
+    """Trainings that are averaged."""
+    kept_start: int = 0
+    """Of them, those in which no epoch lowered the validation loss: the start was measured."""
 
 
 class Cells:

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from typing import Final
 import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -75,6 +76,15 @@ class TaskStates:
         """Split → n × d float32: what the head reads, whichever layers were asked for. The model's
         own answer comes from here."""
         return self.at(self._blocks)
+
+    def of_rows(self, rows: Mapping[str, NDArray[np.int64]], *, task: str) -> TaskStates:
+        """The same of some rows of each split, as states of another task."""
+        normed = {
+            layer: {s: own[torch.from_numpy(rows[s])] for s, own in splits.items()}
+            for layer, splits in self._normed.items()
+        }
+        lengths = {s: tuple(own[i] for i in rows[s]) for s, own in self.lengths.items()}
+        return replace(self, task=task, lengths=lengths, _normed=normed)
 
     def at(self, layer: int) -> Mapping[str, Tensor]:
         """Split → n × d float32 after the final norm, of any layer that was asked for, or the last.

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.calibrate.result import learning, story
+from app.calibrate.standings import by_words
 from app.calibrate.tables import ablation as ablation_table
 from app.calibrate.tables import competitors as competitor_table
 from app.calibrate.words import between, excerpt, points, share, when
@@ -172,6 +173,40 @@ def test_the_gain_is_over_the_best_without_training_and_names_it() -> None:
     below = story(changed(chance=0.99), lambda prompt: None)
     assert below.checks[0].answer == "No: it reads below chance"
     assert all("below chance" in row.what for row in below.standings)
+
+
+def test_untaught_words_and_left_out_classes_are_told() -> None:
+    """The card's answer follows the intervals; words can be edited; the table has each class."""
+    words = ["globe", "football", "trade", "device"]
+    sets = [{"words": words, "cosine": 0.4, "before": 0.3, "after": 0.8}]
+    measured = {
+        "sets": sets, "before": part(0.3, 0.2, 0.4), "after": part(0.8, 0.7, 0.9), "taught": 0.82,
+        "random": part(0.3, 0.2, 0.4), "shuffled": None, "chance": 0.5, "note": "Of 9.",
+        "random_difference": part(0.5, 0.4, 0.6), "sentence": "It reads.",
+    }  # fmt: skip
+    question = "Does it read words it was never taught?"
+    for gap, after, level in (
+        (part(0.5, 0.4, 0.6), part(0.8, 0.7, 0.9), "ok"),
+        (part(0.0, -0.1, 0.1), part(0.8, 0.7, 0.9), "note"),
+        (part(-0.2, -0.3, -0.1), part(0.8, 0.7, 0.9), "fail"),
+        (None, part(0.8, 0.7, 0.9), "ok"),
+        (part(0.5, 0.4, 0.6), part(0.55, 0.45, 0.6), "fail"),
+    ):
+        one = {**measured, "random_difference": gap, "after": after}
+        assert levels(changed(untaught=one))[question] == level
+    shown = by_words(measured, ["world", "sports", "business", "technology"])
+    assert shown.given.splitlines()[:2] == ["world = globe", "sports = football"]
+    assert [row.name for row in shown.standings] == [
+        "Before", "After calibration", "The taught words", "Trained to random bases",
+    ]  # fmt: skip
+    assert shown.sets == ((", ".join(words), "0.40", share(0.3), share(0.8)),)
+    classes = [{"label": "world", "before": 0.6, "after": 0.7, "random": 0.5}]
+    means = {name: part(0.6, 0.5, 0.7) for name in ("before", "after", "random")}
+    told = story(changed(left_out={"classes": classes, "sentence": "S.", **means}), lambda _: None)
+    assert told.left_out is not None
+    assert told.left_out.rows[0] == ("world", "0.60", "0.70", "0.50")
+    assert told.left_out.rows[-1][0] == "mean"
+    assert story(comparison(), lambda _: None).left_out is None
 
 
 def test_figures_of_a_start_are_marked_wherever_they_stand() -> None:

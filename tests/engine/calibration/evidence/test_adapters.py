@@ -215,6 +215,7 @@ def test_long_texts_are_trained_on_in_parts_with_the_same_gradient(
     ends: list[dict[str, torch.Tensor]] = []
     for limit in (2048, 60):
         monkeypatch.setattr(peft_tuning, "PART_TOKENS", limit)
+        monkeypatch.setattr(peft_tuning, "GRADIENT_TOKENS", limit)
         adapted = adapt(model, "ia3", seed=0)
         reader = LabelReader(adapted, model, task.label_tokens)
         sizes: list[tuple[int, int]] = []
