@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.errors import OptionError, TokenError
+from engine.errors import OptionError
 from engine.maps import Changes, Map, MapMaker, MapOptions, Neighbours
 from engine.maps.arrays import Longs
 from engine.maps.points import Space
-from engine.maps.selection import word_groups
+from engine.maps.selection import split_words, word_groups
 from engine.progress import Check
 
 Polygon = tuple[tuple[float, float], ...]
@@ -132,9 +132,8 @@ def everyday(space: Space) -> Mapping[str, list[str]]:
 
 
 def _is_token(space: Space, word: str) -> bool:
-    try:
-        found = list(word_groups(space, word))
-    except TokenError:
+    if split_words(space, word):
         return False
+    found = list(word_groups(space, word))
     # A text in two pieces may be found by a special name; only the word itself counts.
     return space.vocabulary.texts[found[0]].strip() == word

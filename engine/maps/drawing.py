@@ -140,7 +140,7 @@ class Drawer:
         o = scene.options
         parts = []
         if o.vocabulary != "none":
-            parts.append(how_selected(o, len(scene.ids), self._space.model.vocabulary))
+            parts.append(how_selected(self._space, o, len(scene.ids)))
         if scene.points.prompt:
             parts.append(f"{_counted(len(scene.points.prompt), 'token')} of the prompt: all")
         if o.texts is not None:

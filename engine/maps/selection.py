@@ -173,12 +173,26 @@ def select_tokens(
 def word_groups(space: Space, text: str) -> dict[int, str]:
     """Token ids of ``cat,dog`` or ``animals=cat,dog;colours=red``, each with its group's name.
 
-    A word is its token after a space where there is one: so it stands in running text.
+    A word is its token after a space where there is one: so it stands in running text. A word that
+    is no single token is left out where others are not; :func:`split_words` lists those.
 
     Raises:
-        TokenError: a word that is no single token.
+        TokenError: no word is a single token.
     """
+    found, missing = _grouped(space, text)
+    if missing and not found:
+        raise next(iter(missing.values()))
+    return found
+
+
+def split_words(space: Space, text: str) -> list[str]:
+    """Words of the same text that are no single token of this model."""
+    return list(_grouped(space, text)[1])
+
+
+def _grouped(space: Space, text: str) -> tuple[dict[int, str], dict[str, TokenError]]:
     out: dict[int, str] = {}
+    missing: dict[str, TokenError] = {}
     for part in text.split(";"):
         name, equals, words = part.partition("=")
         if not (equals and name.strip() and words.strip()):
@@ -187,9 +201,13 @@ def word_groups(space: Space, text: str) -> dict[int, str]:
             try:
                 id = space.find_token(f" {word}")
             except TokenError:
-                id = space.find_token(word)
+                try:
+                    id = space.find_token(word)
+                except TokenError as error:
+                    missing[word] = error
+                    continue
             out.setdefault(id, name.strip())
-    return out
+    return out, missing
 
 
 def _words(text: str) -> list[str]:
@@ -217,8 +235,9 @@ def _nearest(
     return ids
 
 
-def how_selected(options: MapOptions, count: int, v: int) -> str:
-    """In words: how many tokens of how many, and which."""
+def how_selected(space: Space, options: MapOptions, count: int) -> str:
+    """In words: how many tokens of how many, and which; and which words are not among them."""
+    v = space.model.vocabulary
     head, _, rest = options.select.partition(":")
     words = {
         "all": "all",
@@ -229,7 +248,11 @@ def how_selected(options: MapOptions, count: int, v: int) -> str:
         "prompt": "those of the prompt",
         "near": "those nearest by cosine to the prompt's last state at this layer",
     }[head]
-    return f"{count:,} of {v:,} tokens: {words}"
+    said = f"{count:,} of {v:,} tokens: {words}"
+    left_out = split_words(space, rest) if head == "words" else []
+    if left_out:
+        said += f"; not drawn, no single token of this model: {shorten(', '.join(left_out), 120)}"
+    return said
 
 
 def _which_words(text: str) -> str:

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from engine import LatentSpace
 from engine.errors import OptionError, TokenError
 from engine.maps import MapMaker, MapOptions
-from engine.maps.selection import find_expression, how_selected, word_groups
+from engine.maps.selection import find_expression, how_selected, split_words, word_groups
 
 GROUPS = "numbers=two,three,four,five,six;family=mother,father,sister,brother;places=France,Italy"
 CHOSEN = MapOptions(select=f"words:{GROUPS}", projection="selection")
@@ -91,7 +91,7 @@ def test_words_are_found_as_they_stand_in_running_text(maker: MapMaker) -> None:
     assert word_groups(space, "two, #262,two") == {space.find_token(" two"): "", 262: ""}
     assert set(word_groups(space, "a=two;three")) == set(word_groups(space, "two,three"))
     with pytest.raises(TokenError):
-        word_groups(space, "numbers=two;zzqq zz")
+        word_groups(space, "zzqq zz")
     points = maker.points(CHOSEN)
     colour = maker.colour(CHOSEN, "label")
     assert colour.codes is not None
@@ -132,5 +132,17 @@ def test_what_is_no_expression_is_shown_as_it_was_written() -> None:
         ("all", "2 of 90 tokens: all"),
     ],
 )
-def test_what_was_selected_is_said_in_words(select: str, said: str) -> None:
-    assert how_selected(MapOptions(select=select), 2, 90) == said
+def test_what_was_selected_is_said_in_words(maker: MapMaker, select: str, said: str) -> None:
+    v = maker.space.model.vocabulary
+    found = how_selected(maker.space, MapOptions(select=select), 2)
+    assert found.partition("; not drawn")[0] == said.replace("90", f"{v:,}")
+
+
+def test_a_word_in_pieces_is_listed_and_the_others_are_drawn(maker: MapMaker) -> None:
+    some = MapOptions(select="words:two,zzqq zz,three")
+    assert split_words(maker.space, "two,zzqq zz,three") == ["zzqq zz"]
+    drawn = maker.map(some)
+    assert drawn.n == 2
+    assert "not drawn, no single token of this model: zzqq zz" in drawn.how_chosen
+    with pytest.raises(TokenError, match="tokens for this model"):
+        maker.map(MapOptions(select="words:zzqq zz"))
