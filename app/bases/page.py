@@ -19,7 +19,7 @@ from app.web.questions import PageQuestion, ShortText, ask
 from app.web.rendering import Page, link, render
 from app.web.words import Choice, choices
 from engine.errors import InputError, OptionError
-from engine.frames.kinds import FRAMES
+from engine.frames.kinds import FRAMES, FrameName, key_of, kind_of
 from engine.frames.kinds.kind import FrameKind
 from engine.reading.geometries import GeometryName
 
@@ -33,6 +33,10 @@ class BasesQuery(PageQuestion):
     empty_counts = ("shown",)
     token: ShortText | None = None
     search: ShortText | None = None
+    frame: FrameName | None = None
+    """This one alone; None: all of them."""
+    alpha: float | None = Field(None, ge=-0.5, le=1)
+    """Where the dial stands."""
     geometry: GeometryName = "cosine"
     k: int = Field(10, ge=1, le=K_CEILING)
     shown: ShortText | None = None
@@ -47,7 +51,9 @@ class BasesPage:
     query: BasesQuery
     found: Reading
     kinds: Mapping[str, FrameKind]
-    """By name of the frame."""
+    """By key of the frame."""
+    all_href: str | None
+    """The same token in all frames, where one is shown alone."""
     href: Callable[[int], str]
     """The link to another token that keeps the state."""
     geometries: tuple[Choice, ...]
@@ -62,6 +68,8 @@ async def bases_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
     """A token in every frame, and a search; a mistake is a sentence in the answer's place."""
     explorer.facts()
     query, mistake = ask(BasesQuery, request)
+    names = FRAMES if query.frame is None else (query.frame,)
+    keys = tuple([key_of(one, query.alpha if FRAMES[one].dialled else None) for one in names])
     try:
         if mistake is not None:
             raise OptionError(mistake)
@@ -71,6 +79,7 @@ async def bases_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
             query.token,
             query.search,
             anew=query.shown is not None and query.shown != (query.search or ""),
+            frames=keys,
             geometry=query.geometry,
             k=query.k,
         )
@@ -80,7 +89,8 @@ async def bases_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
     context = BasesPage(
         query=query,
         found=found,
-        kinds=FRAMES,
+        kinds={key: kind_of(key) for key in keys},
+        all_href=query.frame and link(request, "/bases", **state | {"frame": None}),
         href=lambda id: link(request, "/bases", **state | {"token": f"#{id}"}),
         geometries=choices(GEOMETRIES, query.geometry),
         unit=score_name(query.geometry),

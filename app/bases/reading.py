@@ -9,7 +9,6 @@ from engine import LatentSpace
 from engine.bases.lookup import TokenHit
 from engine.bases.token_basis import TokenBasis
 from engine.errors import InputError, OptionError
-from engine.frames.kinds import FRAMES
 from engine.model.vocabulary import Token
 from engine.progress import Check
 
@@ -52,6 +51,7 @@ def read(
     search: str | None,
     *,
     anew: bool,
+    frames: tuple[str, ...],
     geometry: str,
     k: int,
     check: Check,
@@ -63,6 +63,7 @@ def read(
         token: as a person names it; None: the first that was found, else one to begin with.
         search: what is searched for; None: nothing.
         anew: whether the first that was found comes before the token.
+        frames: by their keys (:func:`engine.frames.kinds.key_of`).
         geometry: how nearness is measured.
         k: nearest tokens per frame.
         check: raises to stop.
@@ -75,7 +76,7 @@ def read(
             wanted: int | str = hits[0].token.id
         else:
             wanted = _first(space) if token is None else token_reference(token)
-        bases = tuple((frame, _basis(space, wanted, frame, geometry, k, check)) for frame in FRAMES)
+        bases = tuple((frame, _basis(space, wanted, frame, geometry, k, check)) for frame in frames)
     except InputError as error:
         return Reading(hits, problem=str(error))
     return Reading(hits, bases)

@@ -79,6 +79,19 @@ def test_the_badge_stands_on_each_page(shared_client: TestClient) -> None:
         assert badge.attrs["href"].endswith("/model#self-check")
 
 
+def test_one_frame_may_be_asked_for_alone_and_with_its_dial(shared_client: TestClient) -> None:
+    """The page takes the frame as the API does."""
+    got = page(shared_client, "/bases?token=%2340&frame=dial&alpha=0.3&k=3")
+    assert len(got.all("h3")) == 1
+    card = got.one("div", class_="five")
+    asked = {"token": "#40", "frame": "dial", "alpha": 0.3, "k": 3}
+    wanted = shared_client.get("/api/v1/bases", params=asked).json()
+    for near in wanted["neighbours"]:
+        assert f"{near['score']:.3f}"[:5].replace("-", "−") in card.text
+    assert "α 0.3" in card.text
+    assert len(page(shared_client, "/bases?token=%2340").all("h3")) > 4
+
+
 def test_a_token_stands_in_every_frame(shared_client: TestClient) -> None:
     got = page(shared_client, "/bases?token=%2340&geometry=l2&k=3")
     cards = [e for e in got.all("section", class_="card") if any(
