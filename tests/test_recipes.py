@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from tiny_models import Folders
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "The old king"
 

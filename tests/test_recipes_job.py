@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 from asgi import BASE, load_tiny, settings_with
 from fastapi import FastAPI, Request
 from starlette.responses import Response
@@ -22,6 +23,8 @@ from app.jobs.lanes import CHECKPOINTS, Jobs
 from app.main import create_app
 from engine.checkpoints import Checkpoints
 from engine.progress import Progress, Steps
+
+pytestmark = pytest.mark.slow
 
 LONG = 120.0
 ADDRESS = "/api/v1/count"

@@ -32,6 +32,8 @@ from engine.checkpoints import NOTHING, Checkpoints, sweep, tensor_digest
 from engine.errors import OptionError
 from engine.progress import Progress, Steps, drain
 
+pytestmark = pytest.mark.slow
+
 VALUES: dict[str, Any] = {"a": [1, 0.1 + 0.2, None], "b": math.inf, "text": "é\u202e"}
 TENSORS = {
     "matrix": torch.arange(6, dtype=torch.float32).reshape(2, 3).T,

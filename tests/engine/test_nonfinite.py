@@ -23,6 +23,8 @@ from engine.maps import MapOptions, verify
 from engine.model.language_model import LanguageModel
 from engine.reading.geometries import GEOMETRIES
 
+pytestmark = pytest.mark.slow
+
 BAD = [float("nan"), float("inf"), -float("inf")]
 LATE = 2
 """The block whose output is spoilt, counted from 0: layer 3 is what it gives."""

@@ -14,6 +14,8 @@ import engine
 from engine.space import LatentSpace
 from training.neighbours import ASKED, FIELDS, NEAREST, belongs, chosen_words, neighbours
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def space(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> LatentSpace:

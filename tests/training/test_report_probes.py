@@ -16,6 +16,8 @@ from engine.calibration.labelled.tasks import Task, make_task, shuffled_labels
 from engine.space import LatentSpace
 from training.probes import bag_of_words, compare
 
+pytestmark = pytest.mark.slow
+
 CHANCE_MARGIN = 0.15
 """Three standard deviations of the accuracy of 100 coin tosses."""
 

@@ -14,6 +14,8 @@ from training.evaluate import weights_digest
 from training.report import known_scores, measure
 from training.report_text import BEGIN, END, into_card, markdown, passes
 
+pytestmark = pytest.mark.slow
+
 INTERVAL = {"value": 0.5, "low": 0.4, "high": 0.6}
 
 

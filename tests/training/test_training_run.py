@@ -19,6 +19,8 @@ from training.export import SHARD_BYTES
 from training.model import build
 from training.train import CHECKPOINT, Record, Run, batch, main, rate, train
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

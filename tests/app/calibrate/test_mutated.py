@@ -38,6 +38,8 @@ from engine.maps import MapOptions
 from engine.maps import verify as verify_map
 from engine.progress import drain, no_check
 
+pytestmark = pytest.mark.slow
+
 FILES = int(os.environ.get("LEXISCOPE_TEST_MUTATED_FILES", "300"))
 """Uploads of each kind; `make soak` takes a hundred thousand."""
 ARTIFACTS = int(os.environ.get("LEXISCOPE_TEST_MUTATED_ARTIFACTS", "200"))

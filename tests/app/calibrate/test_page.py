@@ -34,6 +34,8 @@ from engine.calibration.labelled.tables import read_table
 from engine.calibration.labelled.tasks import make_task
 from engine.calibration.training.options import CalibrationOptions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def client(model_folder: Path, cache: Path) -> Iterator[TestClient]:

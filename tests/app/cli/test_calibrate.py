@@ -30,6 +30,8 @@ from engine.calibration.training.losses import LOSSES
 from engine.calibration.training.options import CalibrationOptions
 from engine.progress import drain
 
+pytestmark = pytest.mark.slow
+
 HOSTILE_LABEL = "<b>up\x1b[31m"
 
 

@@ -26,6 +26,8 @@ from app.main import create_app
 from app.model.explorer import client_of, places_of
 from engine import LatentSpace
 
+pytestmark = pytest.mark.slow
+
 TRACE = "/api/v1/trace"
 POLITE = int(os.environ.get("LEXISCOPE_TEST_POLITE", "12"))
 """Requests of the client that sends one after the other."""

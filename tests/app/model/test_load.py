@@ -24,6 +24,8 @@ from waiting import PATIENCE, until
 from app.main import create_app
 from engine.progress import Check
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 32
 EACH = int(os.environ.get("LEXISCOPE_TEST_LOAD", "10"))
 PLACES = 4

@@ -30,6 +30,8 @@ from engine import LatentSpace
 from engine.errors import UnsupportedModel
 from engine.progress import Progress, Steps
 
+pytestmark = pytest.mark.slow
+
 SWITCHES = int(os.environ.get("LEXISCOPE_TEST_SWITCHES", "8"))
 CLIENTS = 16
 NAMES = [

@@ -24,6 +24,8 @@ from app.web.logs import JsonLines
 from engine import LatentSpace
 from engine.progress import Check
 
+pytestmark = pytest.mark.slow
+
 OPEN = "/api/v1/models/open"
 MODEL = "x-lexiscope-model"
 

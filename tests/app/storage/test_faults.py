@@ -39,6 +39,8 @@ from engine import LatentSpace
 from engine.frames.decomposition import HeadDecomposition, decompose
 from engine.frames.decomposition_cache import cached_decomposition
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("LEXISCOPE_TEST_SERVER_KILLS", "2"))
 """Of a whole server; `make soak` takes more."""
 DAMAGES = int(os.environ.get("LEXISCOPE_TEST_DAMAGES", "60"))

@@ -18,6 +18,8 @@ from engine import LatentSpace
 from engine.maps import MapOptions, verify
 from engine.progress import no_check
 
+pytestmark = pytest.mark.slow
+
 LAST = 3
 """The layer that is not finite."""
 

@@ -25,6 +25,8 @@ from app.main import create_app
 from app.web import export
 from engine import LatentSpace
 
+pytestmark = pytest.mark.slow
+
 SIGNS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 SPACES = " \u00a0\u2003\u3000\u2028\x0b\x0c\n"
 NAMES = (

@@ -29,6 +29,8 @@ from waiting import PATIENCE
 
 from app.main import create_app
 
+pytestmark = pytest.mark.slow
+
 CASES = int(os.environ.get("LEXISCOPE_TEST_FUZZ", "330"))
 THOROUGH = CASES >= 1_000
 LARGEST_FAULT = 8192

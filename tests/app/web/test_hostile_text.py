@@ -21,6 +21,8 @@ from starlette.testclient import TestClient
 from app.main import create_app
 from engine.model.vocabulary import visible
 
+pytestmark = pytest.mark.slow
+
 TEXT = "<img src=x onerror=alert(1)>"
 LABEL = '"><script>alert(2)</script>'
 FIRST = "<b onmouseover=alert(3)>first</b>"

@@ -27,6 +27,8 @@ from engine.model.gguf_header import GgufHeader, read_header
 from engine.model.origin import SMOLLM2, gguf_of, name_of
 from engine.progress import no_check
 
+pytestmark = pytest.mark.slow
+
 PLACES = {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
