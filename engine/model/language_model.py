@@ -24,7 +24,7 @@ from engine.errors import WorkError
 from engine.model.anatomy import Anatomy, dissect, first_tensor, hidden_argument
 from engine.model.origin import Origin
 from engine.model.placement import devices, is_spread, runs_on, values_of
-from engine.model.probing import moved, probe_ids
+from engine.model.probing import PROBE, padding_shows, probe_ids
 from engine.model.prompts import Tokens, has_chat_template, tokenize
 from engine.model.ranges import parse_range
 from engine.model.vocabulary import Vocabulary
@@ -113,7 +113,12 @@ class LanguageModel:
         self.pads = True
         """Whether a text's states are the same beside a longer one; else only texts of one length
         go through the model together. Tried on a few tokens."""
-        self.pads = not self._padding_shows()
+        count = min(PROBE, self.max_tokens)
+        probe = probe_ids(self.anatomy.embedding, count)
+        layers = range(self.blocks + 1)
+        self.pads = not padding_shows(
+            lambda batch: self.last_states(batch, layers), probe, self.anatomy.weight.dtype
+        )
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:
             backend.no_truncation()
@@ -349,21 +354,6 @@ class LanguageModel:
         logits = out.logits[:, -1].to(home, torch.float32)
         past = getattr(out, "past_key_values", None)
         return torch.stack(kept), logits, past
-
-    def _padding_shows(self) -> bool:
-        """Whether a short prompt's states change where a longer one stands beside it."""
-        count = min(12, self.max_tokens)
-        if count < 2:
-            return False
-        *front, last = probe_ids(self.anatomy.embedding, count)
-        short = front[: max(1, count // 4)]
-        layers = range(self.blocks + 1)
-        try:
-            alone = self.last_states([short], layers)[0]
-            beside = self.last_states([short, [*front, last]], layers)[0]
-        except Exception:  # the architecture's own code: it may take no padding at all
-            return True
-        return moved(alone, beside, self.anatomy.weight.dtype)
 
     def logits(self, ids: Sequence[int], *, check: Check | None = None) -> Tensor:
         """The model's own logits, untouched by us: token × v, float32, where the head lies."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -13,6 +14,8 @@ from engine.model.placement import runs_on
 _ROUNDING: Final = {torch.float32: 1e-4, torch.float64: 1e-4}
 """Of the largest number: what rounding alone cannot move; in half precision `_HALF`."""
 _HALF: Final = 2e-2
+PROBE: Final = 12
+"""Tokens of the longer of two prompts that padding is tried with."""
 
 
 def probe_ids(embedding: nn.Module, count: int) -> list[int]:
@@ -59,6 +62,26 @@ def reads_ahead(model: Any) -> bool | None:
     # The rows of one call are rounded alike, so what does not look ahead says the very same.
     same = torch.equal(before[0].nan_to_num(), before[1].nan_to_num())
     return False if same or embedding.weight.dtype == torch.float32 else None
+
+
+def padding_shows(
+    last_states: Callable[[list[list[int]]], Tensor], ids: list[int], dtype: torch.dtype
+) -> bool:
+    """Whether a short prompt's states change where a longer one stands beside it.
+
+    Args:
+        last_states: the states at each prompt's last position.
+        ids: of the longer prompt; its beginning is the shorter one.
+        dtype: of the model.
+    """
+    if len(ids) < 2:
+        return False
+    short = ids[: max(1, len(ids) // 4)]
+    try:
+        alone, beside = last_states([short])[0], last_states([short, ids])[0]
+    except Exception:  # the architecture's own code: it may take no padding at all
+        return True
+    return moved(alone, beside, dtype)
 
 
 def moved(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:

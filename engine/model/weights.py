@@ -93,7 +93,7 @@ def check_loaded(module: Any, info: Mapping[str, Any], shown: str) -> None:
             f" {type(module).__name__} needs; they would be random, so the model is refused."
         )
     # Where transformers made plain numbers of them, it takes its quantiser and the entry away.
-    left = quantisation(module.config) is not None
+    left = quantisation(getattr(module, "config", None)) is not None
     if left and getattr(module, "hf_quantizer", None) is None:
         raise UnsupportedModel(
             f"{shown} says in config.json that its weights are quantised, and nothing read them so;"
