@@ -92,7 +92,7 @@ def fit_linear(model: LanguageModel, settings: Settings | None = None) -> Steps[
         OptionError: a masked model, which writes no text.
     """
     chosen = settings or Settings()
-    if model.anatomy.kind == "masked":
+    if model.anatomy.kind != "causal":
         raise OptionError(
             "a lens is fitted on text that the model writes itself, and a masked model writes"
             " none; read it with lens none."

@@ -1,0 +1,79 @@
+"""Near ties, decided in float64.
+
+One pass over the vocabulary is made in float32. Where two scores are nearer than that can tell
+apart, their order is its rounding's: ranks would be off by one, and equal lists in another order on
+another machine. So what stands within the *grain* of a score is noted while the vocabulary goes by
+and computed again from the vectors themselves, in float64: a handful of pairs, no second pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from engine.frames.frame import Frame
+from engine.reading.geometries.geometry import Columns, Geometry, Rows
+
+MOST: Final = 512
+"""Scores of one row within a grain in one chunk; more are one and the same score (vectors that are
+equal, or zero) and stay as float32 counts them."""
+_ULP: Final = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What scores are computed from, whatever is near: a frame and states (n × d)."""
+
+    frame: Frame
+    states: Tensor
+    centred: bool
+    vectors: bool
+
+    @torch.no_grad()
+    def bare(self, geometry: Geometry, row: Tensor, ids: Tensor) -> Tensor:
+        """Bare scores of pairs of a state and a token, float64 on the CPU (m).
+
+        Args:
+            geometry: by which.
+            row: of the states (m).
+            ids: of the tokens (m).
+        """
+        frame = self.frame
+        unique, place = torch.unique(ids.cpu(), return_inverse=True)
+        b = frame.vectors(unique)
+        if self.centred:
+            b = b - frame.mean.cpu().double()
+        states = self.states[row].detach().cpu().double()
+        placed = states if self.vectors or self.centred else frame.place(states)
+        dots = torch.linalg.vecdot(placed, b[place])
+        norms = b.norm(dim=1)[place]
+        inverse = torch.where(norms > 0, 1 / norms.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+        bias = None if frame.bias is None else frame.bias.detach().cpu().double()[ids.cpu()]
+        return geometry.bare(dots, Columns(norms, inverse, bias, frame.finish), None)
+
+
+@torch.no_grad()
+def grain(
+    geometry: Geometry, rows: Rows, vectors: Tensor, place: Tensor, own: Tensor, part: Columns
+) -> Tensor:
+    """Within what of a target's bare score float32 cannot tell scores apart (n × m).
+
+    The rounding of a product of d numbers is about √d units in the last place of ‖q‖·‖x‖.
+
+    Args:
+        geometry: by which.
+        rows: of the states.
+        vectors: rows x_i of the distinct targets (u × d).
+        place: of the targets among them (n × m).
+        own: the targets' scores (n × m).
+        part: the columns of the distinct targets.
+    """
+    zero = torch.zeros(1, len(vectors), device=vectors.device)
+    slope = (geometry.bare(zero + 1, part, None) - geometry.bare(zero, part, None)).abs()
+    size = rows.queries.norm(dim=1, keepdim=True) * (vectors.norm(dim=1) * slope)
+    wide = 2 * vectors.shape[1] ** 0.5 * size.gather(1, place)
+    out: Tensor = _ULP * (wide + 16 * own.abs())
+    return out
