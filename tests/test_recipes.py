@@ -173,8 +173,9 @@ def test_a_geometry_of_one_file_is_everywhere(tree: Tree) -> None:
     )
     none = "By half product there is no formula for the distance to the border of a region."
 
-    # The trace: its own default temperature, and the sentence where a border would stand.
-    assert got[trace]["temperature"] == 2.0
+    # The trace: a temperature that was measured, and the sentence where a border would stand.
+    assert got[trace]["temperatures"]["half"]["fitted"]
+    assert got[trace]["temperature"] == got[trace]["temperatures"]["half"]["value"] != 2.0
     assert none in got[trace]["warnings"]
     assert {one["border"] for one in got[trace]["cells"]} == {None}
     assert all(one["region"] == one["top"][0]["id"] for one in got[trace]["cells"])

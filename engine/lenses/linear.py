@@ -89,13 +89,13 @@ def fit_linear(model: LanguageModel, settings: Settings | None = None) -> Steps[
         The lens, with its held-out figures.
 
     Raises:
-        OptionError: a masked model, which writes no text.
+        OptionError: a model that writes no text, being masked or reading ahead.
     """
     chosen = settings or Settings()
     if model.anatomy.kind != "causal":
         raise OptionError(
-            "a lens is fitted on text that the model writes itself, and a masked model writes"
-            " none; read it with lens none."
+            "a lens is fitted on text that the model writes itself, and a masked model or one that"
+            " reads ahead writes none; read it with lens none."
         )
     begin = time.perf_counter()
     layers, d = model.blocks, model.width

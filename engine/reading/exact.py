@@ -21,6 +21,8 @@ MOST: Final = 512
 """Scores of one row within a grain in one chunk; more are one and the same score (vectors that are
 equal, or zero) and stay as float32 counts them."""
 _ULP: Final = 2.0**-24
+_NUMBERS: Final = 2**16
+"""Of vectors that are computed again at once: half a megabyte."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,14 @@ class Exact:
             row: of the states (m).
             ids: of the tokens (m).
         """
+        step = max(16, _NUMBERS // self.frame.width)
+        parts = [
+            self._some(geometry, row[at : at + step], ids[at : at + step])
+            for at in range(0, len(row), step)
+        ]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+
+    def _some(self, geometry: Geometry, row: Tensor, ids: Tensor) -> Tensor:
         frame = self.frame
         unique, place = torch.unique(ids.cpu(), return_inverse=True)
         b = frame.vectors(unique)
