@@ -75,6 +75,9 @@ class Settings(BaseSettings):
         "localhost, 127.0.0.1, [::1] and the address it listens on.")  # fmt: skip
     token: SecretStr | None = Field(None, description="The secret that every request must show, "
         "at least 22 characters; needed on any address but this machine's own.")  # fmt: skip
+    proxies: Annotated[tuple[str, ...], NoDecode] = Field((), description="Addresses or networks "
+        "of reverse proxies, separated by commas, whose X-Forwarded-For and X-Forwarded-Proto are "
+        "believed; unset: nobody's.")  # fmt: skip
     no_auth: bool = Field(False, description="Serve beyond this machine without a token: "
         "everyone who can reach the address can use the model.")  # fmt: skip
 
@@ -132,7 +135,7 @@ class Settings(BaseSettings):
     log_messages: bool = Field(False, description="Write the messages of unforeseen errors to the "
         "log as well; they may repeat what people typed.")  # fmt: skip
 
-    @field_validator("allowed_hosts", "models", mode="before")
+    @field_validator("allowed_hosts", "models", "proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -213,7 +213,8 @@ def test_compose_takes_every_right_that_is_not_needed() -> None:
 def test_compose_believes_its_own_gateway_only() -> None:
     document = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
     (network,) = document["networks"]["default"]["ipam"]["config"]
-    assert service()["environment"]["FORWARDED_ALLOW_IPS"] == network["gateway"]
+    believed = service()["environment"]["LEXISCOPE_PROXIES"]
+    assert believed == f"${{LEXISCOPE_PROXIES:-{network['gateway']}}}"
 
 
 # ---- docs/deploy.md ------------------------------------------------------------------------------

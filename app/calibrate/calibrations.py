@@ -34,9 +34,10 @@ from app.calibrate.work import (
 )
 from app.jobs.job import JobView
 from app.jobs.lanes import CHECKPOINTS, Jobs
-from app.model.explorer import Explorer, client_of
+from app.model.explorer import Explorer
 from app.storage.store import Record, aside
 from app.web import export
+from app.web.head import client_of
 from app.web.words import iso
 from engine import LatentSpace
 from engine.calibration.evidence.methods import methods_named

@@ -17,8 +17,9 @@ from app.calibrate.sets import Sets
 from app.jobs.job import JobView
 from app.jobs.lanes import Jobs
 from app.maps.calibrated import open_saved
-from app.model.explorer import Explorer, client_of
+from app.model.explorer import Explorer
 from app.storage.store import Store
+from app.web.head import client_of
 from engine import LatentSpace
 from engine.errors import OptionError
 from engine.maps import PROJECTIONS, MapMaker, MapNotReady, MapOptions, UmapProblem, UmapResult

@@ -10,7 +10,6 @@ layers. Computes nothing itself.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Hashable
@@ -29,6 +28,7 @@ from app.model.open_model import ModelFacts
 from app.model.switching import Models, State
 from app.settings import Settings
 from app.web.export import Document, Source
+from app.web.head import client_of, places_of
 from app.web.metrics import Metrics
 from app.web.problems import ClientGone, less
 from app.web.security import QUEUED_S, own_path
@@ -41,8 +41,6 @@ from engine.model.origin import SMOLLM2
 from engine.progress import Check, no_check
 
 T = TypeVar("T")
-PLACES_OF_A_CLIENT = 4
-"""Of the queue, where the setting ``client_places`` is not set."""
 
 
 @dataclass(frozen=True)
@@ -415,36 +413,6 @@ async def _explorer(request: Request) -> Explorer:
 
 ExplorerDep = Annotated[Explorer, Depends(_explorer)]
 """The open model as the handlers see it."""
-
-
-def client_of(request: Request) -> str:
-    """Who asks, for the turns and the limit per client: the address.
-
-    Of an IPv6 address only the network (its first 64 bits), since one machine has all the rest.
-    """
-    host = request.client.host if request.client else ""
-    if ":" not in host:
-        return host
-    try:
-        address = ipaddress.IPv6Address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    if address.is_loopback:
-        return str(address)
-    return str(ipaddress.IPv6Network((address, 64), strict=False).network_address)
-
-
-def places_of(settings: Settings, client: str) -> int | None:
-    """How many requests a client may have waiting or running; None: no limit of its own."""
-    if settings.client_places is not None:
-        return settings.client_places or None
-    try:
-        is_here = ipaddress.ip_address(client).is_loopback
-    except ValueError:
-        is_here = not client
-    return None if is_here else PLACES_OF_A_CLIENT
 
 
 class _Flight:

@@ -41,7 +41,7 @@ class FaultDocument(BaseModel):
 _FAULTS: dict[int, str] = {
     400: "The request could not be understood.",
     401: "A token is asked for.",
-    403: "A write from another site.",
+    403: "A write, or an embedded read, from another site.",
     404: "No such model, or nothing at this address.",
     405: "This address does not take that method.",
     408: "The body took too long to arrive.",
@@ -49,6 +49,7 @@ _FAULTS: dict[int, str] = {
     413: "The body is too large, or the answer would need more memory than allowed.",
     415: "The body is compressed, or not of the type that is needed.",
     422: "A value cannot be used; the sentence says which and why.",
+    431: "The header lines are too long.",
     500: "An error of the server; the id stands in its log.",
     503: "The model is busy or being loaded; Retry-After says when to try again.",
     504: "It took longer than allowed and was stopped.",

@@ -72,6 +72,7 @@ _SENTENCES = {
     415: "The body must be JSON, sent as application/json and not compressed.",
     422: "The request holds a value that cannot be used.",
     429: "Too many wrong tokens came from this address; wait a minute.",
+    431: "The head of the request is longer than this server takes.",
     500: "Something went wrong on the server; the log under this id says what.",
     507: "The server's disk is full.",
 }
@@ -87,6 +88,7 @@ _TITLES = {
     415: "This kind of body is not read",
     422: "This cannot be answered as it was asked",
     429: "Too many tries",
+    431: "This request's head is too long",
     500: "Something went wrong on the server",
     503: "The server cannot answer now",
     504: "This took too long",

@@ -1,9 +1,9 @@
 """The pure ASGI wrapper around the whole app: who may ask, and what every answer carries.
 
-Outermost, so that a 500 carries the headers as well. In this order: request id and headers, Host
-allow-list, the address is text, token, cross-origin check of writes, size and time of the body.
-No answer ever carries a CORS header. How a refusal looks is not decided here but by the function
-that is handed in.
+Outermost, so that a 500 carries the headers as well. In this order: request id and headers, size of
+the head, Host allow-list, the address is text, no reads for a page of another site, token,
+cross-origin check of writes, size and time of the body. No answer ever carries a CORS header. How a
+refusal looks is not decided here but by the function that is handed in.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from urllib.parse import parse_qs, unquote_to_bytes
 
 import orjson
 from cachetools import LRUCache
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request, cookie_parser
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.settings import Settings
+from app.web.head import client_of, cookies, host_allowed, may_read, same_origin, too_long
 from app.web.metrics import METHODS, OTHER, Metrics
 
 CONTENT_SECURITY_POLICY = (
@@ -60,7 +61,6 @@ UPLOADS = frozenset({"/api/v1/sets", "/calibrate/sets"})
 """Where a file may be sent by POST; its limits are those of uploads."""
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
 _TRIES, _TRIES_PER_S, _ADDRESSES = 10, 60.0, 1024
 _FULL = "Too many connections are open; close some pages or try again in a moment."
 _STOPPING = "The server is shutting down; ask again in a moment."
@@ -134,6 +134,10 @@ class SecureApp:
             if refusal is not None:
                 await refusal(scope, receive, finish)
             else:
+                # Nothing in the app wants a cookie, but its framework would read them all, and
+                # Python's reader takes a square of their length where they hold backslashes.
+                lines = scope["headers"]
+                scope["headers"] = [line for line in lines if line[0].lower() != b"cookie"]
                 body = Body(receive, *self._allowance(request), is_upload=_is_upload(request))
                 await self._app(scope, body.receive, finish)
         except CancelledError:
@@ -150,6 +154,9 @@ class SecureApp:
         if request.scope["state"].get(FULL) and own_path(request.scope) not in HEALTH:
             wait = {"Retry-After": "2", "Connection": "close"}
             return self._refuse(request, 503, _FULL, headers=wait)
+        long = too_long(headers)
+        if long:
+            return self._refuse(request, 431, long, headers={"Connection": "close"})
         if not host_allowed(headers, settings.hosts):
             return self._refuse(
                 request, 400, "This server is not asked for under that name; use the address it "
@@ -157,6 +164,9 @@ class SecureApp:
             )  # fmt: skip
         if not _is_text(request.scope.get("query_string", b"")):
             return self._refuse(request, 400, "The address is not text in UTF-8 without NUL.")
+        is_read = request.method == "GET" and own_path(request.scope) not in HEALTH
+        if is_read and not may_read(headers):  # before the token: nobody is locked out from afar
+            return self._refuse(request, 403)
         if self._gate is not None:
             gate = self._gate.check(request)
             if isinstance(gate, Response):
@@ -262,8 +272,10 @@ class Gate:
         if scheme.lower() == "bearer":
             refused = self._try(request, given.strip())
         else:
-            cookie = request.cookies.get(self.cookie_name, "")
-            known = hmac.compare_digest(cookie.encode(), self._cookie.encode())
+            known = any(
+                hmac.compare_digest(one.encode(), self._cookie.encode())
+                for one in cookies(request.headers, self.cookie_name)
+            )
             refused = None if known else 401
         request.scope["state"][KNOWN] = refused is None
         public = path in PUBLIC or path.startswith(PUBLIC_PREFIX)
@@ -288,15 +300,17 @@ class Gate:
         return answer
 
     def _try(self, request: Request, given: str) -> int | None:
-        address = request.client.host if request.client else ""
+        """None for the right token, else 401, or 429 where too many wrong ones came before it."""
+        # The right one first: wrong ones of other people behind the same address lock nobody out.
+        if hmac.compare_digest(given.encode("utf-8", "replace"), self._token):
+            return None
+        address = client_of(request)
         now = self._clock()
         wrong = self._wrong.get(address, deque())
         while wrong and now - wrong[0] > _TRIES_PER_S:
             wrong.popleft()
         if len(wrong) >= _TRIES:
             return 429
-        if hmac.compare_digest(given.encode("utf-8", "replace"), self._token):
-            return None
         wrong.append(now)
         self._wrong[address] = wrong
         return 401
@@ -306,34 +320,6 @@ def own_path(scope: Mapping[str, Any]) -> str:
     """The path of a request without the path under which a proxy serves the app."""
     path, root = str(scope.get("path", "")), str(scope.get("root_path", ""))
     return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
-
-
-def host_allowed(headers: Headers, allowed: frozenset[str]) -> bool:
-    """Whether there is one Host header, well formed, and its name is on the list."""
-    given = headers.getlist("host")
-    match = _HOST.fullmatch(given[0]) if len(given) == 1 else None
-    return match is not None and match[1].lower() in allowed
-
-
-def same_origin(request: Request) -> bool:
-    """Whether a write comes from one of our own pages, or from no browser at all.
-
-    A browser says where a request comes from in ``Sec-Fetch-Site``, and over plain http beyond
-    this machine, where it leaves that out, in ``Origin``. A request with neither comes from a
-    script; it passes if it carries no cookie that somebody could have been tricked into sending.
-    """
-    headers = request.headers
-    sites, origins = headers.getlist("sec-fetch-site"), headers.getlist("origin")
-    has_cookie = bool(cookie_parser(headers.get("cookie", "")))
-    if headers.get("authorization", "").lower().startswith("bearer ") and not has_cookie:
-        return True
-    if len(sites) > 1 or len(origins) > 1:
-        return False
-    if sites:
-        return sites[0] in ("same-origin", "none")
-    if origins:
-        return origins[0].lower() == f"{request.url.scheme}://{headers.get('host', '')}".lower()
-    return not has_cookie
 
 
 def _is_text(query: bytes) -> bool:

@@ -214,6 +214,8 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> int:
             server_header=False,
             h11_max_incomplete_event_size=_LONGEST_ADDRESS,
             http=connections.protocol(),
+            proxy_headers=bool(settings.proxies),
+            forwarded_allow_ips=list(settings.proxies),
             ws="none",
             timeout_keep_alive=15,
             timeout_graceful_shutdown=GRACE_S,

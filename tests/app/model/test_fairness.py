@@ -23,7 +23,7 @@ from waiting import PATIENCE
 from waiting import until as wait_until
 
 from app.main import create_app
-from app.model.explorer import client_of, places_of
+from app.web.head import client_of, places_of
 from engine import LatentSpace
 
 pytestmark = pytest.mark.slow

@@ -224,12 +224,13 @@ def _ask(
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="127.0.0.2 is an address on Linux")
 @pytest.mark.slow
-def test_what_a_proxy_says_of_its_client_is_believed_from_this_machine_only(
+def test_what_a_proxy_says_of_its_client_is_believed_of_a_known_proxy_only(
     model_folder: Path, tmp_path: Path
 ) -> None:
     """The counter of wrong tokens goes by the address, and the cookie's Secure by the scheme."""
     token, wrong = "0123456789012345678901234567", "x" * 28
-    with server_process(tmp_path, serve(model_folder), {"token": token}) as server:
+    known = {"token": token, "proxies": "127.0.0.1"}
+    with server_process(tmp_path, serve(model_folder), known) as server:
 
         def tries(source: str, client: str, count: int) -> list[int]:
             return [
@@ -250,3 +251,18 @@ def test_what_a_proxy_says_of_its_client_is_believed_from_this_machine_only(
         assert tries("127.0.0.1", "203.0.113.2", 1) == [401], "another client of the proxy's"
         many = [tries("127.0.0.2", f"203.0.113.{n}", 1)[0] for n in range(10, 21)]
         assert many[-1] == 429, "a client that names itself anew each time was not counted as one"
+
+
+@pytest.mark.slow
+def test_where_no_proxy_is_named_nobody_is_believed(model_folder: Path, tmp_path: Path) -> None:
+    token, wrong = "0123456789012345678901234567", "x" * 28
+    with server_process(tmp_path, serve(model_folder), {"token": token}) as server:
+        many = [
+            _ask(server, f"/login?token={wrong}", "127.0.0.1", X_Forwarded_For=f"203.0.113.{n}")[0]
+            for n in range(11)
+        ]
+        said = {"X_Forwarded_Proto": "https"}
+        status, headers = _ask(server, f"/login?token={token}", "127.0.0.1", **said)
+    assert many == [401] * 10 + [429]
+    assert status == 303
+    assert "secure" not in headers["set-cookie"].lower()
