@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from app.cli import bases, calibrate, lens, map, models, serve, trace
 from app.cli.options import Mistake, Parser, of_the_model
+from app.cli.terminal import visible
 from engine.errors import LexiscopeError
 
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = given.run(given)
         return status
     except (Mistake, LexiscopeError) as error:
-        print(f"lexiscope: {error}", file=sys.stderr)
+        print(f"lexiscope: {visible(str(error)).decode()}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -9,14 +9,16 @@ import argparse
 import sys
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from app.cli.labelled import told
 from app.cli.options import add, space_of, taken
-from app.cli.terminal import follow, save, write
+from app.cli.terminal import follow, save, visible, write
 from app.maps.api import MapFileQuestion
 from app.maps.calibrated import open_folder, reading_in
+from app.maps.files.compare import difference
 from app.maps.files.export import FORMATS, drawing_of, format_of, read
 from app.maps.files.export import write as file_of
 from app.maps.files.picture import Look
@@ -110,9 +112,9 @@ def _verify(given: argparse.Namespace) -> int:
     with closing(space.maps) as maps:
         if given.calibration:
             open_folder(space, Path(given.calibration))
-        report = verify(maps, document)
+        report = verify(maps, document, compare=partial(difference, body, document))
     if given.json:
         write(dumps(report.to_dict()))
     else:
-        print(report.sentence)
+        write(visible(f"{report.sentence}\n"))
     return 0 if report.ok else 1

@@ -19,7 +19,7 @@ from app.jobs.lanes import JobsDep
 from app.maps import answers, documents
 from app.maps.answers import inside, motion, neighbourhood
 from app.maps.files.export import MEDIA, Format, file_of
-from app.maps.files.picture import Look
+from app.maps.files.picture import HEIGHTS, WIDTHS, Look
 from app.maps.question import ColourName, MapQuestion, link_path, options_of
 from app.maps.turn import answer, document, start_umap
 from app.model.explorer import ExplorerDep
@@ -39,8 +39,8 @@ class MapFileQuestion(MapQuestion):
     format: Format | None = Field(None, description="A file of this kind; left out: JSON.")
     colour: ColourName = Field("class", description="What colours the points of a picture.")
     theme: Literal["light", "dark"] = Field("light", description="Of a picture.")
-    width: int = Field(1200, ge=400, le=2400, description="Of a picture, in pixels.")
-    height: int = Field(800, ge=300, le=1800, description="Of a picture, in pixels.")
+    width: int = Field(1200, ge=WIDTHS[0], le=WIDTHS[1], description="Of a picture, in pixels.")
+    height: int = Field(800, ge=HEIGHTS[0], le=HEIGHTS[1], description="Of a picture, in pixels.")
 
 
 class MapColourQuestion(MapQuestion):

@@ -8,6 +8,7 @@ may be driven by any thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -77,9 +78,12 @@ class MapMaker:
     ) -> None:
         self.space = space
         self.cache_dir = cache_dir
-        self.umap_cache = UmapCache(cache_dir)
         self.umap_process = UmapProcess(cache_dir)
         self._scenes = Scenes(space, state_bytes=state_bytes, vector_bytes=vector_bytes)
+        self._begin(UmapCache(cache_dir))
+
+    def _begin(self, layouts: UmapCache) -> None:
+        self.umap_cache = layouts
         self._drawer = Drawer(self._scenes, self.umap_cache)
         self._maps: LRUCache[MapOptions, Map] = LRUCache(KEPT)
         self._qualities: LRUCache[MapOptions, Quality] = LRUCache(KEPT)
@@ -166,9 +170,11 @@ class MapMaker:
         yield from self.reduce(problem, floor=floor)
         return self.map(options, check=check)
 
-    def draw(self, options: MapOptions, *, check: Check = no_check) -> Map:
-        """The map drawn anew, whatever maps are kept."""
-        return self._drawer.draw(self._scenes.scene(self.resolve(options), check), check)
+    def anew(self) -> MapMaker:
+        """The same states, and no map or layout kept: for who checks one."""
+        other = copy(self)
+        other._begin(UmapCache(None))
+        return other
 
     def points(self, options: MapOptions, *, check: Check = no_check) -> MapPoints:
         """Which points a map has, without drawing it."""
@@ -235,14 +241,8 @@ class MapMaker:
         if layer_b is None:
             return out
         other = self.resolve(replace(options, layer=layer_b))
-        there = near_point(
-            self._scenes.parts(replace(scene, options=other), check),
-            points,
-            index,
-            k,
-            metric,
-            check,
-        )
+        there_parts = self._scenes.parts(replace(scene, options=other), check)
+        there = near_point(there_parts, points, index, k, metric, check)
         before, after = {n.index for n in near}, {n.index for n in there}
         union = len(before | after)
         return replace(

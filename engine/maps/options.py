@@ -175,6 +175,12 @@ class MapOptions:
             raise OptionError(f"min_dist must be from 0 to 1; got {self.min_dist!r:.20}.")
         if self.prompt is not None and not isinstance(self.prompt, str):
             raise OptionError(f"prompt must be text; got {self.prompt!r:.40}.")
+        if not isinstance(self.texts, TextSet | None):
+            raise OptionError("texts must be a text set with its texts and labels.")
+        if not isinstance(self.calibration, CalibrationName | None):
+            raise OptionError("calibration must be the name of one, with its fingerprint.")
+        if not isinstance(self.chat, bool):
+            raise OptionError(f"chat must be true or false; got {self.chat!r:.20}.")
         self._check_selection()
         self._check_axes()
         _one_of("side", self.side, SIDES)

@@ -1,24 +1,28 @@
-"""Recompute a saved map and say how far it is from what was saved."""
+"""Recompute a saved map and say how far it is from what was saved, and what was compared."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
 from engine.errors import ArtifactError, LexiscopeError
+from engine.maps.arrays import Doubles
 from engine.maps.axes import rms_radius
 from engine.maps.maker import MapMaker
 from engine.maps.options import MapOptions, versions
 from engine.maps.projections import PROJECTIONS
-from engine.maps.reduction import UmapCache, reduce
+from engine.maps.result import Map
 from engine.progress import Check, drain, no_check
 
 TOLERANCE: Final = 1e-4
 """Largest difference, in RMS radii of the map, up to which two runs count as the same picture."""
+Compare = Callable[[MapMaker, Map], str]
+"""Takes a maker that keeps nothing old and the map as it would be drawn of the saved numbers; gives
+in a few words what in the file differs from that, or nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +37,13 @@ class VerifyReport:
     same_model: bool = True
     same_versions: bool = False
     same_points: bool = False
+    same_drawing: bool | None = None
+    """Whether the rest of the file is what is drawn of these numbers; None: it was not compared."""
+    differs: str = ""
+    """What of that rest is not, in a few words."""
     ok: bool = False
-    """Same model, same points, and no coordinate differs by more than 10⁻⁴ radii."""
+    """Same model, same points, no coordinate differs by more than 10⁻⁴ radii, and nothing of the
+    rest was found to differ."""
     sentence: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,43 +52,35 @@ class VerifyReport:
 
 
 def verify(
-    maker: MapMaker, document: Mapping[str, Any], *, check: Check = no_check
+    maker: MapMaker,
+    document: Mapping[str, Any],
+    *,
+    compare: Compare | None = None,
+    check: Check = no_check,
 ) -> VerifyReport:
-    """Draw a saved map again, without any cache of layouts, and compare.
+    """Compute a saved map again, whatever maps and layouts are kept, and compare.
 
     Args:
         maker: of the space that the map is said to show.
         document: what :meth:`Map.to_dict` gave; or the arrays of an NPZ file: ``coordinates``,
             ``kind`` and ``row``, and in ``meta`` the JSON text of :meth:`Map.header`.
+        compare: looks at all that the file shows besides the numbers; None: the coordinates, kinds
+            and rows of its points are all that is compared, and the sentence says so.
 
     Raises:
         ArtifactError: the document is no map, or a damaged one.
     """
-    header = dict(document)
+    header, saved, kind, row = _parts(document)
     try:
-        if "meta" in document:
-            header = json.loads(str(np.asarray(document["meta"])[()]))
-        saved = np.asarray(document["coordinates"], dtype=np.float64)
-        kind = np.asarray(document["kind"], dtype=np.int64)
-        row = np.asarray(document["row"], dtype=np.int64)
-        if header["format"] != "lexiscope-map" or saved.ndim != 2:
-            raise ValueError("not a map")
-        fingerprint = str(header["model"]["fingerprint"])
-        name = str(header["model"]["name"])
-        given = dict(header["options"])
-        then = dict(header["versions"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(
-            f"this file is no map that was saved here, or it is damaged ({type(error).__name__});"
-            " give a JSON or NPZ file that the map's export wrote."
-        ) from None
-    try:
-        options = MapOptions.from_dict(given)
+        options = MapOptions.from_dict(dict(header["options"]))
     except LexiscopeError as error:
         raise ArtifactError(f"the options of this map cannot be read: {error}") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise _damaged(error) from None
     n = len(saved)
     model = maker.space.model
-    if model.fingerprint != fingerprint:
+    if model.fingerprint != header["model"]["fingerprint"]:
+        name = header["model"]["name"]
         words = f"The map was made of another model ({name}); open that model to verify it."
         return VerifyReport(n=n, sentence=words, same_model=False)
     named = options.calibration
@@ -90,19 +91,18 @@ def verify(
             f" {named.fingerprint[:12]}), which is not open, so it cannot be computed again; give"
             " that calibration as well.",
         )
-    same_versions = versions(options) == then
+    same_versions = versions(options) == header["versions"]
+    # What is kept might be the very numbers that are to be checked.
+    maker = maker.anew()
     if PROJECTIONS[options.projection].is_job:
-        # What is kept might be the very numbers that are to be checked.
         problem = maker.umap_problem(options, check=check)
-        fresh = drain(reduce(problem, UmapCache(None), maker.umap_process, floor=False))
-        found, points = fresh.coordinates.astype(np.float64), maker.points(options, check=check)
-    else:
-        drawn = maker.draw(options, check=check)
-        found, points = drawn.coordinates.astype(np.float64), drawn.points
+        drain(maker.reduce(problem, floor=header.get("noise_floor") is not None))
+    drawn = maker.map(options, check=check)
+    found = drawn.coordinates.astype(np.float64)
     same = (
         found.shape == saved.shape
-        and np.array_equal(kind, points.kind)
-        and np.array_equal(row, points.row)
+        and np.array_equal(kind, drawn.points.kind)
+        and np.array_equal(row, drawn.points.row)
     )
     if not same:
         words = f"The map has other points than were saved: {len(found):,} now, {n:,} then."
@@ -114,11 +114,15 @@ def verify(
     radius = rms_radius(found[~missing])
     relative = largest / radius if radius > 0 else largest
     ok = relative <= TOLERANCE
-    words = "the same picture" if ok else "NOT the same picture"
+    differs = ""
+    if ok and compare is not None:
+        differs = compare(maker, _as_saved(drawn, saved, header))
     sentence = (
-        f"Recomputed {len(found):,} points: {words}; the largest difference of a coordinate is"
-        f" {largest:.2g} ({relative:.1g} map radii)."
+        f"Recomputed {len(found):,} points: {_verdict(ok, compare, differs)}; the largest"
+        f" difference of a coordinate is {largest:.2g} ({relative:.1g} map radii)."
     )
+    if ok and compare is None:
+        sentence += " Coordinates, kinds and rows were compared, and nothing else."
     if not same_versions:
         sentence += " It was saved under other versions of the software."
     return VerifyReport(
@@ -127,6 +131,66 @@ def verify(
         n=len(found),
         same_versions=same_versions,
         same_points=True,
-        ok=ok,
+        same_drawing=not differs if ok and compare is not None else None,
+        differs=differs,
+        ok=ok and not differs,
         sentence=sentence,
+    )
+
+
+def _verdict(ok: bool, compare: Compare | None, differs: str) -> str:
+    if not ok:
+        return "NOT the same picture"
+    if differs:
+        return f"the same numbers, but NOT the same picture: {differs}"
+    return "the same numbers" if compare is None else "the same picture"
+
+
+def _as_saved(drawn: Map, saved: Doubles, header: Mapping[str, Any]) -> Map:
+    """The map as it is drawn of the saved numbers: those of another machine differ in last digits.
+    Where and under which versions it was made is the file's own word."""
+    at = saved.astype(np.float32)
+    border = drawn.border
+    if not np.array_equal(at, drawn.coordinates, equal_nan=True):
+        # The outermost points make the window: by their last digits they would lie beyond it.
+        clipped = np.where(border.clipped == drawn.coordinates, at, border.clipped)
+        border = replace(border, clipped=clipped)
+    then = {str(name): str(one) for name, one in header["versions"].items()}
+    where = replace(drawn.model, device=str(header["model"].get("device")))
+    # The fingerprint names the versions, too.
+    name = drawn.fingerprint if then == drawn.versions else str(header.get("fingerprint"))
+    return replace(
+        drawn, coordinates=at, border=border, versions=then, model=where, fingerprint=name
+    )
+
+
+def _parts(document: Mapping[str, Any]) -> tuple[dict[str, Any], Doubles, Any, Any]:
+    """Header, coordinates, kinds and rows of a saved map, each of the type that it should be."""
+    try:
+        header = dict(document)
+        if "meta" in document:
+            header = dict(json.loads(str(np.asarray(document["meta"])[()])))
+        saved = np.asarray(document["coordinates"], dtype=np.float64)
+        kind = np.asarray(document["kind"], dtype=np.int64)
+        row = np.asarray(document["row"], dtype=np.int64)
+        model = header["model"]
+        sound = (
+            header["format"] == "lexiscope-map"
+            and saved.ndim == 2
+            and isinstance(header["options"], dict)
+            and isinstance(header["versions"], dict)
+            and isinstance(model["fingerprint"], str)
+            and isinstance(model["name"], str)
+        )
+    except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise _damaged(error) from None
+    if not sound:
+        raise _damaged(ValueError())
+    return header, saved, kind, row
+
+
+def _damaged(error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"this file is no map that was saved here, or it is damaged ({type(error).__name__});"
+        " give a JSON or NPZ file that the map's export wrote."
     )

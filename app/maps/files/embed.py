@@ -13,7 +13,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _KEY = b"Lexiscope"
 _OPEN = '<lexiscope:map xmlns:lexiscope="https://lexiscope/map">'
 _CLOSE = "</lexiscope:map>"
-_MOST_NUMBERS = 256 * 2**20
+_MOST_NUMBERS = 64 * 2**20
 """Bytes that the numbers in a PNG may unpack to."""
 
 
@@ -46,6 +46,25 @@ def svg_numbers(body: bytes) -> bytes:
     if start < 0 or end < start:
         return b""
     return unescape(body[start + len(_OPEN) : end].decode()).encode()
+
+
+def svg_parts(body: bytes) -> tuple[bytes, bytes]:
+    """Of an SVG without its numbers the title and the description, and the rest."""
+    start, end = body.find(_OPEN.encode()), body.find(_CLOSE.encode())
+    whole = body[:start] + body[end:]
+    first, last = whole.find(b"<title>"), whole.find(b"</desc>")
+    return whole[first:last], whole[:first] + whole[last:]
+
+
+def png_parts(body: bytes) -> tuple[bytes, bytes]:
+    """Of a PNG without its numbers the texts, and the rest."""
+    texts, rest = [], []
+    for kind, data in _chunks(body):
+        if kind != b"iTXt":
+            rest.append(kind + data)
+        elif not data.startswith(_KEY + b"\0"):
+            texts.append(data)
+    return b"\n".join(texts), b"\n".join(rest)
 
 
 def png_numbers(body: bytes) -> bytes:

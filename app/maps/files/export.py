@@ -12,7 +12,8 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Final, Literal, cast, get_args
 
 import numpy as np
@@ -38,12 +39,16 @@ MEDIA: Final[Mapping[Format, str]] = {
     "svg": "image/svg+xml",
     "png": "image/png",
 }
-LARGEST_FILE = 512 * 2**20
-"""Bytes of a file that is read back."""
+LARGEST_FILE = 128 * 2**20
+"""Bytes of a file that is read back, and of what an archive unpacks to: a hundred for each of a
+million points."""
+MOST_VALUES = 8_000_000
+"""Values in the text of such a file. Each costs up to a hundred bytes of memory, so that a file of
+commas would cost fifty times its size."""
 _SETTINGS = "Settings: "
-_DAMAGED = (
+DAMAGED = (
     ValueError, LookupError, TypeError, OSError, EOFError, RecursionError, NotImplementedError,
-    csv.Error, struct.error, zlib.error, zipfile.BadZipFile,
+    ArithmeticError, MemoryError, csv.Error, struct.error, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 """What readers raise about bytes that are not what they should be."""
 
@@ -98,10 +103,10 @@ def write(drawing: Drawing, format: Format, look: map_picture.Look | None = None
         case "npz":
             return archive(drawn)
         case "html":
-            return map_html.page(drawing, numbers(drawn))
+            return map_html.page(drawing, numbers(drawing))
         case "svg" | "png":
             look = look or map_picture.Look(format=format)
-            return map_picture.draw(drawing, look, numbers(drawn))
+            return map_picture.draw(drawing, look, numbers(drawing, look))
 
 
 def settings(drawn: Map) -> dict[str, Any]:
@@ -109,12 +114,15 @@ def settings(drawn: Map) -> dict[str, Any]:
     return cast(dict[str, Any], export.without_clock(drawn.header()))
 
 
-def numbers(drawn: Map) -> bytes:
-    """Settings and coordinates in compact JSON, for files that hold them unseen."""
-    points = drawn.points
+def numbers(drawing: Drawing, look: map_picture.Look | None = None) -> bytes:
+    """Settings and coordinates in compact JSON, for files that hold them unseen, and how the points
+    are drawn, so that the file can be drawn again."""
+    drawn, points = drawing.map, drawing.map.points
+    how = {"colour": drawing.colour.by if drawing.colour else None}
     return export.dumps(
         {
             "meta": settings(drawn),
+            "drawn": how | ({} if look is None else asdict(look)),
             "shape": [drawn.n, drawn.dims],
             "coordinates": packed(drawn.coordinates.astype("<f4")),
             "kind": packed(points.kind.astype("<u1")),
@@ -164,9 +172,13 @@ def archive(drawn: Map) -> bytes:
 def read(body: bytes) -> dict[str, Any]:
     """The settings and coordinates of a map out of a file that `write` made.
 
+    A file of a stranger's costs no more than `LARGEST_FILE` times a small number: what it unfolds
+    to, and how many values its text holds, are bounded before it is parsed.
+
     Returns:
         What `engine.maps.verify` takes: the document of the JSON, or ``meta`` (the settings as
-        JSON text), ``coordinates``, ``kind`` and ``row``.
+        JSON text), ``coordinates``, ``kind`` and ``row``. Of HTML and pictures also ``drawn``: how
+        they were drawn.
 
     Raises:
         ArtifactError: the file is no map of ours, or damaged.
@@ -178,7 +190,7 @@ def read(body: bytes) -> dict[str, Any]:
         )
     try:
         found = _read(body)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise ArtifactError(
             f"the file is damaged or not written by Lexiscope ({type(error).__name__}); export the "
             "map again."
@@ -191,18 +203,38 @@ def read(body: bytes) -> dict[str, Any]:
     return found
 
 
-def _read(body: bytes) -> dict[str, Any] | None:
+def kind_of(body: bytes) -> Format:
+    """The format of a file, by how it begins."""
     if body.startswith(b"PK\x03\x04"):
-        return _from_archive(body)
+        return "npz"
     if body.startswith(b"\x89PNG"):
-        return _from_numbers(map_embed.png_numbers(body))
+        return "png"
     start = body[:4096].lstrip(b"\xef\xbb\xbf \r\n").lower()
     if start.startswith(b"<!doctype html"):
-        return _from_numbers(map_html.numbers(body))
+        return "html"
     if start.startswith((b"<?xml", b"<svg")):
-        return _from_numbers(map_embed.svg_numbers(body))
-    if start.startswith(b"{"):
-        value = orjson.loads(body)
+        return "svg"
+    return "json" if start.startswith(b"{") else "csv"
+
+
+def numbers_in(body: bytes, format: Format) -> bytes:
+    """What `numbers` put into HTML or a picture; empty where there is nothing."""
+    match format:
+        case "png":
+            return map_embed.png_numbers(body)
+        case "svg":
+            return map_embed.svg_numbers(body)
+    return map_html.numbers(body)
+
+
+def _read(body: bytes) -> dict[str, Any] | None:
+    format = kind_of(body)
+    if format == "npz":
+        return _from_archive(body)
+    if format in ("png", "html", "svg"):
+        return _from_numbers(numbers_in(body, format))
+    if format == "json":
+        value = orjson.loads(_counted(body))
         return value if isinstance(value, dict) and "options" in value else None
     return _from_table(body)
 
@@ -210,13 +242,34 @@ def _read(body: bytes) -> dict[str, Any] | None:
 def _from_numbers(data: bytes) -> dict[str, Any] | None:
     if not data:
         return None
-    value = orjson.loads(data)
+    value = orjson.loads(_counted(data))
     return {
         "meta": json.dumps(value["meta"]),
+        "drawn": value.get("drawn"),
         "coordinates": unpacked(value["coordinates"], "<f4").reshape(value["shape"]),
         "kind": unpacked(value["kind"], "<u1"),
         "row": unpacked(value["row"], "<i4"),
     }
+
+
+def _counted(text: bytes) -> bytes:
+    """The same text, if it holds no more values than may be."""
+    if sum(text.count(mark) for mark in (b",", b"[", b"{", b"\n")) > MOST_VALUES:
+        raise ValueError("more values than a map has")
+    return text
+
+
+def rows_of(body: bytes) -> Iterator[list[str]]:
+    """The lines of a table that `table` wrote, cell by cell."""
+    csv.field_size_limit(2**31 - 1)
+    return csv.reader(io.StringIO(_counted(body).decode("utf-8-sig"), newline=""))
+
+
+def first_line(text: str) -> tuple[str, str, Any]:
+    """Of a table's first line the words before and behind its settings, and these."""
+    before, _, rest = text.partition(_SETTINGS)
+    held, end = json.JSONDecoder().raw_decode(rest)
+    return before, rest[end:], held
 
 
 def _from_archive(body: bytes) -> dict[str, Any] | None:
@@ -231,12 +284,11 @@ def _from_archive(body: bytes) -> dict[str, Any] | None:
 
 
 def _from_table(body: bytes) -> dict[str, Any] | None:
-    csv.field_size_limit(2**31 - 1)
-    lines = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""))
+    lines = rows_of(body)
     first = next(lines, [])
     if len(first) != 1 or _SETTINGS not in first[0]:
         return None
-    settings, _ = json.JSONDecoder().raw_decode(first[0].split(_SETTINGS, 1)[1])
+    _, _, settings = first_line(first[0])
     names = next(lines, [])
     kind, row = names.index("kind"), names.index("row")
     axes = [names.index(one) for one in "xyz" if one in names]

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import orjson
 from markupsafe import Markup
 
 from app.figures.theme import DARK, LIGHT, Theme
@@ -25,6 +26,7 @@ _POLICY = (
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
 )
 _OPEN = '<script type="application/json" id="numbers">'
+_SHEET = '<script type="application/json" id="sheet">'
 
 
 def page(drawing: Drawing, data: bytes) -> bytes:
@@ -52,9 +54,24 @@ def page(drawing: Drawing, data: bytes) -> bytes:
 
 def numbers(body: bytes) -> bytes:
     """The JSON that `page` put into a file; empty where there is none."""
-    start = body.find(_OPEN.encode())
+    start, end = _inside(body, _OPEN)
+    return body[start:end]
+
+
+def parts(body: bytes) -> tuple[bytes, dict[str, Any]]:
+    """The page without its numbers and without what the script draws, and the latter."""
+    (start, end), (first, last) = _inside(body, _SHEET), _inside(body, _OPEN)
+    sheet = orjson.loads(body[start:end])
+    if end > first or not isinstance(sheet, dict):
+        raise ValueError("no page of ours")
+    return body[:start] + body[end:first] + body[last:], sheet
+
+
+def _inside(body: bytes, opening: str) -> tuple[int, int]:
+    """Where the text of a script element begins and ends; both 0 where there is none."""
+    start = body.find(opening.encode())
     end = body.find(b"</script>", start)
-    return b"" if start < 0 or end < 0 else body[start + len(_OPEN) : end]
+    return (0, 0) if start < 0 or end < 0 else (start + len(opening), end)
 
 
 def _plain(drawing: Drawing) -> dict[str, Any]:

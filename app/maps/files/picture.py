@@ -30,6 +30,8 @@ from app.maps.files.fonts import drawable, families, shown, width_of, wrapped
 from engine.maps import KINDS
 
 Format = Literal["svg", "png"]
+WIDTHS, HEIGHTS = (400, 2400), (300, 1800)
+"""Least and most pixels that may be asked for."""
 _VECTORS = 3_000
 """Up to this many points of the cloud an SVG holds each as a shape."""
 _SCALE = 2
