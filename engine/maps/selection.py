@@ -1,18 +1,16 @@
 """Which tokens of the vocabulary stand on a map, and which points a search finds.
 
-Regular expressions come from strangers, and some expressions take for ever on a short text. They
-run in a process of their own that is ended when its time is up.
+Regular expressions come from strangers, and some take for ever on a short text, or gigabytes. They
+are read and run in a process of their own that is ended when its time or its memory is up.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Sequence
 from typing import Final
 
@@ -36,16 +34,25 @@ SECONDS: Final = 3
 """Processor seconds that an expression may take over all texts, whole."""
 _PATIENCE: Final = 10
 """On the clock it may take so many times that: other work may share the processor."""
+MEMORY: Final = 256 * 2**20
+"""Bytes of address space that an expression may take, besides eight for each of the texts'."""
 _CHILD: Final = """
 import json, re, sys
 try:
     import resource
-    resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]), int(sys.argv[1])))
+    for kind, most in zip((resource.RLIMIT_CPU, resource.RLIMIT_AS), map(int, sys.argv[1:])):
+        resource.setrlimit(kind, (most, most))
 except (ImportError, OSError, ValueError):
     pass
 given = json.loads(sys.stdin.buffer.read())
-found = re.compile(given["expression"])
-json.dump([i for i, text in enumerate(given["texts"]) if found.search(text)], sys.stdout)
+try:
+    search = re.compile(given["expression"]).search
+    told = {"found": [i for i, text in enumerate(given["texts"]) if search(text)]}
+except MemoryError:
+    told = {"large": True}
+except (re.error, OverflowError, RecursionError) as error:
+    told = {"wrong": str(error)[:200]}
+json.dump(told, sys.stdout)
 """
 
 
@@ -76,21 +83,13 @@ def find_expression(
         seconds: of the processor, for all texts together; ten times that on the clock.
 
     Raises:
-        OptionError: too long, no regular expression, or not done in time.
+        OptionError: too long, no regular expression, or not done in time or in little memory.
     """
     if not expression or len(expression) > MAX_EXPRESSION:
         raise OptionError(
             f"a regular expression may have 1 to {MAX_EXPRESSION} characters; got"
             f" {len(expression):,}."
         )
-    try:
-        with warnings.catch_warnings():  # of what another Python may read otherwise
-            warnings.simplefilter("ignore", FutureWarning)
-            re.compile(expression)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise OptionError(
-            f"{_quoted(shorten(expression))} is no regular expression ({shorten(str(error), 80)})."
-        ) from None
     late = OptionError(
         f"the regular expression {shorten(expression)!r} was not done after {seconds} s and was"
         " stopped; write it without nested repetition."
@@ -99,10 +98,10 @@ def find_expression(
     # Files, not pipes: a pipe that is full on one side would wait for the other.
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as answer:
         texts = [t[:SEARCHED] for t in texts]
-        given.write(json.dumps({"expression": expression, "texts": texts}).encode("ascii"))
+        size = given.write(json.dumps({"expression": expression, "texts": texts}).encode("ascii"))
         given.seek(0)
         child = subprocess.Popen(  # nosec B603  # our own lines, a list, no shell
-            [sys.executable, "-I", "-S", "-c", _CHILD, str(seconds)],
+            [sys.executable, "-I", "-S", "-c", _CHILD, str(seconds), str(MEMORY + 8 * size)],
             stdin=given,
             stdout=answer,
             stderr=subprocess.DEVNULL,
@@ -121,10 +120,18 @@ def find_expression(
             child.wait()
         if child.returncode < 0:  # the system ended it: its processor time was up
             raise late
-        if child.returncode != 0:
-            raise OptionError(f"the regular expression {shorten(expression)!r} could not be run.")
-        answer.seek(0)
-        return np.array(json.loads(answer.read()), dtype=np.int64)
+        if child.returncode == 0:
+            answer.seek(0)
+            told = json.loads(answer.read())
+    if child.returncode != 0 or "large" in told:
+        raise OptionError(
+            f"the regular expression {shorten(expression)!r} took more than {MEMORY // 2**20} MiB"
+            " and was stopped; write it without nested repetition."
+        )
+    if "wrong" in told:
+        wrong = shorten(str(told["wrong"]), 80)
+        raise OptionError(f"{_quoted(shorten(expression))} is no regular expression ({wrong}).")
+    return np.array(told["found"], dtype=np.int64)
 
 
 def _quoted(text: str) -> str:

@@ -23,6 +23,7 @@ MAX_ROWS: Final = 200_000
 MAX_CELL: Final = 20_000
 """Characters."""
 MAX_COLUMNS: Final = 200
+MAX_CELLS: Final = 4_000_000
 MAX_NAME: Final = 200
 """Characters of a column's name."""
 _PARQUET_MAGIC: Final = b"PAR1"
@@ -147,6 +148,11 @@ def read_table(
         raise OptionError(
             f"{shown} has {len(columns):,} columns and at most {MAX_COLUMNS} are read; keep the"
             " text and label columns."
+        )
+    if len(rows) * len(columns) > MAX_CELLS:  # JSON lines may name another few in each row
+        raise OptionError(
+            f"{shown} has {len(rows):,} rows of {len(columns)} columns and at most {MAX_CELLS:,}"
+            " cells are read; keep the text and label columns."
         )
     long = max(columns, key=len)
     if len(long) > MAX_NAME:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
@@ -146,3 +147,28 @@ def test_a_word_in_pieces_is_listed_and_the_others_are_drawn(maker: MapMaker) ->
     assert "not drawn, no single token of this model: zzqq zz" in drawn.how_chosen
     with pytest.raises(TokenError, match="tokens for this model"):
         maker.map(MapOptions(select="words:zzqq zz"))
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["(?:()|a){1000000000}b", "(?:(?=(a)|)){99999999}b", "(|a|){4000000000,}b"],
+)
+def test_an_expression_that_takes_gigabytes_is_stopped_at_its_limit(expression: str) -> None:
+    """Without a limit of memory each takes a gigabyte a second until its time is up."""
+    with pytest.raises(OptionError, match="took more than 256 MiB and was stopped"):
+        find_expression(["a" * 400] * 50, expression, seconds=30)
+
+
+def test_many_long_texts_are_within_the_memory_of_an_expression() -> None:
+    texts = ["\U0001f600" * 400] * 3000 + ["the end"]
+    assert find_expression(texts, "e.d$").tolist() == [3000]
+
+
+def test_no_expression_is_read_by_the_server_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading alone takes a fifth of a second for some of 150 characters."""
+    read, compile = [], re.compile
+    monkeypatch.setattr(re, "compile", lambda text, flags=0: read.append(text) or compile(text))
+    assert find_expression(["a", "b"], "(?i)[A]").tolist() == [0]
+    with pytest.raises(OptionError, match="is no regular expression"):
+        find_expression(["a"], "(")
+    assert not {"(?i)[A]", "("} & set(read)
