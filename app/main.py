@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -36,6 +37,7 @@ from app.storage.store import Store, open_store
 from app.trace import api as trace_api
 from app.trace import page as trace
 from app.web import assets, errors
+from app.web.head import places_of
 from app.web.security import SecureApp
 from engine import LatentSpace
 
@@ -84,7 +86,12 @@ def create_app(
     """
     settings = settings or Settings()  # type: ignore[call-arg]  # pydantic fills the defaults
     explorer = Explorer(settings, space)
-    jobs = Jobs(explorer.device, places=settings.job_places, step_s=settings.step_patience_s)
+    jobs = Jobs(
+        explorer.device,
+        places=settings.job_places,
+        per_client=partial(places_of, settings),
+        step_s=settings.step_patience_s,
+    )
     jobs.admit, explorer.models.jobs_idle = explorer.models.admit, jobs.when_idle
     sets = Sets(settings)
     disk = FreeDisk(settings.data_folder, settings.disk_reserve_mib * 2**20)

@@ -94,8 +94,8 @@ class Settings(BaseSettings):
     queue_places: int = Field(16, ge=1, le=1024, description="Requests that may wait for the "
         "model; one more is answered 503.")  # fmt: skip
     client_places: int | None = Field(None, ge=0, le=1024, description="Requests that one address "
-        "may have waiting or running, 0: no limit of its own; unset: 4, and no limit for this "
-        "machine's own addresses.")  # fmt: skip
+        "may have waiting or running, and as many jobs and uploads, 0: no limit of its own; "
+        "unset: 4, and no limit for this machine's own addresses.")  # fmt: skip
     deadline_s: float = Field(60.0, gt=0, le=3600, description="Seconds until a request is "
         "stopped and answered 504.")  # fmt: skip
     connections: int = Field(1024, ge=8, le=65_535, description="Open connections; beyond it the "

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ from starlette.requests import ClientDisconnect, Request
 from app.calibrate.parsing import SHOWN_PROBLEMS, Orders, load_table, parse
 from app.settings import PROMPT_CEILING, Settings
 from app.storage.store import Record, Store, aside, digest, new_id, storage_error
+from app.web.head import client_of, places_of
 from app.web.problems import ClientGone, NotFound, StorageError
 from app.web.words import iso
 from engine.calibration.labelled.known import example_sets
@@ -38,6 +41,8 @@ from engine.errors import (
 
 _TABLES = 2
 _READERS = 2
+_ARRIVING = 8
+"""Uploads that may be on their way at once."""
 _NAME = 80
 
 
@@ -79,7 +84,8 @@ class Sets:
         """Why nothing can be saved, or empty."""
         self._tables: LRUCache[str, Table] = LRUCache(_TABLES)
         self._lock = threading.Lock()
-        self._reading = threading.Semaphore(_READERS)
+        self._reading = 0
+        self._arriving: Counter[str] = Counter()
 
     def kept(self) -> Store:
         """The store, or `StorageError` where there is none."""
@@ -129,14 +135,44 @@ class Sets:
             StorageError: it cannot be kept.
         """
         # Each may take its memory in a child: a crowd must not take it all.
-        if not self._reading.acquire(blocking=False):
-            raise QueueFull(
-                f"{_READERS} uploads are being read already; try again in a moment.", retry_after=5
-            )
+        with self._lock:
+            self._check_readers()
+            self._reading += 1
         try:
             return self._add(filename, file, name)
         finally:
-            self._reading.release()
+            with self._lock:
+                self._reading -= 1
+
+    def _check_readers(self) -> None:
+        if self._reading >= _READERS:
+            raise QueueFull(
+                f"{_READERS} uploads are being read already; try again in a moment.", retry_after=5
+            )
+
+    @contextmanager
+    def _arrival(self, client: str) -> Iterator[None]:
+        """Room for one upload on its way; a slow sender holds it until its deadline.
+
+        Raises:
+            QueueFull: as many are on their way, from this client or in all, as may be.
+        """
+        share = places_of(self.settings, client)
+        with self._lock:
+            own, every = self._arriving[client], self._arriving.total()
+            if every >= _ARRIVING or (share is not None and own >= share):
+                whose = f"{every} uploads" if every >= _ARRIVING else f"{own} uploads of yours"
+                raise QueueFull(
+                    f"{whose} are on their way already; try again in a moment.", retry_after=5
+                )
+            self._check_readers()
+            self._arriving[client] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._arriving[client] -= 1
+                self._arriving += Counter()  # drops who has none left
 
     def _add(self, filename: str, file: bytes | Path, name: str) -> SetView:
         store, settings = self.kept(), self.settings
@@ -184,14 +220,27 @@ class Sets:
         """Keep the file of a multipart form: fields ``file`` and, if wanted, ``name``.
 
         Raises:
-            InputError: no such field, or nothing in it; and as `add`.
+            InputError: no such field, or nothing in it; and as `add`. What is refused because of
+                others or of the disk is refused before it is sent.
             HTTPException: 400 for a broken form, 408 and 413 past the limits, 415 for another type.
         """
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise HTTPException(
                 415, "Send the file as multipart/form-data, in a field named file."
             )  # fmt: skip
-        self.kept()
+        store = self.kept()
+        declared = int(request.headers.get("content-length", "0"))  # checked at the door
+        # Refused before its body is read, not after.
+        await aside(partial(store.check_space, 2 * declared))  # as it came, and its rows
+        with self._arrival(client_of(request)):
+            path, filename, given = await self._receive(request)
+        try:
+            return await aside(partial(self.add, filename, path, given))
+        finally:
+            await aside(partial(path.unlink, missing_ok=True))
+
+    async def _receive(self, request: Request) -> tuple[Path, str, str]:
+        """Where the file of a form lies now, what its sender calls it, and its name for people."""
         try:
             async with request.form(max_files=1, max_fields=4, max_part_size=8192) as form:
                 if set(form) - {"file", "name"}:
@@ -200,17 +249,13 @@ class Sets:
                 if not isinstance(file, UploadFile) or not file.filename:
                     raise InputError("Choose a file first; it goes into the field named file.")
                 path = await aside(partial(self._spool, file))
-                filename, given = file.filename, name if isinstance(name, str) else ""
+                return path, file.filename, name if isinstance(name, str) else ""
         except ClientDisconnect:
             raise ClientGone from None
         except OSError as error:  # a long upload is spooled to a file before it is read
             raise storage_error(error) from error
         except UnicodeError:  # the form names a character set that cannot read its own words
             raise HTTPException(400, "The form cannot be read; send its fields in UTF-8.") from None
-        try:
-            return await aside(partial(self.add, filename, path, given))
-        finally:
-            await aside(partial(path.unlink, missing_ok=True))
 
     def _spool(self, file: UploadFile) -> Path:
         path = self._incoming()

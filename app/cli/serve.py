@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
 from difflib import get_close_matches
@@ -27,6 +28,7 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
 
 def _serve(given: argparse.Namespace) -> int:
     settings = settings_of(given)
+    os.umask(0o077)  # what people upload, and what is made of it, is for this user's eyes
     listener = listen(settings)
     try:
         store, _ = open_store(settings)

@@ -1,8 +1,9 @@
 """Work that takes longer than a request: queued, followed, cancelled, remembered.
 
 Work is a generator of `engine.progress.Steps`. Each lane runs one job at a time and lets the others
-queue. On the lane ``device`` every step is one piece of background work of the device thread, so
-that whoever clicks meanwhile goes first; the lane ``process`` is for work that other processes do.
+queue; clients take turns, and each may hold its share only. On the lane ``device`` every step is
+one piece of background work of the device thread, so that whoever clicks meanwhile goes first; the
+lane ``process`` is for work that other processes do.
 
 A job is a row of the store from the moment it is taken. After a restart those that were under way
 are ``interrupted`` and say how far they had come. What keeps checkpoints goes on from the newest
@@ -16,7 +17,6 @@ import errno
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from anyio import to_thread
 from fastapi import Depends, Request
 
 from app.jobs.job import LANES, Job, JobsMark, JobView, LaneName, State, interrupted
+from app.jobs.lane import Lane
 from app.model.device import DeviceThread
 from app.storage.store import JOB, Store, new_id, storage_error
 from app.web.problems import NotFound, StorageError
@@ -50,16 +51,6 @@ _LOOK_S = 0.1
 log = logging.getLogger("lexiscope")
 
 
-class _Lane:
-    """One job that runs, and those that wait."""
-
-    def __init__(self, name: LaneName) -> None:
-        self.name = name
-        self.queue: deque[Job] = deque()
-        self.running: Job | None = None
-        self.thread: threading.Thread | None = None
-
-
 @dataclass(frozen=True)
 class _End:
     """A generator's result, since a `StopIteration` does not travel through a future."""
@@ -71,18 +62,27 @@ class Jobs:
     """All jobs of this server. Everything here may be called from any thread."""
 
     def __init__(
-        self, device: DeviceThread, *, places: int = 8, kept: int = 200, step_s: float = STEP_S
+        self,
+        device: DeviceThread,
+        *,
+        places: int = 8,
+        per_client: Callable[[str], int | None] = lambda client: None,
+        kept: int = 200,
+        step_s: float = STEP_S,
     ) -> None:
         """Make it empty; `begin` brings the store.
 
         Args:
             device: the thread that owns the model.
             places: how many jobs may wait in a lane, besides the one that runs.
+            per_client: how many jobs a client of this name may have waiting or running, in all
+                lanes; None: as many as there are places.
             kept: how many finished jobs are remembered.
             step_s: seconds that one step may take before the device thread counts as hanging.
         """
         self._step_s = step_s
         self.places = places
+        self._per_client = per_client
         self.kept = kept
         self.store: Store | None = None
         self.admit: Callable[[], None] = lambda: None
@@ -94,7 +94,7 @@ class Jobs:
         self._turn = threading.Condition(threading.RLock())
         self._writing = threading.Lock()  # of rows, so that the last written is the latest
         self._jobs: dict[str, Job] = {}
-        self._lanes = {name: _Lane(name) for name in LANES}
+        self._lanes = {name: Lane(name) for name in LANES}
         self._here = threading.local()
         self._closing = False
 
@@ -168,7 +168,8 @@ class Jobs:
             kept: the checkpoints that its steps keep, from which it goes on where there are some.
 
         Raises:
-            QueueFull: the lane has no place left, or the server is shutting down.
+            QueueFull: the lane has no place left, the client has its share of them already, or the
+                server is shutting down.
             StorageError: the disk is full or cannot be written.
         """
         held = self._lanes[lane]
@@ -193,6 +194,13 @@ class Jobs:
                     "them to end, or cancel one.",
                     retry_after=30,
                 )
+            share, own = self._per_client(client), self._held_by(client)
+            if share is not None and own >= share:
+                raise QueueFull(
+                    f"You have {own} jobs under way already and may have {share}; wait for one of "
+                    "them to end, or cancel one.",
+                    retry_after=30,
+                )
             # From here on it is seen, and runs once its row is written.
             self._jobs[job.id] = job
             held.queue.append(job)
@@ -212,6 +220,12 @@ class Jobs:
             job.accepted = True
             self._turn.notify_all()
             return self._view(job)
+
+    def _held_by(self, client: str) -> int:
+        """How many jobs of a client wait or run."""
+        lanes = self._lanes.values()
+        every = [job for lane in lanes for job in (lane.running, *lane.queue) if job is not None]
+        return sum(job.client == client and job.ended is None for job in every)
 
     def when_idle(self, act: Callable[[], None]) -> bool:
         """Do this if no job waits or runs, so that none comes in meanwhile; whether it was done."""
@@ -380,14 +394,14 @@ class Jobs:
             if stop is not None and stop.is_set():
                 asked.cancel()  # gives the place free where the step has not begun
 
-    def _loop(self, lane: _Lane) -> None:
+    def _loop(self, lane: Lane) -> None:
         while True:
             with self._turn:
-                while not (lane.queue and lane.queue[0].accepted) and not self._closing:
+                while not (lane.queue and lane.turns[0].accepted) and not self._closing:
                     self._turn.wait()
                 if self._closing:
                     return
-                job = lane.running = lane.queue.popleft()
+                job = lane.running = lane.take()
                 job.state = "running"
                 job.started = time.time()
                 job.phase = (time.monotonic(), 0)
@@ -526,7 +540,8 @@ class Jobs:
         ahead: int | None = None
         if job.state == "queued":
             lane = self._lanes[cast(LaneName, job.lane)]
-            ahead = lane.queue.index(job) + (lane.running is not None) if job in lane.queue else 0
+            turns = lane.turns
+            ahead = turns.index(job) + (lane.running is not None) if job in turns else 0
         return job.view(ahead)
 
     def _problem(self, job: Job, error: BaseException) -> str:

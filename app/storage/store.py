@@ -217,13 +217,15 @@ class Store:
         else:
             self._gone.discard((kind, id_))
 
-    def check_space(self) -> None:
-        """Raise `StorageError` where less of the disk is free than is to stay free."""
+    def check_space(self, needed: int = 0) -> None:
+        """Raise `StorageError` where, with these bytes written, less of the disk would be free than
+        is to stay free."""
         free = shutil.disk_usage(self.folder).free
-        if free < self.reserve:
+        if free < self.reserve + needed:
+            more = f" and this needs {-(-needed // 2**20)} MiB more" if needed else ""
             raise StorageError(
-                f"The server's disk has {free // 2**20} MiB free and {self.reserve // 2**20} MiB "
-                "are to stay free; delete something saved, or ask whoever runs the server."
+                f"The server's disk has {free // 2**20} MiB free, {self.reserve // 2**20} MiB "
+                f"are to stay free{more}; delete something saved, or ask whoever runs the server."
             )
 
     def scratch(self, name: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from json import dumps, loads
 from pathlib import Path
@@ -122,6 +122,7 @@ class Call:
         client: str = "127.0.0.1",
         json: object = None,
         form: Mapping[str, str] | None = None,
+        body: Callable[[], Awaitable[bytes]] | None = None,
     ) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -130,6 +131,7 @@ class Call:
         self._asked = False
         self._slow = False
         self._sent = b""
+        self._body = body
         sent = {"host": "localhost:8000", **(headers or {})}
         if json is not None:
             self._sent = dumps(json).encode()
@@ -159,6 +161,8 @@ class Call:
             self._asked = True
             if self._slow:
                 return {"type": "http.request", "body": b"{", "more_body": True}
+            if self._body is not None:
+                self._sent = await self._body()
             return {"type": "http.request", "body": self._sent, "more_body": False}
         await self._gone.wait()
         return {"type": "http.disconnect"}

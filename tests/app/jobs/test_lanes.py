@@ -472,3 +472,41 @@ def test_an_interrupted_job_is_not_said_to_stand_in_two_places() -> None:
     assert sentence == ("The server ended while this ran; resumed, it goes on from step 78 of 200.")
     lost.resumes = None
     assert ", at its beginning; nothing" in interrupted("The server ended", lost)
+
+
+def test_clients_take_turns_and_each_has_its_share(device: DeviceThread) -> None:
+    """One asks for four jobs before two others ask for one each: these come second and third."""
+    share = {"greedy": 4}
+    jobs = Jobs(device, places=8, per_client=share.get)
+    jobs.begin(None)
+    try:
+        first = Work(total=1, free=False)
+        views = [begin(jobs, first, client="greedy")]
+        assert first.entered.wait(PATIENCE)
+        ran: list[str] = []
+
+        def work(name: str) -> Any:
+            def steps() -> Steps[str]:
+                ran.append(name)
+                yield Progress(1, 1)
+                return name
+
+            return steps
+
+        def ask(name: str, client: str) -> JobView:
+            return jobs.submit("walk", name, work(name), lambda made: made, client=client)
+
+        views += [ask(f"greedy {n}", "greedy") for n in range(3)]
+        with pytest.raises(QueueFull, match="4 jobs under way already and may have 4"):
+            ask("greedy 3", "greedy")
+        with pytest.raises(QueueFull):  # whatever lane it is for
+            jobs.submit("walk", "x", work("x"), str, client="greedy", lane="process")
+        others = [ask("polite", "polite"), ask("third", "third")]
+        assert [jobs.get(view.id).ahead for view in (*views[1:], *others)] == [3, 4, 5, 1, 2]
+        first.gate.release()
+        for view in (*views, *others):
+            assert ended(jobs, view).state == "done"
+        assert ran == ["polite", "third", "greedy 0", "greedy 1", "greedy 2"]
+        assert ended(jobs, ask("greedy 4", "greedy")).state == "done"
+    finally:
+        jobs.close()
