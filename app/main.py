@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from anyio import to_thread
@@ -33,11 +33,13 @@ from app.readings import api as readings_api
 from app.readings import page as readings
 from app.settings import Settings
 from app.storage.disk import FreeDisk
-from app.storage.store import Store, open_store
+from app.storage.opening import open_store, writable_store
+from app.storage.store import Store
 from app.trace import api as trace_api
 from app.trace import page as trace
 from app.web import assets, errors
 from app.web.head import places_of
+from app.web.problems import StorageError
 from app.web.security import SecureApp
 from engine import LatentSpace
 
@@ -96,11 +98,19 @@ def create_app(
     sets = Sets(settings)
     disk = FreeDisk(settings.data_folder, settings.disk_reserve_mib * 2**20)
 
+    def again() -> None:
+        """Open the data folder as soon as it can be used, where it could not at the start."""
+        if disk.unusable:
+            with suppress(StorageError):
+                jobs.adopt(opened := writable_store(settings))
+                sets.store, sets.unavailable, disk.unusable = opened, "", ""
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        held, sets.unavailable = (store, "") if store is not None else open_store(settings)
-        sets.store = held
-        jobs.begin(held)
+        held, why = (store, store.problem) if store is not None else open_store(settings)
+        sets.store, sets.unavailable, disk.unusable = held, why, why
+        jobs.begin(None if why else held)
+        disk.after = again
         disk.start()
         try:
             await explorer.start()
@@ -110,8 +120,8 @@ def create_app(
             # The jobs first: their last step needs the device thread.
             await to_thread.run_sync(jobs.close)
             explorer.close()
-            if held is not None:
-                held.close()
+            if sets.store is not None:
+                sets.store.close()
 
     app = Site(
         title="Lexiscope",

@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     connections: int = Field(1024, ge=8, le=65_535, description="Open connections; beyond it the "
         "one that is idle for longest gives way, and where none is idle a new one is answered 503."
         )  # fmt: skip
+    client_connections: int | None = Field(None, ge=0, le=65_535, description="Open connections "
+        "of one address, 0: no limit of its own; unset: a quarter of all, and no limit for this "
+        "machine's own addresses or behind a proxy that is named.")  # fmt: skip
     head_deadline_s: float = Field(10.0, gt=0, le=600, description="Seconds in which a request's "
         "head must have arrived on a new connection; later it is closed.")  # fmt: skip
     send_deadline_s: float = Field(60.0, gt=0, le=3600, description="Seconds in which a client "

@@ -12,6 +12,7 @@ Knows nothing about what is kept.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -22,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +38,9 @@ FORMAT: Final = "1"
 """Of the files, and of what the work that is kept means by its numbers."""
 SHARE: Final = 0.05
 """Of the time, at most, that goes into checkpoints; large ones are written less often."""
+KEEP_FREE: ContextVar[int] = ContextVar("keep_free", default=0)
+"""Bytes of the disk that `write_aside` leaves free, set by whoever does the work: what is kept to
+save time must not take the room that results need."""
 _ENDING: Final = ".safetensors"
 log = logging.getLogger("lexiscope")
 
@@ -269,7 +274,12 @@ def sweep(root: Path, older_s: float) -> int:
 
 
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file aside, flush it to the disk, rename it: whole or not at all."""
+    """Write a file aside, flush it to the disk, rename it: whole or not at all.
+
+    Raises:
+        OSError: it cannot be written, or less of the disk would be free then than `KEEP_FREE`.
+    """
+    _leave_free(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.name)
     os.close(handle)
     aside = Path(name)
@@ -277,6 +287,7 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
         write(aside)
         with aside.open("r+b") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
+        _leave_free(path.parent)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -290,6 +301,11 @@ def write_text(path: Path, text: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, partial(Path.write_text, data=text, encoding="utf-8"))
+
+
+def _leave_free(folder: Path) -> None:
+    if shutil.disk_usage(folder).free < KEEP_FREE.get():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from app.cli.options import SERVING, Mistake, add, settings_of
 from app.main import create_app
 from app.model.catalogue import absent
 from app.settings import Settings
-from app.storage.store import open_store
+from app.storage.opening import open_store
 from app.web import logs
 from app.web.problems import StorageBusy
 from app.web.serving import serve

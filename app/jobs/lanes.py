@@ -31,7 +31,7 @@ from app.jobs.lane import Lane
 from app.model.device import DeviceThread
 from app.storage.store import JOB, Store, new_id, storage_error
 from app.web.problems import NotFound, StorageError
-from engine.checkpoints import NOTHING, Checkpoints, sweep
+from engine.checkpoints import KEEP_FREE, NOTHING, Checkpoints, sweep
 from engine.errors import Cancelled, LexiscopeError, OptionError, QueueFull
 from engine.progress import Progress, Steps
 
@@ -104,21 +104,27 @@ class Jobs:
         Args:
             store: None: jobs are remembered until the server ends.
         """
-        self.store = store
         if store is not None:
-            with contextlib.suppress(OSError):
-                sweep(store.scratch(CHECKPOINTS), FORGOTTEN_S)
-        for row in reversed(store.jobs() if store is not None else ()):
-            job = Job.of_row(row)
-            if job.state in ("queued", "running"):
-                self._interrupted(job)
-            self._jobs[job.id] = job
-        self._prune()
+            self.adopt(store)
         for lane in self._lanes.values():
             lane.thread = threading.Thread(
                 target=self._loop, args=(lane,), name=f"lexiscope-jobs-{lane.name}", daemon=True
             )
             lane.thread.start()
+
+    def adopt(self, store: Store) -> None:
+        """Read the rows of earlier jobs, and keep those of all from now on in this store."""
+        self.store = store
+        with contextlib.suppress(OSError, StorageError):
+            sweep(store.scratch(CHECKPOINTS), FORGOTTEN_S)
+        earlier = {}
+        for row in reversed(store.jobs()):
+            job = earlier[row["id"]] = Job.of_row(row)
+            if job.state in ("queued", "running"):
+                self._interrupted(job)
+        with self._turn:
+            self._jobs = earlier | self._jobs
+        self._prune()
 
     def close(self, timeout_s: float = 4.0) -> None:
         """Stop what runs after its step, and say in the rows that it was interrupted."""
@@ -373,7 +379,7 @@ class Jobs:
         job = JOB.get()
         try:
             asked = self._device.submit(
-                lambda check: _as_job(job, work),
+                lambda check: self._as_job(job, work),
                 deadline_s=None,
                 label="a job",
                 background=True,
@@ -394,6 +400,16 @@ class Jobs:
             if stop is not None and stop.is_set():
                 asked.cancel()  # gives the place free where the step has not begun
 
+    def _as_job(self, job: str | None, work: Callable[[], T]) -> T:
+        """Do the work under the job's name, and leave the disk its reserve, on any thread."""
+        name = JOB.set(job)
+        free = KEEP_FREE.set(0 if self.store is None else self.store.reserve)
+        try:
+            return work()
+        finally:
+            JOB.reset(name)
+            KEEP_FREE.reset(free)
+
     def _loop(self, lane: Lane) -> None:
         while True:
             with self._turn:
@@ -406,11 +422,9 @@ class Jobs:
                 job.started = time.time()
                 job.phase = (time.monotonic(), 0)
             self._here.stop = job.stop
-            token = JOB.set(job.id)
             try:
-                self._run(job)
+                self._as_job(job.id, partial(self._run, job))
             finally:
-                JOB.reset(token)
                 with self._turn:
                     lane.running = None
 
@@ -569,15 +583,6 @@ def _next(steps: Steps[T]) -> Progress | _End:
         return next(steps)
     except StopIteration as end:
         return _End(end.value)
-
-
-def _as_job(job: str | None, work: Callable[[], T]) -> T:
-    """Do the work under the job's name, on whatever thread this is."""
-    token = JOB.set(job)
-    try:
-        return work()
-    finally:
-        JOB.reset(token)
 
 
 def _unrun(what: str, job: Job) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger("lexiscope")
@@ -28,6 +29,10 @@ class FreeDisk:
         self.reserve = reserve
         self.free: int | None = None
         """Bytes, as of the last look; None before the first, and where it could not be told."""
+        self.unusable = ""
+        """Why the folder cannot be used, in one sentence; empty where it can."""
+        self.after: Callable[[], None] = lambda: None
+        """Done after each look, on the same thread."""
         self._folder = folder
         self._told = False
         self._every_s = every_s
@@ -46,7 +51,10 @@ class FreeDisk:
 
     @property
     def shortage(self) -> str | None:
-        """One sentence where less is free than is to stay free, or None."""
+        """One sentence where nothing can be saved, or None: the folder cannot be used, or less is
+        free than is to stay free."""
+        if self.unusable:
+            return self.unusable
         if self.free is None or self.free >= self.reserve:
             return None
         return (
@@ -86,5 +94,6 @@ class FreeDisk:
     def _loop(self) -> None:
         while True:
             self.look()
+            self.after()
             if self._stop.wait(self._every_s):
                 return

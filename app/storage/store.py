@@ -30,7 +30,6 @@ from typing import Any, Literal, TypeVar
 
 from anyio import to_thread
 
-from app.settings import Settings
 from app.web.problems import NotFound, StorageBusy, StorageError
 from engine.errors import ArtifactError
 
@@ -45,7 +44,7 @@ JOB: ContextVar[str | None] = ContextVar("job", default=None)
 """The job on whose behalf something is published, so that a restart knows that it was done."""
 
 _ASIDE = ".tmp-"
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, created REAL NOT NULL, state TEXT NOT NULL, row TEXT NOT NULL
 );
@@ -78,6 +77,9 @@ def new_id() -> str:
 
 class Store:
     """The data folder. Every method may be called from any thread; one process at a time."""
+
+    problem = ""
+    """Why nothing can be saved in it, in one sentence; empty where something can."""
 
     def __init__(self, folder: Path, *, reserve: int = 0, wait_s: float = 2.0) -> None:
         """Open the folder, making it where it is not there, and put right what a kill left.
@@ -222,9 +224,9 @@ class Store:
         is to stay free."""
         free = shutil.disk_usage(self.folder).free
         if free < self.reserve + needed:
-            more = f" and this needs {-(-needed // 2**20)} MiB more" if needed else ""
+            more = f", and this needs {-(-needed // 2**20)} MiB" if needed else ""
             raise StorageError(
-                f"The server's disk has {free // 2**20} MiB free, {self.reserve // 2**20} MiB "
+                f"The server's disk has {free // 2**20} MiB free and {self.reserve // 2**20} MiB "
                 f"are to stay free{more}; delete something saved, or ask whoever runs the server."
             )
 
@@ -324,7 +326,7 @@ class Store:
                     there.add(place.name)
             for name in sorted(there - listed):
                 try:
-                    record = _record_of(verify(self._place(kind, name)))
+                    record = record_of(verify(self._place(kind, name)))
                 except ArtifactError as error:
                     yield f"A folder of {kind} is not listed: {error}"
                     continue
@@ -352,21 +354,6 @@ async def aside(work: Callable[[], T]) -> T:
     return await to_thread.run_sync(work)
 
 
-def open_store(settings: Settings) -> tuple[Store | None, str]:
-    """The settings' data folder, or None and why: readings need none.
-
-    Raises:
-        StorageBusy: another process uses it; two of them would overwrite each other's jobs.
-    """
-    try:
-        return Store(settings.data_folder, reserve=settings.disk_reserve_mib * 2**20), ""
-    except StorageBusy:
-        raise
-    except StorageError as error:
-        log.error("nothing can be saved in %s: %s", settings.data_folder, error)
-        return None, str(error)
-
-
 def _connect(file: Path, wait_s: float) -> sqlite3.Connection:
     rows = sqlite3.connect(file, timeout=wait_s, check_same_thread=False)
     # A text that a disk has changed must not end every query that meets it.
@@ -388,7 +375,7 @@ def _connect(file: Path, wait_s: float) -> sqlite3.Connection:
                 "The data folder was written by a newer Lexiscope; update this one, or set "
                 "LEXISCOPE_DATA_DIR to another folder."
             )
-        rows.executescript(_SCHEMA)
+        rows.executescript(SCHEMA)
         rows.execute(f"PRAGMA user_version = {FORMAT}")
     except BaseException:
         rows.close()
@@ -431,7 +418,7 @@ def verify(folder: Path) -> dict[str, Any]:
     try:
         document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version, files = document["format"], dict(document["files"])
-        _record_of(document)
+        record_of(document)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ArtifactError(
             f"What was saved under {name} has no manifest that can be read; delete it."
@@ -483,7 +470,8 @@ def _plain(text: Any) -> dict[str, Any] | None:
     return None
 
 
-def _record_of(document: Mapping[str, Any]) -> Record:
+def record_of(document: Mapping[str, Any]) -> Record:
+    """What a manifest says; one that is damaged is a `ValueError`, `KeyError` or `TypeError`."""
     summary, job = document["summary"], document.get("job")
     if not isinstance(summary, dict) or document["kind"] not in KINDS:
         raise ValueError

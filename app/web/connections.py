@@ -8,8 +8,8 @@ nobody takes stay open for ever. `GuardedProtocol` notes since when a connection
 
 Of uvicorn's `H11Protocol` this leans on the callbacks ``connection_made``, ``connection_lost``,
 ``data_received``, ``on_response_complete``, ``send_400_response`` and ``shutdown``, and on the
-attributes ``app_state``, ``conn``, ``connections``, ``cycle``, ``logger`` and ``transport``; tests
-fail when one of them is gone.
+attributes ``app_state``, ``client``, ``conn``, ``connections``, ``cycle``, ``logger`` and
+``transport``; tests fail when one of them is gone.
 """
 
 from __future__ import annotations
@@ -18,17 +18,22 @@ import asyncio
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.settings import Settings
+from app.web.head import connections_of, network_of
 from app.web.security import FULL, HEADERS
 
 MARGIN = 128
 """Connections beyond the limit that still get a sentence; further ones are closed unanswered."""
+_MARGIN_OF_ONE = 16
+"""The same for one client's."""
 WHY = ("full", "idle", "late_head", "malformed", "not_taken")
 _SETTLED_S = 1.0
 _LATE = "The head of the request took too long to arrive."
@@ -51,6 +56,7 @@ class Connections:
         limit: int,
         head_deadline_s: float,
         send_deadline_s: float,
+        share: Callable[[str], int | None] = lambda client: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make it empty.
@@ -61,9 +67,14 @@ class Connections:
             head_deadline_s: seconds in which a request's head, or what is left of a body whose
                 answer is out, must have arrived.
             send_deadline_s: seconds in which a client must take something of what is sent.
+            share: open connections that a client may have, by `network_of` its address; one more
+                is treated as one too many in all; None: no limit of its own.
             clock: monotonic seconds.
         """
         self.limit = limit
+        self.share = share
+        self.held: Counter[str] = Counter()
+        """Open connections by client."""
         self.head_deadline_s = head_deadline_s
         self.send_deadline_s = send_deadline_s
         self.clock = clock
@@ -81,6 +92,7 @@ class Connections:
             limit=settings.connections,
             head_deadline_s=settings.head_deadline_s,
             send_deadline_s=settings.send_deadline_s,
+            share=partial(connections_of, settings),
         )
 
     @property
@@ -94,18 +106,22 @@ class Connections:
 
     def admit(self, newcomer: GuardedProtocol) -> None:
         """Make room for a connection, or have it told that there is none."""
-        if self.open <= self.limit:
+        share, own = self.share(newcomer.client_name), self.held[newcomer.client_name]
+        greedy = share is not None and own > share
+        if self.open <= self.limit and not greedy:
             return
         now = self.clock()
         # An idle browser gives way. Who has only just come does not: its head is on its way.
         idle = (one for one in newcomer.connections if isinstance(one, GuardedProtocol))
+        if greedy:  # others keep theirs
+            idle = (one for one in idle if one.client_name == newcomer.client_name)
         settled = [one for one in idle if one is not newcomer and one.idle_s(now) > _SETTLED_S]
         if settled:
             self.closed["idle"] += 1
             max(settled, key=lambda one: one.idle_s(now)).transport.abort()
             return
         self.closed["full"] += 1
-        if self.open > self.limit + MARGIN:
+        if self.open > self.limit + MARGIN or (share is not None and own > share + _MARGIN_OF_ONE):
             newcomer.transport.abort()
         else:
             newcomer.app_state = {**newcomer.app_state, FULL: True}
@@ -133,12 +149,17 @@ class GuardedProtocol(H11Protocol):
         self._quiet_since: float | None = now
         """Since when nothing is under way; None while a request is being answered."""
         self._unsent, self._taken = 0, now
+        self.client_name = network_of(self.client[0] if self.client else "")
         self.book.open += 1
+        self.book.held[self.client_name] += 1
         self.book.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed."""
         self.book.open -= 1
+        self.book.held[self.client_name] -= 1
+        if not self.book.held[self.client_name]:
+            del self.book.held[self.client_name]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -97,11 +97,15 @@ def too_long(headers: Headers) -> str:
 
 
 def client_of(request: Request) -> str:
-    """Who asks, for the turns and the limit per client: the address.
+    """Who asks, for the turns and the limits per client: `network_of` the address."""
+    return network_of(request.client.host if request.client else "")
+
+
+def network_of(host: str) -> str:
+    """An address as clients are counted.
 
     Of an IPv6 address only the network (its first 64 bits), since one machine has all the rest.
     """
-    host = request.client.host if request.client else ""
     if ":" not in host:
         return host
     try:
@@ -119,8 +123,22 @@ def places_of(settings: Settings, client: str) -> int | None:
     """How many requests a client may have waiting or running; None: no limit of its own."""
     if settings.client_places is not None:
         return settings.client_places or None
+    return None if is_here(client) else PLACES_OF_A_CLIENT
+
+
+def connections_of(settings: Settings, client: str) -> int | None:
+    """How many connections a client may have open; None: no limit of its own.
+
+    Behind a proxy every connection has its address, and the proxy does the counting.
+    """
+    if settings.client_connections is not None:
+        return settings.client_connections or None
+    return None if is_here(client) or settings.proxies else max(1, settings.connections // 4)
+
+
+def is_here(client: str) -> bool:
+    """Whether a client is this machine itself."""
     try:
-        is_here = ipaddress.ip_address(client).is_loopback
+        return ipaddress.ip_address(client).is_loopback
     except ValueError:
-        is_here = not client
-    return None if is_here else PLACES_OF_A_CLIENT
+        return not client

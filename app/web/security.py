@@ -16,7 +16,7 @@ import secrets
 import time
 from asyncio import CancelledError, timeout
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote_to_bytes
 
@@ -59,6 +59,9 @@ QUEUED_S = "queued_s"
 """Where a request's state holds how long it waited for the model, seconds."""
 UPLOADS = frozenset({"/api/v1/sets", "/calibrate/sets"})
 """Where a file may be sent by POST; its limits are those of uploads."""
+
+PIECE = 64 * 1024
+"""Bytes of an answer that are written at once; the next when the client has taken most of them."""
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _TRIES, _TRIES_PER_S, _ADDRESSES = 10, 60.0, 1024
@@ -126,7 +129,8 @@ class SecureApp:
                 headers.setdefault("Cache-Control", "no-store")
             elif bare:
                 message = {**message, "body": b""}
-            await send(message)
+            for part in _pieces(message):
+                await send(part)
 
         request = Request(scope, receive)
         try:
@@ -320,6 +324,18 @@ def own_path(scope: Mapping[str, Any]) -> str:
     """The path of a request without the path under which a proxy serves the app."""
     path, root = str(scope.get("path", "")), str(scope.get("root_path", ""))
     return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    """The same body in pieces: who does not read holds one of them, and not the whole answer."""
+    body = message.get("body", b"")
+    if len(body) <= PIECE:
+        yield message
+        return
+    last = (len(body) - 1) // PIECE * PIECE
+    for start in range(0, last, PIECE):
+        yield {**message, "body": body[start : start + PIECE], "more_body": True}
+    yield {**message, "body": body[last:]}
 
 
 def _is_text(query: bytes) -> bool:

@@ -126,9 +126,14 @@ def serve(model: Path) -> list[str]:
     return ["-m", "app", "serve", *where]
 
 
-def raw_connection(address: tuple[str, int], *, small: bool = False) -> socket.socket:
-    """A socket to the server; small: the kernel holds little of an answer that nobody reads."""
+def raw_connection(
+    address: tuple[str, int], *, small: bool = False, source: str = ""
+) -> socket.socket:
+    """A socket to the server; small: the kernel holds little of an answer that nobody reads;
+    source: the address that it comes from."""
     one = socket.socket()
+    if source:
+        one.bind((source, 0))
     if small:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     one.settimeout(PATIENCE)

@@ -173,7 +173,7 @@ async def test_what_the_disk_has_no_room_for_is_refused_before_it_is_sent(
         large = Sent(app, "192.0.2.1", 30 * 2**20)
         await large.call.answer()
         assert (large.call.status, large.asked.is_set()) == (507, False)
-        assert "this needs 60 MiB more" in large.call.json["error"]["sentence"]
+        assert "this needs 60 MiB" in large.call.json["error"]["sentence"]
         small = Sent(app, "192.0.2.1")
         small.go.set()
         assert (await small.call.answer()).status == 201

@@ -33,7 +33,8 @@ import engine.checkpoints
 import engine.frames.decomposition_cache
 from app.calibrate.sets import Sets
 from app.main import create_app
-from app.storage.store import Store, open_store, verify
+from app.storage.opening import open_store
+from app.storage.store import Store, verify
 from app.web.problems import StorageError
 from engine import LatentSpace
 from engine.frames.decomposition import HeadDecomposition, decompose

@@ -20,7 +20,8 @@ import pytest
 from asgi import settings_with
 
 from app.storage import store as store_module
-from app.storage.store import MANIFEST, Store, new_id, open_store, verify
+from app.storage.opening import open_store
+from app.storage.store import MANIFEST, Store, new_id, verify
 from app.web.problems import NotFound, StorageBusy, StorageError
 from engine.errors import ArtifactError
 
