@@ -40,7 +40,7 @@ def served(app: FastAPI, book: Connections | None) -> Iterator[uvicorn.Server]:
     """The app in a thread of this process: guarded, or on uvicorn as it comes."""
     config = uvicorn.Config(
         app, port=0, log_config=None, http=book.protocol() if book else "h11", ws="none",
-        timeout_keep_alive=15, access_log=False, timeout_graceful_shutdown=2,
+        timeout_keep_alive=int(PATIENCE), access_log=False, timeout_graceful_shutdown=2,
     )  # fmt: skip
     server = Server(config, book) if book else uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
