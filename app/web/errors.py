@@ -7,12 +7,15 @@ the log only.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from cachetools import LRUCache
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
@@ -22,6 +25,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.web.head import client_of
 from app.web.problems import ClientGone, Conflict, NotFound, NotReady, StorageError, less
 from app.web.rendering import json_text, render_text, wants_fragment
 from app.web.security import own_path
@@ -41,6 +45,8 @@ from engine.errors import (
 from engine.maps.options import MapNotReady
 
 log = logging.getLogger("lexiscope")
+HELD_S = 2.0
+"""The longest that a refusal is held back, in seconds."""
 _CLIENT_GONE = 499
 _SENTENCE_LIMIT = 600
 
@@ -109,8 +115,28 @@ class ErrorContext:
     """Seconds after which trying again makes sense, or None."""
 
 
+class Refusals:
+    """Who was told to come back later, and when.
+
+    Refusing costs time that those who were let in wait for, so whoever asks again before the time
+    that it was told is not refused at once, but then; at most `HELD_S` later.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until: LRUCache[str, float] = LRUCache(1024)
+
+    def hold_s(self, client: str, retry_after: float) -> float:
+        """Seconds to wait before this client is told to come back after so many."""
+        now = self._clock()
+        until = self._until.get(client, now)
+        self._until[client] = max(until, now + retry_after)
+        return min(HELD_S, max(0.0, until - now))
+
+
 def install(app: FastAPI) -> None:
     """Hang the handlers into the app; the boundary for everything else is `ErrorBoundary`."""
+    app.state.refusals = Refusals()
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     for kind in (LexiscopeError, NotReady, NotFound, StorageError):
@@ -213,6 +239,9 @@ async def _on_known(request: Request, error: Exception) -> Response:
     if status is None:
         return unforeseen(request, error)
     wait = getattr(error, "retry_after", 5 if status in (503, 504) else None)
+    if isinstance(error, QueueFull):
+        refusals: Refusals = request.app.state.refusals
+        await asyncio.sleep(refusals.hold_s(client_of(request), wait or 0))
     return answer(request, status, str(error) or _sentence(status), retry_after=wait)
 
 
