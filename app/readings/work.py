@@ -12,7 +12,8 @@ from fastapi import Request
 
 from app.jobs.job import JobView
 from app.jobs.lanes import Jobs
-from app.model.explorer import Explorer, client_of
+from app.model.explorer import Explorer
+from app.web.head import client_of
 from engine import LatentSpace
 from engine.errors import OptionError
 from engine.frames.kinds import FRAMES
