@@ -89,8 +89,8 @@ class LeftOut:
         weak = [one.label for one in self.classes if one.after <= 0.5]
         failed = f" It fails for {', '.join(weak)}." if weak else ""
         return (
-            f"{words}, {change} ({_span(self.before)}) and {random} random bases"
-            f" ({_span(self.random)}).{failed}"
+            f"{words}, {change}, {_span(self.before)}, and {random} random bases,"
+            f" {_span(self.random)}.{failed}"
         )
 
     def to_dict(self) -> dict[str, Any]:
