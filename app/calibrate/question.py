@@ -17,6 +17,7 @@ SetId = Annotated[str, Field(max_length=24, pattern=r"^(topics|sentiment|[0-9a-f
 """An example's name or the id of an uploaded set."""
 Name = Annotated[str, Field(max_length=80), AfterValidator(no_nul)]
 _Word = Annotated[str, Field(max_length=200), AfterValidator(no_nul)]
+_Words = Annotated[tuple[_Word, ...], Field(max_length=50)]
 WordsText = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(no_nul)]
 """Words to ask by."""
 Template = Annotated[str, Field(max_length=4000), AfterValidator(no_nul)]
@@ -73,7 +74,7 @@ class CalibrationQuestion(BaseModel):
     seed: int = Field(42, ge=0, le=2**31 - 1, description="Of the split, the start and the order.")
     compare: bool = Field(True, description="Compare before and after, with the controls, at the "
         "end.")  # fmt: skip
-    untaught: dict[_Word, tuple[_Word, ...]] = Field(default_factory=dict, max_length=100,
+    untaught: dict[_Word, _Words] = Field(default_factory=dict, max_length=100,
         description="Label to words that are not taught, to read by at the end; left out: "
         "proposed.")  # fmt: skip
 

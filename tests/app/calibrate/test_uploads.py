@@ -25,6 +25,8 @@ from engine.calibration.labelled import tables
 from engine.calibration.labelled.tables import MAX_CELLS, read_table
 from engine.errors import OptionError
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = 200
 
 

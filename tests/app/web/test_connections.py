@@ -31,6 +31,8 @@ from app.web.security import HEADERS, PIECE
 from app.web.serving import Server
 from engine import LatentSpace
 
+pytestmark = pytest.mark.slow
+
 SLOW = int(os.environ.get("LEXISCOPE_TEST_SLOW", "200"))
 """Slow connections; `make soak` sets more."""
 

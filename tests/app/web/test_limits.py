@@ -68,6 +68,7 @@ def cases() -> Iterator[Case]:
     for what in ("competitors", "ablation"):
         there = f"/api/v1/calibrations/{NOBODY}/{what}"
         yield "POST", there, {"json": {"seeds": 11}}, 10
+    yield "GET", f"/api/v1/calibrations/{NOBODY}/words", {"params": {"words": "x" * 3000}}, 2000
     yield "POST", f"/calibrate/{NOBODY}/competitors", {"data": {"seeds": "11"}}, 10
     yield "GET", "/calibrate", {"params": {"set": "topics", "epochs": 10**9}}, 2000
     yield "POST", "/calibrate/run", {"data": {"set": "topics", "epochs": 10**9}}, 2000

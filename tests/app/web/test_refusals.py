@@ -11,6 +11,8 @@ from app.web import errors
 from app.web.errors import HELD_S, Refusals
 from engine.errors import QueueFull
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_refusal_is_held_back_until_the_time_that_was_told() -> None:
     clock = Clock()

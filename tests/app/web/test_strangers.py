@@ -32,6 +32,8 @@ from app.web.logs import JsonLines, without_messages
 from app.web.security import HEADERS, HEALTH, PUBLIC, PUBLIC_PREFIX
 from engine import LatentSpace
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "a-token-of-more-than-22-characters"
 TOUR = [
     "/?prompt=the+cat", "/trace/agreement?prompt=the+cat", "/cost?prompt=the+cat",

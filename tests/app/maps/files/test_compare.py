@@ -32,6 +32,8 @@ from engine.maps import MapOptions, verify
 from engine.maps.verify import VerifyReport
 from engine.progress import no_check
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = MapOptions(prompt=PROMPT, layer=2, select="search:a", seed=7)
 
 

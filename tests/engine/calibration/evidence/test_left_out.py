@@ -27,6 +27,8 @@ from engine.calibration.training.train import calibrate
 from engine.checkpoints import NOTHING
 from engine.progress import drain
 
+pytestmark = pytest.mark.slow
+
 
 def test_auroc_is_scikit_learns_with_ties_and_weights() -> None:
     draw = np.random.default_rng(0)

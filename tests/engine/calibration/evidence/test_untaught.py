@@ -31,6 +31,8 @@ from engine.calibration.training.train import calibrate
 from engine.errors import OptionError
 from engine.progress import drain
 
+pytestmark = pytest.mark.slow
+
 GIVEN = {"left": ["d", "f"], "right": ["e", "g", "h"]}
 
 
