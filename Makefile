@@ -7,7 +7,9 @@ PORT   ?= 8000
 MODEL  ?=
 # Tests run in so many processes, those of the browser after the others and apart from them: their
 # driver keeps an event loop running in it, beside which no asynchronous test can start one.
-WORKERS ?= 2
+# Three for two cores, since some tests wait for other processes; Chromium is one by itself.
+WORKERS ?= 3
+BROWSERS ?= 2
 PARTS  ?=
 MINUTES ?=
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
@@ -69,7 +71,7 @@ run: setup ## serve on http://127.0.0.1:8000 (MODEL=folder, GGUF file or id, HOS
 
 test: setup-dev browser check ## everything: style, types, import rules, unit, contracts, real browser
 	$(PYTEST) tests -n $(WORKERS) --dist worksteal --ignore=tests/browser
-	$(PYTEST) tests/browser -n $(WORKERS) --dist loadfile
+	$(PYTEST) tests/browser -n $(BROWSERS) --dist loadfile
 
 test-quick: setup-dev ## the tests that need no browser, no server process and little time each
 	$(PYTEST) tests -n $(WORKERS) --dist worksteal --ignore=tests/browser -m "not slow"

@@ -18,7 +18,7 @@ from engine.lenses.kind import Lens
 def register(commands: Any, model: argparse.ArgumentParser) -> None:
     """Hang the command into the command line, with the options about the model besides."""
     lens = commands.add_parser("lens", help="fit a lens to a model, and see how well it does")
-    inside = lens.add_subparsers(metavar="fit|show", required=True)
+    inside = lens.add_subparsers(metavar="fit|show", required=True, help="Which of the two.")
     fitted = [one.name for one in LENSES.values() if one.fit is not None]
     for name, words, run in (
         ("fit", "fit a lens to the model and keep it", _fit),

@@ -129,7 +129,7 @@ BAD_FILES: list[tuple[str, str, bytes]] = [
      json.dumps({f"key{i}": "x" for i in range(300)}).encode()),
     ("JSON lines of a key of 5000 characters", "a.jsonl",
      json.dumps({"k" * 5000: "x", "label": "y"}).encode()),
-    ("a JSON list", "a.json", b'[{"text": "a", "label": "b"}]'),
+    ("a JSON list of numbers", "a.json", b"[1, 2, 3]"),
     ("an unknown ending", "a.exe", b"text,label\na,b\n"),
     ("an ending of 5000 characters", "a." + "x" * 5000, b"text,label\na,b\n"),
     ("a name that is a path", "../../etc/passwd.exe", b"text,label\na,b\n"),

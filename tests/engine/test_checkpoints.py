@@ -18,7 +18,7 @@ import torch
 from tiny_models import Spaces
 
 from engine import checkpoints
-from engine.calibration.evidence import ablation, comparison, evaluation
+from engine.calibration.evidence import ablation, controls, evaluation
 from engine.calibration.evidence.ablation import ablate
 from engine.calibration.evidence.comparison import compare_before_after
 from engine.calibration.evidence.evaluation import evaluate
@@ -326,7 +326,7 @@ def test_a_comparison_goes_on_after_its_last_control(
     states = drain(task_states(space, task))
     calibration = drain(calibrate(space, states, task, CalibrationOptions(epochs=2, batch=32)))
     trained: list[str] = []
-    monkeypatch.setattr(comparison, "calibrate", counting(trained))
+    monkeypatch.setattr(controls, "calibrate", counting(trained))
 
     def make(kept: Checkpoints) -> Steps[Any]:
         return compare_before_after(space, task, states, calibration, kept=kept)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engine.frames.kinds import FRAMES
 from training.data import write_json
 from training.evaluate import weights_digest
 from training.report import known_scores, measure
@@ -151,7 +152,7 @@ def test_without_the_shared_folder_one_sentence_says_so(small_model: Path, tmp_p
     assert "corpus/gutenberg-prose" in report["absent"]
     assert not {"texts", "peer", "ngrams", "labels"} & set(report)
     assert len(report["continuations"]) == 10
-    assert set(report["neighbours"]["frames"]) == {"output", "input", "head", "tight", "random"}
+    assert set(report["neighbours"]["frames"]) == set(FRAMES)
     text = markdown(report)
     assert text.startswith("Not measured, because")
     assert "## Semantic neighbours" in text

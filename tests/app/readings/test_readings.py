@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from asgi import PROMPT
+from asgi import BASE, PROMPT, load_tiny, settings_with
 from starlette.testclient import TestClient
 from waiting import until
 
+from app.main import create_app
 from app.readings.page import dial_sentence, lens_sentence
 from engine import LatentSpace
 from engine.lenses.kind import Lens
@@ -18,9 +20,13 @@ QUERY = {"prompt": PROMPT, "lens": "linear", "geometry": "matmul", "frame": "hea
 
 
 @pytest.mark.slow
-def test_what_is_missing_is_measured_by_a_job_and_shown(
-    client: TestClient, space: LatentSpace
-) -> None:
+def test_what_is_missing_is_measured_by_a_job_and_shown(model_folder: Path, tmp_path: Path) -> None:
+    space = load_tiny(model_folder, tmp_path)  # of its own: others are tested as not measured
+    with TestClient(create_app(settings_with(), space), base_url=BASE) as client:
+        _measured_and_shown(client, space)
+
+
+def _measured_and_shown(client: TestClient, space: LatentSpace) -> None:
     before = client.get("/readings")
     assert "Measure this model" in before.text
     assert client.get("/api/v1/readings").json()["lenses"] == {}

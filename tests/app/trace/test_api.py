@@ -395,6 +395,7 @@ def test_every_address_of_the_api_is_described_with_its_errors(
             "jobs/{id}/restart", "sets", "sets/{id}", "calibrations", "calibrations/task",
             "calibrations/{id}", "calibrations/{id}/files", "calibrations/{id}/competitors",
             "calibrations/{id}/ablation", "calibrations/{id}/trace", "readings",
+            "calibrations/{id}/words",
         )
     }  # fmt: skip
     for path, operations in paths.items():
@@ -409,7 +410,7 @@ def test_every_address_of_the_api_is_described_with_its_errors(
 
 def test_every_described_address_answers_as_described(shared_client: TestClient) -> None:
     examples = {"frame": "output", "prompt": PROMPT, "token": "cat", "search": "a", "layer": "1",
-        "by": "class", "to": "1", "index": "0"}  # fmt: skip
+        "by": "class", "to": "1", "index": "0", "words": "cat,dog"}  # fmt: skip
     either = {"/api/v1/map/search": {"text": "a"}, "/api/v1/map/changes": {"to": "1"}}
     places = {"{frame}": "output", "sets/{id}": "sets/topics", "{id}": "0" * 24}
     for path, operations in described(shared_client)["paths"].items():

@@ -398,7 +398,7 @@ def test_an_idle_connection_gives_way_to_a_new_one(app: FastAPI) -> None:
                 assert held[0].recv(10) == b""  # the one that was idle longest
             for one in held[1:]:
                 one.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                assert alive(one)
+                assert alive(one), book.closed
         for one in held:
             one.close()
     assert (book.closed["idle"], book.closed["full"]) == (1, 0)

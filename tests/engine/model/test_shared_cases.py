@@ -16,7 +16,6 @@ from engine.calibration.labelled.tables import read_table
 from engine.calibration.labelled.tasks import make_task
 from engine.errors import LexiscopeError, PromptError
 from engine.maps import MapOptions, TextSet
-from engine.progress import no_check
 
 CASES = ROOT.parent / "shared" / "cases"
 pytestmark = [
@@ -115,7 +114,7 @@ def test_a_text_lies_where_it_lies_alone(tmp_path: Path) -> None:
         table = read_table(CASES / "pad" / f"{name}.csv")
         texts = TextSet(name=name, texts=table.column("text"), labels=table.column("label"))
         options = MapOptions(vocabulary="none", texts=texts, projection="shared")
-        places.append(space.maps.draw(options, check=no_check).coordinates[0])
+        places.append(space.maps.map(options).coordinates[0])
     assert abs(places[0] - places[1]).max() <= 1e-5
 
 
