@@ -380,7 +380,8 @@ def test_one_connection_too_many_is_told_so_and_closed(space: LatentSpace) -> No
                 one.close()
 
 
-def test_an_idle_connection_gives_way_to_a_new_one(app: FastAPI) -> None:
+def test_an_idle_connection_gives_way_to_a_new_one(space: LatentSpace) -> None:
+    app = create_app(settings_with(), space)  # patient: no deadline may close one as well
     book = Book(limit=3, head_deadline_s=30)
     with served(app, book) as server:
         held = []
