@@ -401,7 +401,10 @@
 
   function scan(root) {
     const found = root.matches?.("[data-plot]") ? [root] : $$("[data-plot]", root);
-    for (const element of found) sight.observe(element);
+    for (const element of found) {
+      if (element.dataset.plot === "grid") attempt(element); // what the page is about waits for nobody
+      else sight.observe(element);
+    }
     for (const details of $$("details[data-fold]:not([data-folded])", root)) {
       if (!unfolded.has(details.id)) details.open = false;
       requestAnimationFrame(() => (details.dataset.folded = "yes"));
