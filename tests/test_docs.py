@@ -174,6 +174,7 @@ def _commands() -> Iterator[tuple[str, list[str]]]:
                 yield where, words
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_documents_are_understood() -> None:
     tried = 0
     for where, words in _commands():

@@ -70,6 +70,7 @@ STATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", STATES)
 async def test_the_table_of_states(
     state: str, space: LatentSpace, monkeypatch: pytest.MonkeyPatch

@@ -265,6 +265,7 @@ def test_a_parquet_bomb_costs_its_sender_a_sentence(site: TestClient) -> None:
     assert answer.status_code in (413, 422), answer.text
 
 
+@pytest.mark.slow
 def test_a_parquet_file_that_unfolds_is_refused_by_its_text(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     import pyarrow

@@ -45,6 +45,7 @@ def test_a_trace_is_a_table_of_layers_and_tokens(
     assert all(len(line) <= 100 for line in lines)
 
 
+@pytest.mark.slow
 def test_hostile_tokens_do_not_act_on_a_terminal(where: list[str], capfd: Any) -> None:
     for text in HOSTILE:
         assert cli.main(["trace", text, *where]) == 0

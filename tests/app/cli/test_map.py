@@ -26,6 +26,7 @@ def where(model_folder: Path) -> list[str]:
     return ["--model", str(model_folder), "--device", "cpu", "--threads", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_file_is_the_one_of_the_web_and_verifies(
     shared_client: TestClient, where: list[str], tmp_path: Path, capfd: Any, format: str

@@ -103,6 +103,7 @@ def test_the_states_on_the_map_are_what_the_calibration_makes_of_them(
     assert f"after calibration First ({told['fingerprint']})" in line
 
 
+@pytest.mark.slow
 def test_every_address_of_a_map_takes_a_calibration(site: TestClient, saved: str) -> None:
     fields = {**HERE, "calibration": saved}
     last = get(site, calibration=saved)["n"] - 1
@@ -242,6 +243,7 @@ def test_the_question_of_the_two_pictures() -> None:
         MapQuery.model_validate({"compare": "calibration:../../etc"})
 
 
+@pytest.mark.slow
 def test_the_command_line_draws_and_verifies_with_a_folder(
     site: TestClient, saved: str, model_folder: Path, tmp_path: Path, capfdbinary: Any
 ) -> None:

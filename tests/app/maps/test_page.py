@@ -328,6 +328,7 @@ def fields_of(href: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_the_job_of_a_picture_leads_back_to_the_page_as_it_was_set(client: TestClient) -> None:
     """Everything in the query reaches the form, the job's result and the linear picture."""
     got = page(client, f"/map?{urlencode(WAITING)}")

@@ -109,6 +109,7 @@ async def test_a_client_that_leaves_the_queue_frees_its_place(space: LatentSpace
     assert device.counters["dropped"] == 1
 
 
+@pytest.mark.slow
 async def test_a_full_queue_is_answered_503_with_a_time_and_a_sentence(space: LatentSpace) -> None:
     app, blocked = blocked_app(space, queue_places=2)
     async with running(app):

@@ -64,6 +64,7 @@ def steps() -> Steps[str]:
     return "made"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("problem", "said"),
     [
@@ -138,6 +139,7 @@ def test_a_damaged_folder_is_not_listed_and_its_files_are_not_trusted(
             act()
 
 
+@pytest.mark.slow
 def test_a_folder_that_another_server_uses_is_not_shown(tmp_path: Path) -> None:
     held = Store(tmp_path)
     with pytest.raises(StorageBusy):

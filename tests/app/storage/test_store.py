@@ -117,6 +117,7 @@ def test_another_process_is_kept_out(tmp_path: Path) -> None:
     assert other() == ""
 
 
+@pytest.mark.slow
 def test_two_in_one_process_are_kept_apart_as_well(tmp_path: Path) -> None:
     held = Store(tmp_path)
     with pytest.raises(StorageBusy):

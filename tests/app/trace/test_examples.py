@@ -85,6 +85,7 @@ def test_the_sentences_are_of_the_model_that_ships_and_no_other_s_page_holds_the
     assert not any(escape(look) in other or look in other for look in looks)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("number", "answer", "since", "alone"),

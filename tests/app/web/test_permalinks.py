@@ -160,6 +160,7 @@ def test_every_page_has_a_link_here(shared_client: TestClient) -> None:
     assert sorted(missing) == ["/calibrate/{id}/ablation.csv", "/map/calibration/{id_}"]
 
 
+@pytest.mark.slow
 def test_links_of_today_are_answered(shared_client: TestClient) -> None:
     """The seeds are links that work, so that their mutants are near something real."""
     for path, query in LINKED:

@@ -164,6 +164,7 @@ def test_every_page_and_download_lies_below_the_prefix(proxied: Proxied) -> None
         assert any(path.startswith(ROOT + part) for path in proxied.seen), f"{part} was not seen"
 
 
+@pytest.mark.slow
 def test_the_document_of_the_api_names_the_prefix(proxied: Proxied) -> None:
     assert proxied.ask("GET", f"{ROOT}/api/v1/openapi.json").json()["servers"] == [{"url": ROOT}]
 

@@ -80,6 +80,7 @@ def test_its_figures_are_those_of_a_second_route(spaces: Spaces, fitted: Lens) -
         assert row.kl_shuffled >= 0
 
 
+@pytest.mark.slow
 def test_on_the_model_that_ships_it_beats_no_lens_and_its_control(small: object) -> None:
     model = small.model  # type: ignore[attr-defined]
     found = drain(fit_linear(model, Settings(texts=24, tokens=40, rounds=2)))

@@ -127,6 +127,7 @@ def test_a_large_vocabulary_is_searched_whole() -> None:
     assert found.tolist() == list(range(7, 60_000, 10))
 
 
+@pytest.mark.slow
 def test_an_expression_that_never_ends_is_stopped() -> None:
     with pytest.raises(OptionError, match="was stopped"):
         find_expression(TEXTS, "(a|a)*(a|a)*(a|a)*$x", seconds=1)

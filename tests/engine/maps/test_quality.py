@@ -64,6 +64,7 @@ def test_nearest_is_exact_far_from_the_origin_and_beside_an_outlier() -> None:
     np.testing.assert_array_equal(np.sort(ids, 1), np.c_[np.arange(1, 57), np.arange(3, 59)])
 
 
+@pytest.mark.slow
 def test_the_badge_is_scikit_learns_at_3000_points() -> None:
     x = clusters(3000)
     y = PCA(2, svd_solver="covariance_eigh").fit_transform(x).astype(np.float32)

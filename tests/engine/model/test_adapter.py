@@ -58,6 +58,7 @@ def refusal(folder: Path, kind: type[LexiscopeError]) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_an_adapter_opens_with_its_model_merged_in(adapter: Path) -> None:
     """The reference adds s·B·A to the weights by hand, in float64."""
     space = load(adapter, device="cpu", offline=True, cache_dir=adapter.parent / "cache")

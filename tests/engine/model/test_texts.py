@@ -66,6 +66,7 @@ def test_states_can_be_differentiated_through(spaces: Spaces) -> None:
     assert weight.grad is not None
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_named(spaces: Spaces) -> None:
     """An empty list, an empty text, a long one, a missing layer, too little memory."""
     model = spaces["llama"].model

@@ -668,6 +668,7 @@ def test_isotropy_in_a_trace_is_that_of_its_states_and_nearest_bases(
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("geometry", ["cosine", "l2"])
 def test_a_trace_stays_within_its_memory(spaces: Spaces, geometry: str) -> None:
     """With 50 listed tokens in 320 dimensions, whose vectors alone would be 15 MiB."""

@@ -313,6 +313,7 @@ def test_no_label_covers_another() -> None:
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
 
 
+@pytest.mark.slow
 def test_the_points_are_drawn_where_they_are() -> None:
     """A single prompt token's colour lies at its place, one unit is as long across as it is up."""
     sheet = points_of([[0.2, 0.9], [0.9, 0.3]], (2, 2), label=lambda i: "x", colour=None)

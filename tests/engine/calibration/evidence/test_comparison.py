@@ -115,6 +115,7 @@ def test_rows_and_controls_and_layers(spaces: Spaces, measured) -> None:
     assert plain["chance"] == pytest.approx(largest)
 
 
+@pytest.mark.slow
 def test_head_and_matrix_product_are_compared_too(spaces: Spaces) -> None:
     """The trained rows of a head, read by matrix products."""
     _, _, found = compared(spaces, target="head", inference="mm", loss="mm")
@@ -192,6 +193,7 @@ def test_the_baseline_is_the_best_of_three_recounted(spaces: Spaces, measured) -
     assert plain["baseline"]["title"] in plain["sentence"]
 
 
+@pytest.mark.slow
 def test_a_training_that_kept_its_start_says_so_first(spaces: Spaces) -> None:
     """A rate far too high: the sentence begins with it, and the figures are those before."""
     _, calibration, found = compared(spaces, target="head", learning_rate=10.0, epochs=2)
@@ -330,6 +332,7 @@ def test_ablation_takes_the_method_apart(spaces: Spaces) -> None:
         drain(ablate(space, task, context.states, losses=("magic",)))
 
 
+@pytest.mark.slow
 def test_the_curve_chooses_from_what_the_probe_chooses_from(
     spaces: Spaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -315,6 +315,7 @@ def test_every_method_on_states_is_sound(spaces: Spaces, name: str) -> None:
     json.dumps(outcome.to_dict())
 
 
+@pytest.mark.slow
 def test_evaluate_fills_the_table(spaces: Spaces) -> None:
     """Every cell from the runs, averages over tasks, pairs that are there, JSON and flat rows."""
     space = spaces["llama"]

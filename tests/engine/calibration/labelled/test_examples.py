@@ -132,6 +132,7 @@ def test_labels_do_not_stand_in_the_text(example: tuple[str, Rows]) -> None:
     assert len(naming) <= LEAK * len(rows), naming
 
 
+@pytest.mark.slow
 def test_a_bag_of_words_learns_something_but_not_all(example: tuple[str, Rows]) -> None:
     """Held-out accuracy of a word count is above chance by far and below perfection by far."""
     name, rows = example

@@ -158,6 +158,7 @@ def test_rows_are_those_of_the_csv_module_where_every_quote_is_closed(pieces: li
     assert all(p.last < n.line for p, n in itertools.pairwise(found))
 
 
+@pytest.mark.slow
 def test_many_open_quotes_cost_no_more_than_the_file_is_long() -> None:
     """A quote that looked through the whole rest for each line would not end within hours."""
     for row in ('x",y,"z\n', '"x\n', 'a,"""b\n', 'x,""y\n'):

@@ -72,6 +72,7 @@ def test_planted_classes_are_found_by_every_loss(case: Case, loss: str) -> None:
     assert min(losses) == losses[found.best_epoch] < losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

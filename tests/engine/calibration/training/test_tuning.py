@@ -205,6 +205,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(
     np.testing.assert_allclose(*histories, rtol=PADDED)
 
 
+@pytest.mark.slow
 def test_the_copy_is_gone_when_the_training_is(
     spaces: Spaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
