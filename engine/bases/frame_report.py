@@ -115,6 +115,8 @@ def compute_frame_report(
     own = frame.norms.numel() * 4 + frame.mean.numel() * 8
     if frame.transform is not None:
         own += frame.transform.numel() * 8
+    if frame.exact_norms is not None:
+        own += frame.exact_norms.numel() * 8
     v = model.vocabulary
     return FrameReport(
         frame=name,

@@ -56,6 +56,8 @@ class Frame:
     seed: int = 0
     alpha: float = 0.0
     """Where a dial stands, for the frame `dial`."""
+    exact_norms: Tensor | None = None
+    """‖b_i‖, float64 on the CPU (v), where the matrix makes them dear; None: from the rows."""
     _cache: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -137,6 +139,13 @@ class Frame:
         rows = self.gather(ids).cpu().double()
         out = rows * self.factor
         return out if self.transform is None else out @ self.transform
+
+    def lengths(self, ids: Tensor) -> Tensor:
+        """‖b_i‖ of some tokens, float64 on the CPU (n)."""
+        if self.exact_norms is not None:
+            return self.exact_norms[ids]
+        out: Tensor = self.vectors(ids).norm(dim=1)
+        return out
 
     def centred_norms(self) -> Tensor:
         """‖b_i − b̄‖, float32 (v); computed at the first call.

@@ -9,6 +9,7 @@ and computed again from the vectors themselves, in float64: a handful of pairs, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -21,8 +22,8 @@ MOST: Final = 512
 """Scores of one row within a grain in one chunk; more are one and the same score (vectors that are
 equal, or zero) and stay as float32 counts them."""
 _ULP: Final = 2.0**-24
-_NUMBERS: Final = 2**16
-"""Of vectors that are computed again at once: half a megabyte."""
+_NUMBERS: Final = 2**18
+"""Of rows that are looked at again at once: two megabytes."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,31 @@ class Exact:
         ]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
+    @cached_property
+    def _placed(self) -> Tensor:
+        states = self.states.detach().cpu().double()
+        return states if self.vectors or self.centred else self.frame.place(states)
+
+    @cached_property
+    def _queries(self) -> Tensor:
+        """M·r of each state: r·b_i = (M·r)·x_i, so no vector of the frame is made."""
+        matrix = self.frame.transform
+        return self._placed if matrix is None else self._placed @ matrix.cpu()
+
     def _some(self, geometry: Geometry, row: Tensor, ids: Tensor) -> Tensor:
-        frame = self.frame
-        unique, place = torch.unique(ids.cpu(), return_inverse=True)
-        b = frame.vectors(unique)
+        frame, row, ids = self.frame, row.cpu(), ids.cpu()
+        unique, place = torch.unique(ids, return_inverse=True)
+        x = frame.gather(unique).cpu().double() * frame.factor
+        norms = frame.lengths(unique)
+        dots = torch.linalg.vecdot(self._queries[row], x[place])
         if self.centred:
-            b = b - frame.mean.cpu().double()
-        states = self.states[row].detach().cpu().double()
-        placed = states if self.vectors or self.centred else frame.place(states)
-        dots = torch.linalg.vecdot(placed, b[place])
-        norms = b.norm(dim=1)[place]
+            mean = frame.mean.cpu().double()
+            query = mean if frame.transform is None else frame.transform.cpu() @ mean
+            norms = (norms.square() - 2 * (x @ query) + mean @ mean).clamp_min(0).sqrt()
+            dots = dots - self._placed[row] @ mean
+        norms = norms[place]
         inverse = torch.where(norms > 0, 1 / norms.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
-        bias = None if frame.bias is None else frame.bias.detach().cpu().double()[ids.cpu()]
+        bias = None if frame.bias is None else frame.bias.detach().cpu().double()[ids]
         return geometry.bare(dots, Columns(norms, inverse, bias, frame.finish), None)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from engine.reading.exact import MOST, Exact
 from engine.reading.geometries.geometry import Geometry
@@ -197,13 +198,16 @@ class Running:
             return
         fine = (self.high - self.low).amax(1, keepdim=True)
         gaps = self.best[:, :-1] - self.best[:, 1:]
-        rows = ((gaps <= fine) & (self.ids[:, 1:] >= 0)).any(1).nonzero().squeeze(1)
+        near = (gaps <= fine) & (self.ids[:, 1:] >= 0)
+        rows = near.any(1).nonzero().squeeze(1)
         if not len(rows):
             return
-        ids = self.ids[rows]
-        pairs = rows.repeat_interleave(self.k)
-        again = exact.bare(geometry, pairs, ids.reshape(-1).clamp_min(0)).view(ids.shape)
-        again = again.masked_fill(ids.cpu() < 0, -torch.inf)
+        ids, near = self.ids[rows], near[rows]
+        again = self.best[rows].double().cpu()
+        # Of neighbours that are too near either is computed again; the others stand apart as it is.
+        row, place = (pad(near, (0, 1)) | pad(near, (1, 0))).nonzero(as_tuple=True)
+        exactly = exact.bare(geometry, rows[row], ids[row, place])
+        again[row.cpu(), place.cpu()] = exactly
         order = again.argsort(dim=1, descending=True, stable=True).to(ids.device)
         self.ids[rows] = ids.gather(1, order)
         self.best[rows] = self.best[rows].gather(1, order)

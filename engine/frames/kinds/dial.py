@@ -33,6 +33,7 @@ def _build(source: Source) -> Frame:
         head.row_mean @ matrix,
         shift=source.shift(),
         alpha=alpha,
+        exact_norms=norms,
     )
 
 

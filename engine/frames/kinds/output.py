@@ -14,9 +14,17 @@ from engine.frames.kinds.kind import FrameKind, Source
 def _build(source: Source) -> Frame:
     head = source.decomposition
     inverse = head.power(-1.0)
-    norms = head.basis_norms.float().to(source.device)
+    norms = head.basis_norms
     mean = head.row_mean @ inverse
-    return Frame("output", source.weight, inverse, norms, mean, shift=source.shift())
+    return Frame(
+        "output",
+        source.weight,
+        inverse,
+        norms.float().to(source.device),
+        mean,
+        shift=source.shift(),
+        exact_norms=norms,
+    )
 
 
 def _spectrum(values: Tensor, frame: Frame) -> Tensor:

@@ -15,8 +15,16 @@ from engine.frames.kinds.kind import FrameKind, Source
 def _build(source: Source) -> Frame:
     head = source.decomposition
     root = head.power(-0.5)
-    norms = head.leverage.clamp_min(0).sqrt().float().to(source.device)
-    return Frame("tight", source.weight, root, norms, head.row_mean @ root, shift=source.shift())
+    norms = head.leverage.clamp_min(0).sqrt()
+    return Frame(
+        "tight",
+        source.weight,
+        root,
+        norms.float().to(source.device),
+        head.row_mean @ root,
+        shift=source.shift(),
+        exact_norms=norms,
+    )
 
 
 def _spectrum(values: Tensor, frame: Frame) -> Tensor:
