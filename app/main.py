@@ -45,9 +45,9 @@ from engine import LatentSpace
 
 PAGES = (
     trace.PAGE,
-    bases.PAGE,
     maps.PAGE,
     calibrate.PAGE,
+    bases.PAGE,
     readings.PAGE,
     model.PAGE,
     method.PAGE,

@@ -50,7 +50,8 @@ from engine.trace.agreement import Agreement, compute_agreement
 from engine.trace.cell import Cell, Curves, compute_cell, compute_curves
 from engine.trace.compute import Read, compute_trace, default_pins, read_states
 from engine.trace.dial import DialCurve, keep_curve, load_curve, measure_dial
-from engine.trace.options import TraceOptions
+from engine.trace.finding import Finding, find
+from engine.trace.options import TraceOptions, prepare
 from engine.trace.result import Cost, Trace
 from engine.trace.temperatures import Temperatures, default_temperatures
 
@@ -355,6 +356,46 @@ class LatentSpace:
                 states,
                 options,
                 lens=self.lens(options.lens),
+                check=check,
+            )
+
+    def finding(
+        self,
+        prompt: str,
+        options: TraceOptions | None = None,
+        *,
+        position: int = -1,
+        check: Check = no_check,
+        **settings: Any,
+    ) -> Finding:
+        """From where on the reading names the model's answer, beside random directions.
+
+        Raises:
+            LayerError: the trace does not hold that position.
+        """
+        options = self._options(options, settings)
+        trace = self.trace(prompt, options, check=check)
+        position = position + len(trace.tokens) if position < 0 else position
+        if position not in trace.positions:
+            raise LayerError(
+                f"position {position} is not among those read, {trace.positions[0]} to"
+                f" {trace.positions[-1]}; choose one of them."
+            )
+        column = trace.positions.index(position)
+        states = self.states(prompt, bos=options.bos, chat=options.chat, check=check)
+        lens = self.lens(options.lens)
+        with torch.no_grad():
+            got = prepare(self.model, states, options, lens=lens, check=check)
+            return find(
+                position,
+                trace.layers,
+                trace.final_rank[:, column].tolist(),
+                got.states[:, column],
+                int(trace.final_ids[column]),
+                self.frame("random"),
+                trace.geometry,
+                centred=options.centred,
+                budget_bytes=self.model.limits.reading_bytes,
                 check=check,
             )
 

@@ -24,7 +24,7 @@ from engine.frames.kinds.kind import FrameKind
 from engine.reading.geometries import GeometryName
 
 router = APIRouter(include_in_schema=False)
-PAGE = Page("Bases", "/bases", router)
+PAGE = Page("Bases", "/bases", router, reference=True)
 
 
 class BasesQuery(PageQuestion):

@@ -41,7 +41,7 @@ from app.web.words import Choice, sentence
 from engine.errors import InputError, OptionError
 
 router = APIRouter(include_in_schema=False)
-PAGE = Page("Calibrate", "/calibrate", router)
+PAGE = Page("Teach", "/calibrate", router)
 
 
 _NOTES = 8

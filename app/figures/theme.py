@@ -24,8 +24,9 @@ from engine.frames import kinds
 from engine.reading import geometries
 from engine.trace import options
 
-ROW_HEIGHTS = (30, 54)
-"""Height of a cell of the layer × token grid, in pixels; few layers get taller ones."""
+ROW_HEIGHTS = (15, 54)
+"""Least and greatest height of a cell of the layer × token grid, in pixels: all layers of a model
+shall fit into one screen."""
 COLUMN_WIDTHS = (54, 92)
 """Least width of a cell of the grid, in pixels: for the shortest and the longest texts in it."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"

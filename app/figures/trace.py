@@ -29,12 +29,12 @@ from app.figures.theme import (
 from engine.reading.geometries import GEOMETRIES
 from engine.trace.result import Bools, Floats, Trace
 
-MARGIN = {"l": 58, "r": 84, "t": 54, "b": 66}
+MARGIN = {"l": 58, "r": 84, "t": 46, "b": 60}
 """Room around the cells of the grid, in pixels; figures.js places its row labels by it."""
 COLOURS = {
+    "rank": "rank of the model's answer",
     "probability": "probability",
     "entropy": "entropy",
-    "rank": "rank of the model's answer",
     "kl": "KL to the final prediction",
     "agreement": "agreement with the model",
     "deviation": "deviation from the virtual path",
@@ -45,7 +45,7 @@ COLOURS = {
 
 def grid(
     trace: Trace,
-    colour: str = "probability",
+    colour: str = "rank",
     *,
     dark: bool = False,
     selected: tuple[int, int] | None = None,
@@ -97,7 +97,7 @@ def grid(
                 y=(agree_y + 0.31).tolist(),
                 xaxis="x2",
                 mode="markers",
-                marker={"size": 6, "color": colours.mark}
+                marker={"size": _letters(rows) / 2, "color": colours.mark}
                 | {"line": {"width": 1, "color": colours.surface}},
                 hoverinfo="skip",
                 showlegend=False,
@@ -113,7 +113,7 @@ def grid(
             width=width * _column_width(trace, columns) + MARGIN["l"] + MARGIN["r"],
             margin=MARGIN | {"autoexpand": False},
             annotations=[
-                _aside("↑ what the model predicts next", 1, 30, colours),
+                _aside("↑ what the model predicts next", 1, 26, colours),
                 _aside("↑ the prompt: token and position", 0, -44, colours),
             ],
             xaxis=axis(
@@ -185,7 +185,12 @@ def _stops(plane: Plane, colours: Theme) -> tuple[str, ...]:
 def _height(rows: int) -> int:
     """Height of all cells together: few layers are drawn taller, for the colour bar's sake."""
     least, most = ROW_HEIGHTS
-    return rows * max(least, min(most, 240 // rows))
+    return rows * max(least, min(most, 480 // rows))
+
+
+def _letters(rows: int) -> float:
+    """Size of the letters in a cell, in pixels."""
+    return min(12.5, _height(rows) / rows - 4)
 
 
 def _colourbar(plane: Plane, colours: Theme, rows: int) -> dict[str, Any]:
@@ -223,7 +228,10 @@ def _texts(trace: Trace, plane: Plane, columns: slice, finite: Bools, colours: T
         y=ys.tolist(),
         mode="text",
         text=[plot_text(trace.token_info[int(i)].label, 11) for i in ids[ys, xs]],
-        textfont={"size": 12.5, "color": text_colours(values, _stops(plane, colours))},
+        textfont={
+            "size": _letters(len(trace.layers)),
+            "color": text_colours(values, _stops(plane, colours)),
+        },
         hoverinfo="skip",
         showlegend=False,
         meta={"part": "texts"},

@@ -29,20 +29,21 @@ from engine.trace.cell import Curves
 from engine.trace.result import Floats, Trace
 
 MEASURES = {
+    "rank": "rank (1 is nearest)",
     "probability": "probability",
     "score": "score",
-    "rank": "rank (1 is nearest)",
 }
 """What a curve can show."""
 
 
 def curves(
     curves: Curves,
-    measure: str = "probability",
+    measure: str = "rank",
     *,
     dark: bool = False,
     selected: int | None = None,
     legend: bool = True,
+    leaders: int | None = None,
 ) -> go.Figure:
     """Chosen tokens over the layers at one position.
 
@@ -52,6 +53,8 @@ def curves(
         dark: colours for a dark page.
         selected: a layer to mark.
         legend: name the tokens above the figure; a page that lists them itself does not.
+        leaders: how many of the first tokens the race is about; the others are drawn behind them,
+            thin. None: all of them.
     """
     colours = theme(dark)
     values: Floats = {
@@ -64,16 +67,20 @@ def curves(
     for i, token in enumerate(curves.tokens):
         n = i % len(colours.lines)
         name = plot_text(token.label, 18)
+        behind = leaders is not None and i >= leaders
+        colour = colours.muted if behind else colours.lines[n]
+        line = {"color": colour, "width": 2.6, "dash": DASHES[n]}
         figure.add_trace(
             go.Scatter(
                 x=list(curves.layers),
                 y=np.asarray(values[i], dtype=np.float32),
                 mode="lines+markers",
                 name=name,
-                line={"color": colours.lines[n], "width": 2, "dash": DASHES[n]},
-                marker={"size": 7, "symbol": SYMBOLS[n], "color": colours.lines[n]},
+                line={"color": colour, "width": 1} if behind else line,
+                marker={"size": 3 if behind else 7, "symbol": SYMBOLS[n], "color": colour},
+                opacity=0.4 if behind else 1,
                 hovertemplate="%{y:.4g}" if measure != "rank" else "%{y:,}",
-                meta={"role": "line", "line": n},
+                meta={"role": "behind"} if behind else {"role": "line", "line": n},
             )
         )
     title = score_name(curves.geometry) if measure == "score" else MEASURES[measure]

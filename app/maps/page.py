@@ -64,7 +64,7 @@ from engine.maps import PROJECTIONS, MapMaker, MapNotReady
 from engine.progress import Check
 
 router = APIRouter(include_in_schema=False)
-PAGE = Page("Map", "/map", router)
+PAGE = Page("Map", "/map", router, takes_prompt=True)
 
 SELECTED = 300
 """Rows of a selection that the page lists."""

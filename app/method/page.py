@@ -26,7 +26,7 @@ from engine.reading.geometries import GEOMETRIES
 from engine.reading.geometries.geometry import Geometry
 
 router = APIRouter(include_in_schema=False)
-PAGE = Page("Method", "/method", router)
+PAGE = Page("Method", "/method", router, reference=True)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from engine.errors import OptionError
 from engine.frames.kinds import FRAMES
 
 router = APIRouter(include_in_schema=False)
-PAGE = Page("Model", "/model", router)
+PAGE = Page("Model", "/model", router, reference=True)
 
 
 class ModelQuery(Question):

@@ -22,7 +22,7 @@ from engine.reading.geometries import GEOMETRIES
 from engine.trace.dial import DialCurve
 
 router = APIRouter(include_in_schema=False)
-PAGE = Page("Readings", "/readings", router)
+PAGE = Page("Readings", "/readings", router, reference=True)
 
 
 @dataclass(frozen=True)

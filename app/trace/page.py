@@ -21,6 +21,7 @@ from app.figures.theme import FRAMES, GEOMETRIES, LABELS, LENSES, STATES
 from app.figures.trace import COLOURS
 from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
+from app.trace.headline import headline
 from app.trace.panels import Panel, Panels, agreement
 from app.trace.presets import CONTROL, LOGIT, PAPER, Preset, faithful
 from app.trace.question import (
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from engine.calibration.training.readings import Readings
 
 router = APIRouter(include_in_schema=False)
-PAGE = Page("Trace", "/", router)
+PAGE = Page("Read", "/", router, takes_prompt=True)
 STRIP = 40
 """Positions that a switched-on calibration's strip shows: the last ones of the prompt."""
 _FOLDED = ("alpha", "state", "centred", "temperature", "layers", "positions", "k", "bos", "chat",
@@ -238,11 +239,13 @@ async def _result(
         basis=lambda id: link(request, "/bases", token=f"#{id}"),
     )
     result = {
-        "answer": trace.token_info[int(trace.final_ids[-1])],
-        "answer_probability": trace.final_probabilities[-1],
-        "first": trace.token_info[int(trace.top_ids[-1, -1, 0])],
-        "agrees": trace.agrees[-1, -1],
+        "headline": headline(trace, found.finding),
+        "exact_href": None
+        if LOGIT.chosen(query)
+        else link_to(request, query, **LOGIT.settings()),
+        "control_href": link_to(request, query, **CONTROL.settings()),
         "prompt_end": trace.tokens[trace.positions[-1]],
+        "colours": choices(COLOURS.items(), query.colour),
         "reading": _reading(query),
         "temperature": number(trace.temperature),
         "temperature_fitted": trace.temperatures[query.geometry].fitted,
@@ -251,7 +254,7 @@ async def _result(
         "grid": draw.grid((cell.layer, cell.position)),
         "cell": cell,
         "about": draw.cell(cell),
-        "pin": draw.pin,
+        "pin": partial(draw.pin, position=cell.position),
         "curves": draw.curves(found.curves, cell.layer),
         "path": draw.path(cell.layer, cell.position),
         "agreement": found.agreement and agreement(found.agreement, query),
@@ -282,7 +285,7 @@ def _page(
     examples = tuple(
         Choice(
             one.prompt,
-            one.prompt,
+            one.kind,
             one.prompt == query.prompt,
             one.look,
             link_to(request, query, prompt=one.prompt, **away),
@@ -305,13 +308,13 @@ def _page(
             for one in presets
         ),
         measure_href=link(request, "/readings") if best is None else None,
-        look=next((one.help for one in examples if one.chosen), None),
+        # What is said of an example is read by the paper's own reading.
+        look=next((one.help for one in examples if one.chosen and PAPER.chosen(query)), None),
         switches={
             "geometry": choices(GEOMETRIES, query.geometry),
             "frame": choices(FRAMES, query.frame),
             "lens": choices(LENSES, query.lens),
             "state": choices(STATES, query.state),
-            "colour": choices(COLOURS.items(), query.colour),
             "bos": choices(_BOS, query.bos),
             "calibration": calibrations,
         },
@@ -346,7 +349,7 @@ def _hidden(query: TraceQuery) -> list[tuple[str, object]]:
     pairs: list[tuple[str, object]] = [("pin", one) for one in query.pin]
     if query.cell is not None:
         pairs.append(("cell", query.cell))
-    if query.curve != "probability":
+    if query.curve != "rank":
         pairs.append(("curve", query.curve))
     return pairs
 

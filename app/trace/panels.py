@@ -24,6 +24,7 @@ from engine.model.vocabulary import Token
 from engine.reading.geometries import geometry_of
 from engine.trace.agreement import Agreement, AgreementRow
 from engine.trace.cell import Cell, Curves
+from engine.trace.compute import leaders
 from engine.trace.result import Trace
 
 MAX_COLUMNS = 64
@@ -82,9 +83,11 @@ class Panels:
         self._link = link
         self._basis = basis
 
-    def pin(self, id: int) -> str:
-        """The link that pins a token; the oldest goes where there are too many."""
-        others = [one for one in self._query.pin if one != id]
+    def pin(self, id: int, position: int) -> str:
+        """The link that adds a token to those that are followed; the oldest goes where there are
+        too many, and before anything was pinned the answer and its rivals stay."""
+        known = self._query.pin or leaders(self._trace, position)
+        others = [one for one in known if one != id]
         return self._link(pin=(*others, id)[-MAX_PINS:])
 
     def grid(self, selected: tuple[int, int]) -> Panel:
@@ -220,7 +223,8 @@ class Panels:
     def curves(self, curves: Curves, layer: int) -> Panel:
         """The curves with a chip for each token."""
         query = self._query
-        figure = curves_figure(curves, query.curve, selected=layer, legend=False)
+        first = None if query.pin else len(leaders(self._trace, curves.position))
+        figure = curves_figure(curves, query.curve, selected=layer, legend=False, leaders=first)
         ids = [token.id for token in curves.tokens]
         values: Any = {
             "probability": curves.probabilities, "score": curves.scores, "rank": curves.ranks,
@@ -231,16 +235,17 @@ class Panels:
             "measures": [
                 Choice(m, m, m == query.curve, href=self._link(curve=m)) for m in MEASURES
             ],
-            # (token, the link that takes it off, its line, the symbol on it)
+            # (token, the link that takes it off, its line or None behind the others, its symbol)
             "pins": [
                 (
                     token,
                     self._link(pin=tuple([id for id in ids if id != token.id][:MAX_PINS])),
-                    i % len(SIGNS),
+                    i % len(SIGNS) if first is None or i < first else None,
                     SIGNS[i % len(SIGNS)],
                 )
                 for i, token in enumerate(curves.tokens)
             ],
+            "leaders": len(ids) if first is None else first,
             "chosen": bool(query.pin),  # else the tokens are the defaults
             "reset": self._link(pin=()),
             "table": _by_layer(curves.layers, values, number if query.curve == "rank" else signed),

@@ -85,32 +85,39 @@ class CurvesQuestion(TraceQuestion):
 class Example:
     """A prompt worth a first look."""
 
+    kind: str
+    """What it is an example of, in a word or two."""
     prompt: str
     look: str
 
 
 _SMALL: tuple[Example, ...] = (
     Example(
+        "Half way up",
         "He opened the door and shut the",
         "An answer found half way up: after “shut the”, the state lies in the region of “door”, the"
         " model's own answer, from layer 5 on.",
     ),
     Example(
+        "Ambiguity",
         "He ran as fast as he",
         "An ambiguity resolved: “fast” begins nearest to “asleep”, then to “est”; from layer 5 on"
         " the words before it have won, and it finds “as”, the model's answer.",
     ),
     Example(
+        "A name",
         "The United States of",
         "A name completed: “United” stands nearest to “States” at every layer, the embedding"
         " included.",
     ),
     Example(
+        "Repetition",
         "from side to side and from side to",
         "A repetition: over the last “to” the last two layers name “side”, the model's answer;"
         " over the first “to”, before anything was repeated, no layer does.",
     ),
     Example(
+        "A failure",
         "one two three four five six",
         "A failure: this model does not count. No column's answer, written above it, is the next"
         " number.",
@@ -118,31 +125,37 @@ _SMALL: tuple[Example, ...] = (
 )
 _SMOLLM2: tuple[Example, ...] = (
     Example(
+        "A fact",
         "The capital of France is",
         "A fact: by the semantic bases the state over “is” stands nearest to “Paris”, the model's"
         " own answer, from layer 25 of 30 on, and at no layer below.",
     ),
     Example(
+        "Counting",
         "Monday, Tuesday, Wednesday, Thursday,",
         "Counting: by the semantic bases the last comma stands nearest to “Friday”, the model's"
         " answer, from layer 24 on.",
     ),
     Example(
+        "Grammar",
         "When Mary and John went to the store, John gave a drink to",
         "Across a distance: “Mary”, the one who is not named again, is the model's answer, and by"
         " the semantic bases the nearest token from layer 28 on.",
     ),
     Example(
+        "Repetition",
         "the dog and the cat and the dog and the",
         "A repetition: over the last “the” the model answers “cat”, which the semantic bases name"
         " in the last two layers.",
     ),
     Example(
+        "An idiom",
         "It is raining cats and",
         "An idiom that comes late: “dogs” is the model's answer, and by the semantic bases the last"
         " layer is the first to stay with it.",
     ),
     Example(
+        "A failure",
         "The capital of Australia is",
         "A failure: the model answers “Sydney”, and by the semantic bases only the last layer says"
         " so. The capital is Canberra.",
@@ -159,7 +172,7 @@ semantic bases; tests/app/trace/test_examples.py reads them again."""
 def examples_of(fingerprint: str) -> tuple[Example, ...]:
     """The examples for a model; of another than those they were read from the prompts alone."""
     found = EXAMPLES.get(fingerprint)
-    return found or tuple(Example(one.prompt, "") for one in _SMOLLM2)
+    return found or tuple(Example(one.kind, one.prompt, "") for one in _SMOLLM2)
 
 
 class TraceQuery(TraceQuestion, PageQuestion):
@@ -168,9 +181,9 @@ class TraceQuery(TraceQuestion, PageQuestion):
     empty_counts = ("prompt",)
     prompt: PromptText = _SMALL[0].prompt
     colour: Literal["probability", "entropy", "rank", "kl", "agreement", "deviation", "border"] = (
-        "probability"
+        "rank"
     )
-    curve: Literal["probability", "score", "rank"] = "probability"
+    curve: Literal["rank", "probability", "score"] = "rank"
     pin: tuple[Annotated[int, Field(ge=0, le=99_999_999)], ...] = Field((), max_length=MAX_PINS)
     cell: str | None = Field(None, pattern=r"^[0-9]{1,4},[0-9]{1,5}$")
     start: int | None = Field(None, ge=0, le=100_000)

@@ -11,6 +11,8 @@ from engine import LatentSpace, Trace, TraceOptions
 from engine.progress import Check
 from engine.trace.agreement import Agreement
 from engine.trace.cell import Cell, Curves
+from engine.trace.compute import default_pins, leaders
+from engine.trace.finding import Finding
 
 if TYPE_CHECKING:
     from engine.calibration.training.readings import Readings
@@ -43,6 +45,8 @@ class Reading:
     cell: Cell
     curves: Curves
     """At the cell's position."""
+    finding: Finding
+    """At the last position that was read: what is said first."""
     agreement: Agreement | None
     best: Preset | None
     """The reading that agrees best with the model; None where that was not measured."""
@@ -69,7 +73,8 @@ def read(
         options: how it is read.
         cell: (layer, position) of the cell that is opened; None, or where the trace does not hold
             it: the last layer's last position.
-        pins: the tokens whose curves are wanted; None: those that the trace has nearest.
+        pins: the tokens whose curves are wanted; None: the answer, its two rivals, and what is
+            nearest at any layer.
         agreement: whether every geometry and frame is compared with the model's own prediction.
         switched: a calibration to read the prompt by as well.
         check: raises to stop.
@@ -78,10 +83,14 @@ def read(
     layer, position = cell or (trace.layers[-1], trace.positions[-1])
     if layer not in trace.layers or position not in trace.positions:
         layer, position = trace.layers[-1], trace.positions[-1]
+    if pins is None:
+        column = trace.positions.index(position)
+        pins = default_pins(trace.top_ids[:, column, 0], leaders(trace, position))
     return Reading(
         trace,
         space.cell(prompt, layer, position, options, check=check),
         space.curves(prompt, pins, options, position=position, check=check),
+        space.finding(prompt, options, position=trace.positions[-1], check=check),
         space.agreement(prompt, options, check=check) if agreement else None,
         faithful(space, check=check),
         switched.read(space, prompt, options, check) if switched is not None else None,

@@ -26,6 +26,7 @@ import functools
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
+from typing import Final
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -41,6 +42,9 @@ from app.web.words import number, probability, signed
 
 _root_path: ContextVar[str] = ContextVar("root_path", default="")
 
+CARRIED: Final = 2000
+"""Characters of a prompt that the links of the navigation take along."""
+
 
 @dataclass(frozen=True, eq=False)
 class Page:
@@ -50,6 +54,10 @@ class Page:
     """Its name in the navigation."""
     path: str
     router: APIRouter
+    reference: bool = False
+    """Whether it is looked up rather than worked on: such pages share a menu."""
+    takes_prompt: bool = False
+    """Whether the prompt of another page goes along to it."""
 
     def holds(self, path: str) -> bool:
         """Whether the page, or one under it, is what stands at this path."""
@@ -206,4 +214,6 @@ def _common(request: Request) -> dict[str, object]:
         "version": version(),
         "pages": request.app.state.pages,
         "path": own_path(request.scope),
+        # Goes along to pages that read one; a whole book is left where it is.
+        "carried": (request.query_params.get("prompt") or "")[:CARRIED] or None,
     }

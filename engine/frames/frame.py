@@ -105,9 +105,19 @@ class Frame:
         if self.rows is not None:
             return self.rows[start:stop].detach().float()
         first, last = start // _RANDOM_BLOCK, (stop - 1) // _RANDOM_BLOCK
-        drawn = torch.cat([self._draw(b) for b in range(first, last + 1)])
+        drawn = [self._drawn(b) for b in range(first, last + 1)]
         offset = first * _RANDOM_BLOCK
-        return drawn[start - offset : stop - offset].to(self.device)
+        whole = drawn[0] if len(drawn) == 1 else torch.cat(drawn)
+        return whole[start - offset : stop - offset].to(self.device)
+
+    def _drawn(self, block: int) -> Tensor:
+        """The latest block is kept: chunks of a pass are shorter than it is."""
+        key = f"drawn:{block}"
+        if key not in self._cache:
+            for old in [name for name in self._cache if name.startswith("drawn:")]:
+                del self._cache[old]
+            self._cache[key] = self._draw(block)
+        return self._cache[key]
 
     def _draw(self, block: int) -> Tensor:
         start = block * _RANDOM_BLOCK

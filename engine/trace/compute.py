@@ -351,16 +351,30 @@ def find_crossings(
     return tuple(out)
 
 
-def default_pins(tops: Ints) -> tuple[int, ...]:
+def default_pins(tops: Ints, leaders: Sequence[int] = ()) -> tuple[int, ...]:
     """All tokens that are top at any layer, those of most layers first, later ones before earlier.
 
     No more than there are layers, so none is left out.
+
+    Args:
+        tops: the top token of each layer; −1 where there is none.
+        leaders: tokens that stand before them, whether top anywhere or not.
     """
     count: dict[int, tuple[int, int]] = {}
     for layer, token in enumerate(tops.tolist()):
         if token >= 0:
             count[token] = (count.get(token, (0, 0))[0] + 1, layer)
-    return tuple(sorted(count, key=lambda t: (-count[t][0], -count[t][1])))
+    won = sorted(count, key=lambda t: (-count[t][0], -count[t][1]))
+    return tuple(dict.fromkeys([*leaders, *won]))
+
+
+def leaders(trace: Trace, position: int) -> tuple[int, ...]:
+    """At a position of a trace: the model's answer, and the two nearest others at the last layer
+    read."""
+    column = trace.positions.index(position)
+    answer = int(trace.final_ids[column])
+    nearest = [int(i) for i in trace.top_ids[-1, column] if i >= 0 and i != answer]
+    return (*((answer,) if answer >= 0 else ()), *nearest[:2])
 
 
 def _layer_isotropy(

@@ -102,6 +102,8 @@
         trace.marker.line.color = colours.surface;
       } else if (meta.role === "line") {
         trace.line.color = trace.marker.color = colours.lines[meta.line];
+      } else if (meta?.role === "behind") {
+        trace.line.color = trace.marker.color = colours.muted;
       } else if (meta.role === "bar") {
         trace.marker.color = colours.lines[meta.line];
       }
@@ -269,15 +271,20 @@
   function followAddress() {
     carry($$("#result a[href]:not(#detail a)"), ["pin", "curve", "cell"]);
     const prompt = new URL(location.href).searchParams.get("prompt");
-    const look = $(".examples .look");
+    for (const link of $$("[data-takes-prompt]")) {
+      const url = new URL(link.href);
+      if (prompt) url.searchParams.set("prompt", prompt.slice(0, 2000));
+      link.href = url.pathname + url.search;
+    }
+    const look = $(".look");
     if (prompt === null || !look) return;
     look.hidden = true;
     for (const chip of $$(".examples .chip")) {
       chip.removeAttribute("aria-current");
-      if (chip.textContent !== prompt) continue;
+      if (chip.dataset.prompt !== prompt) continue;
       chip.setAttribute("aria-current", "true");
-      look.textContent = chip.title;
-      look.hidden = chip.title === "";
+      look.textContent = chip.dataset.look;
+      look.hidden = look.textContent === "";
     }
   }
 
@@ -362,6 +369,16 @@
   );
 
   // ---- small comforts -----------------------------------------------------------------------------------
+
+  // The menu closes when one goes elsewhere.
+  for (const kind of ["click", "focusin", "keydown"]) {
+    document.addEventListener(kind, (event) => {
+      const menu = $("[data-menu][open]");
+      if (!menu || (kind === "keydown" ? event.key !== "Escape" : menu.contains(event.target))) return;
+      menu.open = false;
+      if (kind === "keydown") menu.querySelector("summary").focus();
+    });
+  }
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-picture], [data-copy]");
