@@ -240,9 +240,7 @@ async def _result(
     )
     result = {
         "headline": headline(trace, found.finding),
-        "exact_href": None
-        if LOGIT.chosen(query)
-        else link_to(request, query, **LOGIT.settings()),
+        "exact_href": None if LOGIT.chosen(query) else link_to(request, query, **LOGIT.settings()),
         "control_href": link_to(request, query, **CONTROL.settings()),
         "prompt_end": trace.tokens[trace.positions[-1]],
         "colours": choices(COLOURS.items(), query.colour),
@@ -282,12 +280,13 @@ def _page(
 ) -> TracePage:
     """The whole page; `known` are the examples for the open model, `best` its best reading."""
     away: dict[str, Any] = {"cell": None, "pin": (), "start": None, "positions": None}
+    paper = PAPER.chosen(query)  # what is said of an example is read by that
     examples = tuple(
         Choice(
             one.prompt,
             one.kind,
             one.prompt == query.prompt,
-            one.look,
+            one.look if paper else "",
             link_to(request, query, prompt=one.prompt, **away),
         )
         for one in known
@@ -308,8 +307,7 @@ def _page(
             for one in presets
         ),
         measure_href=link(request, "/readings") if best is None else None,
-        # What is said of an example is read by the paper's own reading.
-        look=next((one.help for one in examples if one.chosen and PAPER.chosen(query)), None),
+        look=next((one.help for one in examples if one.chosen), None),
         switches={
             "geometry": choices(GEOMETRIES, query.geometry),
             "frame": choices(FRAMES, query.frame),

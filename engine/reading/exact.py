@@ -22,8 +22,8 @@ MOST: Final = 512
 """Scores of one row within a grain in one chunk; more are one and the same score (vectors that are
 equal, or zero) and stay as float32 counts them."""
 _ULP: Final = 2.0**-24
-_NUMBERS: Final = 2**18
-"""Of rows that are looked at again at once: two megabytes."""
+_NUMBERS: Final = 2**16
+"""Of rows that are looked at again at once: half a megabyte."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def test_a_refused_run_says_why_and_keeps_what_was_typed(faulty: tuple[Visit, Fa
     page.locator("#prompt").fill("one two three")
     for status in STATUSES:
         faults.refuse("/", status, sentence_of(status))
-        page.get_by_role("button", name="Run").click()
+        page.get_by_role("button", name="Read").click()
         problem = page.locator("#result > #problem")
         expect(problem).to_contain_text(sentence_of(status))
         expect(problem.get_by_role("button", name="Try again")).to_have_count(1)
@@ -230,7 +230,7 @@ def test_a_page_of_another_model_is_told_so_and_keeps_its_question(
     faults.refuse("/", 409, "The open model is now B; load the page again.",
         headers={"X-Lexiscope-Model": "B local new2"})  # fmt: skip
     page.locator("#prompt").fill("kept across models")
-    page.get_by_role("button", name="Run").click()
+    page.get_by_role("button", name="Read").click()
     problem = page.locator("#result > #problem")
     expect(problem).to_contain_text("The open model is now B")
     assert set(sent) == {"old1"}

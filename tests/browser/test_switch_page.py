@@ -153,7 +153,7 @@ def test_a_tab_of_the_old_model_is_told_so_and_goes_on_with_its_question(
 
     trace = tabs["/"]
     trace.locator("#prompt").fill("The king and the queen")
-    trace.get_by_role("button", name="Run").click()
+    trace.get_by_role("button", name="Read").click()
     problem = trace.locator("#result > #problem")
     expect(problem).to_contain_text(told)
     expect(trace.locator(".cells")).to_have_count(0)

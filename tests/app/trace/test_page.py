@@ -87,7 +87,7 @@ def test_the_first_visit_is_the_first_example(shared_client: TestClient) -> None
     got = page(shared_client, "/")
     assert got.one("textarea").text.strip() == examples_of("")[0].prompt
     chosen = [one.text.strip() for one in got.all("a", class_="chip", aria_current="true")]
-    assert chosen == [examples_of("")[0].prompt, "the paper's"], "of a model of which none is known"
+    assert chosen == [examples_of("")[0].kind, "the paper's"], "of a model of which none is known"
     assert got.one(id="cell")
 
 
