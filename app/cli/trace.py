@@ -1,4 +1,4 @@
-"""The commands ``lexiscope trace``, ``cell``, ``curves`` and ``agreement``: a prompt, read."""
+"""The commands ``lexiscope trace``, ``cell``, ``curves``, ``finding`` and ``agreement``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from app.cli.options import Parser, add, space_of, taken
 from app.cli.terminal import document, write
 from app.cli.text import trace_text
 from app.model.open_model import facts_of
-from app.trace.question import CellQuestion, CurvesQuestion, TraceQuestion
+from app.trace.question import CellQuestion, CurvesQuestion, FindingQuestion, TraceQuestion
 from app.web import export
 from engine import LatentSpace, TraceOptions
 
 
 def register(commands: Any, model: argparse.ArgumentParser) -> None:
-    """Hang the four commands into the command line, with the options about the model besides."""
+    """Hang the commands into the command line, with the options about the model besides."""
     reading = Parser(add_help=False)
     reading.add_argument("prompt", help="Any text.")
     add(reading, TraceQuestion, *(n for n in TraceQuestion.model_fields if n != "prompt"))
@@ -45,6 +45,9 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     curves = command("curves", "tokens over the layers", LatentSpace.curves, "ids", "position")
     curves.add_argument("--ids", type=_ids, help="Token ids: 12,262; else the default pins.")
     add(curves, CurvesQuestion, "position")
+    words = "from which layer on the answer is nearest, beside chance"
+    finding = command("finding", words, LatentSpace.finding, "position")
+    add(finding, FindingQuestion, "position")
     words = "every geometry and frame against the model's own answers"
     command("agreement", words, LatentSpace.agreement)
 

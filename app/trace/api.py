@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.model.explorer import ExplorerDep
-from app.trace.question import CellQuestion, CurvesQuestion, TraceQuestion
+from app.trace.question import CellQuestion, CurvesQuestion, FindingQuestion, TraceQuestion
 from app.trace.reading import predict_cost
 from app.web import export
 from app.web.answers import Document, TokenDocument, csv_answer, described, json_answer
@@ -113,6 +113,19 @@ async def curves(
     write = explorer.writer(query.prompt)
     body = await explorer.document(
         request, write, LatentSpace.curves, *asked, position=query.position
+    )
+    return json_answer(body)
+
+
+@router.get("/finding", responses=described())
+async def finding(
+    request: Request, query: Annotated[FindingQuestion, Query()], explorer: ExplorerDep
+) -> Response:
+    """From which layer on the model's answer is the nearest token, and by random directions."""
+    asked = (query.prompt, query.options())
+    write = explorer.writer(query.prompt)
+    body = await explorer.document(
+        request, write, LatentSpace.finding, *asked, position=query.position
     )
     return json_answer(body)
 

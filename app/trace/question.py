@@ -64,15 +64,19 @@ class CellQuestion(TraceQuestion):
     )
 
 
-class CurvesQuestion(TraceQuestion):
-    """A prompt, how to read it, and the tokens to follow."""
-
-    ids: IdList | None = Field(None, description="Token ids, separated by commas, at most 32; "
-        "left out: those that are nearest at any layer.")  # fmt: skip
+class FindingQuestion(TraceQuestion):
+    """A prompt, how to read it, and the position whose answer is looked for."""
 
     position: Annotated[int, Field(ge=-1, le=TOKEN_CEILING)] = Field(
         -1, description="The token's place in the prompt, from 0; -1: the last."
     )
+
+
+class CurvesQuestion(FindingQuestion):
+    """A prompt, how to read it, and the tokens to follow."""
+
+    ids: IdList | None = Field(None, description="Token ids, separated by commas, at most 32; "
+        "left out: those that are nearest at any layer.")  # fmt: skip
 
     def pins(self) -> tuple[int, ...] | None:
         """The ids, each once, in their order."""

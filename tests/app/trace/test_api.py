@@ -125,6 +125,7 @@ def test_the_contract_of_a_trace(shared_client: TestClient, reference: LatentSpa
         ("curves", {"ids": "5,3"}, ["--ids", "5,3"]),
         ("curves", {"position": "0"}, ["--position", "0"]),
         ("agreement", {"k": "4"}, ["--k", "4"]),
+        ("finding", {"position": "1"}, ["--position", "1"]),
     ],
 )
 def test_cell_curves_and_agreement_are_the_same_bytes_on_the_command_line(
@@ -387,7 +388,7 @@ def test_every_address_of_the_api_is_described_with_its_errors(
     assert set(paths) == {
         f"/api/v1/{name}"
         for name in (
-            "trace", "trace.csv", "cell", "agreement", "curves", "cost", "bases", "bases.csv",
+            "trace", "trace.csv", "cell", "agreement", "curves", "finding", "cost", "bases", "bases.csv",
             "frames/{frame}", "tokens", "check", "model", "models", "models/open",
             "vocabulary", "map", "map/meta",
             "map/points", "map/colour", "map/quality", "map/neighbours", "map/changes", "map/cka",

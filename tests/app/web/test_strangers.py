@@ -42,7 +42,7 @@ TOUR = [
     "/metrics", "/readyz", "/static/plotly.min.js", "/api/v1/openapi.json",
     "/api/v1/trace?prompt=the+cat", "/api/v1/trace.csv?prompt=the+cat",
     "/api/v1/cell?prompt=the+cat&layer=1", "/api/v1/agreement?prompt=the+cat",
-    "/api/v1/curves?prompt=the+cat&ids=5,6", "/api/v1/cost?prompt=the+cat",
+    "/api/v1/curves?prompt=the+cat&ids=5,6", "/api/v1/cost?prompt=the+cat", "/api/v1/finding?prompt=the+cat",
     "/api/v1/bases?token=cat", "/api/v1/bases.csv?token=cat", "/api/v1/frames/output",
     "/api/v1/check", "/api/v1/model", "/api/v1/models", "/api/v1/jobs", "/api/v1/sets",
     "/api/v1/calibrations", "/api/v1/map", "/api/v1/map/points", "/api/v1/map/meta",
