@@ -13,7 +13,7 @@ that another geometry, frame or colour never runs the model again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,9 @@ from engine.frames.decomposition_cache import cached_decomposition
 from engine.frames.frame import Frame
 from engine.frames.kinds import build_frame
 from engine.frames.kinds.kind import Source
+from engine.interventions.action import Action
+from engine.interventions.hooks import Switch, acting
+from engine.interventions.plan import edits_of, layers_of
 from engine.lenses import files as lens_files
 from engine.lenses import lens_of
 from engine.lenses.kind import Lens
@@ -84,6 +87,9 @@ class LatentSpace:
         self.model = model
         self.seed = seed
         self._cache_dir = cache_dir
+        self._states_bytes = states_bytes
+        self._switch: Switch | None = None
+        """Of the action that is under way."""
         self._states = StateCache(model, states_bytes)
         self._traces: LRUCache[tuple[Any, ...], Trace] = LRUCache(_TRACES)
         self._reads: LRUCache[tuple[Any, ...], Read] = LRUCache(
@@ -139,7 +145,9 @@ class LatentSpace:
         Raises:
             OptionError: an unknown name, or a frame that this model does not have.
         """
-        return self._temperatures.of(frame, check=check)
+        # What a reading is measured by belongs to the model as it is.
+        with contextlib.nullcontext() if self._switch is None else self._switch.off():
+            return self._temperatures.of(frame, check=check)
 
     def lens(self, name: str) -> Lens | None:
         """A fitted lens of this model; None is no lens.
@@ -453,6 +461,53 @@ class LatentSpace:
     ) -> States:
         """The hidden states of a prompt before the final norm: for work of one's own."""
         return self._states.take(self.tokenize(prompt, bos=bos, chat=chat).ids, check)
+
+    # --- actions ---
+
+    @contextlib.contextmanager
+    def act(
+        self,
+        action: Action | str,
+        *,
+        prompt_tokens: int | None = None,
+        check: Check = no_check,
+        **settings: Any,
+    ) -> Iterator[None]:
+        """Within it the model's states are changed, whoever calls the model::
+
+            with space.act("steer", token="Rome", foil="Paris", layers="25", dose=0.3):
+                trace = space.trace("The capital of France is")
+
+        What is read inside is not kept for outside, and the other way round.
+
+        Args:
+            action: what is done; or its kind, and the fields of
+                :class:`engine.interventions.action.Action` as keywords.
+            prompt_tokens: see :func:`engine.interventions.hooks.acting`.
+            check: raises to stop what must be read first, such as another prompt.
+
+        Raises:
+            LayerError, TokenError, OptionError: one sentence each.
+        """
+        if isinstance(action, str):
+            try:
+                action = Action(kind=action, **settings)
+            except TypeError as error:
+                names = ", ".join(Action.__dataclass_fields__)
+                raise OptionError(f"{error}; the fields of an action are {names}.") from None
+        elif settings:
+            action = replace(action, **settings)
+        edits = edits_of(self, action, layers_of(self, action), check=check)
+        kept = self._states, self._traces, self._reads, self._switch
+        self._states = StateCache(self.model, self._states_bytes)
+        self._traces = LRUCache(_TRACES)
+        self._reads = LRUCache(kept[2].maxsize, getsizeof=lambda read: read.bytes)
+        try:
+            with acting(self.model, [edits], prompt_tokens=prompt_tokens) as self._switch:
+                yield
+        finally:
+            kept[0].passes += self._states.passes
+            self._states, self._traces, self._reads, self._switch = kept
 
     # --- bases ---
 

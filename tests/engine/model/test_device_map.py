@@ -20,8 +20,12 @@ import engine
 from engine import LatentSpace
 from engine.errors import ModelTooLarge, OptionError, UnsupportedModel
 from engine.frames.kinds import FRAMES
+from engine.interventions.action import Action
+from engine.interventions.causal import causal_map
+from engine.interventions.effect import effect
 from engine.model.language_model import LanguageModel
 from engine.model.placement import check_trainable, devices, with_values
+from engine.progress import drain
 
 pytestmark = pytest.mark.filterwarnings("ignore:at.*frobenius_norm:UserWarning")
 
@@ -36,6 +40,10 @@ def _trace(frame: str, space: LatentSpace) -> dict[str, Any]:
     return space.trace(PROMPT, frame=frame).to_dict()
 
 
+def _effect(space: LatentSpace, **action: Any) -> dict[str, Any]:
+    return effect(space, PROMPT, Action(**action)).to_dict()
+
+
 QUESTIONS: dict[str, Ask] = {
     **{f"trace {frame}": partial(_trace, frame) for frame in FRAMES},
     "cell": lambda s: s.cell(PROMPT, layer=2, position=-1).to_dict(),
@@ -45,6 +53,9 @@ QUESTIONS: dict[str, Ask] = {
     "frame": lambda s: s.frame_report("output").to_dict(),
     "check": lambda s: s.self_check.ok,
     "last states": lambda s: s.model.last_states([[3, 4], [5, 6, 7]], [0, 1, 3]).cpu().tolist(),
+    "steer": lambda s: _effect(s, kind="steer", random=1, layers="0:3", positions=":", target=5),
+    "zero": lambda s: _effect(s, kind="zero", part="mlp", layers="2", positions=":", target=5),
+    "causal": lambda s: drain(causal_map(s, PROMPT, f"{PROMPT[:-1]}!")).recovered.tolist(),
     "logits": lambda s: s.model.logits([3, 4, 5]).cpu().tolist(),
 }
 _TOLD = ("device", "cost", "seconds", "predicted_seconds", "from_cache")
@@ -201,7 +212,7 @@ def test_layers_on_the_disk_give_the_same_numbers(
     assert space.model.device == "cpu, elsewhere"
     assert space.model.module.lm_head.weight.is_meta
     assert space.model.fingerprint == one.model.fingerprint
-    for title in ("trace output", "trace head", "bases", "last states", "logits"):
+    for title in ("trace output", "trace head", "bases", "last states", "logits", "steer", "zero"):
         assert_same(found(QUESTIONS[title](space)), found(QUESTIONS[title](one)), title)
     assert told[0] == "reading the configuration"
     assert "reading the weights" in told

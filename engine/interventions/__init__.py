@@ -1,0 +1,1 @@
+"""Changes made inside a model while it reads, and what they do to its answer."""

@@ -1,0 +1,236 @@
+"""Where an answer comes from: a twin's states put into a prompt, one layer and position at a time.
+
+For a prompt and its counterfactual twin (France / Italy) the state of every layer × position is
+replaced by the twin's, alone. How far the answer turns is the contrast recovered,
+
+    (c − c_prompt) / (c_twin − c_prompt),  c = z_b − z_a,
+
+with a the prompt's own answer and b the twin's: 0 as if nothing was done, 1 as if the twin had been
+read. States of an unrelated text, put in at the same places, are the control.
+
+Blocks below the layer that is patched are not run again, positions where both prompts still are the
+same are left out (nothing differs there), and what is left of a layer goes through the blocks above
+it side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from engine.errors import OptionError, PromptError
+from engine.interventions.effect import Answer, answers
+from engine.interventions.parts import with_state
+from engine.interventions.plan import unrelated
+from engine.interventions.space import Space
+from engine.json_number import plain
+from engine.model.anatomy import first_tensor, hidden_argument
+from engine.model.vocabulary import Token
+from engine.progress import Progress, Steps
+
+Floats = NDArray[np.float32]
+_TOKENS_AT_ONCE = 1024
+LONGEST = 64
+"""Tokens of a prompt at most: the work grows with their square."""
+HALF = 0.5
+"""Contrast recovered from which on the answer is said to hang on a place."""
+
+
+@dataclass(frozen=True)
+class CausalMap:
+    """How far each state of a twin turns a prompt's answer into the twin's."""
+
+    prompt: str
+    twin: str
+    tokens: tuple[Token, ...]
+    twin_tokens: tuple[Token, ...]
+    layers: tuple[int, ...]
+    """0 to L."""
+    positions: tuple[int, ...]
+    answers: tuple[Answer, Answer]
+    """Of the prompt and of its twin."""
+    recovered: Floats
+    """layer × position: contrast recovered, 0 to 1 where all goes well."""
+    probability: Floats
+    """layer × position: of the twin's answer."""
+    control: Floats
+    """layer × position: contrast recovered by states of an unrelated text; NaN where both prompts
+    still are the same, and nothing can be recovered."""
+    seconds: float | None = field(default=None, compare=False)
+    """What it took."""
+
+    @property
+    def carriers(self) -> tuple[tuple[int, int, int], ...]:
+        """(position, first layer, last layer) of the places that the answer hangs on, upwards.
+
+        A place carries the answer at a layer where its state alone recovers the most of the
+        contrast, at least half of it, and more than an unrelated state does there.
+        """
+        out: list[tuple[int, int, int]] = []
+        for layer in self.layers:
+            row = self.recovered[layer]
+            place = int(np.nanargmax(np.nan_to_num(row, nan=-1.0)))
+            if row[place] < HALF or row[place] <= self.control[layer, place]:
+                continue
+            if out and out[-1][0] == place and out[-1][2] == layer - 1:
+                out[-1] = (place, out[-1][1], layer)
+            else:
+                out.append((place, layer, layer))
+        return tuple(out)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract."""
+        return {
+            "prompt": self.prompt,
+            "twin": self.twin,
+            "tokens": [token.to_dict() for token in self.tokens],
+            "layers": list(self.layers),
+            "positions": list(self.positions),
+            "recovered": plain(self.recovered),
+            "probability": plain(self.probability),
+            "control": plain(self.control),
+            "answers": {"prompt": plain(self.answers[0]), "twin": plain(self.answers[1])},
+            "seconds": self.seconds,
+        }
+
+
+def causal_map(space: Space, prompt: str, twin: str) -> Steps[CausalMap]:
+    """Patch every layer × position of a prompt alone; one step is one layer.
+
+    Args:
+        space: called on its thread.
+        prompt: any text of at most :data:`LONGEST` tokens.
+        twin: another one with as many tokens, and another answer.
+
+    Raises:
+        PromptError: prompts of different lengths, or too long ones.
+        OptionError: both are answered alike, or nothing differs.
+    """
+    model = space.model
+    own, other = space.tokenize(prompt), space.tokenize(twin)
+    count = len(own.ids)
+    check_twins(own.ids, other.ids)
+    yield Progress(0, model.blocks + 1, "reading both prompts")
+    base, source = model.states(own.ids).raw, model.states(other.ids).raw
+    control = model.states(unrelated(space, own.ids, 1)[0]).raw
+    ends = answers(space, torch.stack([base[-1, -1], source[-1, -1]])).double()
+    a, b = (int(row.argmax()) for row in ends)
+    if a == b:
+        said = space.vocabulary.texts[a].strip()
+        raise OptionError(
+            f"the prompt and its twin are both answered with {said[:40]!r}, so no answer can turn;"
+            " choose a twin with another answer."
+        )
+    start, goal = (float(row[b] - row[a]) for row in ends)
+    # Where both prompts still are the same, their states are, and a patch does nothing.
+    differ = [p for p in range(count) if not torch.equal(base[:, p], source[:, p])]
+    grids = np.zeros((3, model.blocks + 1, count), np.float32)
+    grids[2] = np.nan
+    at_once = max(1, _TOKENS_AT_ONCE // (2 * count))
+    done, total = 0, len(differ) * (model.blocks + 1)
+    for first in range(0, len(differ), at_once):
+        places = differ[first : first + at_once]
+        with torch.inference_mode():
+            calls = _block_calls(space, own.ids, 2 * len(places))
+        for layer in range(model.blocks + 1):
+            with torch.inference_mode():
+                last = _patched(space, calls, base, (source, control), layer, places)
+            shares = torch.log_softmax(answers(space, last).double(), 1)
+            turned = ((shares[:, b] - shares[:, a] - start) / (goal - start)).float().numpy()
+            grids[0, layer, places], grids[2, layer, places] = np.split(turned, 2)
+            grids[1, layer, places] = shares[: len(places), b].exp().float().numpy()
+            done += len(places)
+            yield Progress(done, total, "patching layer by layer")
+    same = [p for p in range(count) if p not in differ]
+    grids[1][:, same] = float(torch.softmax(ends[0], 0)[b])
+    texts = space.vocabulary.texts
+    shares = torch.log_softmax(ends, 1).exp()
+    return CausalMap(
+        prompt=prompt,
+        twin=twin,
+        tokens=own.items,
+        twin_tokens=other.items,
+        layers=tuple(range(model.blocks + 1)),
+        positions=tuple(range(count)),
+        answers=(
+            Answer(a, texts[a], float(shares[0, a])),
+            Answer(b, texts[b], float(shares[1, b])),
+        ),
+        recovered=grids[0],
+        probability=grids[1],
+        control=grids[2],
+    )
+
+
+def check_twins(prompt: Sequence[int], twin: Sequence[int]) -> None:
+    """Refuse twins that cannot be compared place by place; raises PromptError."""
+    if len(prompt) != len(twin):
+        raise PromptError(
+            f"the prompt has {len(prompt)} tokens and its twin {len(twin)}, so their places cannot"
+            " be compared; exchange words of as many tokens."
+        )
+    if len(prompt) > LONGEST:
+        raise PromptError(
+            f"a causal map takes prompts of at most {LONGEST} tokens; this one has {len(prompt)}."
+        )
+    if tuple(prompt) == tuple(twin):
+        raise PromptError("the twin is the prompt itself; exchange a word of it.")
+
+
+_Calls = list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]
+
+
+def _block_calls(space: Space, ids: Sequence[int], rows: int) -> _Calls:
+    """What each block is called with besides the state, for so many copies of a prompt."""
+    calls: _Calls = []
+    with _listening(space.model.anatomy.blocks, calls):
+        space.model.last_states([ids] * rows, [space.model.blocks])
+    return calls
+
+
+@contextmanager
+def _listening(blocks: Sequence[nn.Module], calls: _Calls) -> Iterator[None]:
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append((module, args, kwargs))
+
+    handles = [one.register_forward_pre_hook(keep, with_kwargs=True) for one in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _patched(
+    space: Space,
+    calls: _Calls,
+    base: Tensor,
+    others: Sequence[Tensor],
+    layer: int,
+    positions: list[int],
+) -> Tensor:
+    """The last layer's state at the last position, with each position patched alone by each of
+    some other prompts' states: (prompt and position) × d."""
+    state = base[layer].repeat(len(others) * len(positions), 1, 1)
+    places = positions * len(others)
+    state[torch.arange(len(places)), places] = torch.cat([one[layer, positions] for one in others])
+    for block, args, kwargs in calls[layer:]:
+        old = hidden_argument(args, kwargs)
+        assert old is not None
+        given = with_state(args, kwargs, state.to(old.device, old.dtype))
+        found = first_tensor(block(*given[0], **given[1]))
+        assert found is not None
+        state = found
+    return state[:, -1].to(space.model.anatomy.weight.device, torch.float32)
+
+
+def timed(found: CausalMap, seconds: float) -> CausalMap:
+    """The same with what it took."""
+    return replace(found, seconds=seconds)
