@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from app import health, version
+from app.act import api as act_api
 from app.bases import api as bases_api
 from app.bases import page as bases
 from app.calibrate import api as calibration_api
@@ -55,7 +56,7 @@ PAGES = (
 """The pages, in the order of the navigation."""
 FURTHER = (
     *(saved, choice, jobs_page, assets, health),  # HTML and files
-    *(trace_api, bases_api, model_api, job_api, calibration_api, map_api, readings_api),
+    *(trace_api, bases_api, model_api, job_api, calibration_api, map_api, readings_api, act_api),
 )
 """What answers beside them."""
 

@@ -35,6 +35,7 @@ from engine.frames.frame import Frame
 from engine.frames.kinds import build_frame
 from engine.frames.kinds.kind import Source
 from engine.interventions.action import Action
+from engine.interventions.causal import CausalMap, causal_map, check_twins
 from engine.interventions.hooks import Switch, acting
 from engine.interventions.plan import edits_of, layers_of
 from engine.lenses import files as lens_files
@@ -60,6 +61,7 @@ from engine.trace.temperatures import Temperatures, default_temperatures
 
 _TRACES: Final = 24
 _FRAMES: Final = 12
+_MAPS: Final = 64
 
 
 class LatentSpace:
@@ -88,6 +90,7 @@ class LatentSpace:
         self.seed = seed
         self._cache_dir = cache_dir
         self._states_bytes = states_bytes
+        self._causal: LRUCache[tuple[tuple[int, ...], ...], CausalMap] = LRUCache(_MAPS)
         self._switch: Switch | None = None
         """Of the action that is under way."""
         self._states = StateCache(model, states_bytes)
@@ -508,6 +511,37 @@ class LatentSpace:
         finally:
             kept[0].passes += self._states.passes
             self._states, self._traces, self._reads, self._switch = kept
+
+    def causal_map(self, prompt: str, twin: str) -> Steps[CausalMap]:
+        """Where a prompt's answer comes from; kept for as long as there is room.
+
+        See :func:`engine.interventions.causal.causal_map`.
+        """
+        key = self.tokenize(prompt).ids, self.tokenize(twin).ids
+        if key not in self._causal:
+            self._causal[key] = yield from causal_map(self, prompt, twin)
+        return self._causal[key]
+
+    def predict_causal_map(self, prompt: str, twin: str) -> float:
+        """Seconds that a causal map would take; nothing is run.
+
+        Raises:
+            PromptError: prompts that cannot be compared.
+        """
+        own, other = self.tokenize(prompt).ids, self.tokenize(twin).ids
+        check_twins(own, other)
+        count, layers = len(own), self.model.blocks + 1
+        # From the first token that differs on, twice, through half of the blocks on average.
+        rows = 2 * (count - next(n for n in range(count) if own[n] != other[n]))
+        work = replace(
+            self._work(count, TraceOptions(), forward_tokens=rows * count * layers // 2),
+            states=rows * layers,
+        )
+        return self._costs.seconds(work)
+
+    def known_causal_map(self, prompt: str, twin: str) -> CausalMap | None:
+        """One that was computed already."""
+        return self._causal.get((self.tokenize(prompt).ids, self.tokenize(twin).ids))
 
     # --- bases ---
 

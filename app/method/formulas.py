@@ -62,6 +62,39 @@ ENTRIES: tuple[Explanation, ...] = (
         (("reading.regions", "borders"),),
     ),
     Explanation(
+        "acting",
+        "Steering, swapping, ablating, patching",
+        "States are changed while the model reads, and the answer with the change stands beside "
+        "the answers with random changes of the same size. An effect that those reach as well is "
+        "not claimed. The swap is a mirror that exchanges two directions and keeps lengths.",
+        "ours; steering and patching are common practice",
+        True,
+        (
+            ("interventions.changes", "Push"),
+            ("interventions.changes", "Reflect"),
+            ("interventions.effect", "effect"),
+            ("interventions.effect", "beyond"),
+        ),
+    ),
+    Explanation(
+        "causal",
+        "Causal map",
+        "The states of a counterfactual twin are put in one layer and position at a time. The "
+        "share of the contrast between both answers that comes over says where the answer hangs.",
+        "activation patching; the control and the carriers are ours",
+        True,
+        (("interventions.causal", "causal_map"), ("interventions.causal", "CausalMap")),
+    ),
+    Explanation(
+        "nudge",
+        "The smallest nudge",
+        "Of all changes of the last state that move one contrast by a given amount, the one along "
+        "a difference of semantic bases disturbs all other logits least, in squared sum.",
+        "ours (frame theory)",
+        True,
+        (("interventions.nudge", "nudge"), ("interventions.nudge", "along")),
+    ),
+    Explanation(
         "resolution",
         "Exact resolution of a state into tokens",
         "The bases are the canonical dual frame of the head rows, so every state is exactly a sum "

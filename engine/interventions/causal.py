@@ -5,8 +5,10 @@ replaced by the twin's, alone. How far the answer turns is the contrast recovere
 
     (c − c_prompt) / (c_twin − c_prompt),  c = z_b − z_a,
 
-with a the prompt's own answer and b the twin's: 0 as if nothing was done, 1 as if the twin had been
-read. States of an unrelated text, put in at the same places, are the control.
+with a the prompt's own answer and b the twin's (where both are answered alike: the token j
+with the largest p_j·(log p_j/p′_j − log p_a/p′_a), what the twin raises most): 0 as if nothing was
+done, 1 as if the twin had been read. States of an unrelated text, put in at the same places, are
+the control.
 
 Blocks below the layer that is patched are not run again, positions where both prompts still are the
 same are left out (nothing differs there), and what is left of a layer goes through the blocks above
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,15 +58,15 @@ class CausalMap:
     positions: tuple[int, ...]
     answers: tuple[Answer, Answer]
     """Of the prompt and of its twin."""
+    followed: Answer
+    """b, the token whose chances are followed, after the twin: its answer, where it has another."""
     recovered: Floats
     """layer × position: contrast recovered, 0 to 1 where all goes well."""
     probability: Floats
-    """layer × position: of the twin's answer."""
+    """layer × position: of the followed token."""
     control: Floats
     """layer × position: contrast recovered by states of an unrelated text; NaN where both prompts
     still are the same, and nothing can be recovered."""
-    seconds: float | None = field(default=None, compare=False)
-    """What it took."""
 
     @property
     def carriers(self) -> tuple[tuple[int, int, int], ...]:
@@ -96,8 +98,8 @@ class CausalMap:
             "recovered": plain(self.recovered),
             "probability": plain(self.probability),
             "control": plain(self.control),
+            "followed": plain(self.followed),
             "answers": {"prompt": plain(self.answers[0]), "twin": plain(self.answers[1])},
-            "seconds": self.seconds,
         }
 
 
@@ -121,13 +123,7 @@ def causal_map(space: Space, prompt: str, twin: str) -> Steps[CausalMap]:
     base, source = model.states(own.ids).raw, model.states(other.ids).raw
     control = model.states(unrelated(space, own.ids, 1)[0]).raw
     ends = answers(space, torch.stack([base[-1, -1], source[-1, -1]])).double()
-    a, b = (int(row.argmax()) for row in ends)
-    if a == b:
-        said = space.vocabulary.texts[a].strip()
-        raise OptionError(
-            f"the prompt and its twin are both answered with {said[:40]!r}, so no answer can turn;"
-            " choose a twin with another answer."
-        )
+    a, b = _contrast(ends)
     start, goal = (float(row[b] - row[a]) for row in ends)
     # Where both prompts still are the same, their states are, and a patch does nothing.
     differ = [p for p in range(count) if not torch.equal(base[:, p], source[:, p])]
@@ -151,7 +147,8 @@ def causal_map(space: Space, prompt: str, twin: str) -> Steps[CausalMap]:
     same = [p for p in range(count) if p not in differ]
     grids[1][:, same] = float(torch.softmax(ends[0], 0)[b])
     texts = space.vocabulary.texts
-    shares = torch.log_softmax(ends, 1).exp()
+    shares = torch.softmax(ends, 1)
+    said = int(shares[1].argmax())
     return CausalMap(
         prompt=prompt,
         twin=twin,
@@ -161,12 +158,29 @@ def causal_map(space: Space, prompt: str, twin: str) -> Steps[CausalMap]:
         positions=tuple(range(count)),
         answers=(
             Answer(a, texts[a], float(shares[0, a])),
-            Answer(b, texts[b], float(shares[1, b])),
+            Answer(said, texts[said], float(shares[1, said])),
         ),
+        followed=Answer(b, texts[b], float(shares[1, b])),
         recovered=grids[0],
         probability=grids[1],
         control=grids[2],
     )
+
+
+def _contrast(ends: Tensor) -> tuple[int, int]:
+    """The prompt's answer, and the token that is followed; raises OptionError."""
+    own, other = torch.log_softmax(ends, 1)
+    a, b = int(own.argmax()), int(other.argmax())
+    if a == b:
+        rise = other - own
+        gain = torch.nan_to_num(other.exp() * (rise - rise[a]), nan=0.0)
+        b = int(gain.argmax())
+        if not float(gain[b]) > 0:
+            raise OptionError(
+                "the prompt and its twin are answered alike to the last digit, so nothing can turn;"
+                " choose another twin."
+            )
+    return a, b
 
 
 def check_twins(prompt: Sequence[int], twin: Sequence[int]) -> None:
@@ -229,8 +243,3 @@ def _patched(
         assert found is not None
         state = found
     return state[:, -1].to(space.model.anatomy.weight.device, torch.float32)
-
-
-def timed(found: CausalMap, seconds: float) -> CausalMap:
-    """The same with what it took."""
-    return replace(found, seconds=seconds)

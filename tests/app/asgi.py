@@ -34,6 +34,8 @@ HOSTILE = [
 """Tokens that the tiny model's vocabulary really has."""
 BASE = "http://localhost:8000"
 PROMPT = "The cat sat on the mat"
+TWIN = "The dog sat on the dog"
+"""As many tokens, and another answer of the tiny model."""
 _DATA = tempfile.TemporaryDirectory(prefix="lexiscope-tests-", ignore_cleanup_errors=True)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgi import BASE, HOSTILE, PROMPT, settings_with
+from asgi import BASE, HOSTILE, PROMPT, TWIN, settings_with
 from same_numbers import assert_same_text
 from starlette.testclient import TestClient
 
@@ -396,7 +396,7 @@ def test_every_address_of_the_api_is_described_with_its_errors(
             "jobs/{id}/restart", "sets", "sets/{id}", "calibrations", "calibrations/task",
             "calibrations/{id}", "calibrations/{id}/files", "calibrations/{id}/competitors",
             "calibrations/{id}/ablation", "calibrations/{id}/trace", "readings",
-            "calibrations/{id}/words",
+            "calibrations/{id}/words", "act", "causal", "nudge",
         )
     }  # fmt: skip
     for path, operations in paths.items():
@@ -411,8 +411,12 @@ def test_every_address_of_the_api_is_described_with_its_errors(
 
 def test_every_described_address_answers_as_described(shared_client: TestClient) -> None:
     examples = {"frame": "output", "prompt": PROMPT, "token": "cat", "search": "a", "layer": "1",
-        "by": "class", "to": "1", "index": "0", "words": "cat,dog"}  # fmt: skip
-    either = {"/api/v1/map/search": {"text": "a"}, "/api/v1/map/changes": {"to": "1"}}
+        "by": "class", "to": "1", "index": "0", "words": "cat,dog", "twin": TWIN}  # fmt: skip
+    either = {
+        "/api/v1/map/search": {"text": "a"},
+        "/api/v1/map/changes": {"to": "1"},
+        "/api/v1/act": {"steer": "cat"},
+    }
     places = {"{frame}": "output", "sets/{id}": "sets/topics", "{id}": "0" * 24}
     for path, operations in described(shared_client)["paths"].items():
         for method, operation in operations.items():

@@ -33,6 +33,8 @@ def cases() -> Iterator[Case]:
         ("/map/layers", LAYER), ("/map/quality", LAYER), ("/map/changes", {**LAYER, "to": 2}),
         *((f"/api/v1/{one}", {}) for one in READ), *((f"/api/v1/{one}", LAYER) for one in MAPS),
         ("/api/v1/cell", {**LAYER, "position": 0}),
+        ("/api/v1/act", {"steer": "#5"}), ("/api/v1/causal", {"twin": "cat"}),
+        ("/api/v1/nudge", {"token": "#5"}),
         ("/api/v1/map/neighbours", {**LAYER, "index": 0}),
         ("/api/v1/map/changes", {**LAYER, "to": 2}),
         ("/api/v1/map/colour", {**LAYER, "by": "norm"}),
@@ -45,6 +47,9 @@ def cases() -> Iterator[Case]:
             yield "GET", path, {"params": {**more, **MANY}}, TOKENS
     yield "POST", "/api/v1/trace", {"json": MANY}, TOKENS
     yield "POST", "/api/v1/trace", {"json": LONG}, PROMPT_CEILING
+    for path, more in (("/api/v1/act", {"steer": "#5"}), ("/api/v1/causal", {"twin": "cat"})):
+        yield "POST", path, {"json": MANY | more}, TOKENS
+        yield "POST", path, {"json": LONG | more}, PROMPT_CEILING
     for path in ("/api/v1/bases", "/api/v1/bases.csv", "/bases"):
         yield "GET", path, {"params": {"token": "#5", "k": K_CEILING + 1}}, K_CEILING
     for path in ("/bases", "/api/v1/tokens"):

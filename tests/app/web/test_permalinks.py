@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from asgi import HOSTILE, PROMPT
+from asgi import HOSTILE, PROMPT, TWIN
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -59,6 +59,10 @@ LINKED: tuple[tuple[str, Query], ...] = (
     ("/api/v1/map/neighbours", (("index", "3"), ("k", "5"), ("select", "ids:1,2,3,4,5,6"))),
     ("/api/v1/tokens", (("search", "the"),)),
     ("/api/v1/vocabulary", ()),
+    ("/api/v1/act", (WORDS, ("steer", "#5"), ("from", "#7"), ("layers", "1"), ("dose", "0.5"))),
+    ("/api/v1/act", (WORDS, ("swap", "#5"), ("swap", "#7"), ("positions", ":"))),
+    ("/api/v1/causal", (WORDS, ("twin", TWIN))),
+    ("/api/v1/nudge", (WORDS, ("token", "#5"))),
     (f"/api/v1/calibrations/{NOBODY}/trace", (WORDS,)),
 )
 STRANGE = (

@@ -15,35 +15,22 @@ from engine.progress import drain
 
 ROUNDING = 2e-4
 """Of a contrast recovered: float32 through three blocks, in batches of other shapes."""
-SHORT = "The king and the queen went"
-
-
-def twin_of(space: LatentSpace, prompt: str) -> str:
-    """The prompt with other letters in two of its words, and another answer after it."""
-    ids = space.tokenize(prompt).ids
-    own = space.model.logits(ids)[-1].argmax()
-    for letter in "xqvzbjkBCDFGHJKLMNPQRSVWXYZ0123456789!?,;:":
-        twin = prompt.replace("king", f"{letter}ing")[:-1] + letter
-        other = space.tokenize(twin).ids
-        if len(other) == len(ids) and space.model.logits(other)[-1].argmax() != own:
-            return twin
-    raise AssertionError("no twin with another answer")
+SHORT, TWIN = "The king ran", "The dog ran"
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_cell_is_one_patch_and_its_answer(spaces: Spaces, name: str) -> None:
     """By hooks, one cell after another, from the embedding up; in the map, blocks are skipped."""
-    space = spaces[name]
-    twin = twin_of(space, SHORT)
+    space, twin = spaces[name], TWIN
     found = drain(causal_map(space, SHORT, twin))
     ids, other = space.tokenize(SHORT).ids, space.tokenize(twin).ids
-    a, b = found.answers[0].id, found.answers[1].id
+    a, b = found.answers[0].id, found.followed.id
 
     def contrast(row: torch.Tensor) -> float:
         return float(row[b] - row[a])
 
     ends = [space.model.logits(one)[-1].double() for one in (ids, other)]
-    assert [int(row.argmax()) for row in ends] == [a, b]
+    assert [int(row.argmax()) for row in ends] == [one.id for one in found.answers]
     start, goal = map(contrast, ends)
     for layer in found.layers:
         for position in found.positions:
@@ -68,12 +55,12 @@ def test_the_sentence_follows_the_carriers() -> None:
 
     recovered = grid((0, 1, 0), (0, 0.9, 0), (0, 0.4, 0.4), (0, 0, 1), (0, 0, 1))
     planted = CausalMap(
-        "", "", (), (), (0, 1, 2, 3, 4), (0, 1, 2), (None, None),  # type: ignore[arg-type]
+        "", "", (), (), (0, 1, 2, 3, 4), (0, 1, 2), (None, None), None,  # type: ignore[arg-type]
         recovered, recovered, np.zeros_like(recovered),
     )  # fmt: skip
     assert planted.carriers == ((1, 0, 1), (2, 3, 4))
     as_good = CausalMap(
-        "", "", (), (), (0, 1, 2, 3, 4), (0, 1, 2), (None, None),  # type: ignore[arg-type]
+        "", "", (), (), (0, 1, 2, 3, 4), (0, 1, 2), (None, None), None,  # type: ignore[arg-type]
         recovered, recovered, recovered,
     )  # fmt: skip
     assert as_good.carriers == (), "an unrelated state does as much"
@@ -82,7 +69,7 @@ def test_the_sentence_follows_the_carriers() -> None:
 @pytest.mark.parametrize(
     ("twin", "error", "words"),
     [
-        ("The king and the queen went to", PromptError, "as many tokens"),
+        (f"{SHORT} to", PromptError, "as many tokens"),
         (SHORT, PromptError, "the prompt itself"),
         ("", PromptError, "empty"),
     ],
@@ -97,10 +84,24 @@ def test_twins_that_cannot_be_compared(
 def test_twins_with_one_answer_and_long_ones_are_refused(spaces: Spaces) -> None:
     space = spaces["llama"]
     with pytest.raises(PromptError, match="at most 64"):
-        drain(causal_map(space, "a " * 35, "b " * 35))
-    same = spaces["gpt2"]
-    with same.act("zero", layers="1:", part="block", positions=":"), pytest.raises(OptionError):
-        drain(causal_map(same, "The king the", "The cat the"))
+        drain(causal_map(space, "x" * 70, "z" * 70))
+    bare = spaces["gpt2"]  # without attention or MLP only the last word is read
+    with bare.act("zero", layers="1:", positions=":"), pytest.raises(OptionError, match="alike"):
+        drain(causal_map(bare, "The king ran", "The dog ran"))
+
+
+def test_twins_that_are_answered_alike_follow_what_the_twin_raises_most(spaces: Spaces) -> None:
+    """By hand, and the ends of the scale: all states of the twin give all of the contrast."""
+    space = spaces["opt_proj"]
+    ids, other = (space.tokenize(one).ids for one in (SHORT, TWIN))
+    own, twin = (space.model.logits(one)[-1].double().log_softmax(0) for one in (ids, other))
+    a = int(own.argmax())
+    assert a == int(twin.argmax())
+    gain = twin.exp() * (twin - own - (twin[a] - own[a]))
+    found = drain(causal_map(space, SHORT, TWIN))
+    assert found.followed.id == int(gain.argmax()) != a
+    assert found.recovered[-1, -1] == pytest.approx(1, abs=1e-3)
+    assert [one.id for one in found.answers] == [a, a]
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "phi"])
