@@ -7,7 +7,6 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, PROMPT, Spaces
 
-from engine import LatentSpace
 from engine.errors import OptionError, PromptError
 from engine.interventions.causal import CausalMap, causal_map
 from engine.interventions.nudge import along, nudge, products
@@ -93,12 +92,19 @@ def test_twins_with_one_answer_and_long_ones_are_refused(spaces: Spaces) -> None
 def test_twins_that_are_answered_alike_follow_what_the_twin_raises_most(spaces: Spaces) -> None:
     """By hand, and the ends of the scale: all states of the twin give all of the contrast."""
     space = spaces["opt_proj"]
-    ids, other = (space.tokenize(one).ids for one in (SHORT, TWIN))
-    own, twin = (space.model.logits(one)[-1].double().log_softmax(0) for one in (ids, other))
+    ids = space.tokenize(SHORT).ids
+    own = space.model.logits(ids)[-1].double().log_softmax(0)
     a = int(own.argmax())
-    assert a == int(twin.argmax())
+    for word in ("cat", "house", "old", "queen", "girl", "happy", "was", "sat"):
+        text = SHORT.replace("king", word)
+        other = space.tokenize(text).ids
+        twin = space.model.logits(other)[-1].double().log_softmax(0)
+        if len(other) == len(ids) and int(twin.argmax()) == a:
+            break
+    else:
+        raise AssertionError("none of the words leaves the answer as it is")
     gain = twin.exp() * (twin - own - (twin[a] - own[a]))
-    found = drain(causal_map(space, SHORT, TWIN))
+    found = drain(causal_map(space, SHORT, text))
     assert found.followed.id == int(gain.argmax()) != a
     assert found.recovered[-1, -1] == pytest.approx(1, abs=1e-3)
     assert [one.id for one in found.answers] == [a, a]
