@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from app import health, version
 from app.act import api as act_api
+from app.act import page as act
 from app.bases import api as bases_api
 from app.bases import page as bases
 from app.calibrate import api as calibration_api
@@ -46,6 +47,7 @@ from engine import LatentSpace
 
 PAGES = (
     trace.PAGE,
+    act.PAGE,
     maps.PAGE,
     calibrate.PAGE,
     bases.PAGE,

@@ -33,6 +33,12 @@ _TERMS = (
     Term("layer", "layer", None,
          "A step of the model's work. Layer 0 is the embedding, before any block; the last layer"
          " is what the head reads to predict the next token."),
+    Term("causal", "causal map", "causal",
+         "A prompt and another one that differs in a word: the other's state is put in at one layer"
+         " and position at a time, and the colour says how much of the answer comes over."),
+    Term("nudge", "smallest nudge", "nudge",
+         "The change of the last state that makes the model say another token, and disturbs all"
+         " others least."),
     Term("position", "position", None,
          "Where a token stands in the prompt, counted from 0. The state at a position has read"
          " the tokens up to it and predicts the one after it."),

@@ -263,6 +263,14 @@ async def _result(
         "export": _export(request, query, explorer),
         "calibration": switched,
         "hidden": _hidden(query),
+        "act_href": link(
+            request,
+            "/act",
+            prompt=query.prompt,
+            layers=cell.layer,
+            positions=cell.position,
+            **query.model_dump(include={"bos", "chat"}, exclude_defaults=True),
+        ),
     }
     return result, _measured(len(trace.tokens), trace.cost), found.best
 
