@@ -193,9 +193,7 @@ def _grid(
         ),
     )  # fmt: skip
     if above:
-        figure.add_trace(
-            go.Scatter(x=[], y=[], xaxis="x2", mode="markers", hoverinfo="skip", showlegend=False)
-        )
+        figure.data[1].xaxis = "x2"  # an axis without a trace is not drawn
         layout["xaxis2"] = axis(
             colours, "", **column, ticktext=[plot_text(one, 11) for one in above],
             overlaying="x", side="top",

@@ -21,12 +21,13 @@ def effect_sentence(found: Effect, texts: Vocabulary) -> str:
     name = _CONTROLS[found.action.kind]
     low, high = map(share, random)
     between = f"{low} to {high}" if low != high else low
+    at = "" if between.startswith("below") else "at "
     if not found.beyond_controls:
         return f"{what}: not more than {name[0]} ({between})."
     turn = ""
     if found.turned:
         turn = f" and turns the answer from {word(found.before.text)} to {word(found.after.text)}"
-    return f"{what}{turn}; {name[1]} leave it at {between}."
+    return f"{what}{turn}; {name[1]} leave it {at}{between}."
 
 
 _CONTROLS = {

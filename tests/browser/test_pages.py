@@ -16,6 +16,7 @@ pytestmark = pytest.mark.browser
 PAGES = {
     "trace": "/",
     "trace with everything": "/?panel=agreement&geometry=l2&colour=kl&cell=1%2C1&curve=rank",
+    "act": "/act",
     "bases": "/bases",
     "search": "/bases?search=e&geometry=matmul",
     "map": "/map",

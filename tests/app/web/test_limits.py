@@ -33,7 +33,7 @@ def cases() -> Iterator[Case]:
         ("/map/layers", LAYER), ("/map/quality", LAYER), ("/map/changes", {**LAYER, "to": 2}),
         *((f"/api/v1/{one}", {}) for one in READ), *((f"/api/v1/{one}", LAYER) for one in MAPS),
         ("/api/v1/cell", {**LAYER, "position": 0}),
-        ("/api/v1/act", {"steer": "#5"}), ("/api/v1/causal", {"twin": "cat"}),
+        ("/act", {}), ("/api/v1/act", {"steer": "#5"}), ("/api/v1/causal", {"twin": "cat"}),
         ("/api/v1/nudge", {"token": "#5"}),
         ("/api/v1/map/neighbours", {**LAYER, "index": 0}),
         ("/api/v1/map/changes", {**LAYER, "to": 2}),
@@ -47,6 +47,7 @@ def cases() -> Iterator[Case]:
             yield "GET", path, {"params": {**more, **MANY}}, TOKENS
     yield "POST", "/api/v1/trace", {"json": MANY}, TOKENS
     yield "POST", "/api/v1/trace", {"json": LONG}, PROMPT_CEILING
+    yield "POST", "/act/causal", {"data": MANY | {"twin": "cat"}}, TOKENS
     for path, more in (("/api/v1/act", {"steer": "#5"}), ("/api/v1/causal", {"twin": "cat"})):
         yield "POST", path, {"json": MANY | more}, TOKENS
         yield "POST", path, {"json": LONG | more}, PROMPT_CEILING

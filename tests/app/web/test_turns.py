@@ -16,6 +16,7 @@ from engine import LatentSpace
         ("/", {"prompt": PROMPT, "panel": "agreement", "cell": "1,2", "pin": "5"}, 1),
         ("/trace/agreement", {"prompt": PROMPT}, 1),
         ("/bases", {}, 1),
+        ("/act", {"prompt": PROMPT, "twin": PROMPT}, 1),
         ("/bases", {"search": "cat"}, 1),
         ("/model", {}, 0),
         ("/method", {}, 0),
