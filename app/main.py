@@ -18,6 +18,7 @@ from app.calibrate import page as calibrate
 from app.calibrate import saved
 from app.calibrate.calibrations import Calibrations
 from app.calibrate.sets import Sets
+from app.generate import api as generate_api
 from app.jobs import api as job_api
 from app.jobs import page as jobs_page
 from app.jobs.lanes import Jobs
@@ -55,7 +56,16 @@ PAGES = (
 """The pages, in the order of the navigation."""
 FURTHER = (
     *(saved, choice, jobs_page, assets, health),  # HTML and files
-    *(trace_api, bases_api, model_api, job_api, calibration_api, map_api, readings_api),
+    *(
+        trace_api,
+        generate_api,
+        bases_api,
+        model_api,
+        job_api,
+        calibration_api,
+        map_api,
+        readings_api,
+    ),
 )
 """What answers beside them."""
 

@@ -165,7 +165,7 @@ class Depth:
             "deep_thinking_ratio": self.ratio,
             "interval": list(self.interval),
             "mean_settling_layer": self.mean_layer,
-            "tokens": self.tokens,
+            "counted": self.tokens,
         }
 
 
