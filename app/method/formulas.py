@@ -47,8 +47,8 @@ ENTRIES: tuple[Explanation, ...] = (
         "settling",
         "Settling layer, deep-thinking ratio",
         "The first layer from which on the reading stays that of the last one, for a token that "
-        "the model writes. A control that settles as late (random bases that are as sharp, layers in a "
-        "shuffled order) says that the ratio tells nothing.",
+        "the model writes. A control that settles as late (random bases that are as sharp, layers "
+        "in a shuffled order) says that the ratio tells nothing.",
         "ours (reconstruction) after arXiv 2602.13517",
         True,
         (

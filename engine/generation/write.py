@@ -185,17 +185,18 @@ def write(
     ids = torch.tensor([tokens.ids])
     new, past = ids, None
     for index in range(reader.options.tokens):
-        states, logits, past = model.advance(new, past, check=check)
+        states, whole, past = model.advance(new, past, check=check)
+        logits = whole[0].cpu()
         position = ids.shape[1] - 1
         if not torch.isfinite(logits).all():
             raise NonFiniteError(
                 f"after token {position} the model's logits are not finite, so no token follows;"
                 " its states there can be traced."
             )
-        token, forced = sampler.next(logits[0])
+        token, forced = sampler.next(logits)
         before = int(ids[0, -1])
         yield reader.column(
-            states[:, :, -1:], logits[0], index, position, before, token, forced, check
+            states[:, :, -1:], logits, index, position, before, token, forced, check
         )
         if token in ends:
             return
