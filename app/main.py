@@ -19,6 +19,7 @@ from app.calibrate import saved
 from app.calibrate.calibrations import Calibrations
 from app.calibrate.sets import Sets
 from app.generate import api as generate_api
+from app.generate import page as generate
 from app.jobs import api as job_api
 from app.jobs import page as jobs_page
 from app.jobs.lanes import Jobs
@@ -46,6 +47,7 @@ from engine import LatentSpace
 
 PAGES = (
     trace.PAGE,
+    generate.PAGE,
     maps.PAGE,
     calibrate.PAGE,
     bases.PAGE,

@@ -11,8 +11,8 @@ from app.web.questions import PromptText, ReadingQuestion
 from engine import GenerateOptions, TraceOptions
 from engine.generation.options import SETTLED, TOKENS
 
-_FORK = r"[0-9]{1,4}:[0-9]{1,9}(\.[0-9]{1,4}:[0-9]{1,9}){0,15}"
-ForkPath = Annotated[str, Field(max_length=256, pattern=rf"^{_FORK}$")]
+FORK = r"[0-9]{1,4}:[0-9]{1,9}(\.[0-9]{1,4}:[0-9]{1,9}){0,15}"
+ForkPath = Annotated[str, Field(max_length=256, pattern=rf"^{FORK}$")]
 """Where a text is made to go on otherwise: ``3:1234`` puts token 1234 in the place of new token 3;
 a fork of a fork stands behind a point, ``3:1234.7:99``."""
 Forced = tuple[tuple[int, int], ...]
