@@ -20,6 +20,8 @@ from app.calibrate import page as calibrate
 from app.calibrate import saved
 from app.calibrate.calibrations import Calibrations
 from app.calibrate.sets import Sets
+from app.generate import api as generate_api
+from app.generate import page as generate
 from app.jobs import api as job_api
 from app.jobs import page as jobs_page
 from app.jobs.lanes import Jobs
@@ -48,6 +50,7 @@ from engine import LatentSpace
 PAGES = (
     trace.PAGE,
     act.PAGE,
+    generate.PAGE,
     maps.PAGE,
     calibrate.PAGE,
     bases.PAGE,
@@ -58,7 +61,17 @@ PAGES = (
 """The pages, in the order of the navigation."""
 FURTHER = (
     *(saved, choice, jobs_page, assets, health),  # HTML and files
-    *(trace_api, bases_api, model_api, job_api, calibration_api, map_api, readings_api, act_api),
+    *(
+        trace_api,
+        generate_api,
+        bases_api,
+        model_api,
+        job_api,
+        calibration_api,
+        map_api,
+        readings_api,
+        act_api,
+    ),
 )
 """What answers beside them."""
 

@@ -19,6 +19,8 @@ PROMPT_CEILING = 32_000
 """Characters. Tokenizing is slow before the model is asked at all, so no setting goes above."""
 TOKEN_CEILING = 8_192
 """Tokens of one prompt."""
+NEW_TOKEN_CEILING = 2_048
+"""Tokens by which one text goes on."""
 K_CEILING = 50
 """Nearest tokens per cell."""
 
@@ -84,6 +86,8 @@ class Settings(BaseSettings):
     max_characters: int = Field(PROMPT_CEILING, ge=1, le=PROMPT_CEILING,
         description="Characters of a prompt.")  # fmt: skip
     max_tokens: int = Field(1024, ge=1, le=TOKEN_CEILING, description="Tokens of a prompt.")
+    max_new_tokens: int = Field(256, ge=1, le=NEW_TOKEN_CEILING, description="Tokens by which a "
+        "text may go on at once.")  # fmt: skip
     max_k: int = Field(K_CEILING, ge=1, le=K_CEILING, description="Nearest tokens per cell.")
     memory_budget_mib: int = Field(512, ge=16, le=1_048_576, description="MiB for the states "
         "of one prompt; half of it for the temporaries of one reading.")  # fmt: skip

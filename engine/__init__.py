@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.frames.kinds import FRAMES
+    from engine.generation.options import GenerateOptions
     from engine.loading import load
     from engine.model.language_model import Limits
     from engine.reading.geometries import GEOMETRIES
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "FRAMES": "engine.frames.kinds",
     "GEOMETRIES": "engine.reading.geometries",
+    "GenerateOptions": "engine.generation.options",
     "STATES": "engine.trace.options",
     "LatentSpace": "engine.space",
     "Limits": "engine.model.language_model",
@@ -35,6 +37,7 @@ __all__ = [
     "FRAMES",
     "GEOMETRIES",
     "STATES",
+    "GenerateOptions",
     "LatentSpace",
     "Limits",
     "Trace",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ Steps = Generator[Progress, None, T]
 """Work under way: yields its progress, returns its result."""
 
 
-def drain(steps: Steps[T]) -> T:
+def drain(steps: Generator[Any, None, T]) -> T:
     """Do all of the work at once and give its result."""
     while True:
         try:

@@ -13,7 +13,7 @@ that another geometry, frame or colour never runs the model again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,9 @@ from engine.frames.decomposition_cache import cached_decomposition
 from engine.frames.frame import Frame
 from engine.frames.kinds import build_frame
 from engine.frames.kinds.kind import Source
+from engine.generation.column import Column, Generation
+from engine.generation.options import GenerateOptions
+from engine.generation.write import Reader, check_room, generation, write
 from engine.interventions.action import Action
 from engine.interventions.causal import CausalMap, causal_map, check_twins
 from engine.interventions.hooks import Switch, acting
@@ -48,14 +51,14 @@ from engine.model.prompts import Tokens
 from engine.model.ranges import parse_range
 from engine.model.state_cache import StateCache
 from engine.model.vocabulary import Vocabulary
-from engine.progress import Check, Steps, no_check
+from engine.progress import Check, Progress, Steps, drain, no_check
 from engine.reading.temperature import Temperature
 from engine.trace.agreement import Agreement, compute_agreement
 from engine.trace.cell import Cell, Curves, compute_cell, compute_curves
 from engine.trace.compute import Read, compute_trace, default_pins, read_states
 from engine.trace.dial import DialCurve, keep_curve, load_curve, measure_dial
 from engine.trace.finding import Finding, find
-from engine.trace.options import TraceOptions, prepare
+from engine.trace.options import TraceOptions, prepare, with_settings
 from engine.trace.result import Cost, Trace
 from engine.trace.temperatures import Temperatures, default_temperatures
 
@@ -282,10 +285,7 @@ class LatentSpace:
         """A trace that is not kept yet, with what it was foretold to cost and did."""
         count = len(tokens.ids)
         lens = self.lens(options.lens)
-        temperatures = self.temperatures(options.frame_key, check=check)
-        if options.temperature is not None:
-            given = Temperature(options.temperature, fitted=False)
-            temperatures = temperatures | {options.geometry: given}
+        temperatures = self._temperatures_for(options, check)
         work = self._work(count, options, forward_tokens=0 if tokens.ids in self._states else count)
         foretold = Cost(self._costs.seconds(work), self._costs.bytes(work))
         # By whatever geometry: another one passes over no vocabulary again.
@@ -320,6 +320,67 @@ class LatentSpace:
         if not known:  # what was found ready teaches nothing of what a reading costs
             self._costs.add(work, spent)
         return replace(trace, cost=replace(foretold, seconds=spent.seconds, bytes=spent.bytes))
+
+    def _temperatures_for(self, options: TraceOptions, check: Check) -> dict[str, Temperature]:
+        """By geometry, with the one that was asked for in its place."""
+        found = self.temperatures(options.frame_key, check=check)
+        if options.temperature is None:
+            return found
+        return found | {options.geometry: Temperature(options.temperature, fitted=False)}
+
+    def generate(
+        self,
+        prompt: str,
+        options: GenerateOptions | None = None,
+        *,
+        check: Check = no_check,
+        **settings: Any,
+    ) -> Iterator[Column]:
+        """The text goes on; each new token with its column, before the model takes the next step.
+
+        Args:
+            prompt: any text within the limits.
+            options: how many tokens, chosen and read how; or its fields as keywords.
+            check: called before each block and between chunks of the vocabulary; raises to stop.
+
+        Raises:
+            PromptError, OptionError, TokenError: one sentence each, before anything is computed.
+        """
+        return write(*self._to_write(prompt, options, settings), check=check)
+
+    def generation(
+        self,
+        prompt: str,
+        options: GenerateOptions | None = None,
+        *,
+        check: Check = no_check,
+        **settings: Any,
+    ) -> Generation:
+        """The same as a whole: the finished text, its columns, and how late its tokens settle."""
+        return drain(self.generation_steps(prompt, options, check=check, **settings))
+
+    def generation_steps(
+        self,
+        prompt: str,
+        options: GenerateOptions | None = None,
+        *,
+        check: Check = no_check,
+        **settings: Any,
+    ) -> Generator[Column | Progress, None, Generation]:
+        """The same in steps: a column each, then the controls; returns the finished text."""
+        return generation(*self._to_write(prompt, options, settings), check=check)
+
+    def _to_write(
+        self, prompt: str, options: GenerateOptions | None, settings: dict[str, Any]
+    ) -> tuple[LanguageModel, Tokens, Reader]:
+        """What a text that goes on needs, checked before anything is computed."""
+        options = with_settings(options, settings, GenerateOptions)
+        reading = self._options(options.reading, {})
+        tokens = self.tokenize(prompt, bos=reading.bos, chat=reading.chat)
+        check_room(self.model, tokens, options)
+        lens = self.lens(reading.lens)
+        frames, temperatures = self.frame, self._temperatures_for
+        return self.model, tokens, Reader(self.model, frames, options, lens, temperatures)
 
     def cell(
         self,
@@ -613,14 +674,7 @@ class LatentSpace:
     # --- inside ---
 
     def _options(self, options: TraceOptions | None, settings: dict[str, Any]) -> TraceOptions:
-        if options is None:
-            try:
-                options = TraceOptions(**settings)
-            except TypeError as error:
-                names = ", ".join(TraceOptions.__dataclass_fields__)
-                raise OptionError(f"{error}; the options are {names}.") from None
-        elif settings:
-            options = replace(options, **settings)
+        options = with_settings(options, settings, TraceOptions)
         if options.k > self.model.limits.max_k:
             raise OptionError(f"k must be at most {self.model.limits.max_k}; got {options.k}.")
         return options

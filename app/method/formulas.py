@@ -44,6 +44,29 @@ ENTRIES: tuple[Explanation, ...] = (
         (("reading.similarity", "divergence"),),
     ),
     Explanation(
+        "settling",
+        "Settling layer, deep-thinking ratio",
+        "The first layer from which on the reading stays that of the last one, for a token that "
+        "the model writes. A control that settles as late (random bases that are as sharp, layers "
+        "in a shuffled order) says that the ratio tells nothing.",
+        "ours (reconstruction) after arXiv 2602.13517",
+        True,
+        (
+            ("generation.settling", "settling_layer"),
+            ("generation.settling", "jensen_shannon"),
+            ("generation.settling", "deep_thinking"),
+        ),
+    ),
+    Explanation(
+        "sampling",
+        "How the next token is chosen",
+        "Greedy takes the likeliest. Else softmax(z/T), of which top-k and then top-p leave the "
+        "likeliest; u is the next number of a seeded sequence, one for each token.",
+        "Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p)",
+        False,
+        (("generation.sampling", "distribution"), ("generation.sampling", "Sampler")),
+    ),
+    Explanation(
         "agreement",
         "Agreement with the model",
         "Over all positions of the prompt, at each layer. Disagreement is a finding about a "

@@ -148,6 +148,13 @@ _TERMS = (
          " model's own tokenizer."),
     Term("chat", "chat template", None,
          "Wraps the prompt as a user's message, the way the model was trained to be talked to."),
+    Term("settling", "settling layer", "settling",
+         "The first layer from which on a reading stays as good as that of the last layer: from"
+         " there on nothing more is decided about the token."),
+    Term("deep-thinking", "deep-thinking ratio", "settling",
+         "The share of new tokens that settle only in the last 15 % of the layers."),
+    Term("seed", "seed", "sampling",
+         "The number from which the draws of a text begin; the same seed writes the same text."),
     Term("self-check", "self-check", None,
          "What Lexiscope tests on every model it loads, above all that reading the last layer"
          " gives the model's own logits."),

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, Literal, TypeVar
@@ -142,6 +142,8 @@ class DeviceThread:
         self._turn = threading.Condition()
         self._lines: dict[str, _Line] = {}
         self._waiting = 0
+        self._reserved: Counter[str] = Counter()
+        """Places by client that work in background steps holds."""
         self._round = 0
         """Of the latest job that took its turn; it never falls."""
         self._served: LRUCache[str, int] = LRUCache(_REMEMBERED)
@@ -217,16 +219,11 @@ class DeviceThread:
         given_up: Job[Any] | None = None
         with self._turn:
             refusal = self._refusal(client, kind)
-            if refusal is None and kind == "turn" and self._waiting >= self.places:
+            if refusal is None and kind == "turn" and self._full:
                 given_up = self._give_up_for(client)
                 if given_up is None:
-                    refusal = (
-                        f"The model is busy: {self._waiting} requests wait already and "
-                        f"{self.places} may; try again in a moment."
-                    )
-            if refusal is not None:
-                self.counters["refused"] += 1
-                raise QueueFull(refusal, retry_after=self._retry_after())
+                    refusal = self._busy
+            self._refuse(refusal)
             if self._idle:
                 self._beat()  # an idle thread has no heartbeat to go by
             self._put(job)
@@ -239,6 +236,28 @@ class DeviceThread:
             )
             self._finish_unrun(given_up, QueueFull(sentence, retry_after=again), "refused")
         return job
+
+    def reserve(self, client: str = "") -> Callable[[], None]:
+        """Take a place for work that will come as many background steps, one after the other.
+
+        Args:
+            client: who asks, for the limit per client.
+
+        Returns:
+            What gives the place back; to be called once.
+
+        Raises:
+            QueueFull: every place is taken, or the client holds its share of them already.
+        """
+        with self._turn:
+            self._refuse(self._refusal(client, "turn") or (self._busy if self._full else None))
+            self._reserved[client] += 1
+
+        def release() -> None:
+            with self._turn:
+                self._reserved -= Counter((client,))
+
+        return release
 
     @property
     def waiting(self) -> int:
@@ -267,15 +286,36 @@ class DeviceThread:
         return max(0.0, time.monotonic() - self._beaten - patience)
 
     def held_by(self, client: str) -> int:
-        """How many jobs of a client wait or run, background work not counted."""
+        """How many jobs of a client wait or run, of background work that for which a place is
+        reserved."""
         line, running = self._lines.get(client), self._running
         runs = running is not None and running.kind == "turn" and running.client == client
-        return (len(line.jobs) if line is not None else 0) + runs
+        return (len(line.jobs) if line is not None else 0) + runs + self._reserved[client]
 
     @property
     def _idle(self) -> bool:
         waits = self._waiting or self._first or self._background
         return self._running is None and not waits
+
+    @property
+    def _taken(self) -> int:
+        return self._waiting + self._reserved.total()
+
+    @property
+    def _full(self) -> bool:
+        return self._taken >= self.places
+
+    @property
+    def _busy(self) -> str:
+        return (
+            f"The model is busy: {self._taken} requests wait already and "
+            f"{self.places} may; try again in a moment."
+        )
+
+    def _refuse(self, refusal: str | None) -> None:
+        if refusal is not None:
+            self.counters["refused"] += 1
+            raise QueueFull(refusal, retry_after=self._retry_after())
 
     def _refusal(self, client: str, kind: Kind) -> str | None:
         if self._closed:
@@ -334,7 +374,7 @@ class DeviceThread:
         return job
 
     def _retry_after(self) -> int:
-        return max(1, min(60, math.ceil(self._typical_s * (self._waiting + 1) / 2)))
+        return max(1, min(60, math.ceil(self._typical_s * (self._taken + 1) / 2)))
 
     def _beat(self) -> None:
         self._beaten = time.monotonic()

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from fastapi import Depends
 from starlette.requests import Request
 
-from app.model.cache import ResultCache, measured
+from app.model.cache import ResultCache, footprint, measured
 from app.model.device import DeviceThread, Job
 from app.model.open_model import ModelFacts
 from app.model.switching import Models, State
@@ -73,6 +73,7 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(
         max_characters=settings.max_characters,
         max_tokens=settings.max_tokens,
+        max_new_tokens=settings.max_new_tokens,
         max_k=settings.max_k,
         memory_budget_mib=settings.memory_budget_mib,
     )
@@ -320,6 +321,17 @@ class Explorer:
 
         return await self._compute(request, (writer, *key), _label(call), work)
 
+    def kept(self, call: Callable[..., Any], *arguments: Hashable) -> Any | None:
+        """What was kept for this call with :meth:`keep`, or None; raises as `facts` does."""
+        return self._results.get((self.models.required(), *_key(call, arguments, {})))
+
+    def keep(self, call: Callable[..., Any], arguments: tuple[Hashable, ...], value: Any) -> None:
+        """Keep what came of this call in steps, unless another model is open by now."""
+        opened = self.models.required()
+        if opened is self.models.current:
+            key = _key(call, arguments, {})
+            self._results.put((opened, *key), value, footprint((key, value)))
+
     async def look(self, request: Request, call: Callable[..., T], label: str) -> T:
         """How something stands at this moment: asked anew each time, and not kept."""
 
@@ -376,7 +388,7 @@ class Explorer:
             flight.job.extend(deadline_s)
         flight.waiters += 1
         try:
-            value, _ = await _while_connected(request, flight.future, deadline_s)
+            value, _ = await while_connected(request, flight.future, deadline_s)
             return cast(T, value)
         except DeadlineExceeded:  # here, or on the device thread, which knows no more of it
             raise DeadlineExceeded(
@@ -424,7 +436,7 @@ class _Flight:
         self.waiters = 0
 
 
-async def _while_connected(request: Request, future: asyncio.Future[T], deadline_s: float) -> T:
+async def while_connected(request: Request, future: asyncio.Future[T], deadline_s: float) -> T:
     """The future's result, unless the client leaves or the time is up before.
 
     Raises:

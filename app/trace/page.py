@@ -33,8 +33,8 @@ from app.trace.question import (
 )
 from app.trace.reading import Reading, Switched, predict_cost, read
 from app.web.problems import NotFound, StorageError
-from app.web.questions import ask
-from app.web.rendering import Page, link, render, render_text
+from app.web.questions import ReadingQuestion, ask
+from app.web.rendering import Page, as_text, link, render, render_text
 from app.web.words import Choice, choices, number, seconds, sentence
 from engine import LatentSpace
 from engine.errors import ArtifactError, InputError, NonFiniteError, OptionError
@@ -260,6 +260,7 @@ async def _result(
         "agreement_load": link_to(
             request, query, "/trace/agreement", cell=None, pin=(), start=None
         ),
+        "go_on": _go_on(query) if explorer.facts().kind == "causal" else (),
         "export": _export(request, query, explorer),
         "calibration": switched,
         "hidden": _hidden(query),
@@ -348,6 +349,17 @@ def _note(query: TraceQuery, cell: Cell) -> str | None:
         return None
     layer, position = query.place
     return f"Layer {layer}, position {position} is not part of this trace; here is its last cell."
+
+
+def _go_on(query: TraceQuery) -> tuple[tuple[str, str], ...]:
+    """What the page Generate is asked with: the prompt and its reading, but for what a text under
+    way does not have."""
+    given = {"prompt": query.prompt}
+    for name, field in ReadingQuestion.model_fields.items():
+        value = getattr(query, name)
+        if name in ("geometry", "frame") or (name != "k" and value != field.default):
+            given[name] = as_text(value)
+    return tuple(given.items())
 
 
 def _hidden(query: TraceQuery) -> list[tuple[str, object]]:

@@ -9,44 +9,28 @@ from typing import Annotated, Any, Literal
 from fastapi import Request
 from pydantic import Field
 
-from app.settings import K_CEILING, TOKEN_CEILING
-from app.web.questions import LayerNumber, PageQuestion, PromptText, Question, RangeText
+from app.settings import TOKEN_CEILING
+from app.web.questions import LayerNumber, PageQuestion, PromptText, RangeText, ReadingQuestion
 from app.web.rendering import link
 from engine import TraceOptions
-from engine.frames.kinds import FRAMES, FrameName
-from engine.lenses import LensName
-from engine.reading.geometries import GeometryName
-from engine.trace.options import StateName
+from engine.frames.kinds import FRAMES
 
 MAX_PINS = 8
 """Tokens whose curves a page shows at most."""
 IdList = Annotated[str, Field(max_length=320, pattern=r"^[0-9]{1,9}(,[0-9]{1,9}){0,31}$")]
 
 
-class TraceQuestion(Question):
+class TraceQuestion(ReadingQuestion):
     """A prompt and how to read it."""
 
     prompt: PromptText = Field(description="The text to trace.")
-    geometry: GeometryName = Field("cosine", description="How nearness is measured.")
-    frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
-    alpha: float | None = Field(None, ge=-0.5, le=1, description="Where the frame 'dial' stands: "
-        "0 head rows, 0.5 tight, 1 semantic bases; left out: 0.1.")  # fmt: skip
-    lens: LensName = Field("none", description="What brings a middle layer to where the head "
-        "reads; 'linear' is fitted to the model first.")  # fmt: skip
-    state: StateName = Field("normed", description="Read states after the final norm, or raw.")
     centred: bool = Field(False, description="Take the layer's mean over the prompt "
         "off each state, and the mean basis off each basis.")  # fmt: skip
     temperature: float | None = Field(None, ge=1e-3, le=1e4, description="Of the probabilities; "
         "left out: the one that fits this model best.")  # fmt: skip
-    k: int = Field(10, ge=1, le=K_CEILING, description="Nearest tokens per cell.")
     layers: RangeText | None = Field(None, description="Which layers: 0:6, 0:12:2, 3; left out: "
         "all.")  # fmt: skip
     positions: RangeText | None = Field(None, description="Which positions, written like layers.")
-    bos: Literal["auto", "yes", "no"] = Field("auto", description="Whether the model's first "
-        "token is put before the prompt.")  # fmt: skip
-    chat: bool = Field(False, description="Put the prompt into the model's chat template.")
-    words_only: bool = Field(False, description="List words and word pieces only; "
-        "probabilities and ranks stay those of the whole vocabulary.")  # fmt: skip
 
     def options(self) -> TraceOptions:
         """The engine's options."""

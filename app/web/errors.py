@@ -234,8 +234,22 @@ def request_id(request: Request) -> str | None:
     return str(found) if found else None
 
 
+def told(request: Request, error: Exception) -> tuple[int, str]:
+    """Status and sentence of what went wrong in the middle of an answer that is out already; what
+    nobody foresaw goes to the log."""
+    status = _status(error)
+    if status is None:
+        unforeseen(request, error)
+        return 500, _SENTENCES[500]
+    return status, begun(str(error))[:_SENTENCE_LIMIT]
+
+
+def _status(error: Exception) -> int | None:
+    return next((code for kind, code in _STATUS if isinstance(error, kind)), None)
+
+
 async def _on_known(request: Request, error: Exception) -> Response:
-    status = next((code for kind, code in _STATUS if isinstance(error, kind)), None)
+    status = _status(error)
     if status is None:
         return unforeseen(request, error)
     wait = getattr(error, "retry_after", 5 if status in (503, 504) else None)

@@ -13,6 +13,8 @@ _ADVICE = (
     ("/api/v1/sets", "upload fewer rows"),
     ("/map", "put fewer points on the map"),
     ("/api/v1/map", "put fewer points on the map"),
+    ("/generate", "ask for fewer tokens or a shorter prompt"),
+    ("/api/v1/generate", "ask for fewer tokens or a shorter prompt"),
     ("/bases", "ask for fewer tokens"),
     ("/api/v1/bases", "ask for fewer tokens"),
     ("/api/v1/tokens", "ask for fewer tokens"),

@@ -6,14 +6,18 @@ form and the prompt stand as they were sent, and says what was wrong where the a
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin
 
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.datastructures import QueryParams
 
-from app.settings import PROMPT_CEILING
+from app.settings import K_CEILING, PROMPT_CEILING
 from app.web.errors import validation_sentence
+from engine.frames.kinds import FrameName
+from engine.lenses import LensName
+from engine.reading.geometries import GeometryName
+from engine.trace.options import StateName
 
 Q = TypeVar("Q", bound=BaseModel)
 
@@ -39,6 +43,24 @@ class Question(BaseModel):
     """What all questions have in common: nothing unknown, nothing endless."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ReadingQuestion(Question):
+    """How states are read."""
+
+    geometry: GeometryName = Field("cosine", description="How nearness is measured.")
+    frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
+    alpha: float | None = Field(None, ge=-0.5, le=1, description="Where the frame 'dial' stands: "
+        "0 head rows, 0.5 tight, 1 semantic bases; left out: 0.1.")  # fmt: skip
+    lens: LensName = Field("none", description="What brings a middle layer to where the head "
+        "reads; 'linear' is fitted to the model first.")  # fmt: skip
+    state: StateName = Field("normed", description="Read states after the final norm, or raw.")
+    k: int = Field(10, ge=1, le=K_CEILING, description="Nearest tokens per cell.")
+    bos: Literal["auto", "yes", "no"] = Field("auto", description="Whether the model's first "
+        "token is put before the prompt.")  # fmt: skip
+    chat: bool = Field(False, description="Put the prompt into the model's chat template.")
+    words_only: bool = Field(False, description="List words and word pieces only; "
+        "probabilities and ranks stay those of the whole vocabulary.")  # fmt: skip
 
 
 class FormQuestion(Question):

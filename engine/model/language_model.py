@@ -43,6 +43,8 @@ class Limits:
     """Tokens listed per cell."""
     memory_budget_mib: int = 512
     """For the temporaries of one reading and for the states of one prompt."""
+    max_new_tokens: int = 256
+    """That a text may be continued by at once."""
     max_search: int = 200
     """Hits of a search in the vocabulary."""
 

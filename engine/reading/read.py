@@ -64,6 +64,7 @@ def read(
     centred: bool = False,
     allowed: Tensor | None = None,
     vectors: bool = False,
+    distribution: Tensor | None = None,
     budget_bytes: int = 256 * 2**20,
     check: Check = no_check,
 ) -> dict[str, Reading]:
@@ -82,6 +83,8 @@ def read(
         allowed: True for tokens that may stand among the k nearest (v); probabilities, entropy
             and ranks stay those of the whole vocabulary.
         vectors: the states are vectors of the frame itself, so a head bias does not move them.
+        distribution: room for softmax(score / T) over the whole vocabulary (n × v), which is
+            written there; for one geometry only.
         budget_bytes: an upper limit for the temporaries of this call, whatever v and n.
         check: called once per chunk; raises to stop.
 
@@ -108,16 +111,18 @@ def read(
                 wanted,
                 centred,
                 allowed,
+                None if distribution is None else distribution[some],
                 chunk,
                 check,
             )
         )
     if len(parts) == 1:
         return parts[0]
-    return {g.name: _join([p[g.name] for p in parts]) for g in chosen}
+    return {g.name: joined([p[g.name] for p in parts]) for g in chosen}
 
 
-def _join(parts: list[Reading]) -> Reading:
+def joined(parts: list[Reading]) -> Reading:
+    """Readings of several sets of states, one after the other, as one."""
     whole = {
         one.name: torch.cat([getattr(part, one.name) for part in parts])
         for one in fields(Reading)
@@ -136,6 +141,7 @@ def _read_tile(
     targets: Tensor | None,
     centred: bool,
     allowed: Tensor | None,
+    whole: Tensor | None,
     chunk: int,
     check: Check,
 ) -> dict[str, Reading]:
@@ -160,10 +166,15 @@ def _read_tile(
         hidden = None if allowed is None else ~allowed[start:stop]
         part = columns.at(slice(start, stop))
         for geometry, state in zip(geometries, running, strict=True):
-            room = scratch.block(3, n, stop - start)
-            state.take(geometry.bare(dots, part, room), start, hidden)
+            block = geometry.bare(dots, part, scratch.block(3, n, stop - start))
+            if whole is not None:
+                whole[:, start:stop] = block
+            state.take(block, start, hidden)
     for geometry, state in zip(geometries, running, strict=True):
         state.settle(geometry, exact)
+        if whole is not None:
+            warmth = torch.as_tensor(state.cold, device=device)
+            torch.addcmul(-state.peak - state.mass.log(), whole, warmth, out=whole).exp_()
     return {
         g.name: _finish(state, own, temperatures[g.name], g.row_part(rows))
         for g, state, own in zip(geometries, running, wanted, strict=True)

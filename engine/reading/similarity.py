@@ -32,6 +32,8 @@ _CPU_CHUNK: Final = 1024
 _CPU_TILE: Final = 512
 """Columns and rows of a block on the CPU: 2 MiB, which the passes after the product find in cache
 (measured: a third of the time of blocks of 4096 × 832). An accelerator takes all rows at once."""
+_CPU_WIDEST: Final = 8192
+"""Columns of a block of few rows, which has the same size and needs fewer passes."""
 _TEMPORARIES: Final = 6
 """Blocks of rows × chunk that are alive at once, for the memory budget."""
 
@@ -106,7 +108,10 @@ def scores(
 def tiling(n: int, v: int, d: int, budget_bytes: int, device: torch.device) -> tuple[int, int]:
     """Columns and rows per block, so that the temporaries stay within the budget."""
     cpu = device.type == "cpu"
-    chunk = min(v, _CPU_CHUNK if cpu else 4096)
+    chunk = min(v, 4096)
+    if cpu:
+        wide = _CPU_CHUNK * (_CPU_TILE // max(n, 1))
+        chunk = min(v, max(_CPU_CHUNK, min(wide, _CPU_WIDEST)))
     while chunk > 256 and chunk * d * 4 > budget_bytes // 2:
         chunk //= 2
     left = max(budget_bytes - chunk * d * 4, budget_bytes // 2)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from engine.model.ranges import parse_range
 from engine.progress import Check, no_check
 from engine.reading.geometries import GEOMETRIES
 from engine.reading.read import read
+
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ STATES: Final[Mapping[str, StateKind]] = MappingProxyType(
 """By name."""
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     StateName = str
 else:
     StateName = Literal[tuple(STATES)]
@@ -120,6 +124,21 @@ class TraceOptions:
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the JSON contract."""
         return asdict(self)
+
+
+def with_settings(
+    options: Options | None, settings: dict[str, Any], kind: type[Options]
+) -> Options:
+    """Options with some of their fields set, or made of these.
+
+    Raises:
+        OptionError: an unknown field, or a value outside its range.
+    """
+    try:
+        return kind(**settings) if options is None else replace(options, **settings)
+    except TypeError as error:
+        names = ", ".join(one.name for one in fields(kind))
+        raise OptionError(f"{error}; the options are {names}.") from None
 
 
 def _one_of(what: str, value: object, allowed: Collection[str]) -> None:

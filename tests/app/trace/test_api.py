@@ -390,7 +390,7 @@ def test_every_address_of_the_api_is_described_with_its_errors(
         for name in (
             "trace", "trace.csv", "cell", "agreement", "curves", "finding", "cost", "bases", "bases.csv",
             "frames/{frame}", "tokens", "check", "model", "models", "models/open",
-            "vocabulary", "map", "map/meta",
+            "generate", "vocabulary", "map", "map/meta",
             "map/points", "map/colour", "map/quality", "map/neighbours", "map/changes", "map/cka",
             "map/search", "map/select", "map/umap", "jobs", "jobs/{id}", "jobs/{id}/cancel",
             "jobs/{id}/restart", "sets", "sets/{id}", "calibrations", "calibrations/task",

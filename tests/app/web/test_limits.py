@@ -12,7 +12,7 @@ from asgi import BASE, routes_of, settings_with
 from starlette.testclient import TestClient
 
 from app.main import create_app
-from app.settings import K_CEILING, PROMPT_CEILING
+from app.settings import K_CEILING, NEW_TOKEN_CEILING, PROMPT_CEILING
 from engine import LatentSpace
 
 TOKENS, BYTES, BODY = 64, 5000, 1_000_000
@@ -46,6 +46,12 @@ def cases() -> Iterator[Case]:
         if path not in parts and NOBODY not in path:
             yield "GET", path, {"params": {**more, **MANY}}, TOKENS
     yield "POST", "/api/v1/trace", {"json": MANY}, TOKENS
+    for path in ("/api/v1/generate",):
+        yield "GET", path, {"params": MANY}, TOKENS
+        yield "GET", path, {"params": LONG}, PROMPT_CEILING
+        yield "GET", path, {"params": {"prompt": "a", "tokens": 300}}, 256
+        yield "GET", path, {"params": {"prompt": "a", "tokens": 10**6}}, NEW_TOKEN_CEILING
+    yield "POST", "/api/v1/generate", {"json": MANY}, TOKENS
     yield "POST", "/api/v1/trace", {"json": LONG}, PROMPT_CEILING
     yield "POST", "/act/causal", {"data": MANY | {"twin": "cat"}}, TOKENS
     for path, more in (("/api/v1/act", {"steer": "#5"}), ("/api/v1/causal", {"twin": "cat"})):

@@ -58,6 +58,7 @@ LINKED: tuple[tuple[str, Query], ...] = (
     ("/api/v1/cell", (WORDS, ("layer", "1"), ("position", "2"))),
     ("/api/v1/curves", (WORDS, ("ids", "5,7"), ("position", "-1"))),
     ("/api/v1/finding", (WORDS, ("position", "-1"))),
+    ("/api/v1/generate", (WORDS, ("tokens", "2"), ("seed", "3"), ("fork", "1:5"))),
     ("/api/v1/bases", (("token", "#5"), ("frame", "random"))),
     ("/api/v1/map", (WORDS, ("layer", "1"), ("select", "ids:1,2,3,4,5,6"))),
     ("/api/v1/map/neighbours", (("index", "3"), ("k", "5"), ("select", "ids:1,2,3,4,5,6"))),

@@ -47,6 +47,10 @@ def _effect(space: LatentSpace, **action: Any) -> dict[str, Any]:
 QUESTIONS: dict[str, Ask] = {
     **{f"trace {frame}": partial(_trace, frame) for frame in FRAMES},
     "cell": lambda s: s.cell(PROMPT, layer=2, position=-1).to_dict(),
+    "generation": lambda s: (
+        s.model.anatomy.kind == "causal"
+        and s.generation(PROMPT, tokens=4, top_p=0.9, seed=2).to_dict()
+    ),
     "curves": lambda s: s.curves(PROMPT).to_dict(),
     "agreement": lambda s: s.agreement(PROMPT).to_dict(),
     "bases": lambda s: s.bases(5).to_dict(),

@@ -1,0 +1,1 @@
+"""A prompt that goes on, read at every layer as it is written."""

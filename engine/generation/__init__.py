@@ -1,0 +1,1 @@
+"""A text that goes on, read at every layer as it is written: sampling, columns, settling."""
