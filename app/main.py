@@ -29,6 +29,7 @@ from app.model import choice
 from app.model import page as model
 from app.model.explorer import Explorer
 from app.model.open_model import OneModel
+from app.present import page as present
 from app.readings import api as readings_api
 from app.readings import page as readings
 from app.settings import Settings
@@ -54,7 +55,7 @@ PAGES = (
 )
 """The pages, in the order of the navigation."""
 FURTHER = (
-    *(saved, choice, jobs_page, assets, health),  # HTML and files
+    *(saved, choice, present, jobs_page, assets, health),  # HTML and files
     *(trace_api, bases_api, model_api, job_api, calibration_api, map_api, readings_api),
 )
 """What answers beside them."""
@@ -134,6 +135,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.pages = PAGES
+    app.state.present = present.bar
     app.state.settings = settings
     app.state.explorer = explorer
     app.state.jobs = jobs
