@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from starlette.testclient import TestClient
@@ -44,7 +46,14 @@ def _present(given: argparse.Namespace) -> int:
     if settings.model is None:
         settings = settings.model_copy(update={"model": story.model})
     wrong = 0
-    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+    with (
+        # Nothing that is saved plays a part in it, and a server may be using that.
+        tempfile.TemporaryDirectory(prefix="lexiscope-present-") as folder,
+        TestClient(
+            create_app(settings.model_copy(update={"data_dir": Path(folder)})),
+            base_url="http://127.0.0.1",
+        ) as client,
+    ):
         _wait(client)
 
         def get(address: str) -> tuple[int, Any]:
