@@ -33,6 +33,7 @@ from app.model import choice
 from app.model import page as model
 from app.model.explorer import Explorer
 from app.model.open_model import OneModel
+from app.present import page as present
 from app.readings import api as readings_api
 from app.readings import page as readings
 from app.settings import Settings
@@ -49,8 +50,8 @@ from engine import LatentSpace
 
 PAGES = (
     trace.PAGE,
-    act.PAGE,
     generate.PAGE,
+    act.PAGE,
     maps.PAGE,
     calibrate.PAGE,
     bases.PAGE,
@@ -60,7 +61,7 @@ PAGES = (
 )
 """The pages, in the order of the navigation."""
 FURTHER = (
-    *(saved, choice, jobs_page, assets, health),  # HTML and files
+    *(saved, choice, present, jobs_page, assets, health),  # HTML and files
     *(
         trace_api,
         generate_api,
@@ -150,6 +151,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.pages = PAGES
+    app.state.present = present.bar
     app.state.settings = settings
     app.state.explorer = explorer
     app.state.jobs = jobs

@@ -86,6 +86,8 @@ class PageQuestion(FormQuestion):
 
     empty_counts: ClassVar[tuple[str, ...]] = ()
     """Fields of which an empty text says something."""
+    present: str | None = Field(None, pattern=r"^[a-z0-9-]{1,40}:[0-9]{1,2}$")
+    """The step of a story that the page is, as ``STORY:STEP``."""
 
     @model_validator(mode="before")
     @classmethod

@@ -214,6 +214,7 @@ def _common(request: Request) -> dict[str, object]:
         "version": version(),
         "pages": request.app.state.pages,
         "path": own_path(request.scope),
+        "present": request.app.state.present(request) if known else None,
         # Goes along to pages that read one; a whole book is left where it is.
         "carried": (request.query_params.get("prompt") or "")[:CARRIED] or None,
     }

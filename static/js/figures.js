@@ -370,6 +370,12 @@
 
   // ---- small comforts -----------------------------------------------------------------------------------
 
+  document.addEventListener("keydown", (event) => {
+    if (event.key.toLowerCase() !== "p" || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest("input, textarea, select, [contenteditable]")) return;
+    if (!document.body.classList.contains("presenting")) location.assign(document.body.dataset.stories);
+  });
+
   // The menu closes when one goes elsewhere.
   for (const kind of ["click", "focusin", "keydown"]) {
     document.addEventListener(kind, (event) => {

@@ -68,6 +68,7 @@ def routes_of(app: FastAPI) -> list[tuple[str, str]]:
         "{frame}": "output",
         "{name:path}": "htmx.min.js",
         "{module}": "frames",
+        "{story}": "paris",
     }
     found = []
     for context in iter_route_contexts(app.routes):

@@ -1,0 +1,76 @@
+// Presenter mode: keys that go through a story, what is pointed at, and the notes in a second window.
+"use strict";
+(() => {
+  const $ = (selector) => document.querySelector(selector);
+  const bar = $("[data-present]");
+  const channel = "BroadcastChannel" in window ? new BroadcastChannel("lexiscope-present") : null;
+
+  // ---- behind the stage: every step is asked for once, so that the server has it -------------------
+
+  const stage = $("[data-story]");
+  async function prepare() {
+    const steps = [...stage.querySelectorAll("[data-step]")];
+    const said = $("[data-readiness]");
+    let ready = 0;
+    for (const step of steps) {
+      const mark = step.querySelector("[data-mark]");
+      try {
+        const answer = await fetch(step.dataset.href);
+        await answer.text();
+        if (!answer.ok) throw new Error(String(answer.status));
+        mark.textContent = "ready";
+        mark.className = "badge ok needs-js";
+        ready += 1;
+      } catch {
+        mark.textContent = "cannot be shown";
+        mark.className = "badge fail needs-js";
+      }
+      said.textContent = `${ready} of ${steps.length} steps are ready.`;
+    }
+  }
+  if (stage) {
+    prepare();
+    channel?.addEventListener("message", ({ data }) => {
+      if (data.story !== stage.dataset.story) return;
+      for (const step of stage.querySelectorAll("[data-step]")) {
+        const here = step.dataset.step === data.step;
+        step.classList.toggle("pointed", here);
+        if (here) step.scrollIntoView({ block: "center" });
+      }
+    });
+  }
+  if (!bar) return;
+
+  // ---- on the stage ---------------------------------------------------------------------------------
+
+  channel?.postMessage({ story: bar.dataset.story, step: bar.dataset.step });
+  const target = bar.dataset.point && $(bar.dataset.point);
+  if (target) {
+    target.classList.add("pointed");
+    target.scrollIntoView({ block: "nearest" });
+  }
+  const go = (link) => link && location.assign(link.href);
+  const keys = {
+    ArrowRight: () => go(bar.querySelector("[data-on]")),
+    PageDown: () => go(bar.querySelector("[data-on]")),
+    " ": () => go(bar.querySelector("[data-on]")),
+    ArrowLeft: () => go(bar.querySelector("[data-back]")),
+    PageUp: () => go(bar.querySelector("[data-back]")),
+    Escape: () => go(bar.querySelector("[data-leave]")),
+    n: () => window.open(bar.querySelector("[data-leave]").href, "lexiscope-notes", "width=620,height=760"),
+    f: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen()),
+  };
+  document.addEventListener(
+    "keydown",
+    (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.target.closest("input, textarea, select, [contenteditable]")) return;
+      const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+      if (!act) return;
+      event.preventDefault();
+      event.stopPropagation();
+      act();
+    },
+    true,
+  );
+})();
