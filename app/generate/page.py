@@ -145,6 +145,11 @@ class RunPanel:
     """Where they come from."""
     whole_href: str
 
+    @property
+    def without_script(self) -> str:
+        """Where a browser without scripts is led at once."""
+        return f"0; url={self.whole_href}"
+
 
 @dataclass(frozen=True)
 class GeneratePage:

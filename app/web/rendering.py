@@ -191,6 +191,11 @@ def render_text(request: Request, name: str, context: object, *, is_fragment: bo
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
+def _typed(text: str) -> str:
+    """A text as it was typed: browsers end the lines of a form's text with CR LF."""
+    return text.replace("\r\n", "\n")
+
+
 def _fields(context: object) -> dict[str, object]:
     if isinstance(context, Mapping):
         return {str(name): value for name, value in context.items()}
@@ -216,5 +221,5 @@ def _common(request: Request) -> dict[str, object]:
         "path": own_path(request.scope),
         "present": request.app.state.present(request) if known else None,
         # Goes along to pages that read one; a whole book is left where it is.
-        "carried": (request.query_params.get("prompt") or "")[:CARRIED] or None,
+        "carried": _typed(request.query_params.get("prompt") or "")[:CARRIED] or None,
     }

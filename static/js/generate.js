@@ -22,14 +22,8 @@
     }
   }
 
-  function pieces(html) {
-    const template = document.createElement("template");
-    template.innerHTML = html;
-    return template.content;
-  }
-
   function put(section, { name, data }) {
-    const content = pieces(data);
+    const content = new DOMParser().parseFromString(data, "text/html").body; // nothing in it runs
     const $ = (selector) => section.querySelector(selector);
     if (name === "column") {
       const follow = $(".columns-box");
@@ -41,7 +35,7 @@
         follow.scrollLeft = follow.scrollWidth;
       }
     } else {
-      $("[data-end]").replaceChildren(content);
+      $("[data-end]").replaceChildren(...content.childNodes);
       window.htmx?.process($("[data-end]"));
     }
   }
@@ -100,6 +94,9 @@
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") under?.stop();
+  });
+  document.addEventListener("htmx:beforeCleanupElement", (event) => {
+    if (under && event.target.contains(under.section)) under.stop();
   });
   addEventListener("pagehide", () => under?.stop());
   if (window.htmx) window.htmx.onLoad(scan);
