@@ -74,7 +74,7 @@ class GenerateOptions:
         given = self.temperature
         if given is None and (self.top_k is not None or self.top_p is not None):
             return 1.0
-        return given or None
+        return float(given) if given else None
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the JSON contract."""

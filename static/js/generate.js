@@ -101,6 +101,9 @@
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") under?.stop();
   });
+  document.addEventListener("htmx:beforeCleanupElement", (event) => {
+    if (under && event.target.contains(under.section)) under.stop();
+  });
   addEventListener("pagehide", () => under?.stop());
   if (window.htmx) window.htmx.onLoad(scan);
   else scan(document.body);

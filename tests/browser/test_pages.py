@@ -17,6 +17,7 @@ PAGES = {
     "trace": "/",
     "trace with everything": "/?panel=agreement&geometry=l2&colour=kl&cell=1%2C1&curve=rank",
     "act": "/act",
+    "generate": "/generate?prompt=Once+upon+a&tokens=4&forks=1%3A300&branch=1",
     "bases": "/bases",
     "search": "/bases?search=e&geometry=matmul",
     "map": "/map",

@@ -46,7 +46,7 @@ def cases() -> Iterator[Case]:
         if path not in parts and NOBODY not in path:
             yield "GET", path, {"params": {**more, **MANY}}, TOKENS
     yield "POST", "/api/v1/trace", {"json": MANY}, TOKENS
-    for path in ("/api/v1/generate",):
+    for path in ("/api/v1/generate", "/generate", "/generate/stream"):
         yield "GET", path, {"params": MANY}, TOKENS
         yield "GET", path, {"params": LONG}, PROMPT_CEILING
         yield "GET", path, {"params": {"prompt": "a", "tokens": 300}}, 256

@@ -179,6 +179,13 @@ def test_the_distribution_of_the_draws(t: float, k: int | None, p: float | None)
     np.testing.assert_allclose(distribution(logits, options).numpy(), wanted, atol=1e-12)
 
 
+def test_a_temperature_may_be_a_whole_number() -> None:
+    logits = torch.arange(5.0)
+    torch.testing.assert_close(
+        distribution(logits, GenerateOptions(temperature=1)), logits.double().softmax(0)
+    )
+
+
 def test_draws_follow_the_distribution() -> None:
     """10,000 draws: each token as often as its probability says, within five standard errors; and
     none of those that top-k left out."""
