@@ -145,6 +145,11 @@ class RunPanel:
     """Where they come from."""
     whole_href: str
 
+    @property
+    def refresh(self) -> str:
+        """Takes a browser without script to the finished text."""
+        return f"0; url={self.whole_href}"
+
 
 @dataclass(frozen=True)
 class GeneratePage:

@@ -22,14 +22,8 @@
     }
   }
 
-  function pieces(html) {
-    const template = document.createElement("template");
-    template.innerHTML = html;
-    return template.content;
-  }
-
   function put(section, { name, data }) {
-    const content = pieces(data);
+    const content = new DOMParser().parseFromString(data, "text/html").body;
     const $ = (selector) => section.querySelector(selector);
     if (name === "column") {
       const follow = $(".columns-box");
@@ -41,7 +35,7 @@
         follow.scrollLeft = follow.scrollWidth;
       }
     } else {
-      $("[data-end]").replaceChildren(content);
+      $("[data-end]").replaceChildren(...content.children);
       window.htmx?.process($("[data-end]"));
     }
   }
