@@ -146,8 +146,8 @@ class RunPanel:
     whole_href: str
 
     @property
-    def without_script(self) -> str:
-        """Where a browser without scripts is led at once."""
+    def refresh(self) -> str:
+        """Takes a browser without script to the finished text."""
         return f"0; url={self.whole_href}"
 
 

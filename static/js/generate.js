@@ -23,7 +23,7 @@
   }
 
   function put(section, { name, data }) {
-    const content = new DOMParser().parseFromString(data, "text/html").body; // nothing in it runs
+    const content = new DOMParser().parseFromString(data, "text/html").body;
     const $ = (selector) => section.querySelector(selector);
     if (name === "column") {
       const follow = $(".columns-box");
@@ -35,7 +35,7 @@
         follow.scrollLeft = follow.scrollWidth;
       }
     } else {
-      $("[data-end]").replaceChildren(...content.childNodes);
+      $("[data-end]").replaceChildren(...content.children);
       window.htmx?.process($("[data-end]"));
     }
   }

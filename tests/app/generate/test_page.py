@@ -185,9 +185,9 @@ def test_a_dial_that_stands_in_another_frames_form_says_nothing() -> None:
 def test_the_page_read_lets_its_prompt_go_on_as_it_is_read(shared_client: TestClient) -> None:
     asked = {"prompt": PROMPT, "geometry": "l2", "frame": "tight", "words_only": "true", "k": "4"}
     page = shared_client.get("/", params=asked).text
-    form = re.search(r'<form class="go-on".*?</form>', page, re.S)
+    form = re.search(r'<form id="go-on".*?</form>', page, re.S)
     assert form
-    pairs = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', form[0])
+    pairs = re.findall(r'type="hidden" form="go-on" name="(\w+)" value="([^"]*)"', form[0])
     given = {name: html.unescape(value) for name, value in pairs}
     wanted = {"prompt": PROMPT, "geometry": "l2", "frame": "tight", "words_only": "true"}
     assert given == wanted
