@@ -17,6 +17,7 @@ PAGES = {
     "trace": "/",
     "trace with everything": "/?panel=agreement&geometry=l2&colour=kl&cell=1%2C1&curve=rank",
     "act": "/act",
+    "two prompts": "/compare?prompt=The+cat+sat&other=The+dog+sat",
     "bases": "/bases",
     "search": "/bases?search=e&geometry=matmul",
     "map": "/map",
@@ -150,8 +151,9 @@ def test_the_skip_link_and_the_keyboard_reach_the_content(visit: Visit) -> None:
 
 def fired(visit: Visit) -> list[str]:
     """Requests that only a token could have asked for."""
-    return [u for u in visit.guard.requests if urlsplit(u).path not in ("/", "/trace/agreement")
-            and not urlsplit(u).path.startswith("/static/")]  # fmt: skip
+    own = ("/", "/trace/agreement", "/trace/words", "/trace/contexts")
+    paths = {u: urlsplit(u).path for u in visit.guard.requests}
+    return [u for u, path in paths.items() if path not in own and not path.startswith("/static/")]
 
 
 def _no_gadgets(page: Page) -> None:
