@@ -20,6 +20,8 @@ from app.calibrate import page as calibrate
 from app.calibrate import saved
 from app.calibrate.calibrations import Calibrations
 from app.calibrate.sets import Sets
+from app.compare import api as compare_api
+from app.compare import page as compare
 from app.generate import api as generate_api
 from app.generate import page as generate
 from app.jobs import api as job_api
@@ -50,6 +52,7 @@ from engine import LatentSpace
 
 PAGES = (
     trace.PAGE,
+    compare.PAGE,
     generate.PAGE,
     act.PAGE,
     maps.PAGE,
@@ -64,6 +67,7 @@ FURTHER = (
     *(saved, choice, present, jobs_page, assets, health),  # HTML and files
     *(
         trace_api,
+        compare_api,
         generate_api,
         bases_api,
         model_api,

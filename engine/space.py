@@ -52,15 +52,18 @@ from engine.model.ranges import parse_range
 from engine.model.state_cache import StateCache
 from engine.model.vocabulary import Vocabulary
 from engine.progress import Check, Progress, Steps, drain, no_check
+from engine.reading.pursuit import MOST, Floats, by_chance
 from engine.reading.temperature import Temperature
 from engine.trace.agreement import Agreement, compute_agreement
 from engine.trace.cell import Cell, Curves, compute_cell, compute_curves
 from engine.trace.compute import Read, compute_trace, default_pins, read_states
+from engine.trace.contexts import ContextFinder
 from engine.trace.dial import DialCurve, keep_curve, load_curve, measure_dial
 from engine.trace.finding import Finding, find
 from engine.trace.options import TraceOptions, prepare, with_settings
 from engine.trace.result import Cost, Trace
 from engine.trace.temperatures import Temperatures, default_temperatures
+from engine.trace.words import InWords, compute_in_words
 
 _TRACES: Final = 24
 _FRAMES: Final = 12
@@ -106,9 +109,12 @@ class LatentSpace:
         self._costs = CostModel()
         self._lenses: dict[str, Lens] = {}
         self._dial: DialCurve | None = None
+        self._chance: Floats | None = None
         self._temperatures = Temperatures(model, self.frame, cache_dir)
         self.maps = MapMaker(self, cache_dir=cache_dir and cache_dir / "maps")
         """Maps of this space: its bases and states in the plane (:mod:`engine.maps`)."""
+        self.contexts = ContextFinder(self, cache_dir)
+        """States of other texts near one of a prompt (:mod:`engine.trace.contexts`)."""
         tell("taking the head apart")
         self.decomposition: HeadDecomposition = cached_decomposition(
             model.anatomy.weight, cache_dir, check=check
@@ -410,6 +416,42 @@ class LatentSpace:
                 check=check,
             )
 
+    def in_words(
+        self,
+        prompt: str,
+        layer: int,
+        position: int,
+        options: TraceOptions | None = None,
+        *,
+        words: int = MOST,
+        check: Check = no_check,
+        **settings: Any,
+    ) -> InWords:
+        """One state of a prompt as a non-negative sum of at most ten vectors of a frame, beside
+        what a random vocabulary of the same size explains; see :mod:`engine.trace.words`."""
+        options = self._options(options, settings)
+        states = self.states(prompt, bos=options.bos, chat=options.chat, check=check)
+
+        def chance() -> Floats:  # a model's, not a cell's
+            if self._chance is None:
+                size, width = self.model.vocabulary, self.model.width
+                self._chance = by_chance(size, width, seed=self.seed, check=check)
+            return self._chance
+
+        with torch.no_grad():
+            return compute_in_words(
+                self.model,
+                self.frame,
+                states,
+                options,
+                layer,
+                position,
+                words=words,
+                chance=chance,
+                lens=self.lens(options.lens),
+                check=check,
+            )
+
     def agreement(
         self,
         prompt: str,
@@ -519,6 +561,11 @@ class LatentSpace:
         """What a trace of so many tokens would need, the forward pass included."""
         work = self._work(tokens, options or TraceOptions(), forward_tokens=tokens)
         return Cost(self._costs.seconds(work), self._costs.bytes(work))
+
+    def predict_pass(self, tokens: int) -> float:
+        """Seconds that a forward pass of so many tokens would take."""
+        work = self._work(tokens, TraceOptions(), forward_tokens=tokens)
+        return self._costs.seconds(replace(work, states=0))
 
     def states(
         self, prompt: str, *, bos: str = "auto", chat: bool = False, check: Check = no_check

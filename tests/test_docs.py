@@ -43,6 +43,8 @@ from engine.bases.token_basis import TokenBasis
 from engine.maps import Map, Quality
 from engine.trace.agreement import Agreement
 from engine.trace.cell import Cell, Curves
+from engine.trace.contexts import Contexts
+from engine.trace.words import InWords
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(
@@ -437,6 +439,8 @@ def test_the_default_of_every_field_of_a_map_is_documented() -> None:
         ("trace", Trace),
         ("cell", Cell),
         ("curves", Curves),
+        ("words", InWords),
+        ("contexts", Contexts),
         ("agreement", Agreement),
         ("bases", TokenBasis),
     ],

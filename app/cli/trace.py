@@ -1,4 +1,4 @@
-"""The commands ``lexiscope trace``, ``cell``, ``curves``, ``finding`` and ``agreement``."""
+"""The commands ``lexiscope trace``, ``cell``, ``words``, ``curves``, ``finding``, ``agreement``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from app.cli.options import Parser, add, space_of, taken
 from app.cli.terminal import document, write
 from app.cli.text import trace_text
 from app.model.open_model import facts_of
-from app.trace.question import CellQuestion, CurvesQuestion, FindingQuestion, TraceQuestion
+from app.trace.question import (
+    CellQuestion,
+    CurvesQuestion,
+    FindingQuestion,
+    TraceQuestion,
+    WordsQuestion,
+)
 from app.web import export
 from engine import LatentSpace, TraceOptions
 
@@ -40,16 +46,20 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
         return parser
 
     cell = command("cell", "one hidden state in full", LatentSpace.cell, "layer", "position")
-    add(cell, CellQuestion, "position", layer="0 is the embedding, -1 the last. Without it: -1.")
-    cell.set_defaults(layer=-1)
+    summed = ("one hidden state as a sum of a few words", LatentSpace.in_words)
+    words = command("words", *summed, "layer", "position", "words")
+    for one in (cell, words):
+        add(one, CellQuestion, "position", layer="0 is the embedding, -1 the last. Without it: -1.")
+        one.set_defaults(layer=-1)
+    add(words, WordsQuestion, "words")
     curves = command("curves", "tokens over the layers", LatentSpace.curves, "ids", "position")
     curves.add_argument("--ids", type=_ids, help="Token ids: 12,262; else the default pins.")
     add(curves, CurvesQuestion, "position")
-    words = "from which layer on the answer is nearest, beside chance"
-    finding = command("finding", words, LatentSpace.finding, "position")
+    told = "from which layer on the answer is nearest, beside chance"
+    finding = command("finding", told, LatentSpace.finding, "position")
     add(finding, FindingQuestion, "position")
-    words = "every geometry and frame against the model's own answers"
-    command("agreement", words, LatentSpace.agreement)
+    against = "every geometry and frame against the model's own answers"
+    command("agreement", against, LatentSpace.agreement)
 
 
 def _options(given: argparse.Namespace) -> TraceOptions:

@@ -97,7 +97,7 @@ def grid(
                 y=(agree_y + 0.31).tolist(),
                 xaxis="x2",
                 mode="markers",
-                marker={"size": _letters(rows) / 2, "color": colours.mark}
+                marker={"size": letters(rows) / 2, "color": colours.mark}
                 | {"line": {"width": 1, "color": colours.surface}},
                 hoverinfo="skip",
                 showlegend=False,
@@ -109,12 +109,12 @@ def grid(
     figure.update_layout(
         base_layout(
             colours,
-            height=_height(rows) + MARGIN["t"] + MARGIN["b"],
+            height=cells_height(rows) + MARGIN["t"] + MARGIN["b"],
             width=width * _column_width(trace, columns) + MARGIN["l"] + MARGIN["r"],
             margin=MARGIN | {"autoexpand": False},
             annotations=[
-                _aside("↑ what the model predicts next", 1, 26, colours),
-                _aside("↑ the prompt: token and position", 0, -44, colours),
+                aside("↑ what the model predicts next", 1, 26, colours),
+                aside("↑ the prompt: token and position", 0, -44, colours),
             ],
             xaxis=axis(
                 colours,
@@ -182,22 +182,22 @@ def _stops(plane: Plane, colours: Theme) -> tuple[str, ...]:
     return stops[::-1] if plane.reverse else stops
 
 
-def _height(rows: int) -> int:
+def cells_height(rows: int) -> int:
     """Height of all cells together: few layers are drawn taller, for the colour bar's sake."""
     least, most = ROW_HEIGHTS
     return rows * max(least, min(most, 480 // rows))
 
 
-def _letters(rows: int) -> float:
+def letters(rows: int) -> float:
     """Size of the letters in a cell, in pixels."""
-    return min(12.5, _height(rows) / rows - 4)
+    return min(12.5, cells_height(rows) / rows - 4)
 
 
 def _colourbar(plane: Plane, colours: Theme, rows: int) -> dict[str, Any]:
     bar: dict[str, Any] = {
         "title": {
             # A title that is longer than its bar would be cut; the caption says it as well.
-            "text": plane.title if 6 * len(plane.title) < _height(rows) else "",
+            "text": plane.title if 6 * len(plane.title) < cells_height(rows) else "",
             "side": "right",
             "font": {"size": 11.5, "color": colours.muted},
         },
@@ -205,7 +205,7 @@ def _colourbar(plane: Plane, colours: Theme, rows: int) -> dict[str, Any]:
         "outlinewidth": 0,
         "ypad": 0,
         "lenmode": "pixels",
-        "len": _height(rows),
+        "len": cells_height(rows),
         "x": 1.0,
         "xpad": 12,
         "tickfont": {"size": 11, "color": colours.muted},
@@ -229,7 +229,7 @@ def _texts(trace: Trace, plane: Plane, columns: slice, finite: Bools, colours: T
         mode="text",
         text=[plot_text(trace.token_info[int(i)].label, 11) for i in ids[ys, xs]],
         textfont={
-            "size": _letters(len(trace.layers)),
+            "size": letters(len(trace.layers)),
             "color": text_colours(values, _stops(plane, colours)),
         },
         hoverinfo="skip",
@@ -247,7 +247,7 @@ def _column_width(trace: Trace, columns: slice) -> int:
     return max(least, min(most, 14 + 7 * max(map(len, shown), default=0)))
 
 
-def _aside(text: str, y: int, shift: int, colours: Theme) -> dict[str, Any]:
+def aside(text: str, y: int, shift: int, colours: Theme) -> dict[str, Any]:
     """An axis's name at its left end, where it is seen before the figure is scrolled."""
     return {
         "text": text,

@@ -18,7 +18,6 @@ from engine.errors import OptionError
 from engine.maps import TextSet
 
 _SET_NAME = re.compile(r"[a-z0-9-]{1,40}")
-_MOST_GROUPS = 50
 _MOST_AXES = 3
 
 
@@ -91,25 +90,16 @@ def text_set_of(name: str, table: Table, reading: Reading | None = None) -> Text
     """Texts and labels of a table: its columns ``text`` and ``label``, or the nearest thing.
 
     With the reading of a calibration that has columns of these names: those columns, and the
-    prompts that it makes of them. Without a column of that name the texts are the column with the
-    most different cells, of equals the one with the longest, and the labels the first other column
-    with at most 50 different ones.
+    prompts that it makes of them. Else as :meth:`Table.text_and_label` finds them.
     """
-    columns = {one: [row.values.get(one, "") for row in table.rows] for one in table.columns}
-    if not columns or not table.rows:
-        raise OptionError("that text set has no rows; upload one that has.")
-    if reading is not None and set(reading.text_columns) <= set(columns):
+    if reading is not None and table.rows and set(reading.text_columns) <= set(table.columns):
         return _read_by(name, table, reading)
-    ranked = sorted(columns, key=lambda c: (-len(set(columns[c])), -sum(map(len, columns[c]))))
-    text = "text" if "text" in columns else ranked[0]
-    others = [one for one in table.columns if one != text]
-    few = [one for one in others if len(set(columns[one])) <= _MOST_GROUPS]
-    label = "label" if "label" in others else few[0] if few else None
-    rows = [i for i, one in enumerate(columns[text]) if one.strip()]
+    text, label = table.text_and_label()
+    rows = [row.values for row in table.rows if row.values.get(text, "").strip()]
     return TextSet(
         name=name,
-        texts=tuple(columns[text][i] for i in rows),
-        labels=tuple(columns[label][i] for i in rows) if label else (),
+        texts=tuple(row[text] for row in rows),
+        labels=tuple(row.get(label, "") for row in rows) if label else (),
     )
 
 

@@ -127,6 +127,37 @@ ENTRIES: tuple[Explanation, ...] = (
         (("reading.similarity", "resolve"),),
     ),
     Explanation(
+        "pursuit",
+        "A state in a few words",
+        "The vector that points most along what is not explained yet is taken, and all that were "
+        "taken get their best weights anew; at most ten times. A random vocabulary of v "
+        "directions in d dimensions explains much by luck, so its share stands beside.",
+        "Bruckstein, Elad, Zibulevsky 2008 (non-negative matching pursuit); the control is ours",
+        True,
+        (("reading.pursuit", "pursue"), ("reading.pursuit", "by_chance")),
+    ),
+    Explanation(
+        "contexts",
+        "Nearest contexts",
+        "Over every position of other texts at the same layer, past the final norm; the best of "
+        "each text is listed. The same texts with their tokens shuffled are the control.",
+        "ours",
+        True,
+        (("trace.contexts", "ContextFinder.nearest"), ("trace.bank", "Bank.similarities")),
+    ),
+    Explanation(
+        "compare",
+        "Two prompts",
+        "Read in the same way and paired position by position; p and q are the two readings' "
+        "distributions over the whole vocabulary. A prompt beside itself is 0 in every cell.",
+        "Ratcliff & Obershelp 1988 (pairing)",
+        False,
+        (
+            ("compare.two_prompts", "compare_prompts"),
+            ("compare.divergence", "divergence_of_readings"),
+        ),
+    ),
+    Explanation(
         "leverage",
         "Leverage, self-logit, round trip",
         "A basis does not give its token a logit of 1 but of h, the leverage, d/v on average: it "

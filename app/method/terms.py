@@ -110,6 +110,12 @@ _TERMS = (
     Term("share", "share", "resolution",
          "What part of the state a token accounts for when the state is written exactly as a sum"
          " over the vocabulary. Signed shares may be negative; both kinds sum to 1."),
+    Term("in-words", "in a few words", "pursuit",
+         "The state as a sum of at most ten reference points, none with a negative weight. Ten"
+         " random directions of as many explain something too, so only what exceeds them counts."),
+    Term("context", "nearest context", "contexts",
+         "A place in another text where the model's state at the same layer points most nearly the"
+         " same way. Shuffled texts say how much of that the word alone makes."),
     Term("logit", "logit", "matmul",
          "The head's raw output for a token, before the softmax; also the token's coordinate in"
          " the frame of semantic bases."),

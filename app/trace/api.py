@@ -10,8 +10,25 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from app.calibrate.sets import SetsDep
+from app.jobs.api import JobDocument, job_answer
+from app.jobs.lanes import JobsDep
 from app.model.explorer import ExplorerDep
-from app.trace.question import CellQuestion, CurvesQuestion, FindingQuestion, TraceQuestion
+from app.trace.contexts import (
+    BankQuestion,
+    ContextsQuestion,
+    nearest,
+    plan,
+    start,
+    texts_of,
+)
+from app.trace.question import (
+    CellQuestion,
+    CurvesQuestion,
+    FindingQuestion,
+    TraceQuestion,
+    WordsQuestion,
+)
 from app.trace.reading import predict_cost
 from app.web import export
 from app.web.answers import Document, TokenDocument, csv_answer, described, json_answer
@@ -92,6 +109,49 @@ async def cell(
     place = (query.prompt, query.layer, query.position, query.options())
     write = explorer.writer(query.prompt)
     return json_answer(await explorer.document(request, write, LatentSpace.cell, *place))
+
+
+@router.get("/words", responses=described())
+async def words(
+    request: Request, query: Annotated[WordsQuestion, Query()], explorer: ExplorerDep
+) -> Response:
+    """One cell's state as a non-negative sum of a few words, beside what chance explains."""
+    place = (query.prompt, query.layer, query.position, query.options())
+    write = explorer.writer(query.prompt)
+    body = await explorer.document(request, write, LatentSpace.in_words, *place, words=query.words)
+    return json_answer(body)
+
+
+@router.get("/contexts", responses=described())
+async def contexts(
+    request: Request,
+    query: Annotated[ContextsQuestion, Query()],
+    explorer: ExplorerDep,
+    sets: SetsDep,
+) -> Response:
+    """The states of other texts that come nearest to one cell's, beside shuffled texts."""
+    source = await texts_of(sets, query.bank)
+    asked = (query.prompt, query.layer, query.position, source, query.count)
+    write = explorer.writer(query.prompt)
+    return json_answer(await explorer.document(request, write, nearest, *asked))
+
+
+@router.get("/contexts/plan", responses=described())
+async def contexts_plan(
+    request: Request, query: Annotated[BankQuestion, Query()], explorer: ExplorerDep, sets: SetsDep
+) -> Response:
+    """What keeping the states of these texts would take, without running the model."""
+    source = await texts_of(sets, query.bank)
+    return json_answer(await explorer.document(request, export.dumps, plan, source))
+
+
+@router.post("/contexts", status_code=202, responses=described(JobDocument, status=202))
+async def contexts_build(
+    request: Request, query: BankQuestion, explorer: ExplorerDep, jobs: JobsDep, sets: SetsDep
+) -> Response:
+    """Begin to keep the states of these texts; answers with the job."""
+    job = await start(request, explorer, jobs, await texts_of(sets, query.bank))
+    return job_answer(request, job, 202)
 
 
 @router.get("/agreement", responses=described())

@@ -21,6 +21,8 @@ from app.figures.theme import FRAMES, GEOMETRIES, LABELS, LENSES, STATES
 from app.figures.trace import COLOURS
 from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
+from app.trace import fragments
+from app.trace.contexts import banks, texts_of
 from app.trace.headline import headline
 from app.trace.panels import Panel, Panels, agreement
 from app.trace.presets import CONTROL, LOGIT, PAPER, Preset, faithful
@@ -32,14 +34,15 @@ from app.trace.question import (
     link_to,
 )
 from app.trace.reading import Reading, Switched, predict_cost, read
+from app.trace.word_panels import contexts, in_words
 from app.web.problems import NotFound, StorageError
 from app.web.questions import ReadingQuestion, ask
 from app.web.rendering import Page, as_text, link, render, render_text
 from app.web.words import Choice, choices, number, seconds, sentence
-from engine import LatentSpace
 from engine.errors import ArtifactError, InputError, NonFiniteError, OptionError
 from engine.frames.kinds import ALPHA
 from engine.frames.kinds import FRAMES as FRAMES_BY_NAME
+from engine.trace.bank import BUILT_IN
 from engine.trace.cell import Cell
 from engine.trace.result import Cost
 
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from engine.calibration.training.readings import Readings
 
 router = APIRouter(include_in_schema=False)
+router.include_router(fragments.router)
 PAGE = Page("Read", "/", router, takes_prompt=True)
 STRIP = 40
 """Positions that a switched-on calibration's strip shows: the last ones of the prompt."""
@@ -134,16 +138,6 @@ async def trace_page(
     )
 
 
-@router.get("/trace/agreement", response_class=HTMLResponse)
-async def agreement_panel(
-    request: Request, query: Annotated[TraceQuery, Query()], explorer: ExplorerDep
-) -> HTMLResponse:
-    """The agreement panel alone, fetched once the page stands."""
-    found = await explorer.ask(request, LatentSpace.agreement, query.prompt, query.options())
-    context = {"agreement": agreement(found, query), "terms": TERMS}
-    return HTMLResponse(render_text(request, "trace/_agreement.html", context, is_fragment=True))
-
-
 @router.get("/cost", response_class=HTMLResponse)
 async def cost_line(
     request: Request, query: Annotated[TraceQuery, Query()], explorer: ExplorerDep
@@ -183,6 +177,9 @@ async def _read(
 
     Whatever keeps a calibration from being read is a sentence in its panel.
     """
+    bank = None
+    if query.panel == "contexts":
+        bank = await texts_of(request.app.state.sets, query.bank)
     asked = partial(
         explorer.ask,
         request,
@@ -191,7 +188,8 @@ async def _read(
         query.options(),
         cell=query.place,
         pins=query.pin or None,
-        agreement=query.panel == "agreement",
+        panel=query.panel,
+        bank=bank,
     )
     if query.calibration is None:
         return await asked(), None
@@ -261,6 +259,17 @@ async def _result(
             request, query, "/trace/agreement", cell=None, pin=(), start=None
         ),
         "go_on": _go_on(query) if explorer.facts().kind == "causal" else (),
+        "words": found.words and in_words(found.words, query, partial(link_to, request, query)),
+        "contexts": found.contexts
+        and contexts(request, found.contexts, query, await banks(request.app.state.sets)),
+        "contexts_href": link_to(request, query, panel="contexts") + "#contexts",
+        "contexts_load": link_to(
+            request, query, "/trace/contexts", cell=f"{cell.layer},{cell.position}", start=None
+        ),
+        "words_href": link_to(request, query, panel="words") + "#words",
+        "words_load": link_to(
+            request, query, "/trace/words", cell=f"{cell.layer},{cell.position}", start=None
+        ),
         "export": _export(request, query, explorer),
         "calibration": switched,
         "hidden": _hidden(query),
@@ -367,6 +376,8 @@ def _hidden(query: TraceQuery) -> list[tuple[str, object]]:
     pairs: list[tuple[str, object]] = [("pin", one) for one in query.pin]
     if query.cell is not None:
         pairs.append(("cell", query.cell))
+    if query.bank != BUILT_IN:
+        pairs.append(("bank", query.bank))
     if query.curve != "rank":
         pairs.append(("curve", query.curve))
     return pairs

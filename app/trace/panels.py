@@ -7,7 +7,7 @@ keeps the page's whole state: it is built by the function that is handed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -60,6 +60,13 @@ class TableCell:
     current: bool
 
 
+def with_pin(query: TraceQuery, id: int, leading: Sequence[int] = ()) -> tuple[int, ...]:
+    """The pins with one more; the oldest goes where there are too many, and before anything was
+    pinned those that lead stay."""
+    known = query.pin or leading
+    return (*[one for one in known if one != id], id)[-MAX_PINS:]
+
+
 class Panels:
     """One trace, with the query that it answers and the links that belong to it.
 
@@ -84,11 +91,8 @@ class Panels:
         self._basis = basis
 
     def pin(self, id: int, position: int) -> str:
-        """The link that adds a token to those that are followed; the oldest goes where there are
-        too many, and before anything was pinned the answer and its rivals stay."""
-        known = self._query.pin or leaders(self._trace, position)
-        others = [one for one in known if one != id]
-        return self._link(pin=(*others, id)[-MAX_PINS:])
+        """The link that adds a token to those that are followed."""
+        return self._link(pin=with_pin(self._query, id, leaders(self._trace, position)))
 
     def grid(self, selected: tuple[int, int]) -> Panel:
         """The figure and the table over a window of columns that holds the selected one."""

@@ -14,7 +14,11 @@ from app.web.questions import LayerNumber, PageQuestion, PromptText, RangeText, 
 from app.web.rendering import link
 from engine import TraceOptions
 from engine.frames.kinds import FRAMES
+from engine.reading.pursuit import MOST
+from engine.trace.bank import BUILT_IN
 
+BankName = Annotated[str, Field(max_length=40, pattern=r"^[a-z0-9-]{1,40}$")]
+"""A label set by its id, or the texts that ship."""
 MAX_PINS = 8
 """Tokens whose curves a page shows at most."""
 IdList = Annotated[str, Field(max_length=320, pattern=r"^[0-9]{1,9}(,[0-9]{1,9}){0,31}$")]
@@ -45,6 +49,14 @@ class CellQuestion(TraceQuestion):
     layer: LayerNumber = Field(description="The layer: 0 is the embedding, -1 the last.")
     position: Annotated[int, Field(ge=-1, le=TOKEN_CEILING)] = Field(
         -1, description="The token's place in the prompt, from 0; -1: the last."
+    )
+
+
+class WordsQuestion(CellQuestion):
+    """A prompt, how to read it, one cell of the grid, and in how many words."""
+
+    words: Annotated[int, Field(ge=1, le=MOST)] = Field(
+        MOST, description="Words of the sum at most."
     )
 
 
@@ -175,7 +187,9 @@ class TraceQuery(TraceQuestion, PageQuestion):
     pin: tuple[Annotated[int, Field(ge=0, le=99_999_999)], ...] = Field((), max_length=MAX_PINS)
     cell: str | None = Field(None, pattern=r"^[0-9]{1,4},[0-9]{1,5}$")
     start: int | None = Field(None, ge=0, le=100_000)
-    panel: Literal["agreement"] | None = None
+    panel: Literal["agreement", "words", "contexts"] | None = None
+    bank: BankName = BUILT_IN
+    """The texts in which contexts are looked for."""
     calibration: str | None = Field(None, pattern=r"^[0-9a-f]{24}$")
     """A saved calibration that is switched on."""
 

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.calibrate.calibrations import Calibrations
+from app.trace.contexts import near_or_plan
 from app.trace.presets import Preset, faithful
 from engine import LatentSpace, Trace, TraceOptions
 from engine.progress import Check
 from engine.trace.agreement import Agreement
+from engine.trace.bank import BankTexts
 from engine.trace.cell import Cell, Curves
 from engine.trace.compute import default_pins, leaders
+from engine.trace.contexts import Contexts, Plan
 from engine.trace.finding import Finding
+from engine.trace.words import InWords
 
 if TYPE_CHECKING:
     from engine.calibration.training.readings import Readings
@@ -48,6 +52,10 @@ class Reading:
     finding: Finding
     """At the last position that was read: what is said first."""
     agreement: Agreement | None
+    words: InWords | None
+    """The cell's state as a sum of a few words."""
+    contexts: Contexts | Plan | None
+    """The texts in which the model was in a state like the cell's."""
     best: Preset | None
     """The reading that agrees best with the model; None where that was not measured."""
     switched: Readings | None
@@ -61,7 +69,8 @@ def read(
     *,
     cell: tuple[int, int] | None = None,
     pins: tuple[int, ...] | None = None,
-    agreement: bool = False,
+    panel: str | None = None,
+    bank: BankTexts | None = None,
     switched: Switched | None = None,
     check: Check,
 ) -> Reading:
@@ -75,7 +84,8 @@ def read(
             it: the last layer's last position.
         pins: the tokens whose curves are wanted; None: the answer, its two rivals, and what is
             nearest at any layer.
-        agreement: whether every geometry and frame is compared with the model's own prediction.
+        panel: what is read besides: ``agreement``, ``words`` or ``contexts``.
+        bank: the texts in which contexts are looked for.
         switched: a calibration to read the prompt by as well.
         check: raises to stop.
     """
@@ -91,7 +101,11 @@ def read(
         space.cell(prompt, layer, position, options, check=check),
         space.curves(prompt, pins, options, position=position, check=check),
         space.finding(prompt, options, position=trace.positions[-1], check=check),
-        space.agreement(prompt, options, check=check) if agreement else None,
+        space.agreement(prompt, options, check=check) if panel == "agreement" else None,
+        space.in_words(prompt, layer, position, options, check=check) if panel == "words" else None,
+        near_or_plan(space, prompt, layer, position, bank, options.bos, options.chat, check=check)
+        if bank is not None
+        else None,
         faithful(space, check=check),
         switched.read(space, prompt, options, check) if switched is not None else None,
     )

@@ -18,6 +18,7 @@ PAGES = {
     "trace with everything": "/?panel=agreement&geometry=l2&colour=kl&cell=1%2C1&curve=rank",
     "act": "/act",
     "generate": "/generate?prompt=Once+upon+a&tokens=4&forks=1%3A300&branch=1",
+    "two prompts": "/compare?prompt=The+cat+sat&other=The+dog+sat",
     "bases": "/bases",
     "search": "/bases?search=e&geometry=matmul",
     "map": "/map",
@@ -151,8 +152,9 @@ def test_the_skip_link_and_the_keyboard_reach_the_content(visit: Visit) -> None:
 
 def fired(visit: Visit) -> list[str]:
     """Requests that only a token could have asked for."""
-    return [u for u in visit.guard.requests if urlsplit(u).path not in ("/", "/trace/agreement")
-            and not urlsplit(u).path.startswith("/static/")]  # fmt: skip
+    own = ("/", "/trace/agreement", "/trace/words", "/trace/contexts")
+    paths = {u: urlsplit(u).path for u in visit.guard.requests}
+    return [u for u, path in paths.items() if path not in own and not path.startswith("/static/")]
 
 
 def _no_gadgets(page: Page) -> None:

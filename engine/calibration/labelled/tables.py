@@ -26,6 +26,8 @@ MAX_COLUMNS: Final = 200
 MAX_CELLS: Final = 4_000_000
 MAX_NAME: Final = 200
 """Characters of a column's name."""
+MOST_GROUPS: Final = 50
+"""Different cells of a column of labels at most, where none is named."""
 _PARQUET_MAGIC: Final = b"PAR1"
 _NAMES_MARK: Final = re.compile(r'"?sep=(.)"?(\r\n|\r|\n)', re.IGNORECASE)
 """A first line that names the separator, as spreadsheets write and read it."""
@@ -54,6 +56,25 @@ class Table:
         """
         self.check_column(name)
         return tuple(row.values[name] for row in self.rows)
+
+    def text_and_label(self) -> tuple[str, str | None]:
+        """The columns ``text`` and ``label``, or the nearest thing.
+
+        Without a column of that name the texts are the column with the most different cells, of
+        equals the one with the longest, and the labels the first other column with at most
+        :data:`MOST_GROUPS` different ones; None where there is none.
+
+        Raises:
+            OptionError: no rows.
+        """
+        if not self.columns or not self.rows:
+            raise OptionError("that text set has no rows; upload one that has.")
+        cells = {one: [row.values.get(one, "") for row in self.rows] for one in self.columns}
+        ranked = sorted(cells, key=lambda c: (-len(set(cells[c])), -sum(map(len, cells[c]))))
+        text = "text" if "text" in cells else ranked[0]
+        others = [one for one in self.columns if one != text]
+        few = [one for one in others if len(set(cells[one])) <= MOST_GROUPS]
+        return text, "label" if "label" in others else few[0] if few else None
 
     def check_column(self, name: str) -> None:
         """Refuse a column that the table does not have."""

@@ -23,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[3]
 PAGES = (
     *(one.path for one in main.PAGES),
     "/?geometry=l2&frame=tight&colour=border&centred=true&k=3&cell=1,1&panel=agreement&curve=rank",
+    "/?prompt=the+cat&panel=words&cell=2,1",
+    "/?prompt=the+cat&panel=contexts&cell=2,1",
+    "/compare?prompt=the+cat&other=the+dog+ran",
     "/bases?search=a",
     "/model?figures=true",
     "/method/source/similarity",
@@ -140,8 +143,9 @@ def test_every_setting_has_a_field_or_a_link(shared_client: TestClient) -> None:
     linked = {
         key for e in got.all("a") for key in parse_qs(urlsplit(e.attrs.get("href", "")).query)
     }
-    # No chat template in this model; one window holds all; no calibration is saved.
-    hidden_here = {"chat", "start", "calibration", "present"}  # a story sets the last one
+    # No chat template in this model; one window holds all; no calibration is saved; the panel
+    # that chooses a bank is fetched when it is seen; no story is told.
+    hidden_here = {"chat", "start", "calibration", "bank", "present"}
     assert set(TraceQuery.model_fields) - hidden_here <= fields_ | linked
     forms = {e.attrs["form"] for e in got.all("input", type="hidden")}
     assert forms == {"trace-form", "go-on"}
@@ -255,6 +259,25 @@ def test_the_agreement_panel_names_its_control(shared_client: TestClient) -> Non
         assert "random (control)" in panel.text
         assert "the paper's reading" in panel.text
         assert len(got.all("tr", class_="control")) == 1
+
+
+def test_a_cell_says_in_words_only_what_chance_does_not(shared_client: TestClient) -> None:
+    """The panel by itself and in the page are one; a random frame's words are not named."""
+    asked = "/?prompt=The cat sat&cell=2,1"
+    closed = page(shared_client, asked).one(id="words")
+    fetched = page(shared_client, closed.attrs["hx-get"])
+    whole = page(shared_client, f"{asked}&panel=words")
+    shown = whole.one(id="words")
+    assert fetched.one(id="words").text == shown.text
+    api = shared_client.get(
+        "/api/v1/words", params={"prompt": "The cat sat", "layer": 2, "position": 1}
+    ).json()
+    assert api["sentence"] in shown.text
+    assert [e.text for e in fetched.all("bdi")] == [
+        visible(one["text"]) for one in sorted(api["sums"][0]["words"], key=lambda w: -w["weight"])
+    ]
+    control = page(shared_client, f"{asked}&panel=words&frame=random").one(id="words")
+    assert ("no more than chance" in control.text) != ("together" in control.text)
 
 
 def test_downloads_and_snippet_carry_the_settings(shared_client: TestClient) -> None:

@@ -103,7 +103,9 @@ def test_every_table_of_the_server_is_without_formulas_and_says_where_it_is_from
     [
         ("trace", {"prompt": PROMPT}),
         ("cell", {"prompt": PROMPT, "layer": 1}),
+        ("words", {"prompt": PROMPT, "layer": 1}),
         ("curves", {"prompt": PROMPT}),
+        ("compare", {"prompt": PROMPT, "other": "The dog"}),
         ("agreement", {"prompt": PROMPT}),
         ("bases", {"token": "#5"}),
         ("frames/output", {}),

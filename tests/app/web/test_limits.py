@@ -29,10 +29,12 @@ Case = tuple[str, str, dict[str, Any], int | str]
 def cases() -> Iterator[Case]:
     """Method, address, what is sent, and the number (or words) that the answer must hold."""
     prompts: list[tuple[str, dict[str, object]]] = [
-        ("/", {}), ("/trace/agreement", {}), ("/cost", {}), ("/map", LAYER),
+        ("/", {}), ("/trace/agreement", {}), ("/trace/words", {}),
+        ("/trace/contexts", {}), ("/compare", {"other": "a"}), ("/api/v1/compare", {"other": "a"}),
+        ("/cost", {}), ("/map", LAYER),
         ("/map/layers", LAYER), ("/map/quality", LAYER), ("/map/changes", {**LAYER, "to": 2}),
         *((f"/api/v1/{one}", {}) for one in READ), *((f"/api/v1/{one}", LAYER) for one in MAPS),
-        ("/api/v1/cell", {**LAYER, "position": 0}),
+        ("/api/v1/cell", {**LAYER, "position": 0}), ("/api/v1/words", LAYER),
         ("/act", {}), ("/api/v1/act", {"steer": "#5"}), ("/api/v1/causal", {"twin": "cat"}),
         ("/api/v1/nudge", {"token": "#5"}),
         ("/api/v1/map/neighbours", {**LAYER, "index": 0}),
@@ -59,6 +61,12 @@ def cases() -> Iterator[Case]:
         yield "POST", path, {"json": LONG | more}, PROMPT_CEILING
     for path in ("/api/v1/bases", "/api/v1/bases.csv", "/bases"):
         yield "GET", path, {"params": {"token": "#5", "k": K_CEILING + 1}}, K_CEILING
+    yield "GET", "/api/v1/contexts", {"params": {"prompt": "a", "count": 11}}, 10
+    yield "GET", "/api/v1/contexts", {"params": LONG}, PROMPT_CEILING
+    yield "GET", "/api/v1/contexts/plan", {"params": {"bank": "a" * 41}}, 40
+    yield "POST", "/api/v1/contexts", {"json": {"bank": "a" * 41}}, 40
+    yield "POST", "/trace/contexts/build", {"data": {"bank": "a" * 41}}, 40
+    yield "GET", "/api/v1/words", {"params": {"prompt": "a", **LAYER, "words": 11}}, 10
     for path in ("/bases", "/api/v1/tokens"):
         yield "GET", path, {"params": {"search": "x" * 3000}}, 400
     yield "GET", "/api/v1/tokens", {"params": {"search": "x", "limit": 201}}, 200

@@ -36,14 +36,18 @@ pytestmark = pytest.mark.slow
 
 TOKEN = "a-token-of-more-than-22-characters"
 TOUR = [
-    "/?prompt=the+cat", "/trace/agreement?prompt=the+cat", "/cost?prompt=the+cat",
+    "/?prompt=the+cat", "/trace/agreement?prompt=the+cat", "/trace/words?prompt=the+cat",
+    "/trace/contexts?prompt=the+cat", "/cost?prompt=the+cat",
+    "/compare?prompt=the+cat&other=the+dog",
     "/bases?token=cat&search=a", "/calibrate", "/model", "/model/frames", "/model/opening",
     "/method", "/method/source/frames", "/jobs", "/map", "/map/quality", "/map/layers",
     "/metrics", "/readyz", "/static/plotly.min.js", "/api/v1/openapi.json",
     "/api/v1/trace?prompt=the+cat", "/api/v1/trace.csv?prompt=the+cat",
-    "/api/v1/cell?prompt=the+cat&layer=1", "/api/v1/agreement?prompt=the+cat",
+    "/api/v1/cell?prompt=the+cat&layer=1", "/api/v1/words?prompt=the+cat&layer=1",
+    "/api/v1/contexts/plan", "/api/v1/compare?prompt=the+cat&other=the+dog",
+    "/api/v1/agreement?prompt=the+cat", "/api/v1/finding?prompt=the+cat",
     "/api/v1/curves?prompt=the+cat&ids=5,6", "/api/v1/cost?prompt=the+cat",
-    "/api/v1/finding?prompt=the+cat", "/present", "/present/paris",
+    "/present", "/present/paris",
     "/api/v1/bases?token=cat", "/api/v1/bases.csv?token=cat", "/api/v1/frames/output",
     "/api/v1/check", "/api/v1/model", "/api/v1/models", "/api/v1/jobs", "/api/v1/sets",
     "/api/v1/calibrations", "/api/v1/map", "/api/v1/map/points", "/api/v1/map/meta",

@@ -14,7 +14,13 @@ from engine import LatentSpace
     [
         ("/", {"prompt": PROMPT}, 1),
         ("/", {"prompt": PROMPT, "panel": "agreement", "cell": "1,2", "pin": "5"}, 1),
+        ("/", {"prompt": PROMPT, "panel": "words", "cell": "1,2"}, 1),
         ("/trace/agreement", {"prompt": PROMPT}, 1),
+        ("/", {"prompt": PROMPT, "panel": "contexts", "cell": "1,2"}, 1),
+        ("/trace/contexts", {"prompt": PROMPT, "cell": "1,2"}, 1),
+        ("/trace/words", {"prompt": PROMPT, "cell": "1,2"}, 1),
+        ("/compare", {"prompt": PROMPT, "other": "The dog sat on the mat"}, 1),
+        ("/compare", {}, 0),
         ("/bases", {}, 1),
         ("/act", {"prompt": PROMPT, "twin": PROMPT}, 1),
         ("/bases", {"search": "cat"}, 1),

@@ -1,0 +1,1 @@
+"""Two prompts read beside each other: the page Compare and its API."""

@@ -1,0 +1,36 @@
+"""What is asked of two prompts, by the page and by the API."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from app.trace.question import TraceQuestion
+from app.web.questions import PageQuestion, PromptText
+from engine import TraceOptions
+from engine.compare.alignment import AlignmentName
+from engine.frames.kinds import FRAMES
+
+
+class CompareQuestion(TraceQuestion):
+    """Two prompts, how to read both, and how their tokens are paired."""
+
+    other: PromptText = Field(description="The text beside it.")
+    align: AlignmentName = Field("tokens", description="How positions are paired: by equal token "
+        "ids, or where tokens end at the same character.")  # fmt: skip
+
+
+class CompareQuery(CompareQuestion, PageQuestion):
+    """The whole state of the page."""
+
+    empty_counts = ("prompt", "other")
+    prompt: PromptText = ""
+    other: PromptText = ""
+    colour: Literal["divergence", "rank_in_other", "rank_in_first"] = "divergence"
+
+    def options(self) -> TraceOptions:
+        """The engine's options; a dial that stands in the form of another frame says nothing."""
+        if not FRAMES[self.frame].dialled:
+            return CompareQuestion.options(self.model_copy(update={"alpha": None}))
+        return super().options()

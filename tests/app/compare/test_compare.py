@@ -1,0 +1,93 @@
+"""Two prompts on the page, in the API and on the command line: one answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from asgi import PROMPT
+from parsed import page
+from same_numbers import assert_same_text
+from starlette.testclient import TestClient
+
+from app.cli import main as cli
+from app.figures.compare import MEASURES, difference, race
+from engine import LatentSpace
+from engine.compare import compare_prompts
+
+OTHER = "The dog sat on the hat"
+
+
+def test_the_same_bytes_on_the_command_line(
+    shared_client: TestClient, model_folder: Path, capfdbinary: Any
+) -> None:
+    asked = {"prompt": PROMPT, "other": OTHER, "frame": "tight", "layers": "1:4"}
+    answer = shared_client.get("/api/v1/compare", params=asked)
+    assert answer.status_code == 200, answer.text
+    where = ["--model", str(model_folder), "--device", "cpu", "--threads", "1"]
+    reading = ["--frame", "tight", "--layers", "1:4", "--align", "tokens"]
+    assert cli.main(["compare-prompts", PROMPT, OTHER, *where, *reading]) == 0
+    assert_same_text(capfdbinary.readouterr().out, answer.content)
+
+
+def test_the_page_shows_both_grids_the_difference_and_the_race(shared_client: TestClient) -> None:
+    asked = {"prompt": PROMPT, "other": OTHER}
+    api = shared_client.get("/api/v1/compare", params=asked).json()
+    got = page(shared_client, f"/compare?prompt={PROMPT}&other={OTHER}")
+    assert api["sentence"] in got.one(id="result").text
+    assert len([e for e in got.elements if "data-plot" in e.attrs]) == 4
+    table = [
+        row
+        for row in got.all("tr")
+        if "difference-table" in [p.attrs.get("id") for p in row.within]
+    ]
+    assert len(table) == 1 + len(api["layers"])
+    links = [e.attrs["href"] for e in got.all("a") if e.text == "Open its trace"]
+    assert len(links) == 2
+    for link, text in zip(links, (PROMPT, OTHER), strict=True):
+        assert page(shared_client, link).one("textarea", id="prompt").text.strip() == text
+
+
+def test_without_a_question_it_asks_for_two_prompts(shared_client: TestClient) -> None:
+    got = page(shared_client, "/compare")
+    assert {e.attrs["name"] for e in got.all("textarea")} == {"prompt", "other"}
+    assert page(shared_client, got.all("a", class_="chip")[0].attrs["href"]).one(id="race-title")
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("prompt=the cat&other=", "prompt is empty"),
+        ("prompt=&other=the cat", "prompt is empty"),
+        ("prompt=the cat&other=the dog&layers=90", "layer"),
+        ("prompt=the cat&other=the dog&align=words", "lign must be one of"),
+    ],
+)
+def test_a_mistake_is_a_sentence(shared_client: TestClient, query: str, told: str) -> None:
+    for path in ("/compare", "/api/v1/compare"):
+        answer = shared_client.get(f"{path}?{query}")
+        assert answer.status_code == 422
+        assert told in answer.text
+
+
+@pytest.mark.parametrize("colour", MEASURES)
+def test_the_difference_draws_every_cell(reference: LatentSpace, colour: str) -> None:
+    found = compare_prompts(reference, PROMPT, OTHER)
+    figure = difference(found, colour)
+    cells = np.asarray(figure.data[0].z)
+    assert cells.shape == found.divergence.shape
+    values = getattr(found, colour)
+    drawn = cells**2 if colour == "divergence" else 10**cells
+    np.testing.assert_allclose(drawn, values, rtol=1e-4, atol=1e-6)
+    assert len(figure.data[1].text) == cells.size
+    same = difference(compare_prompts(reference, PROMPT, PROMPT))
+    assert (np.asarray(same.data[0].z) == 0).all()
+
+
+def test_the_race_has_both_answers_by_either_prompt(reference: LatentSpace) -> None:
+    found = compare_prompts(reference, PROMPT, OTHER)
+    figure = race(found)
+    assert len(figure.data) == 2 * len(found.race[0].tokens)
+    np.testing.assert_allclose(figure.data[0].y, found.race[0].probabilities[0])
