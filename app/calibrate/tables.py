@@ -61,6 +61,8 @@ class MethodRow:
     accuracy: str
     interval: str
     macro_f1: str
+    clusters: str
+    """Adjusted Rand index and normalised mutual information; empty where they were not kept."""
     untaught: str
     """Accuracy by words that were never taught, with its interval; empty where it reads by none."""
     train: str
@@ -137,6 +139,7 @@ def competitors(evaluation: Numbers, own: str) -> Competitors:
                 accuracy=share(accuracy["value"], 1),
                 interval=between(accuracy),
                 macro_f1=share(cell["macro_f1"]["value"], 1),
+                clusters=f"{cell['ari']:.2f} {cell['nmi']:.2f}" if "ari" in cell else "",
                 untaught=_untaught(cell.get("untaught")),
                 train=seconds(cell["seconds_train"]),
                 infer=seconds(cell["seconds_infer"]),

@@ -55,8 +55,8 @@ class MethodRow:
     cells: tuple[Figure | None, ...]
     mean: Figure | None
     numbers: tuple[str, ...]
-    """F1, by untaught words, seconds, memory and storage over all data sets; empty where there is
-    no mean."""
+    """F1, ARI, NMI, by untaught words, seconds, memory and storage over all data sets; empty where
+    there is no mean."""
 
 
 def report_html(found: Evaluation) -> str:
@@ -179,6 +179,8 @@ def _method_row(found: Evaluation, method: str, best: Mapping[str, float]) -> Me
         mean = Figure(f"{100 * average.accuracy.value:.1f}", span, "n mean")
         numbers = (
             f"{100 * average.macro_f1.value:.1f}",
+            f"{average.ari:.2f}".replace("-", "−"),
+            f"{average.nmi:.2f}",
             "" if average.untaught is None else f"{100 * average.untaught.value:.1f}",
             f"{average.seconds_train:,.1f}",
             f"{average.seconds_infer:,.1f}",

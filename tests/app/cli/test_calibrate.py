@@ -17,6 +17,7 @@ from parsed import Parsed
 from app.calibrate.question import CalibrationQuestion
 from app.cli import main as cli
 from app.cli.report import evaluation_csv, report_html
+from app.cli.text import evaluation_text
 from engine import LatentSpace, load
 from engine.calibration.evidence.evaluation import evaluate
 from engine.calibration.evidence.evaluation_result import Evaluation
@@ -341,6 +342,9 @@ def test_the_report_stands_alone(evaluation: Evaluation) -> None:
     for (method, _), cell in evaluation.cells.items():
         assert METHODS[method].title in text
         assert f"{100 * cell.accuracy.value:.1f}" in text
+    for average in evaluation.averages.values():  # clusters in the page and in the terminal's table
+        assert f"{average.nmi:.2f}" in text
+        assert f"{average.ari:>6.2f}{average.nmi:>6.2f}" in evaluation_text(evaluation)
     for finding in evaluation.findings:
         assert finding.text in text
     assert re.match(
