@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from engine.checkpoints import tensor_digest
 from engine.explanation import Explanation
 from engine.json_number import Plain
 from engine.model.language_model import LanguageModel
@@ -55,6 +57,11 @@ class Lens:
     text: str
     """What it was fitted on, in words."""
     seconds: float
+
+    @cached_property
+    def digest(self) -> str:
+        """A name for its numbers (BLAKE2b): lenses of one model may be fitted on several texts."""
+        return tensor_digest(self.maps, self.offsets)
 
     @property
     def bytes(self) -> int:
