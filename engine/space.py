@@ -28,7 +28,14 @@ from engine.bases.lookup import Lookup, TokenHit
 from engine.bases.selfcheck import SelfCheck, self_check
 from engine.bases.token_basis import TokenBasis, compute_token_basis
 from engine.cost import CostModel, Work, measured
-from engine.errors import LayerError, LensMissing, LexiscopeError, OptionError, TokenError
+from engine.errors import (
+    LayerError,
+    LensMissing,
+    LexiscopeError,
+    OptionError,
+    PromptError,
+    TokenError,
+)
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.decomposition_cache import cached_decomposition
 from engine.frames.frame import Frame
@@ -202,6 +209,7 @@ class LatentSpace:
         self._lenses[name] = found
         self._traces.clear()
         self._reads.clear()
+        self.maps.forget()
         if self._cache_dir is not None:
             path = lens_files.path_of(self._cache_dir, name, self.model.fingerprint)
             with contextlib.suppress(OSError, SafetensorError):
@@ -275,6 +283,31 @@ class LatentSpace:
         """
         options = self._options(options, settings)
         tokens = self.tokenize(prompt, bos=options.bos, chat=options.chat)
+        return self._trace(tokens, options, check)
+
+    def trace_ids(
+        self, ids: Sequence[int], options: TraceOptions | None = None, *, check: Check = no_check
+    ) -> Trace:
+        """The trace of a text that is known by its token ids; `bos` and `chat` say nothing here.
+
+        Raises:
+            TokenError: an id that the vocabulary does not have.
+            PromptError: more ids than the model takes.
+            LayerError, OptionError: one sentence each.
+        """
+        for i in ids:
+            if not 0 <= i < self.model.vocabulary:
+                raise TokenError(f"token id must be in [0, {self.model.vocabulary - 1}]; got {i}.")
+        if not 1 <= len(ids) <= self.model.max_tokens:
+            raise PromptError(
+                f"a text has 1 to {self.model.max_tokens:,} tokens here; got {len(ids):,}."
+            )
+        known = tuple(ids)
+        tokens = Tokens("", known, self.vocabulary.prompt_tokens(known), False)
+        return self._trace(tokens, self._options(options, {}), check)
+
+    def _trace(self, tokens: Tokens, options: TraceOptions, check: Check) -> Trace:
+        """The trace of a tokenized text, kept or read."""
         key = (tokens.ids, options)
         found = self._traces.get(key)
         if found is None:

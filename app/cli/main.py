@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from app.cli import act, bases, calibrate, generate, lens, map, models, serve, trace
+from app.cli import act, bases, calibrate, generate, lens, map, models, serve, trace, verify
 from app.cli.options import Mistake, Parser, of_the_model
 from app.cli.terminal import visible
 from engine.errors import LexiscopeError
@@ -38,7 +38,7 @@ def parser() -> Parser:
     line = Parser(prog="lexiscope", description="Look into a language model's latent space.")
     commands = line.add_subparsers(required=True)
     model = of_the_model()
-    for family in (serve, models, trace, generate, act, lens, bases, map, calibrate):
+    for family in (serve, models, trace, generate, act, lens, bases, map, verify, calibrate):
         family.register(commands, model)
     commands.metavar = "|".join(commands.choices)
     return line

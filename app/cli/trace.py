@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from app.cli.options import Parser, add, space_of, taken
-from app.cli.terminal import document, write
+from app.cli.terminal import document, save, write
 from app.cli.text import trace_text
 from app.model.open_model import facts_of
+from app.trace.files import FORMATS, TraceFile, format_of
 from app.trace.question import CellQuestion, CurvesQuestion, FindingQuestion, TraceQuestion
 from app.web import export
 from engine import LatentSpace, TraceOptions
@@ -30,6 +32,9 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     form = trace.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="The JSON of /api/v1/trace.")
     form.add_argument("--csv", action="store_true", help="One row per layer, position and rank.")
+    form.add_argument(
+        "--out", type=Path, help=f"A file; its ending says what: {', '.join(FORMATS)}."
+    )
     trace.set_defaults(run=_trace)
 
     def command(name: str, words: str, ask: Any, *further: str) -> argparse.ArgumentParser:
@@ -58,8 +63,12 @@ def _options(given: argparse.Namespace) -> TraceOptions:
 
 def _trace(given: argparse.Namespace) -> int:
     options = _options(given)
+    format = None if given.out is None else format_of(given.out.name)
     space = space_of(given)
     trace = space.trace(given.prompt, options)
+    if format is not None:
+        save(given.out, TraceFile(export.Source.of(facts_of(space), given.prompt), format)(trace))
+        return 0
     if given.json:
         return document(space, trace, given.prompt)
     if given.csv:

@@ -11,10 +11,11 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.model.explorer import ExplorerDep
+from app.trace.files import MEDIA, Format, TraceFile
 from app.trace.question import CellQuestion, CurvesQuestion, FindingQuestion, TraceQuestion
 from app.trace.reading import predict_cost
 from app.web import export
-from app.web.answers import Document, TokenDocument, csv_answer, described, json_answer
+from app.web.answers import Document, TokenDocument, described, file_answer, json_answer
 from engine import LatentSpace
 from engine.frames.kinds import FrameName
 from engine.reading.geometries import GeometryName
@@ -73,15 +74,38 @@ async def trace_post(request: Request, query: TraceQuestion, explorer: ExplorerD
     return await trace(request, query, explorer)
 
 
+async def _file(
+    request: Request, query: TraceQuestion, explorer: ExplorerDep, format: Format
+) -> Response:
+    options = query.options()
+    write = TraceFile(explorer.source(query.prompt), format)
+    body = await explorer.document(request, write, LatentSpace.trace, query.prompt, options)
+    stem = export.file_stem("trace", query.prompt, options)
+    return file_answer(body, f"{stem}.{format}", MEDIA[format])
+
+
 @router.get("/trace.csv", responses=described(csv=True))
 async def trace_csv(
     request: Request, query: Annotated[TraceQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """A trace as a table: one row per layer, position and rank."""
-    options = query.options()
-    write = export.TraceTable(explorer.source(query.prompt))
-    body = await explorer.document(request, write, LatentSpace.trace, query.prompt, options)
-    return csv_answer(body, export.file_stem("trace", query.prompt, options))
+    return await _file(request, query, explorer, "csv")
+
+
+@router.get("/trace.npz", responses=described(file=MEDIA["npz"]))
+async def trace_npz(
+    request: Request, query: Annotated[TraceQuestion, Query()], explorer: ExplorerDep
+) -> Response:
+    """A trace as arrays for NumPy, read without pickle."""
+    return await _file(request, query, explorer, "npz")
+
+
+@router.get("/trace.html", responses=described(file=MEDIA["html"]))
+async def trace_html(
+    request: Request, query: Annotated[TraceQuestion, Query()], explorer: ExplorerDep
+) -> Response:
+    """A trace as one page that needs nothing else: no script, no network."""
+    return await _file(request, query, explorer, "html")
 
 
 @router.get("/cell", responses=described())

@@ -10,6 +10,7 @@ is left out of that cell with its sentence.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -109,6 +110,8 @@ def evaluate(
             task = source(seed) if callable(source) else source
             if place == 1:
                 lines.append(_task_line(task, [line.name for line in lines]))
+            draw = task.spec.seed, task.fingerprint
+            lines[-1] = replace(lines[-1], draws=(*lines[-1].draws, draw))
             where = f"{task.name}, seed {place} of {len(seeds)}"
             cells = {
                 method.name: kept.of(
@@ -211,6 +214,7 @@ def _task_line(task: Task, taken: Sequence[str]) -> TaskLine:
         test=task.size("test"),
         median_tokens=float(np.median([len(i) for i in task.ids["test"]])),
         chance=float(counts.max() / counts.sum()),
+        spec=task.spec.to_dict(),
     )
 
 

@@ -115,6 +115,10 @@ class TaskLine:
     """Of a test prompt."""
     chance: float
     """Share of the largest class in the test rows: what guessing it always reaches."""
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """How the rows became a task: :meth:`TaskSpec.to_dict`."""
+    draws: tuple[tuple[int, str], ...] = ()
+    """Per seed, the seed that the rows were drawn by, and their fingerprint."""
 
 
 @dataclass(frozen=True)

@@ -388,7 +388,8 @@ def test_every_address_of_the_api_is_described_with_its_errors(
     assert set(paths) == {
         f"/api/v1/{name}"
         for name in (
-            "trace", "trace.csv", "cell", "agreement", "curves", "finding", "cost", "bases", "bases.csv",
+            "trace", "trace.csv", "trace.npz", "trace.html", "cell", "agreement", "curves", "finding",
+            "cost", "bases", "bases.csv",
             "frames/{frame}", "tokens", "check", "model", "models", "models/open",
             "generate", "vocabulary", "map", "map/meta",
             "map/points", "map/colour", "map/quality", "map/neighbours", "map/changes", "map/cka",

@@ -21,7 +21,7 @@ LONG = {"prompt": "a " * PROMPT_CEILING}
 MANY = {"prompt": "cat " * 200}
 LAYER = {"layer": 1}
 ROWS = {"file": ("a.csv", b"text,label\n" + b"a,b\n" * BYTES)}
-READ = ("trace", "trace.csv", "agreement", "curves", "finding", "cost")
+READ = ("trace", "trace.csv", "trace.npz", "trace.html", "agreement", "curves", "finding", "cost")
 MAPS = ("map", "map/points", "map/meta", "map/quality", "map/cka")
 Case = tuple[str, str, dict[str, Any], int | str]
 
