@@ -29,12 +29,14 @@ from engine.bases.selfcheck import SelfCheck, self_check
 from engine.bases.token_basis import TokenBasis, compute_token_basis
 from engine.cost import CostModel, Work, measured
 from engine.errors import (
+    ArtifactError,
     LayerError,
     LensMissing,
     LexiscopeError,
     OptionError,
     PromptError,
     TokenError,
+    shorten,
 )
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.decomposition_cache import cached_decomposition
@@ -196,25 +198,68 @@ class LatentSpace:
         """Those that were measured, by frame and geometry."""
         return self._temperatures.known()
 
-    def fit_lens(self, name: str) -> Steps[Lens]:
+    def fit_lens(
+        self, name: str, *, text: str | None = None, folder: Path | None = None
+    ) -> Steps[Lens]:
         """Fit a lens to this model and keep it; see :mod:`engine.lenses.linear`.
 
+        Args:
+            name: which.
+            text: to fit it on; None is text that the model writes itself.
+            folder: where it is kept; None is the cache, where it is found again by its name.
+
         Raises:
-            OptionError: an unknown name, one that is not fitted, or a model that has none.
+            OptionError: an unknown name, one that is not fitted, a model that has none, or a text
+                that is too short.
+            ArtifactError: it cannot be written into the folder.
         """
         kind = lens_of(name)
         if kind.fit is None:
             raise OptionError(f"the lens {name!r} needs no fitting; it is ready.")
-        found = yield from kind.fit(self.model)
-        self._lenses[name] = found
-        self._traces.clear()
-        self._reads.clear()
-        self.maps.forget()
-        if self._cache_dir is not None:
+        found = yield from kind.fit(self.model, text=text)
+        self.use_lens(found)
+        if folder is not None:
+            try:
+                lens_files.save(found, lens_files.path_of(folder, name, self.model.fingerprint))
+            except (OSError, SafetensorError) as error:
+                raise ArtifactError(
+                    f"the lens cannot be written to {shorten(folder.name)} ({error}); choose"
+                    " another folder."
+                ) from None
+        elif self._cache_dir is not None:
             path = lens_files.path_of(self._cache_dir, name, self.model.fingerprint)
             with contextlib.suppress(OSError, SafetensorError):
                 lens_files.save(found, path)
         return found
+
+    def use_lens(self, lens: Lens) -> None:
+        """Read by this lens whenever its name is asked for.
+
+        Raises:
+            ArtifactError: it belongs to another model.
+        """
+        if lens.model != self.model.fingerprint:
+            raise ArtifactError(
+                f"this lens belongs to another model ({lens.model[:12]} there,"
+                f" {self.model.fingerprint[:12]} here); fit one to this model."
+            )
+        self._lenses[lens.name] = lens
+        self._traces.clear()
+        self._reads.clear()
+        self.maps.forget()
+
+    def open_lens(self, folder: Path) -> Lens:
+        """Read by the lens that a folder holds for this model.
+
+        Raises:
+            ArtifactError: there is none, it is damaged, or it is another model's.
+        """
+        model = self.model
+        lens = lens_files.open_folder(
+            folder, model=model.fingerprint, blocks=model.blocks, width=model.width
+        )
+        self.use_lens(lens)
+        return lens
 
     def dial(self) -> DialCurve | None:
         """How often each place of the dial names the model's own next token, layer by layer; None

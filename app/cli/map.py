@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.cli.labelled import told
-from app.cli.options import add, space_of, taken
+from app.cli.options import add, add_lens, lens_of, space_of, taken
 from app.cli.terminal import follow, save, write
 from app.maps.api import MapFileQuestion
 from app.maps.calibrated import open_folder, reading_in
@@ -26,7 +26,7 @@ from engine.errors import OptionError
 from engine.maps import COLOURS, PROJECTIONS, MapOptions, TextSet
 from engine.progress import no_check
 
-_OWN: Final = frozenset({"format", "texts", "calibration", "colour"})
+_OWN: Final = frozenset({"format", "texts", "calibration", "colour", "lens"})
 """Fields of the API's question that are something else here: files instead of ids."""
 SAVED: Final = "What lexiscope calibrate --save wrote."
 
@@ -42,6 +42,7 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     draw.add_argument("--calibration", metavar="FOLDER", help=SAVED)
     add(draw, MapFileQuestion, *(n for n in MapFileQuestion.model_fields if n not in _OWN))
     add(draw, MapFileQuestion, colour=f"Of HTML and pictures: {', '.join(COLOURS)}.")
+    add_lens(draw)
     draw.set_defaults(run=_map)
 
 
@@ -60,6 +61,7 @@ def _map(given: argparse.Namespace) -> int:
         "texts": _texts(given.texts, given.calibration),
         "axes": concept_axes(given.axes or ""),
         "calibration": None,
+        **lens_of(given),
     }
     options = MapOptions(**asked)
     space = space_of(given)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.cli.options import Parser, add, space_of, taken
+from app.cli.options import Parser, add, add_lens, lens_of, space_of, taken
 from app.cli.terminal import document, save, write
 from app.cli.text import trace_text
 from app.model.open_model import facts_of
@@ -22,7 +22,9 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     """Hang the commands into the command line, with the options about the model besides."""
     reading = Parser(add_help=False)
     reading.add_argument("prompt", help="Any text.")
-    add(reading, TraceQuestion, *(n for n in TraceQuestion.model_fields if n != "prompt"))
+    own = {"prompt", "lens"}
+    add(reading, TraceQuestion, *(n for n in TraceQuestion.model_fields if n not in own))
+    add_lens(reading)
     as_json = Parser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="As it is printed anyway.")
 
@@ -58,7 +60,7 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
 
 
 def _options(given: argparse.Namespace) -> TraceOptions:
-    return TraceOptions(**taken(TraceOptions.__dataclass_fields__, given))
+    return TraceOptions(**taken(TraceOptions.__dataclass_fields__, given) | lens_of(given))
 
 
 def _trace(given: argparse.Namespace) -> int:

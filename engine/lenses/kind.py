@@ -6,9 +6,10 @@ it must be fitted to a model first, :class:`Lens` is the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -88,6 +89,13 @@ class Lens:
         )
 
 
+class Fit(Protocol):
+    """Fits a lens."""
+
+    def __call__(self, model: LanguageModel, *, text: str | None = None) -> Steps[Lens]:
+        """On a text that is brought; None: on what the model writes itself."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LensKind:
     """One way to read a middle layer."""
@@ -99,7 +107,7 @@ class LensKind:
     what: str
     """What is done, in a sentence."""
     formula: str
-    fit: Callable[[LanguageModel], Steps[Lens]] | None = None
+    fit: Fit | None = None
     """Fits it to a model; None where there is nothing to fit."""
     explanation: Explanation | None = None
     """For the Method page."""
