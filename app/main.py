@@ -40,6 +40,7 @@ from app.storage.disk import FreeDisk
 from app.storage.opening import open_store, writable_store
 from app.storage.store import Store
 from app.trace import api as trace_api
+from app.trace import over_sets
 from app.trace import page as trace
 from app.web import assets, errors
 from app.web.head import places_of
@@ -61,6 +62,7 @@ PAGES = (
 """The pages, in the order of the navigation."""
 FURTHER = (
     *(saved, choice, jobs_page, assets, health),  # HTML and files
+    over_sets,
     *(
         trace_api,
         generate_api,
@@ -173,4 +175,5 @@ def create_app(
     errors.install(app)
     for router in (*(page.router for page in PAGES), *(room.router for room in FURTHER)):
         app.include_router(router)
+
     return app

@@ -62,7 +62,7 @@ from engine.model.state_cache import StateCache
 from engine.model.vocabulary import Vocabulary
 from engine.progress import Check, Progress, Steps, drain, no_check
 from engine.reading.temperature import Temperature
-from engine.trace.agreement import Agreement, compute_agreement
+from engine.trace.agreement import Agreement, agreement_over, compute_agreement
 from engine.trace.cell import Cell, Curves, compute_cell, compute_curves
 from engine.trace.compute import Read, compute_trace, default_pins, read_states
 from engine.trace.dial import DialCurve, keep_curve, load_curve, measure_dial
@@ -74,6 +74,8 @@ from engine.trace.temperatures import Temperatures, default_temperatures
 _TRACES: Final = 24
 _FRAMES: Final = 12
 _MAPS: Final = 64
+_SETS: Final = 8
+"""Sets of texts whose agreement is kept."""
 
 
 class LatentSpace:
@@ -114,6 +116,7 @@ class LatentSpace:
         self._reports: dict[tuple[str, bool], FrameReport] = {}
         self._costs = CostModel()
         self._lenses: dict[str, Lens] = {}
+        self._agreements: LRUCache[tuple[Any, ...], Agreement] = LRUCache(_SETS)
         self._dial: DialCurve | None = None
         self._temperatures = Temperatures(model, self.frame, cache_dir)
         self.maps = MapMaker(self, cache_dir=cache_dir and cache_dir / "maps")
@@ -549,6 +552,34 @@ class LatentSpace:
                 check=check,
             )
 
+    def agreement_over(
+        self, texts: Sequence[str], options: TraceOptions | None = None, **settings: Any
+    ) -> Steps[Agreement]:
+        """The same over many texts, each read at its last position; kept for the next time.
+
+        Raises:
+            OptionError, PromptError, LayerError, BudgetExceeded: one sentence each.
+        """
+        options = self._options(options, settings)
+        lens = self.lens(options.lens)
+        key = _set_key(texts, options, lens)
+        if key not in self._agreements:
+            ids = [self._text_ids(n, text, options) for n, text in enumerate(texts, start=1)]
+            self._agreements[key] = yield from agreement_over(
+                self.model, self.frame, ids, options, lens=lens
+            )
+        return self._agreements[key]
+
+    def known_agreement(self, texts: Sequence[str], options: TraceOptions) -> Agreement | None:
+        """What that gave; None where it was not measured, or long ago."""
+        return self._agreements.get(_set_key(texts, options, self.lens(options.lens)))
+
+    def _text_ids(self, number: int, text: str, options: TraceOptions) -> tuple[int, ...]:
+        try:
+            return self.tokenize(text, bos=options.bos, chat=options.chat).ids
+        except PromptError as error:
+            raise PromptError(f"text {number:,} of the set cannot be read: {error}") from None
+
     def curves(
         self,
         prompt: str,
@@ -815,3 +846,7 @@ class LatentSpace:
             if not self.self_check.ok:
                 return
             raise error
+
+
+def _set_key(texts: Sequence[str], options: TraceOptions, lens: Lens | None) -> tuple[object, ...]:
+    return tuple(texts), options, None if lens is None else lens.digest

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from app.cli.labelled import told
+from app.cli.labelled import named_texts
 from app.cli.options import add, add_lens, lens_of, space_of, taken
 from app.cli.terminal import follow, save, write
 from app.maps.api import MapFileQuestion
@@ -20,10 +20,9 @@ from app.maps.calibrated import open_folder, reading_in
 from app.maps.files.export import FORMATS, drawing_of, format_of
 from app.maps.files.export import write as file_of
 from app.maps.files.picture import Look
-from app.maps.inputs import concept_axes, example_text_set, text_set_of
-from engine.calibration.labelled.tables import read_table
+from app.maps.inputs import concept_axes
 from engine.errors import OptionError
-from engine.maps import COLOURS, PROJECTIONS, MapOptions, TextSet
+from engine.maps import COLOURS, PROJECTIONS, MapOptions
 from engine.progress import no_check
 
 _OWN: Final = frozenset({"format", "texts", "calibration", "colour", "lens"})
@@ -56,9 +55,10 @@ def _map(given: argparse.Namespace) -> int:
     look = None
     if format in ("svg", "png"):
         look = Look(format, given.width, given.height, given.theme == "dark")
+    reading = reading_in(Path(given.calibration)) if given.calibration else None
     asked = taken(MapOptions.__dataclass_fields__, given) | {
         "prompt": given.prompt or None,
-        "texts": _texts(given.texts, given.calibration),
+        "texts": given.texts and named_texts(given.texts, reading),
         "axes": concept_axes(given.axes or ""),
         "calibration": None,
         **lens_of(given),
@@ -80,14 +80,3 @@ def _map(given: argparse.Namespace) -> int:
     if drawing.quality is not None:
         print(drawing.quality.sentence, file=sys.stderr)
     return 0
-
-
-def _texts(name: str | None, calibration: str | None) -> TextSet | None:
-    """A set that ships, or a table of the user's, read as the calibration reads."""
-    if not name:
-        return None
-    reading = reading_in(Path(calibration)) if calibration else None
-    path = Path(name)
-    if path.suffix and path.is_file():
-        return text_set_of(path.stem, told(read_table(path)), reading)
-    return example_text_set(name, reading)

@@ -11,8 +11,9 @@ from urllib.parse import quote, urlencode
 from pydantic import AfterValidator, Field, field_validator
 from starlette.requests import Request
 
+from app.calibrate.text_sets import text_set
 from app.maps.calibrated import calibration_name, reading_of
-from app.maps.inputs import concept_axes, text_set
+from app.maps.inputs import concept_axes
 from app.web.questions import (
     Alpha,
     LayerNumber,

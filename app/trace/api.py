@@ -10,12 +10,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from app.jobs.api import JobDocument, job_answer
+from app.jobs.lanes import JobsDep
 from app.model.explorer import ExplorerDep
 from app.trace.files import MEDIA, Format, TraceFile
+from app.trace.over_sets import SetQuestion, known_agreement
+from app.trace.over_sets import start as start_over_set
 from app.trace.question import CellQuestion, CurvesQuestion, FindingQuestion, TraceQuestion
 from app.trace.reading import predict_cost
 from app.web import export
 from app.web.answers import Document, TokenDocument, described, file_answer, json_answer
+from app.web.problems import Conflict
 from engine import LatentSpace
 from engine.frames.kinds import FrameName
 from engine.reading.geometries import GeometryName
@@ -126,6 +131,28 @@ async def agreement(
     asked = (query.prompt, query.options())
     write = explorer.writer(query.prompt)
     return json_answer(await explorer.document(request, write, LatentSpace.agreement, *asked))
+
+
+@router.get("/agreement/set", responses=described())
+async def agreement_set(
+    request: Request, query: Annotated[SetQuestion, Query()], explorer: ExplorerDep
+) -> Response:
+    """Every geometry and frame against the model's own answers over a set, layer by layer."""
+    found = await known_agreement(request, explorer, query)
+    if found is None:
+        raise Conflict(
+            "This agreement is not measured yet, or was long ago; a POST to the same address"
+            " begins."
+        )
+    return json_answer(explorer.writer()(found))
+
+
+@router.post("/agreement/set", status_code=202, responses=described(JobDocument, status=202))
+async def agreement_set_start(
+    request: Request, query: Annotated[SetQuestion, Query()], explorer: ExplorerDep, jobs: JobsDep
+) -> Response:
+    """Begin to measure it; answers with the job."""
+    return job_answer(request, await start_over_set(request, explorer, jobs, query), 202)
 
 
 @router.get("/curves", responses=described())

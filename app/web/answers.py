@@ -45,7 +45,8 @@ _FAULTS: dict[int, str] = {
     404: "No such model, or nothing at this address.",
     405: "This address does not take that method.",
     408: "The body took too long to arrive.",
-    409: "A UMAP that is not computed yet, or something saved that is damaged or another model's.",
+    409: "A UMAP or an agreement that is not computed yet, or something saved that is damaged or"
+    " another model's.",
     413: "The body is too large, or the answer would need more memory than allowed.",
     415: "The body is compressed, or not of the type that is needed.",
     422: "A value cannot be used; the sentence says which and why.",

@@ -94,7 +94,7 @@ def measure_dial(
             hits.append(int((_nearest(frame, states[layer], "cosine", budget) == own).sum()))
             done += 1
             yield Progress(done, total, "agreement over the dial")
-        bounds = tuple(_interval(hit, n) for hit in hits)
+        bounds = tuple(wilson(hit, n) for hit in hits)
         rows.append(DialRow(alpha, tuple(hit / n for hit in hits), bounds, ridge))
     return DialCurve(model.fingerprint, n, tuple(rows))
 
@@ -105,7 +105,8 @@ def _nearest(frame: Frame, states: Tensor, geometry: str, budget: int) -> Tensor
     return found[geometry].ids[:, 0]
 
 
-def _interval(hits: int, n: int) -> tuple[float, float]:
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n."""
     found = binomtest(hits, n).proportion_ci(method="wilson")
     return float(found.low), float(found.high)
 

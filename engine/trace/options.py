@@ -235,6 +235,39 @@ def prepare(
     )
 
 
+def prepare_texts(
+    model: LanguageModel,
+    raw: Tensor,
+    wanted: tuple[int, ...],
+    layers: tuple[int, ...],
+    *,
+    lens: Lens | None = None,
+) -> Prepared:
+    """The last states of some texts, as if they were the positions of one prompt.
+
+    Args:
+        raw: layer × text × residual width, of the layers `wanted`, the last among them.
+        layers: that are read.
+    """
+    read_out = model.read_out(raw)
+    if lens is not None:
+        read_out = lens.over(wanted, read_out)
+    finite = torch.isfinite(read_out).all(-1)
+    safe = torch.where(finite.unsqueeze(-1), read_out, 0.0)
+    at = [wanted.index(layer) for layer in layers]
+    last = wanted.index(model.blocks)
+    return Prepared(
+        layers=layers,
+        positions=tuple(range(raw.shape[1])),
+        states=safe[at],
+        reading=safe[at],
+        last=safe[last],
+        finite=finite[at],
+        answered=finite[last],
+        before=safe[at],
+    )
+
+
 def final_answers(
     head: Frame, last: Tensor, *, budget_bytes: int, check: Check = no_check
 ) -> tuple[Tensor, Tensor]:

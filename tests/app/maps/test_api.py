@@ -15,7 +15,8 @@ from asgi import HOSTILE, PROMPT, load_tiny
 from calibration_calls import follow
 from starlette.testclient import TestClient
 
-from app.maps.inputs import concept_axes, text_set_of
+from app.calibrate.text_sets import text_set_of
+from app.maps.inputs import concept_axes
 from app.web import export
 from app.web.words import begun
 from engine import LatentSpace

@@ -72,6 +72,9 @@ def cases() -> Iterator[Case]:
     for path in ("/map/umap", "/api/v1/map/umap"):
         asked = {"projection": "umap", "neighbours": 10**6}
         yield "POST", path, {"params": asked}, 200
+    for path in ("/agreement", "/api/v1/agreement/set"):
+        for method in ("GET", "POST"):
+            yield method, path, {"params": {"limit": 10**6}}, 2000
     for path in ("/api/v1/sets", "/calibrate/sets"):
         yield "POST", path, {"files": ROWS}, BYTES
     yield "POST", "/api/v1/calibrations", {"json": {"set": "topics", "epochs": 10**6}}, 10_000

@@ -44,6 +44,7 @@ LINKED: tuple[tuple[str, Query], ...] = (
     (f"/calibrate/{NOBODY}/rows.csv", ()),
     (f"/jobs/{NOBODY}", ()),
     ("/readings", ()),
+    ("/agreement", (("texts", "topics"), ("limit", "5"), ("k", "3"))),
     ("/", (WORDS, ("frame", "dial"), ("alpha", "0.3"), ("ridge", "0.1"), ("lens", "none"))),
     ("/map", (WORDS, ("frame", "dial"), ("alpha", "0.3"), ("ridge", "0.1"), ("lens", "none"))),
     ("/act", ()),
