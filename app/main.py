@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -35,6 +36,7 @@ from app.model.explorer import Explorer
 from app.model.open_model import OneModel
 from app.readings import api as readings_api
 from app.readings import page as readings
+from app.readings.background import BackgroundLens
 from app.settings import Settings
 from app.storage.disk import FreeDisk
 from app.storage.opening import open_store, writable_store
@@ -132,9 +134,16 @@ def create_app(
         disk.start()
         try:
             await explorer.start()
+            if settings.fit_lens:
+                loop = asyncio.get_running_loop()
+                forget = partial(loop.call_soon_threadsafe, explorer.forget)
+                app.state.lens = BackgroundLens(explorer, jobs, settings.step_patience_s, forget)
+                app.state.lens.start()
             yield
         finally:
             disk.close()
+            if app.state.lens is not None:
+                await to_thread.run_sync(app.state.lens.close)
             # The jobs first: their last step needs the device thread.
             await to_thread.run_sync(jobs.close)
             explorer.close()
@@ -157,6 +166,7 @@ def create_app(
     app.state.jobs = jobs
     app.state.sets = sets
     app.state.disk = disk
+    app.state.lens = None
     app.state.calibrations = Calibrations(explorer, jobs, sets)
     app.state.metrics = explorer.metrics()
     app.state.metrics.watch(

@@ -13,6 +13,7 @@ from app.figures.readings import dial, lens, place
 from app.figures.theme import LABELS, payload
 from app.jobs.lanes import JobsDep
 from app.model.explorer import ExplorerDep
+from app.readings.background import BackgroundLens
 from app.readings.work import Measured, measured, start
 from app.web.rendering import Page, link, render
 from app.web.words import number
@@ -55,6 +56,8 @@ class ReadingsPage:
     start_action: str
     under_way: str | None
     """Where the job is followed, while one measures this model."""
+    fitting: str | None
+    """How far the lens is that is fitted by itself; None where none is."""
     temperatures: tuple[tuple[str, tuple[str, ...]], ...]
     """(frame, "T, KL" per geometry)."""
     geometries: tuple[str, ...]
@@ -72,6 +75,7 @@ async def readings_page(request: Request, explorer: ExplorerDep, jobs: JobsDep) 
         complete=found.complete,
         start_action=link(request, "/readings/measure"),
         under_way=link(request, f"/jobs/{running[0]}") if running else None,
+        fitting=_fitting(request.app.state.lens),
         temperatures=_temperatures(found),
         geometries=tuple(one.title for one in GEOMETRIES.values()),
         dial=_dial(found.dial) if found.dial is not None else None,
@@ -86,6 +90,13 @@ async def measure(request: Request, explorer: ExplorerDep, jobs: JobsDep) -> Res
     """Begin to measure what is not known yet; the job's page shows how far it is."""
     job = await start(request, explorer, jobs)
     return RedirectResponse(link(request, f"/jobs/{job.id}"), 303)
+
+
+def _fitting(lens: BackgroundLens | None) -> str | None:
+    step = None if lens is None else lens.progress
+    if step is None:
+        return None
+    return f"{step.note}, {100 * (step.share or 0.0):.0f}\u00a0%"
 
 
 def _temperatures(found: Measured) -> tuple[tuple[str, tuple[str, ...]], ...]:
