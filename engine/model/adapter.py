@@ -58,18 +58,11 @@ def hub_adapter(name: str, revision: str | None, *, offline: bool) -> Path | Non
         offline: take what is on the disk only.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
 
     def there(file: str) -> bool:
         try:
             hf_hub_download(name, file, revision=revision, local_files_only=offline)  # nosec B615
-        except Exception:  # not there, no such id, no network: said where the model is opened
+        except Exception:  # no hub id, not there, no network: said where the model is opened
             return False
         return True
 
