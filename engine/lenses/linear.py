@@ -26,8 +26,8 @@ from torch import Tensor
 
 from engine.errors import OptionError
 from engine.explanation import Explanation
+from engine.lenses.brought import pieces
 from engine.lenses.kind import Lens, LensKind, LensRow
-from engine.lenses.texts import pieces
 from engine.lenses.writing import written
 from engine.model.language_model import LanguageModel
 from engine.progress import Progress, Steps

@@ -10,8 +10,8 @@ import torch
 from tiny_models import PROMPT, Spaces
 
 from engine.errors import ArtifactError, OptionError
+from engine.lenses.brought import PIECE, pieces
 from engine.lenses.linear import RIDGE, Settings, fit_linear
-from engine.lenses.texts import PIECE, pieces
 from engine.progress import drain
 
 TEXT = " ".join(f"the {word} sat on {n} mats" for n in range(90) for word in ("cat", "dog", "king"))
