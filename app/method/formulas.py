@@ -291,8 +291,8 @@ ENTRIES: tuple[Explanation, ...] = (
     Explanation(
         "plane",
         "The plane of the labels",
-        "One frame for the states before and after: the linear map that puts the labels' bases on the "
-        "corners of a regular polygon. No state takes part in the choice.",
+        "One frame for the states before and after: the linear map that puts the labels' bases on "
+        "the corners of a regular polygon. No state takes part in the choice.",
         "ours",
         True,
         (("calibration.evidence.plane", "fit_plane"),),

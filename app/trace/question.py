@@ -10,7 +10,14 @@ from fastapi import Request
 from pydantic import Field
 
 from app.settings import TOKEN_CEILING
-from app.web.questions import LayerNumber, PageQuestion, PromptText, RangeText, ReadingQuestion, undialled
+from app.web.questions import (
+    LayerNumber,
+    PageQuestion,
+    PromptText,
+    RangeText,
+    ReadingQuestion,
+    undialled,
+)
 from app.web.rendering import link
 from engine import TraceOptions
 
