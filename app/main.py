@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -38,11 +39,13 @@ from app.model.open_model import OneModel
 from app.present import page as present
 from app.readings import api as readings_api
 from app.readings import page as readings
+from app.readings.background import BackgroundLens
 from app.settings import Settings
 from app.storage.disk import FreeDisk
 from app.storage.opening import open_store, writable_store
 from app.storage.store import Store
 from app.trace import api as trace_api
+from app.trace import over_sets
 from app.trace import page as trace
 from app.web import assets, errors
 from app.web.head import places_of
@@ -65,6 +68,7 @@ PAGES = (
 """The pages, in the order of the navigation."""
 FURTHER = (
     *(saved, choice, present, jobs_page, assets, health),  # HTML and files
+    over_sets,
     *(
         trace_api,
         compare_api,
@@ -135,9 +139,16 @@ def create_app(
         disk.start()
         try:
             await explorer.start()
+            if settings.fit_lens:
+                loop = asyncio.get_running_loop()
+                forget = partial(loop.call_soon_threadsafe, explorer.forget)
+                app.state.lens = BackgroundLens(explorer, jobs, settings.step_patience_s, forget)
+                app.state.lens.start()
             yield
         finally:
             disk.close()
+            if app.state.lens is not None:
+                await to_thread.run_sync(app.state.lens.close)
             # The jobs first: their last step needs the device thread.
             await to_thread.run_sync(jobs.close)
             explorer.close()
@@ -161,6 +172,7 @@ def create_app(
     app.state.jobs = jobs
     app.state.sets = sets
     app.state.disk = disk
+    app.state.lens = None
     app.state.calibrations = Calibrations(explorer, jobs, sets)
     app.state.metrics = explorer.metrics()
     app.state.metrics.watch(
@@ -179,4 +191,5 @@ def create_app(
     errors.install(app)
     for router in (*(page.router for page in PAGES), *(room.router for room in FURTHER)):
         app.include_router(router)
+
     return app

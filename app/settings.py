@@ -139,6 +139,8 @@ class Settings(BaseSettings):
         "job may take before it counts as without a sign of life: within a step there is none. A "
         "step of a small model takes less than one; a large one on a slow machine takes minutes."
         )  # fmt: skip
+    fit_lens: bool = Field(True, description="Fit the linear lens of the open model by itself, in "
+        "the background while nothing else is wanted, and keep it in the cache.")  # fmt: skip
     log_messages: bool = Field(False, description="Write the messages of unforeseen errors to the "
         "log as well; they may repeat what people typed.")  # fmt: skip
 

@@ -28,7 +28,16 @@ from engine.bases.lookup import Lookup, TokenHit
 from engine.bases.selfcheck import SelfCheck, self_check
 from engine.bases.token_basis import TokenBasis, compute_token_basis
 from engine.cost import CostModel, Work, measured
-from engine.errors import LayerError, LensMissing, LexiscopeError, OptionError, TokenError
+from engine.errors import (
+    ArtifactError,
+    LayerError,
+    LensMissing,
+    LexiscopeError,
+    OptionError,
+    PromptError,
+    TokenError,
+    shorten,
+)
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.decomposition_cache import cached_decomposition
 from engine.frames.frame import Frame
@@ -54,7 +63,7 @@ from engine.model.vocabulary import Vocabulary
 from engine.progress import Check, Progress, Steps, drain, no_check
 from engine.reading.pursuit import MOST, Floats, by_chance
 from engine.reading.temperature import Temperature
-from engine.trace.agreement import Agreement, compute_agreement
+from engine.trace.agreement import Agreement, agreement_over, compute_agreement
 from engine.trace.cell import Cell, Curves, compute_cell, compute_curves
 from engine.trace.compute import Read, compute_trace, default_pins, read_states
 from engine.trace.contexts import ContextFinder
@@ -68,6 +77,8 @@ from engine.trace.words import InWords, compute_in_words
 _TRACES: Final = 24
 _FRAMES: Final = 12
 _MAPS: Final = 64
+_SETS: Final = 8
+"""Sets of texts whose agreement is kept."""
 
 
 class LatentSpace:
@@ -108,6 +119,7 @@ class LatentSpace:
         self._reports: dict[tuple[str, bool], FrameReport] = {}
         self._costs = CostModel()
         self._lenses: dict[str, Lens] = {}
+        self._agreements: LRUCache[tuple[Any, ...], Agreement] = LRUCache(_SETS)
         self._dial: DialCurve | None = None
         self._chance: Floats | None = None
         self._temperatures = Temperatures(model, self.frame, cache_dir)
@@ -195,24 +207,68 @@ class LatentSpace:
         """Those that were measured, by frame and geometry."""
         return self._temperatures.known()
 
-    def fit_lens(self, name: str) -> Steps[Lens]:
+    def fit_lens(
+        self, name: str, *, text: str | None = None, folder: Path | None = None
+    ) -> Steps[Lens]:
         """Fit a lens to this model and keep it; see :mod:`engine.lenses.linear`.
 
+        Args:
+            name: which.
+            text: to fit it on; None is text that the model writes itself.
+            folder: where it is kept; None is the cache, where it is found again by its name.
+
         Raises:
-            OptionError: an unknown name, one that is not fitted, or a model that has none.
+            OptionError: an unknown name, one that is not fitted, a model that has none, or a text
+                that is too short.
+            ArtifactError: it cannot be written into the folder.
         """
         kind = lens_of(name)
         if kind.fit is None:
             raise OptionError(f"the lens {name!r} needs no fitting; it is ready.")
-        found = yield from kind.fit(self.model)
-        self._lenses[name] = found
-        self._traces.clear()
-        self._reads.clear()
-        if self._cache_dir is not None:
+        found = yield from kind.fit(self.model, text=text)
+        self.use_lens(found)
+        if folder is not None:
+            try:
+                lens_files.save(found, lens_files.path_of(folder, name, self.model.fingerprint))
+            except (OSError, SafetensorError) as error:
+                raise ArtifactError(
+                    f"the lens cannot be written to {shorten(folder.name)} ({error}); choose"
+                    " another folder."
+                ) from None
+        elif self._cache_dir is not None:
             path = lens_files.path_of(self._cache_dir, name, self.model.fingerprint)
             with contextlib.suppress(OSError, SafetensorError):
                 lens_files.save(found, path)
         return found
+
+    def use_lens(self, lens: Lens) -> None:
+        """Read by this lens whenever its name is asked for.
+
+        Raises:
+            ArtifactError: it belongs to another model.
+        """
+        if lens.model != self.model.fingerprint:
+            raise ArtifactError(
+                f"this lens belongs to another model ({lens.model[:12]} there,"
+                f" {self.model.fingerprint[:12]} here); fit one to this model."
+            )
+        self._lenses[lens.name] = lens
+        self._traces.clear()
+        self._reads.clear()
+        self.maps.forget()
+
+    def open_lens(self, folder: Path) -> Lens:
+        """Read by the lens that a folder holds for this model.
+
+        Raises:
+            ArtifactError: there is none, it is damaged, or it is another model's.
+        """
+        model = self.model
+        lens = lens_files.open_folder(
+            folder, model=model.fingerprint, blocks=model.blocks, width=model.width
+        )
+        self.use_lens(lens)
+        return lens
 
     def dial(self) -> DialCurve | None:
         """How often each place of the dial names the model's own next token, layer by layer; None
@@ -281,6 +337,31 @@ class LatentSpace:
         """
         options = self._options(options, settings)
         tokens = self.tokenize(prompt, bos=options.bos, chat=options.chat)
+        return self._trace(tokens, options, check)
+
+    def trace_ids(
+        self, ids: Sequence[int], options: TraceOptions | None = None, *, check: Check = no_check
+    ) -> Trace:
+        """The trace of a text that is known by its token ids; `bos` and `chat` say nothing here.
+
+        Raises:
+            TokenError: an id that the vocabulary does not have.
+            PromptError: more ids than the model takes.
+            LayerError, OptionError: one sentence each.
+        """
+        for i in ids:
+            if not 0 <= i < self.model.vocabulary:
+                raise TokenError(f"token id must be in [0, {self.model.vocabulary - 1}]; got {i}.")
+        if not 1 <= len(ids) <= self.model.max_tokens:
+            raise PromptError(
+                f"a text has 1 to {self.model.max_tokens:,} tokens here; got {len(ids):,}."
+            )
+        known = tuple(ids)
+        tokens = Tokens("", known, self.vocabulary.prompt_tokens(known), False)
+        return self._trace(tokens, self._options(options, {}), check)
+
+    def _trace(self, tokens: Tokens, options: TraceOptions, check: Check) -> Trace:
+        """The trace of a tokenized text, kept or read."""
         key = (tokens.ids, options)
         found = self._traces.get(key)
         if found is None:
@@ -512,6 +593,34 @@ class LatentSpace:
                 budget_bytes=self.model.limits.reading_bytes,
                 check=check,
             )
+
+    def agreement_over(
+        self, texts: Sequence[str], options: TraceOptions | None = None, **settings: Any
+    ) -> Steps[Agreement]:
+        """The same over many texts, each read at its last position; kept for the next time.
+
+        Raises:
+            OptionError, PromptError, LayerError, BudgetExceeded: one sentence each.
+        """
+        options = self._options(options, settings)
+        lens = self.lens(options.lens)
+        key = _set_key(texts, options, lens)
+        if key not in self._agreements:
+            ids = [self._text_ids(n, text, options) for n, text in enumerate(texts, start=1)]
+            self._agreements[key] = yield from agreement_over(
+                self.model, self.frame, ids, options, lens=lens
+            )
+        return self._agreements[key]
+
+    def known_agreement(self, texts: Sequence[str], options: TraceOptions) -> Agreement | None:
+        """What that gave; None where it was not measured, or long ago."""
+        return self._agreements.get(_set_key(texts, options, self.lens(options.lens)))
+
+    def _text_ids(self, number: int, text: str, options: TraceOptions) -> tuple[int, ...]:
+        try:
+            return self.tokenize(text, bos=options.bos, chat=options.chat).ids
+        except PromptError as error:
+            raise PromptError(f"text {number:,} of the set cannot be read: {error}") from None
 
     def curves(
         self,
@@ -784,3 +893,7 @@ class LatentSpace:
             if not self.self_check.ok:
                 return
             raise error
+
+
+def _set_key(texts: Sequence[str], options: TraceOptions, lens: Lens | None) -> tuple[object, ...]:
+    return tuple(texts), options, None if lens is None else lens.digest

@@ -203,6 +203,8 @@ def test_options_in_the_text_exist() -> None:
     commands = next(a for a in parser._actions if isinstance(a.choices, dict)).choices
     assert commands is not None
     actions = [action for command in commands.values() for action in command._actions]
+    within = [a.choices for a in actions if isinstance(a.choices, dict)]  # ``lens fit``
+    actions += [a for some in within for one in some.values() for a in one._actions]
     known = {option for action in actions for option in action.option_strings}
     known |= {"--gpus", "--build-arg"}  # Docker's
     for path in DOCS:

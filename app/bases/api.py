@@ -12,7 +12,7 @@ from app.model.explorer import ExplorerDep, token_reference
 from app.settings import K_CEILING
 from app.web import export
 from app.web.answers import TokenDocument, csv_answer, described, json_answer
-from app.web.questions import Question, ShortText
+from app.web.questions import Alpha, Question, Ridge, ShortText
 from engine import LatentSpace
 from engine.frames.kinds import FrameName, key_of
 from engine.reading.geometries import GeometryName
@@ -25,8 +25,8 @@ class BasesQuestion(Question):
 
     token: ShortText = Field(description="The token's text, or #262 for an id.")
     frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
-    alpha: float | None = Field(None, ge=-0.5, le=1, description="Where the frame 'dial' stands: "
-        "0 head rows, 0.5 tight, 1 semantic bases; left out: 0.1.")  # fmt: skip
+    alpha: Alpha = None
+    ridge: Ridge = None
     geometry: GeometryName = Field("cosine", description="How nearness is measured.")
     k: int = Field(10, ge=1, le=K_CEILING, description="How many neighbours.")
 
@@ -36,7 +36,7 @@ class BasesQuestion(Question):
 
     def reading(self) -> dict[str, Any]:
         """The rest, as the engine's keywords."""
-        frame = key_of(self.frame, self.alpha)
+        frame = key_of(self.frame, self.alpha, self.ridge)
         return {"frame": frame, "geometry": self.geometry, "k": self.k}
 
 

@@ -15,11 +15,11 @@ from app.figures.theme import GEOMETRIES, payload, score_name
 from app.method.terms import TERMS, Term
 from app.model.explorer import ExplorerDep
 from app.settings import K_CEILING
-from app.web.questions import PageQuestion, ShortText, ask
+from app.web.questions import Alpha, PageQuestion, Ridge, ShortText, ask
 from app.web.rendering import Page, link, render
 from app.web.words import Choice, choices
 from engine.errors import InputError, OptionError
-from engine.frames.kinds import FRAMES, FrameName, key_of, kind_of
+from engine.frames.kinds import FRAMES, FrameName, dial_words, key_of, kind_of
 from engine.frames.kinds.kind import FrameKind
 from engine.reading.geometries import GeometryName
 
@@ -35,8 +35,8 @@ class BasesQuery(PageQuestion):
     search: ShortText | None = None
     frame: FrameName | None = None
     """This one alone; None: all of them."""
-    alpha: float | None = Field(None, ge=-0.5, le=1)
-    """Where the dial stands."""
+    alpha: Alpha = None
+    ridge: Ridge = None
     geometry: GeometryName = "cosine"
     k: int = Field(10, ge=1, le=K_CEILING)
     shown: ShortText | None = None
@@ -52,6 +52,8 @@ class BasesPage:
     found: Reading
     kinds: Mapping[str, FrameKind]
     """By key of the frame."""
+    places: Mapping[str, str]
+    """Where the dial of each stands; empty for those without one."""
     all_href: str | None
     """The same token in all frames, where one is shown alone."""
     href: Callable[[int], str]
@@ -69,7 +71,8 @@ async def bases_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
     explorer.facts()
     query, mistake = ask(BasesQuery, request)
     names = FRAMES if query.frame is None else (query.frame,)
-    keys = tuple([key_of(one, query.alpha if FRAMES[one].dialled else None) for one in names])
+    dial = query.alpha, query.ridge
+    keys = tuple([key_of(one, *(dial if FRAMES[one].dialled else ())) for one in names])
     try:
         if mistake is not None:
             raise OptionError(mistake)
@@ -90,6 +93,7 @@ async def bases_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
         query=query,
         found=found,
         kinds={key: kind_of(key) for key in keys},
+        places={key: dial_words(key) for key in keys},
         all_href=query.frame and link(request, "/bases", **state | {"frame": None}),
         href=lambda id: link(request, "/bases", **state | {"token": f"#{id}"}),
         geometries=choices(GEOMETRIES, query.geometry),

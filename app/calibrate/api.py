@@ -21,7 +21,7 @@ from app.settings import K_CEILING
 from app.storage.store import aside
 from app.web import export
 from app.web.answers import Document, described, json_answer
-from app.web.questions import PromptText, Question, ShortText
+from app.web.questions import PromptText, Question, RangeText, ShortText
 from engine.calibration.labelled.tasks import SPLITS, Task
 
 router = APIRouter(prefix="/api/v1", tags=["calibration"])
@@ -67,6 +67,8 @@ class AblationQuestion(Question):
     """How often each variant of the method is trained."""
 
     seeds: int = Field(3, ge=1, le=SEEDS_AT_MOST, description="How often, with other seeds.")
+    layers: RangeText = Field("", description="Further layers besides its own, at most six, each "
+        "with everything: 0:24:8; left out: none.")  # fmt: skip
 
 
 class ReadingQuestion(Question):
@@ -242,8 +244,8 @@ async def calibration_competitors(
 async def calibration_ablation(
     request: Request, id: Id, query: AblationQuestion, calibrations: CalibrationsDep
 ) -> Response:
-    """Queue the ablation: basis × similarity × loss × inference."""
-    view = await calibrations.start_ablation(request, id, query.seeds)
+    """Queue the ablation: basis × similarity × loss × inference, and layers."""
+    view = await calibrations.start_ablation(request, id, query.seeds, query.layers)
     return job_answer(request, view, 202)
 
 

@@ -50,8 +50,11 @@ from engine.calibration.training.calibrated import Calibration
 from engine.calibration.training.readings import Readings, calibrated_readings
 from engine.checkpoints import Checkpoints
 from engine.errors import ArtifactError, LayerError, OptionError, shorten
+from engine.model.ranges import parse_range
 from engine.progress import Check, Steps
 
+LAYERS_AT_MOST = 6
+"""Further layers of an ablation."""
 KINDS = ("calibration", "competitors", "ablation")
 """The kinds of jobs that are about calibrations."""
 _HELD = 4
@@ -184,11 +187,30 @@ class Calibrations:
         return await self._report(request, id_, "competitors", "Competitors of", make, spec)
 
     async def start_ablation(
-        self, request: Request, id_: str, seeds: int = ABLATION_SEEDS
+        self, request: Request, id_: str, seeds: int = ABLATION_SEEDS, layers: str = ""
     ) -> JobView:
-        """Queue the ablation (basis × similarity × loss × inference) of a saved calibration."""
-        make = partial(ablation_steps, seeds=_seeds(seeds))
-        spec = {"of": id_, "seeds": seeds}
+        """Queue the ablation (basis × similarity × loss × inference) of a saved calibration.
+
+        Args:
+            request: who asks.
+            id_: the calibration.
+            seeds: how many, from 1 to `SEEDS_AT_MOST`.
+            layers: further ones as first:end:step, each with everything; empty: none.
+
+        Raises:
+            LayerError: a layer that this model does not have, or too many.
+        """
+        blocks = self.explorer.facts().blocks
+        chosen = () if not layers.strip() else parse_range(
+            layers, blocks + 1, "layer", f"this {blocks}-layer model"
+        )  # fmt: skip
+        if len(chosen) > LAYERS_AT_MOST:
+            raise LayerError(
+                f"an ablation takes at most {LAYERS_AT_MOST} further layers, each with every"
+                f" combination; got {len(chosen)}: write a step, such as 0:{blocks + 1}:8."
+            )
+        make = partial(ablation_steps, seeds=_seeds(seeds), layers=chosen)
+        spec = {"of": id_, "seeds": seeds} | ({"layers": layers} if chosen else {})
         return await self._report(request, id_, "ablation", "Ablation of", make, spec)
 
     async def _report(
@@ -262,7 +284,7 @@ class Calibrations:
             return await self.start(request, Order.from_dict(spec))
         if kind == "competitors":
             return await self.start_comparison(request, spec["of"], spec["methods"], spec["seeds"])
-        return await self.start_ablation(request, spec["of"], spec["seeds"])
+        return await self.start_ablation(request, spec["of"], spec["seeds"], spec.get("layers", ""))
 
     # What is saved
 

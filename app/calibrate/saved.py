@@ -238,5 +238,7 @@ async def competitors(request: Request, calibrations: CalibrationsDep, id: Saved
 @router.post("/calibrate/{id}/ablation")
 async def ablation(request: Request, calibrations: CalibrationsDep, id: SavedId) -> Response:
     """Queue the ablation and go to its job."""
-    job = await calibrations.start_ablation(request, id)
+    form = await sent_form(request)
+    layers = (form.get("layers") or "")[:40]
+    job = await calibrations.start_ablation(request, id, layers=layers)
     return RedirectResponse(link(request, f"/jobs/{job.id}"), 303)

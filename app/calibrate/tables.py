@@ -61,6 +61,8 @@ class MethodRow:
     accuracy: str
     interval: str
     macro_f1: str
+    clusters: str
+    """Adjusted Rand index and normalised mutual information; empty where they were not kept."""
     untaught: str
     """Accuracy by words that were never taught, with its interval; empty where it reads by none."""
     train: str
@@ -137,6 +139,7 @@ def competitors(evaluation: Numbers, own: str) -> Competitors:
                 accuracy=share(accuracy["value"], 1),
                 interval=between(accuracy),
                 macro_f1=share(cell["macro_f1"]["value"], 1),
+                clusters=f"{cell['ari']:.2f} {cell['nmi']:.2f}" if "ari" in cell else "",
                 untaught=_untaught(cell.get("untaught")),
                 train=seconds(cell["seconds_train"]),
                 infer=seconds(cell["seconds_infer"]),
@@ -170,11 +173,18 @@ def _untaught(part: Numbers | None) -> str:
 def ablation(table: Numbers) -> AblationTable:
     """Basis by loss and inference; deeper colour is more accurate."""
     rows = table["rows"]
+    layers = list(dict.fromkeys(row.get("layer") for row in rows))  # not kept at first
     bases = list(dict.fromkeys(row["basis"] for row in rows))
     losses = list(dict.fromkeys(row["loss"] if row["trained"] else "" for row in rows))
     readings = list(dict.fromkeys(row["inference"] for row in rows))
     found = {
-        (row["basis"], row["loss"] if row["trained"] else "", row["inference"]): row for row in rows
+        (
+            row.get("layer"),
+            row["basis"],
+            row["loss"] if row["trained"] else "",
+            row["inference"],
+        ): row
+        for row in rows
     }
     values = [row["accuracy"]["value"] for row in rows]
     low, high = min(values), max(values)
@@ -194,10 +204,15 @@ def ablation(table: Numbers) -> AblationTable:
         readings=tuple("cosine" if one == "sm" else "product" for one in readings),
         rows=tuple(
             (
-                FRAMES.get(basis, basis),
+                f"layer {layer}: " * (len(layers) > 1) + FRAMES.get(basis, basis),
                 basis in kinds.FRAMES and kinds.FRAMES[basis].control,
-                tuple(cell(found.get((basis, loss, one))) for loss in losses for one in readings),
+                tuple(
+                    cell(found.get((layer, basis, loss, one)))
+                    for loss in losses
+                    for one in readings
+                ),
             )
+            for layer in layers
             for basis in bases
         ),
     )

@@ -156,12 +156,15 @@ def ablation_steps(
     states: Path,
     *,
     seeds: tuple[int, ...],
+    layers: tuple[int, ...] = (),
     kept: Checkpoints = NOTHING,
 ) -> Steps[Mapping[str, Any]]:
-    """Basis × similarity × loss × inference, on the same states."""
-    found = yield from task_states(space, task, layers=(options.layer,), cache_dir=states)
+    """Basis × similarity × loss × inference × layer, on the same states."""
+    every = (*layers, options.layer)
+    found = yield from task_states(space, task, layers=every, cache_dir=states)
+    base = replace(options, target="module")
     ablation = yield from ablate(
-        space, task, found, base=replace(options, target="module"), seeds=seeds, kept=kept
+        space, task, found, base=base, layers=layers, seeds=seeds, kept=kept
     )
     return ablation.to_dict()
 

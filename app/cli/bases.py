@@ -22,7 +22,7 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     bases.add_argument(
         "--token", help="Its text, or #262 for an id; without it the frame's report."
     )
-    add(bases, BasesQuestion, "frame", "alpha", "geometry", "k")
+    add(bases, BasesQuestion, "frame", "alpha", "ridge", "geometry", "k")
     bases.add_argument("--json", action="store_true", help="The JSON of /api/v1/bases or /frames.")
     bases.set_defaults(run=_bases)
 
@@ -32,7 +32,7 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
 
 
 def _bases(given: argparse.Namespace) -> int:
-    frame = key_of(given.frame, given.alpha)
+    frame = key_of(given.frame, given.alpha, given.ridge)
     space = space_of(given)
     if given.token is None:
         report = space.frame_report(frame)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from app.calibrate.text_sets import Reading, example_text_set, text_set_of
 from app.cli.terminal import visible
 from engine import LatentSpace
 from engine.calibration.labelled.known import KNOWN_TASKS, example_sets, known_spec
@@ -16,6 +17,7 @@ from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tables import FORMATS, Table, read_hub, read_table
 from engine.calibration.labelled.tasks import Task, make_task
 from engine.errors import OptionError, shorten
+from engine.maps import TextSet
 
 _NOTES: Final = 5
 
@@ -63,6 +65,18 @@ def labelled_set(word: str, test: str | None = None) -> LabelledSet:
         f"there is no file or folder {word[:60]!r}; name one, an example set ({names}), or a data"
         " set of the Hugging Face hub as hub:ID, such as hub:ag_news."
     )
+
+
+def named_texts(name: str, reading: Reading | None = None) -> TextSet:
+    """A set of texts that ships, or a table of the user's, read as a calibration reads or as it is.
+
+    Raises:
+        OptionError: nothing there that can be read.
+    """
+    path = Path(name)
+    if path.suffix and path.is_file():
+        return text_set_of(path.stem, told(read_table(path)), reading)
+    return example_text_set(name, reading)
 
 
 def told(table: Table) -> Table:

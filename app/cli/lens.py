@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from app.cli.options import space_of
 from app.cli.terminal import write
@@ -13,6 +14,9 @@ from engine.errors import OptionError
 from engine.json_number import plain
 from engine.lenses import LENSES
 from engine.lenses.kind import Lens
+
+_MOST: Final = 4 * 2**20
+"""Bytes of a text that are read."""
 
 
 def register(commands: Any, model: argparse.ArgumentParser) -> None:
@@ -27,11 +31,17 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
         parser = inside.add_parser(name, parents=[model], help=words)
         parser.add_argument("lens", choices=fitted, help="Which.")
         parser.add_argument("--json", action="store_true", help="The figures as JSON.")
+        if run is _fit:
+            parser.add_argument("--text", type=Path, metavar="FILE", help="A text in UTF-8 to fit"
+                " it on. Without it: what the model writes itself.")  # fmt: skip
+            parser.add_argument("--out", type=Path, metavar="FOLDER", help="Where it is kept, for"
+                " --lens FOLDER. Without it: in the cache, under its name.")  # fmt: skip
         parser.set_defaults(run=run)
 
 
 def _fit(given: argparse.Namespace) -> int:
-    steps = space_of(given).fit_lens(given.lens)
+    text = None if given.text is None else _text(given.text)
+    steps = space_of(given).fit_lens(given.lens, text=text, folder=given.out)
     note = ""
     while True:
         try:
@@ -41,6 +51,15 @@ def _fit(given: argparse.Namespace) -> int:
         if step.note != note:
             note = step.note
             print(f"{note} ...", file=sys.stderr)
+
+
+def _text(path: Path) -> str:
+    """The beginning of a file: more than a lens is fitted on."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST).decode("utf-8", "replace")
+    except OSError as error:
+        raise OptionError(f"{path.name[:60]!r} cannot be read: {error.strerror}.") from None
 
 
 def _show(given: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The commands ``lexiscope map`` and ``lexiscope verify``: maps as files, and back again.
+"""The command ``lexiscope map``: maps as files.
 
 The same engine and the same writers as the web, so the same question gives the same coordinates.
 """
@@ -9,51 +9,40 @@ import argparse
 import sys
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from app.cli.labelled import told
-from app.cli.options import add, space_of, taken
-from app.cli.terminal import follow, save, visible, write
+from app.cli.labelled import named_texts
+from app.cli.options import add, add_lens, lens_of, space_of, taken
+from app.cli.terminal import follow, save, write
 from app.maps.api import MapFileQuestion
 from app.maps.calibrated import open_folder, reading_in
-from app.maps.files.compare import difference
-from app.maps.files.export import FORMATS, drawing_of, format_of, read
+from app.maps.files.export import FORMATS, drawing_of, format_of
 from app.maps.files.export import write as file_of
 from app.maps.files.picture import Look
-from app.maps.inputs import concept_axes, example_text_set, text_set_of
-from app.web.export import dumps
-from engine.calibration.labelled.tables import read_table
-from engine.errors import ArtifactError, OptionError
-from engine.maps import COLOURS, PROJECTIONS, MapOptions, TextSet, verify
+from app.maps.inputs import concept_axes
+from engine.errors import OptionError
+from engine.maps import COLOURS, PROJECTIONS, MapOptions
 from engine.progress import no_check
 
-_OWN: Final = frozenset({"format", "texts", "calibration", "colour"})
+_OWN: Final = frozenset({"format", "texts", "calibration", "colour", "lens"})
 """Fields of the API's question that are something else here: files instead of ids."""
-_SAVED: Final = "What lexiscope calibrate --save wrote."
+SAVED: Final = "What lexiscope calibrate --save wrote."
 
 
 def register(commands: Any, model: argparse.ArgumentParser) -> None:
-    """Hang the two commands into the command line, with the options about the model besides."""
+    """Hang the command into the command line, with the options about the model besides."""
     draw = commands.add_parser(
         "map", parents=[model], help="bases and states in the plane, as a file"
     )
     draw.add_argument("--out", help=f"The file; its ending says what: {', '.join(FORMATS)}.")
     draw.add_argument("--json", action="store_true", help="The JSON of /api/v1/map, without --out.")
     draw.add_argument("--texts", help="topics, sentiment, or a table of texts (CSV, TSV, JSONL).")
-    draw.add_argument("--calibration", metavar="FOLDER", help=_SAVED)
+    draw.add_argument("--calibration", metavar="FOLDER", help=SAVED)
     add(draw, MapFileQuestion, *(n for n in MapFileQuestion.model_fields if n not in _OWN))
     add(draw, MapFileQuestion, colour=f"Of HTML and pictures: {', '.join(COLOURS)}.")
+    add_lens(draw)
     draw.set_defaults(run=_map)
-
-    check = commands.add_parser(
-        "verify", parents=[model], help="draw an exported map anew and compare"
-    )
-    check.add_argument("file", help="What lexiscope map or the map page wrote.")
-    check.add_argument("--calibration", metavar="FOLDER", help=_SAVED)
-    check.add_argument("--json", action="store_true", help="The report as JSON.")
-    check.set_defaults(run=_verify)
 
 
 def _map(given: argparse.Namespace) -> int:
@@ -66,11 +55,13 @@ def _map(given: argparse.Namespace) -> int:
     look = None
     if format in ("svg", "png"):
         look = Look(format, given.width, given.height, given.theme == "dark")
+    reading = reading_in(Path(given.calibration)) if given.calibration else None
     asked = taken(MapOptions.__dataclass_fields__, given) | {
         "prompt": given.prompt or None,
-        "texts": _texts(given.texts, given.calibration),
+        "texts": given.texts and named_texts(given.texts, reading),
         "axes": concept_axes(given.axes or ""),
         "calibration": None,
+        **lens_of(given),
     }
     options = MapOptions(**asked)
     space = space_of(given)
@@ -89,32 +80,3 @@ def _map(given: argparse.Namespace) -> int:
     if drawing.quality is not None:
         print(drawing.quality.sentence, file=sys.stderr)
     return 0
-
-
-def _texts(name: str | None, calibration: str | None) -> TextSet | None:
-    """A set that ships, or a table of the user's, read as the calibration reads."""
-    if not name:
-        return None
-    reading = reading_in(Path(calibration)) if calibration else None
-    path = Path(name)
-    if path.suffix and path.is_file():
-        return text_set_of(path.stem, told(read_table(path)), reading)
-    return example_text_set(name, reading)
-
-
-def _verify(given: argparse.Namespace) -> int:
-    try:
-        body = Path(given.file).read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"{given.file} cannot be read: {error.strerror}.") from None
-    document = read(body)
-    space = space_of(given)
-    with closing(space.maps) as maps:
-        if given.calibration:
-            open_folder(space, Path(given.calibration))
-        report = verify(maps, document, compare=partial(difference, body, document))
-    if given.json:
-        write(dumps(report.to_dict()))
-    else:
-        write(visible(f"{report.sentence}\n"))
-    return 0 if report.ok else 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -15,6 +16,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from app.model.explorer import load_space
 from app.settings import Settings
 from engine import LatentSpace
+from engine.lenses import LENSES
 
 _MODEL: Final = (
     "model", "revision", "device", "dtype", "threads", "trust_remote_code", "offline",
@@ -134,6 +136,31 @@ def settings_of(given: argparse.Namespace) -> Settings:
         raise Mistake(f"{place}{_reason(error)}.") from None
 
 
+def add_lens(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the option of a lens: by its name, or by a folder that holds one."""
+    parser.add_argument(
+        "--lens", default="none", metavar="NAME",
+        help=f"What brings a middle layer to where the head reads: {', '.join(LENSES)}, or a folder"
+        " that 'lexiscope lens fit' wrote. Without it: none.",
+    )  # fmt: skip
+
+
+def lens_of(given: argparse.Namespace) -> dict[str, str]:
+    """The lens by its name; that of a folder is the one that can be fitted."""
+    if given.lens in LENSES:
+        return {"lens": given.lens}
+    if not Path(given.lens).is_dir():
+        raise Mistake(
+            f"--lens must be one of {', '.join(LENSES)}, or a folder that 'lexiscope lens fit'"
+            f" wrote; there is no folder {given.lens[:60]!r}."
+        )
+    return {"lens": next(one.name for one in LENSES.values() if one.fit is not None)}
+
+
 def space_of(given: argparse.Namespace) -> LatentSpace:
-    """The model that the options name, opened; slow."""
-    return load_space(settings_of(given))
+    """The model that the options name, opened, with the lens of a folder; slow."""
+    space = load_space(settings_of(given))
+    lens = getattr(given, "lens", "none")
+    if lens not in LENSES:
+        space.open_lens(Path(lens))
+    return space

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from app.figures.report import Bar, accuracy_and_time, means_with_intervals
-from app.figures.theme import DARK, LIGHT, Theme, text_colours
+from app.figures.theme import DARK, LIGHT, sheet_colours
 from app.web import export
 from app.web.rendering import environment
 from engine.calibration.evidence.evaluation_result import Cell, Evaluation
@@ -55,8 +55,8 @@ class MethodRow:
     cells: tuple[Figure | None, ...]
     mean: Figure | None
     numbers: tuple[str, ...]
-    """F1, by untaught words, seconds, memory and storage over all data sets; empty where there is
-    no mean."""
+    """F1, ARI, NMI, by untaught words, seconds, memory and storage over all data sets; empty where
+    there is no mean."""
 
 
 def report_html(found: Evaluation) -> str:
@@ -86,8 +86,8 @@ def report_html(found: Evaluation) -> str:
         notes=notes,
         notes_count=counted(len(notes), "note"),
         provenance=_provenance(found),
-        light=_colours(LIGHT, _LIGHT),
-        dark=_colours(DARK, _DARK),
+        light=sheet_colours(LIGHT, _LIGHT),
+        dark=sheet_colours(DARK, _DARK),
     )  # fmt: skip
 
 
@@ -179,6 +179,8 @@ def _method_row(found: Evaluation, method: str, best: Mapping[str, float]) -> Me
         mean = Figure(f"{100 * average.accuracy.value:.1f}", span, "n mean")
         numbers = (
             f"{100 * average.macro_f1.value:.1f}",
+            f"{average.ari:.2f}".replace("-", "−"),
+            f"{average.nmi:.2f}",
             "" if average.untaught is None else f"{100 * average.untaught.value:.1f}",
             f"{average.seconds_train:,.1f}",
             f"{average.seconds_infer:,.1f}",
@@ -245,11 +247,3 @@ def _provenance(found: Evaluation) -> str:
         f" {', '.join(map(str, found.seeds))}; {versions}. Intervals: 95 % bootstrap over seeds"
         " and test rows."
     )
-
-
-def _colours(theme: Theme, page: str) -> dict[str, Any]:
-    """A theme for the style: its colours, the inks that can be read on them, the page's own."""
-    grid = np.linspace(0, 1, 7, dtype=np.float32)
-    inks = text_colours(grid, theme.sequential)
-    return {**{name: getattr(theme, name) for name in theme.__dataclass_fields__}, "inks": inks,
-            "page": page}  # fmt: skip

@@ -232,8 +232,8 @@ def evaluation_text(found: Evaluation) -> str:
     lines = [
         *facts,
         "",
-        f"{'accuracy, %':{width}}{head}{'mean':>8}{'95 % interval':>16}{'untaught':>10}"
-        f"{'train s':>10}{'infer s':>9}{'peak MiB':>10}{'KiB kept':>10}",
+        f"{'accuracy, %':{width}}{head}{'mean':>8}{'95 % interval':>16}{'ARI':>6}{'NMI':>6}"
+        f"{'untaught':>10}{'train s':>10}{'infer s':>9}{'peak MiB':>10}{'KiB kept':>10}",
     ]
     for method in found.methods:
         cells = [found.cells.get((method, name)) for name in names]
@@ -249,6 +249,7 @@ def evaluation_text(found: Evaluation) -> str:
             kept = sum(c.stored_bytes for c in own) / len(own) / 1024
             row += (
                 f"{100 * average.accuracy.value:>8.1f}{f'{low:.1f} to {high:.1f}':>16}"
+                f"{average.ari:>6.2f}{average.nmi:>6.2f}"
                 f"{'-' if average.untaught is None else f'{100 * average.untaught.value:.1f}':>10}"
                 f"{average.seconds_train:>10.2f}{average.seconds_infer:>9.2f}"
                 f"{peak:>10.0f}{kept:>10.1f}"

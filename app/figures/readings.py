@@ -17,8 +17,10 @@ SHOWN = (0.0, 0.1, 0.3, 0.5, 1.0, None)
 """Places of the dial that are drawn; the table holds all. None is the control."""
 
 
-def place(alpha: float | None) -> str:
+def place(alpha: float | None, ridge: float | None = None) -> str:
     """A place of the dial, with the frame that stands there."""
+    if ridge is not None:
+        return f"α {alpha:g}, ridge {ridge:g}"
     known = {None: "random (control)", 0.0: "α 0, head rows", 0.5: "α ½, tight frame",
              1.0: "α 1, semantic bases"}  # fmt: skip
     return known.get(alpha) or f"α {alpha:g}"
@@ -26,7 +28,7 @@ def place(alpha: float | None) -> str:
 
 def dial(curve: DialCurve, *, dark: bool = False) -> go.Figure:
     """Share of positions at which a place of the dial names the model's own next token."""
-    rows = [row for row in curve.rows if row.alpha in SHOWN]
+    rows = [row for row in curve.rows if row.alpha in SHOWN and row.ridge is None]
     lines = [(place(row.alpha), [100 * share for share in row.agreement]) for row in rows]
     return _over_layers(lines, "model's own next token named (%)", "%{y:.1f} %", dark)
 

@@ -111,6 +111,17 @@ def text_colours(values: npt.NDArray[np.float32], stops: Sequence[str]) -> list[
     return [DARK_TEXT if one > 0.179 else LIGHT_TEXT for one in luminance]
 
 
+def sheet_colours(colours: Theme, page: str) -> dict[str, Any]:
+    """A theme for the style of a page that stands alone: with the inks of its scale.
+
+    Args:
+        page: further variables of the page's own.
+    """
+    inks = text_colours(np.linspace(0, 1, 7, dtype=np.float32), colours.sequential)
+    plain = {name: getattr(colours, name) for name in colours.__dataclass_fields__}
+    return {**plain, "inks": inks, "page": page}
+
+
 def plot_text(text: str, limit: int | None = None) -> str:
     """Any text, so that Plotly shows exactly these characters.
 

@@ -25,12 +25,11 @@ from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
 from app.model.stepping import Done, whole
 from app.web.errors import told
-from app.web.questions import PageQuestion, PromptText, ReadingQuestion, ask
+from app.web.questions import PageQuestion, PromptText, ReadingQuestion, ask, undialled
 from app.web.rendering import Page, link, render, render_text
 from app.web.words import Choice, choices, number, probability
 from engine import GenerateOptions, LatentSpace
 from engine.errors import InputError, OptionError
-from engine.frames.kinds import FRAMES as FRAMES_BY_NAME
 from engine.frames.kinds import FrameName
 from engine.generation.column import Column, Generation
 from engine.model.vocabulary import Token
@@ -43,7 +42,8 @@ EXAMPLE = "The capital of France is"
 MAX_FORKS = 8
 _HEAT = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
 """Probabilities from which on a cell has the next stronger colour."""
-_FOLDED = ("temperature", "top_p", "top_k", "seed", "geometry", "frame", "alpha", "lens", "chat")
+_FOLDED = ("temperature", "top_p", "top_k", "seed", "geometry", "frame", "alpha", "ridge",
+           "lens", "chat")  # fmt: skip
 
 
 class GeneratePageQuery(GenerateQuestion, PageQuestion):
@@ -77,10 +77,8 @@ class GeneratePageQuery(GenerateQuestion, PageQuestion):
                 f"branch must be at most {len(self.paths)}, as many as there are forks; got"
                 f" {self.branch}."
             )
-        changed: dict[str, Any] = {"fork": self.path}
-        if not FRAMES_BY_NAME[self.frame].dialled:  # a dial in another frame's form says nothing
-            changed["alpha"] = None
-        return super(GeneratePageQuery, self.model_copy(update=changed)).options()
+        asked = undialled(self.model_copy(update={"fork": self.path}))
+        return super(GeneratePageQuery, asked).options()
 
 
 @dataclass(frozen=True)

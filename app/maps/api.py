@@ -24,7 +24,7 @@ from app.maps.question import ColourName, MapQuestion, link_path, options_of
 from app.maps.turn import answer, document, start_umap
 from app.model.explorer import ExplorerDep
 from app.web import export
-from app.web.answers import FaultDocument, described, json_answer
+from app.web.answers import FaultDocument, described, file_answer, json_answer
 from app.web.questions import LayerNumber, Question, ShortText
 from app.web.rendering import link
 from engine.maps import MapMaker, MapOptions
@@ -142,9 +142,7 @@ async def map_(request: Request, query: Annotated[MapFileQuestion, Query()]) -> 
 
 def _download(body: bytes, format: Format, options: MapOptions) -> Response:
     """A file to keep, under a name that holds nothing of what was typed."""
-    stem = export.file_stem("map", options)
-    headers = {"Content-Disposition": f'attachment; filename="{stem}.{format}"'}
-    return Response(body, headers=headers, media_type=MEDIA[format])
+    return file_answer(body, f"{export.file_stem('map', options)}.{format}", MEDIA[format])
 
 
 @router.get("/map/points", responses={**_MAP, **_BYTES})

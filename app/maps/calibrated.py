@@ -19,8 +19,8 @@ from cachetools import LRUCache, cached
 from starlette.requests import Request
 
 from app.calibrate.sets import Sets
+from app.calibrate.text_sets import Reading
 from app.calibrate.work import FOLDER
-from app.maps.inputs import Reading
 from app.model.explorer import Explorer
 from app.storage.store import Record, Store
 from app.web.problems import NotFound, StorageError

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request
 
-from app.figures.theme import FRAMES, STATES
+from app.figures.theme import FRAMES, LENSES, STATES
 from app.maps.question import PROMPT, MapQuery, MapQuestion
 from app.model.open_model import ModelFacts
 from app.web.rendering import as_text, link
@@ -172,8 +172,9 @@ def _preprocessings() -> list[tuple[str, ...]]:
 
 def form_of(query: MapQuery, facts: ModelFacts, saved: Mapping[str, str]) -> MapForm:
     """The form as the query leaves it."""
-    more = ("select", "frame", "state", "axes", "compare_prompt", "neighbours",
-            "min_dist", "principal", "calibration", "seed", "bos", "chat")  # fmt: skip
+    more = ("select", "frame", "alpha", "ridge", "lens", "state", "axes", "compare_prompt",
+            "neighbours", "min_dist", "principal", "calibration", "seed", "bos",
+            "chat")  # fmt: skip
     fields = type(query).model_fields
     changed = sum(getattr(query, name) != fields[name].default for name in more)
     texts = TEXTS
@@ -186,6 +187,7 @@ def form_of(query: MapQuery, facts: ModelFacts, saved: Mapping[str, str]) -> Map
         "texts": texts,
         "preprocessing": _preprocessings(),
         "frame": FRAMES,
+        "lens": LENSES,
         "state": STATES,
         "bos": (("auto", "as the model does"), ("yes", "yes"), ("no", "no")),
         "calibration": _calibrations(query, saved),
@@ -216,6 +218,7 @@ def _compares(query: MapQuery, facts: ModelFacts, saved: Mapping[str, str]) -> t
     for name, label, options in (
         ("projection", "picture", _compared()),
         ("state", "state", STATES),
+        ("lens", "lens", LENSES),
         ("preprocessing", "preprocessing", _preprocessings()),
         ("frame", "frame", FRAMES),
     ):

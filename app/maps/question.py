@@ -11,11 +11,23 @@ from urllib.parse import quote, urlencode
 from pydantic import AfterValidator, Field, field_validator
 from starlette.requests import Request
 
+from app.calibrate.text_sets import text_set
 from app.maps.calibrated import calibration_name, reading_of
-from app.maps.inputs import concept_axes, text_set
-from app.web.questions import LayerNumber, PageQuestion, PromptText, Question, ShortText, no_nul
+from app.maps.inputs import concept_axes
+from app.web.questions import (
+    Alpha,
+    LayerNumber,
+    PageQuestion,
+    PromptText,
+    Question,
+    Ridge,
+    ShortText,
+    no_nul,
+    undialled,
+)
 from app.web.rendering import as_text
 from engine.frames.kinds import FRAMES, FrameName
+from engine.lenses import LENSES, LensName
 from engine.maps import COLOURS, PROJECTIONS, CalibrationName, MapOptions, TextSet
 from engine.maps.options import VOCABULARIES
 from engine.maps.preprocessing import PREPROCESSINGS, PreprocessingName
@@ -36,6 +48,8 @@ class MapQuestion(Question):
     vocabulary: Literal["bases", "alone", "none"] = Field("bases", description="The tokens of the "
         "vocabulary: their fixed bases, each token's own state at the layer, or none.")  # fmt: skip
     frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
+    alpha: Alpha = None
+    ridge: Ridge = None
     select: LongText = Field("all", description="Which tokens: all, ids:1,2, words:cat,dog, "
         "words:NAME=cat,dog;NAME=red,blue, search:TEXT, regex:EXPRESSION, prompt, or near:K to "
         "the prompt's last state.")  # fmt: skip
@@ -48,6 +62,8 @@ class MapQuestion(Question):
     layer: LayerNumber = Field(-1, description="The layer of the states: 0 is the embedding, "
         "-1 the last.")  # fmt: skip
     state: StateName = Field("normed", description="States after the final norm, or raw.")
+    lens: LensName = Field("none", description="What brings the states of a middle layer to where "
+        "the head reads; 'linear' is fitted to the model first.")  # fmt: skip
     preprocessing: PreprocessingName = Field(
         "unit", description="What is done to every point before anything is fitted or placed."
     )
@@ -119,6 +135,7 @@ PROMPT = "She opened the door and"
 _VALUES = {
     "projection": PROJECTIONS,
     "frame": FRAMES,
+    "lens": LENSES,
     "state": STATES,
     "preprocessing": PREPROCESSINGS,
     "vocabulary": VOCABULARIES,
@@ -174,7 +191,7 @@ class MapQuery(MapQuestion, PageQuestion):
             own |= {"calibration": self.compared_calibration, "side": "before"}
         own |= changes
         own["prompt"] = own["prompt"] or None
-        return MapQuestion.model_validate(own)
+        return undialled(MapQuestion.model_validate(own))
 
     def beside(self) -> MapQuestion | None:
         """The map of the second picture."""

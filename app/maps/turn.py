@@ -133,7 +133,7 @@ def _missing(
     try:
         space.maps.map(options, check=check)
     except MapNotReady:
-        return space.maps.resolve(options).fingerprint(space.model.fingerprint)
+        return space.maps.fingerprint(options)
     return None
 
 

@@ -307,6 +307,28 @@ ENTRIES: tuple[Explanation, ...] = (
         ),
     ),
     Explanation(
+        "untaught",
+        "Words that were never taught",
+        "A module can learn any few directions, so calibrated states are also read by words that "
+        "took no part in the training; and each class is left out in turn and found by its own "
+        "basis. Random bases and shuffled labels stand beside both.",
+        "ours",
+        True,
+        (
+            ("calibration.evidence.untaught", "measure_untaught"),
+            ("calibration.evidence.left_out", "leave_one_out"),
+        ),
+    ),
+    Explanation(
+        "plane",
+        "The plane of the labels",
+        "One frame for the states before and after: the linear map that puts the labels' bases on "
+        "the corners of a regular polygon. No state takes part in the choice.",
+        "ours",
+        True,
+        (("calibration.evidence.plane", "fit_plane"),),
+    ),
+    Explanation(
         "competitors",
         "Competitors",
         "Every method gets the same rows, the same split and the same seeds. Controls with random "

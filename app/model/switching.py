@@ -87,6 +87,8 @@ class Models:
         """Calls a function while no job can come in, if none waits or runs; whether it did."""
         self.on_letting_go: list[Callable[[], None]] = []
         """Called on the device thread before a model is let go, by who keeps things of it."""
+        self.on_open: list[Callable[[], None]] = []
+        """Called on the device thread after a model was put in its place."""
         self.on_change: Callable[[], None] = _nothing
         """Called on the event loop after another model was opened."""
         self._settings = settings
@@ -430,6 +432,8 @@ class Models:
         old, self._space, self._opened = [self._space], space, opened
         self.switches += old != [None]
         self._clear_up(old)
+        for tell in self.on_open:
+            tell()
 
     def _let_go(self) -> None:
         old, self._space, self._opened = [self._space], None, None

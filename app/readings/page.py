@@ -13,10 +13,11 @@ from app.figures.readings import dial, lens, place
 from app.figures.theme import LABELS, payload
 from app.jobs.lanes import JobsDep
 from app.model.explorer import ExplorerDep
+from app.readings.background import BackgroundLens
 from app.readings.work import Measured, measured, start
 from app.web.rendering import Page, link, render
 from app.web.words import number
-from engine.frames.kinds import FRAMES
+from engine.frames.kinds import dial_words, kind_of
 from engine.lenses.kind import Lens
 from engine.reading.geometries import GEOMETRIES
 from engine.trace.dial import DialCurve
@@ -55,6 +56,8 @@ class ReadingsPage:
     start_action: str
     under_way: str | None
     """Where the job is followed, while one measures this model."""
+    fitting: str | None
+    """How far the lens is that is fitted by itself; None where none is."""
     temperatures: tuple[tuple[str, tuple[str, ...]], ...]
     """(frame, "T, KL" per geometry)."""
     geometries: tuple[str, ...]
@@ -72,6 +75,7 @@ async def readings_page(request: Request, explorer: ExplorerDep, jobs: JobsDep) 
         complete=found.complete,
         start_action=link(request, "/readings/measure"),
         under_way=link(request, f"/jobs/{running[0]}") if running else None,
+        fitting=_fitting(request.app.state.lens),
         temperatures=_temperatures(found),
         geometries=tuple(one.title for one in GEOMETRIES.values()),
         dial=_dial(found.dial) if found.dial is not None else None,
@@ -88,11 +92,18 @@ async def measure(request: Request, explorer: ExplorerDep, jobs: JobsDep) -> Res
     return RedirectResponse(link(request, f"/jobs/{job.id}"), 303)
 
 
+def _fitting(lens: BackgroundLens | None) -> str | None:
+    step = None if lens is None else lens.progress
+    if step is None:
+        return None
+    return f"{step.note}, {100 * (step.share or 0.0):.0f}\u00a0%"
+
+
 def _temperatures(found: Measured) -> tuple[tuple[str, tuple[str, ...]], ...]:
     rows = []
     for key, by_geometry in found.temperatures.items():
-        name, _, alpha = key.partition(":")
-        title = FRAMES[name].heading + (f", α {float(alpha):g}" if alpha else "")
+        place = dial_words(key)
+        title = kind_of(key).heading + (f", {place}" if place else "")
         cells = tuple(
             f"{number(one.value)} (KL {number(one.kl)}, at 1: {number(one.kl_at_one)})"
             if one.fitted
@@ -111,7 +122,7 @@ def _dial(curve: DialCurve) -> DialCard:
     last = len(curve.rows[0].agreement) - 1
     layers = tuple(sorted({0, last // 3, 2 * last // 3, (9 * last) // 10, last}))
     table = tuple(
-        (place(row.alpha), tuple(_percent(row.agreement[layer]) for layer in layers))
+        (place(row.alpha, row.ridge), tuple(_percent(row.agreement[layer]) for layer in layers))
         for row in curve.rows
     )
     return DialCard(dial_sentence(curve), payload(dial(curve)), table, layers)
@@ -127,9 +138,9 @@ def dial_sentence(curve: DialCurve) -> str:
             " more often than random vectors do, so nothing is said of which is best."
         )
     said = (
-        f"By cosine, {place(best.alpha)} names this model's own next token most often at the last"
-        f" layer: {_interval(best.agreement[-1], best.intervals[-1])} of {curve.positions}"
-        f" positions; random vectors: {_percent(control.agreement[-1])}."
+        f"By cosine, {place(best.alpha, best.ridge)} names this model's own next token most often"
+        f" at the last layer: {_interval(best.agreement[-1], best.intervals[-1])} of"
+        f" {curve.positions} positions; random vectors: {_percent(control.agreement[-1])}."
     )
     if best.intervals[-1][0] > bases.intervals[-1][1]:
         said += (

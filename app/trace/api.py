@@ -22,6 +22,9 @@ from app.trace.contexts import (
     start,
     texts_of,
 )
+from app.trace.files import MEDIA, Format, TraceFile
+from app.trace.over_sets import SetQuestion, known_agreement
+from app.trace.over_sets import start as start_over_set
 from app.trace.question import (
     CellQuestion,
     CurvesQuestion,
@@ -31,7 +34,8 @@ from app.trace.question import (
 )
 from app.trace.reading import predict_cost
 from app.web import export
-from app.web.answers import Document, TokenDocument, csv_answer, described, json_answer
+from app.web.answers import Document, TokenDocument, described, file_answer, json_answer
+from app.web.problems import Conflict
 from engine import LatentSpace
 from engine.frames.kinds import FrameName
 from engine.reading.geometries import GeometryName
@@ -90,15 +94,38 @@ async def trace_post(request: Request, query: TraceQuestion, explorer: ExplorerD
     return await trace(request, query, explorer)
 
 
+async def _file(
+    request: Request, query: TraceQuestion, explorer: ExplorerDep, format: Format
+) -> Response:
+    options = query.options()
+    write = TraceFile(explorer.source(query.prompt), format)
+    body = await explorer.document(request, write, LatentSpace.trace, query.prompt, options)
+    stem = export.file_stem("trace", query.prompt, options)
+    return file_answer(body, f"{stem}.{format}", MEDIA[format])
+
+
 @router.get("/trace.csv", responses=described(csv=True))
 async def trace_csv(
     request: Request, query: Annotated[TraceQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """A trace as a table: one row per layer, position and rank."""
-    options = query.options()
-    write = export.TraceTable(explorer.source(query.prompt))
-    body = await explorer.document(request, write, LatentSpace.trace, query.prompt, options)
-    return csv_answer(body, export.file_stem("trace", query.prompt, options))
+    return await _file(request, query, explorer, "csv")
+
+
+@router.get("/trace.npz", responses=described(file=MEDIA["npz"]))
+async def trace_npz(
+    request: Request, query: Annotated[TraceQuestion, Query()], explorer: ExplorerDep
+) -> Response:
+    """A trace as arrays for NumPy, read without pickle."""
+    return await _file(request, query, explorer, "npz")
+
+
+@router.get("/trace.html", responses=described(file=MEDIA["html"]))
+async def trace_html(
+    request: Request, query: Annotated[TraceQuestion, Query()], explorer: ExplorerDep
+) -> Response:
+    """A trace as one page that needs nothing else: no script, no network."""
+    return await _file(request, query, explorer, "html")
 
 
 @router.get("/cell", responses=described())
@@ -162,6 +189,28 @@ async def agreement(
     asked = (query.prompt, query.options())
     write = explorer.writer(query.prompt)
     return json_answer(await explorer.document(request, write, LatentSpace.agreement, *asked))
+
+
+@router.get("/agreement/set", responses=described())
+async def agreement_set(
+    request: Request, query: Annotated[SetQuestion, Query()], explorer: ExplorerDep
+) -> Response:
+    """Every geometry and frame against the model's own answers over a set, layer by layer."""
+    found = await known_agreement(request, explorer, query)
+    if found is None:
+        raise Conflict(
+            "This agreement is not measured yet, or was long ago; a POST to the same address"
+            " begins."
+        )
+    return json_answer(explorer.writer()(found))
+
+
+@router.post("/agreement/set", status_code=202, responses=described(JobDocument, status=202))
+async def agreement_set_start(
+    request: Request, query: Annotated[SetQuestion, Query()], explorer: ExplorerDep, jobs: JobsDep
+) -> Response:
+    """Begin to measure it; answers with the job."""
+    return job_answer(request, await start_over_set(request, explorer, jobs, query), 202)
 
 
 @router.get("/curves", responses=described())

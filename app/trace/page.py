@@ -40,8 +40,7 @@ from app.web.questions import ReadingQuestion, ask
 from app.web.rendering import Page, as_text, link, render, render_text
 from app.web.words import Choice, choices, number, seconds, sentence
 from engine.errors import ArtifactError, InputError, NonFiniteError, OptionError
-from engine.frames.kinds import ALPHA
-from engine.frames.kinds import FRAMES as FRAMES_BY_NAME
+from engine.frames.kinds import dial_words
 from engine.trace.bank import BUILT_IN
 from engine.trace.cell import Cell
 from engine.trace.result import Cost
@@ -54,8 +53,8 @@ router.include_router(fragments.router)
 PAGE = Page("Read", "/", router, takes_prompt=True)
 STRIP = 40
 """Positions that a switched-on calibration's strip shows: the last ones of the prompt."""
-_FOLDED = ("alpha", "state", "centred", "temperature", "layers", "positions", "k", "bos", "chat",
-           "words_only")  # fmt: skip
+_FOLDED = ("alpha", "ridge", "state", "centred", "temperature", "layers", "positions", "k", "bos",
+           "chat", "words_only")  # fmt: skip
 _BOS = (("auto", "as the model does"), ("yes", "yes"), ("no", "no"))
 
 
@@ -346,8 +345,9 @@ def _page(
 def _reading(query: TraceQuery) -> str:
     """By what the states are read, in words."""
     frame = LABELS[query.frame]
-    if FRAMES_BY_NAME[query.frame].dialled:
-        frame = f"{frame} at α {ALPHA if query.alpha is None else query.alpha:g}"
+    place = dial_words(query.options().frame_key)
+    if place:
+        frame = f"{frame} at {place}"
     lens = "" if query.lens == "none" else f", {LABELS[query.lens]} lens"
     return f"{LABELS[query.geometry]}, {frame}{lens}"
 
@@ -392,7 +392,10 @@ def _export(request: Request, query: TraceQuery, explorer: Explorer) -> dict[str
     state: dict[str, Any] = query.model_dump(exclude_defaults=True) | {"prompt": query.prompt}
     return {
         "json": link(request, "/api/v1/trace", prompt=query.prompt, **asked),
-        "csv": link(request, "/api/v1/trace.csv", prompt=query.prompt, **asked),
+        **{
+            one: link(request, f"/api/v1/trace.{one}", prompt=query.prompt, **asked)
+            for one in ("csv", "npz", "html")
+        },
         "permalink": link(request, "/", **state),
         "python": "from engine import load\n"
         "from app.figures.trace import grid\n\n"

@@ -9,7 +9,7 @@ from app.trace.question import TraceQuery
 from engine import LatentSpace
 from engine.progress import Check
 
-SETTINGS: Final = ("geometry", "frame", "alpha", "lens")
+SETTINGS: Final = ("geometry", "frame", "alpha", "ridge", "lens")
 """What a reading is made of; the rest of a question says what is shown of it."""
 
 
@@ -66,9 +66,10 @@ def faithful(space: LatentSpace, *, check: Check) -> Preset | None:
     if curve is None or curve.best.intervals[-1][0] <= curve.at(None).intervals[-1][1]:
         return None
     best = curve.best
+    place = f"α {best.alpha:g}" + (f", ridge {best.ridge:g}," if best.ridge is not None else "")
     return Preset(
         "most faithful here",
-        f"By cosine at α {best.alpha:g} of the dial: it names this model's own next token at"
+        f"By cosine at {place} of the dial: it names this model's own next token at"
         f" {100 * best.agreement[-1]:.0f} % of {curve.positions} positions.",
-        {"frame": "dial", "alpha": best.alpha},
+        {"frame": "dial", "alpha": best.alpha, "ridge": best.ridge},
     )

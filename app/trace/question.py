@@ -10,10 +10,16 @@ from fastapi import Request
 from pydantic import Field
 
 from app.settings import TOKEN_CEILING
-from app.web.questions import LayerNumber, PageQuestion, PromptText, RangeText, ReadingQuestion
+from app.web.questions import (
+    LayerNumber,
+    PageQuestion,
+    PromptText,
+    RangeText,
+    ReadingQuestion,
+    undialled,
+)
 from app.web.rendering import link
 from engine import TraceOptions
-from engine.frames.kinds import FRAMES
 from engine.reading.pursuit import MOST
 from engine.trace.bank import BUILT_IN
 
@@ -195,9 +201,7 @@ class TraceQuery(TraceQuestion, PageQuestion):
 
     def options(self) -> TraceOptions:
         """The engine's options; a dial that stands in the form of another frame says nothing."""
-        if not FRAMES[self.frame].dialled:
-            return TraceQuestion.options(self.model_copy(update={"alpha": None}))
-        return super().options()
+        return TraceQuestion.options(undialled(self))
 
     @property
     def place(self) -> tuple[int, int] | None:
@@ -213,7 +217,7 @@ def link_to(request: Request, query: TraceQuery, /, path: str = "/", **changes: 
     state = query.model_dump(exclude_defaults=True) | changes
     fields = type(query).model_fields
     kept = {k: v for k, v in state.items() if v != fields[k].default}
-    for name in ("temperature", "alpha"):
+    for name in ("temperature", "alpha", "ridge"):
         if kept.get(name) is not None:
             kept[name] = f"{kept[name]:g}"
     return link(request, path, **kept)

@@ -45,7 +45,8 @@ _FAULTS: dict[int, str] = {
     404: "No such model, or nothing at this address.",
     405: "This address does not take that method.",
     408: "The body took too long to arrive.",
-    409: "A UMAP that is not computed yet, or something saved that is damaged or another model's.",
+    409: "A UMAP or an agreement that is not computed yet, or something saved that is damaged or"
+    " another model's.",
     413: "The body is too large, or the answer would need more memory than allowed.",
     415: "The body is compressed, or not of the type that is needed.",
     422: "A value cannot be used; the sentence says which and why.",
@@ -58,7 +59,10 @@ _FAULTS: dict[int, str] = {
 
 
 def described(
-    model: type[BaseModel] | None = None, csv: bool = False, status: int = 200
+    model: type[BaseModel] | None = None,
+    csv: bool = False,
+    status: int = 200,
+    file: str | None = None,
 ) -> dict[int | str, Any]:
     """What an address answers, faults included, for OpenAPI."""
     faults: dict[int | str, Any] = {
@@ -66,6 +70,9 @@ def described(
     }
     if csv:
         return {200: {"content": {"text/csv": {}}, "description": "A table."}, **faults}
+    if file is not None:
+        kind = file.partition(";")[0]
+        return {200: {"content": {kind: {}}, "description": "A file."}, **faults}
     if status == 204:
         return {status: {"description": "Done."}, **faults}
     return {status: {"model": model or Document}, **faults}
@@ -78,5 +85,10 @@ def json_answer(body: bytes, status: int = 200) -> Response:
 
 def csv_answer(body: bytes, stem: str) -> Response:
     """A table that `app.web.export` wrote, as a file of this name."""
-    headers = {"Content-Disposition": f'attachment; filename="{stem}.csv"'}
-    return Response(body, headers=headers, media_type="text/csv; charset=utf-8")
+    return file_answer(body, f"{stem}.csv", "text/csv; charset=utf-8")
+
+
+def file_answer(body: bytes, name: str, media_type: str) -> Response:
+    """A file to keep, under a name that holds nothing of what was typed."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(body, headers=headers, media_type=media_type)

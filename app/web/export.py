@@ -14,13 +14,21 @@ import functools
 import hashlib
 import importlib.metadata
 import io
+import json
 import math
+import struct
 import unicodedata
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+import numpy as np
 import orjson
+from markupsafe import Markup
+from numpy.lib.npyio import NpzFile
+from numpy.typing import NDArray
 
 from app import version
 from engine import Trace
@@ -28,6 +36,20 @@ from engine.bases.lookup import TokenHit
 from engine.bases.token_basis import TokenBasis
 from engine.model.origin import Origin
 
+SETTINGS = "Settings: "
+"""In the first line of a table, before the JSON that its numbers can be computed from again."""
+LARGEST_FILE: Final = 128 * 2**20
+"""Bytes of a file that is read back, and of what an archive unpacks to: a hundred for each of a
+million points of a map."""
+MOST_VALUES: Final = 8_000_000
+"""Values in the text of such a file. Each costs up to a hundred bytes of memory, so that a file of
+commas would cost fifty times its size."""
+DAMAGED: Final = (
+    ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, RecursionError,
+    NotImplementedError, ArithmeticError, MemoryError, csv.Error, struct.error, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+"""What readers raise about bytes that are not what they should be."""
 _MEASURED = frozenset({"seconds", "predicted_seconds"})
 _FORMULA = frozenset("=+-@\t\r＝＋－＠")
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -210,12 +232,59 @@ class TraceTable:
 
     def __call__(self, trace: Trace) -> bytes:
         """The table."""
+        held = without_clock({**trace.to_dict(), "provenance": self.source.to_dict()})
+        del held["cells"]
+        # ASCII only, so that no character of it needs the care that cells get.
+        settings = json.dumps(held, ensure_ascii=True, separators=(",", ":"), default=_plain)
         note = (
             f"Lexiscope {version()}, trace, {self.source.words}, geometry {trace.geometry}, "
             f"frame {trace.frame}, state {trace.options.state}, temperature "
-            f"{trace.temperature:g}. Entropy is in nats. {version_words()}"
+            f"{trace.temperature:g}. Entropy is in nats. {version_words()} {SETTINGS}{settings}"
         )
         return table(note, trace.rows())
+
+
+def first_line(text: str) -> tuple[str, str, Any]:
+    """Of a table's first line the words before and behind its settings, and these."""
+    before, _, rest = text.partition(SETTINGS)
+    held, end = json.JSONDecoder().raw_decode(rest)
+    return before, rest[end:], held
+
+
+def counted(text: bytes) -> bytes:
+    """The same text, if it holds no more values than may be."""
+    if sum(text.count(mark) for mark in (b",", b"[", b"{", b"\n")) > MOST_VALUES:
+        raise ValueError("more values than are read")
+    return text
+
+
+def arrays_in(body: bytes) -> NpzFile:
+    """What `archive` wrote, if it unpacks to no more than is read."""
+    with zipfile.ZipFile(io.BytesIO(body)) as file:
+        if sum(one.file_size for one in file.infolist()) > LARGEST_FILE:
+            raise ValueError("it unpacks to too much")
+    found: NpzFile = np.load(io.BytesIO(body), allow_pickle=False)
+    return found
+
+
+def archive(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays for NumPy: the same ones give the same bytes, and ``np.load`` reads them."""
+    out = io.BytesIO()
+    # numpy.savez would write the time of day into the file.
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, array in arrays.items():
+            held = io.BytesIO()
+            np.lib.format.write_array(held, array, allow_pickle=False)
+            entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            file.writestr(entry, held.getvalue())
+    return out.getvalue()
+
+
+def inert(data: bytes) -> Markup:
+    """JSON that no HTML parser reads anything else into."""
+    text = data.decode().strip()
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def version_words(found: Mapping[str, object] | None = None) -> str:

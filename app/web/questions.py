@@ -14,7 +14,7 @@ from starlette.datastructures import QueryParams
 
 from app.settings import K_CEILING, PROMPT_CEILING
 from app.web.errors import validation_sentence
-from engine.frames.kinds import FrameName
+from engine.frames.kinds import FrameName, kind_of
 from engine.lenses import LensName
 from engine.reading.geometries import GeometryName
 from engine.trace.options import StateName
@@ -36,6 +36,24 @@ ShortText = Annotated[str, Field(max_length=400), AfterValidator(no_nul)]
 RangeText = Annotated[str, Field(max_length=40), AfterValidator(no_nul)]
 """Layers or positions in a query model, ``0:6``, ``0:12:2``, ``-1``: kept short here, read by the
 engine, which says what is wrong with it."""
+Alpha = Annotated[
+    float | None,
+    Field(
+        ge=-0.5,
+        le=1,
+        description="Where the frame 'dial' stands: 0 head rows, 0.5 tight, 1 semantic bases; left"
+        " out: 0.1.",
+    ),
+]
+Ridge = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=100,
+        description="Of the frame 'dial': λ in mean eigenvalues, added to G first; alone it is"
+        " (G + λ)^-1 w, with alpha that power.",
+    ),
+]
 LayerNumber = Annotated[int, Field(ge=-1, le=10_000)]
 
 
@@ -50,8 +68,8 @@ class ReadingQuestion(Question):
 
     geometry: GeometryName = Field("cosine", description="How nearness is measured.")
     frame: FrameName = Field("output", description="The vectors that stand for the tokens.")
-    alpha: float | None = Field(None, ge=-0.5, le=1, description="Where the frame 'dial' stands: "
-        "0 head rows, 0.5 tight, 1 semantic bases; left out: 0.1.")  # fmt: skip
+    alpha: Alpha = None
+    ridge: Ridge = None
     lens: LensName = Field("none", description="What brings a middle layer to where the head "
         "reads; 'linear' is fitted to the model first.")  # fmt: skip
     state: StateName = Field("normed", description="Read states after the final norm, or raw.")
@@ -95,6 +113,13 @@ class PageQuestion(FormQuestion):
         if not isinstance(values, dict):
             return values
         return {k: v for k, v in values.items() if k in cls.empty_counts or v not in ("", [""])}
+
+
+def undialled(query: Q) -> Q:
+    """The question without a dial where its frame has none: a form sends all that stands in it."""
+    if kind_of(vars(query)["frame"]).dialled:
+        return query
+    return query.model_copy(update={"alpha": None, "ridge": None})
 
 
 def ask(model: type[Q], request: Request) -> tuple[Q, str | None]:

@@ -48,6 +48,7 @@ class Server:
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.upper().startswith("LEXISCOPE_")},
             "HF_HUB_OFFLINE": "1",
+            "LEXISCOPE_FIT_LENS": "false",  # what is measured is what is asked
             "LEXISCOPE_DATA_DIR": str(folder / "data"),
             "LEXISCOPE_CACHE_DIR": str(cache or folder / "cache"),
             **{f"LEXISCOPE_{name.upper()}": str(value) for name, value in settings.items()},

@@ -57,10 +57,14 @@ class HeadDecomposition:
         """The eigenvalues above the cut-off."""
         return self.eigenvalues[: self.rank]
 
-    def power(self, exponent: float) -> Tensor:
-        """G to a (negative) power on its range, zero off it: d × d, float64, symmetric."""
+    def ridged(self, ridge: float) -> Tensor:
+        """λ + ridge·λ̄ of the kept eigenvalues, λ̄ the mean of all d."""
+        return self.kept + ridge * self.eigenvalues.clamp_min(0).mean()
+
+    def power(self, exponent: float, ridge: float = 0.0) -> Tensor:
+        """(G + ridge·λ̄·I) to a (negative) power on G's range, zero off it: d × d, symmetric."""
         basis = self.eigenvectors[:, : self.rank]
-        return (basis * self.kept**exponent) @ basis.T
+        return (basis * self.ridged(ridge) ** exponent) @ basis.T
 
     @property
     def condition_number(self) -> float:
@@ -190,6 +194,7 @@ def square_norms(
     head: HeadDecomposition,
     powers: Sequence[float],
     *,
+    ridge: float = 0.0,
     check: Check = no_check,
 ) -> Tensor:
     """w_i·G^p·w_i for some powers p on the head's range: ‖G^(p/2)·w_i‖² of every row.
@@ -200,13 +205,14 @@ def square_norms(
         weight: W, v × d.
         head: its decomposition.
         powers: p (m); −1 gives the leverage, −2 the squared lengths of the semantic bases.
+        ridge: of :meth:`HeadDecomposition.ridged`, in place of λ.
         check: called between blocks of rows; raises to stop.
 
     Returns:
         v × m, float64, on the CPU.
     """
     out = torch.empty(len(weight), len(powers), dtype=torch.float64)
-    weights = torch.stack([head.kept**p for p in powers], dim=1)
+    weights = torch.stack([head.ridged(ridge) ** p for p in powers], dim=1)
     for start, block, parts in _rotated(weight, head.eigenvectors[:, : head.rank], check):
         out[start : start + len(block)] = (parts.square_() @ weights.to(parts.device)).cpu()
     return out

@@ -56,6 +56,8 @@ class Frame:
     seed: int = 0
     alpha: float = 0.0
     """Where a dial stands, for the frame `dial`."""
+    ridge: float = 0.0
+    """What is added to every eigenvalue there, in units of their mean."""
     exact_norms: Tensor | None = None
     """‖b_i‖, float64 on the CPU (v), where the matrix makes them dear; None: from the rows."""
     _cache: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)

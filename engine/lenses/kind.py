@@ -6,12 +6,15 @@ it must be fitted to a model first, :class:`Lens` is the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from engine.checkpoints import tensor_digest
 from engine.explanation import Explanation
 from engine.json_number import Plain
 from engine.model.language_model import LanguageModel
@@ -56,6 +59,11 @@ class Lens:
     """What it was fitted on, in words."""
     seconds: float
 
+    @cached_property
+    def digest(self) -> str:
+        """A name for its numbers (BLAKE2b): lenses of one model may be fitted on several texts."""
+        return tensor_digest(self.maps, self.offsets)
+
     @property
     def bytes(self) -> int:
         """Of its numbers."""
@@ -81,6 +89,13 @@ class Lens:
         )
 
 
+class Fit(Protocol):
+    """Fits a lens."""
+
+    def __call__(self, model: LanguageModel, *, text: str | None = None) -> Steps[Lens]:
+        """On a text that is brought; None: on what the model writes itself."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LensKind:
     """One way to read a middle layer."""
@@ -92,7 +107,7 @@ class LensKind:
     what: str
     """What is done, in a sentence."""
     formula: str
-    fit: Callable[[LanguageModel], Steps[Lens]] | None = None
+    fit: Fit | None = None
     """Fits it to a model; None where there is nothing to fit."""
     explanation: Explanation | None = None
     """For the Method page."""

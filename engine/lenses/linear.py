@@ -17,6 +17,7 @@ model's own writing as text and the last factor are ours.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from engine.errors import OptionError
 from engine.explanation import Explanation
+from engine.lenses.brought import pieces
 from engine.lenses.kind import Lens, LensKind, LensRow
 from engine.lenses.writing import written
 from engine.model.language_model import LanguageModel
@@ -52,6 +54,8 @@ class Settings:
     measured: int = 128
     """Held out for the figures."""
     seed: int = 0
+    read: int = 65_536
+    """Tokens that are read of a text that is brought."""
 
 
 class _Moments:
@@ -78,53 +82,83 @@ class _Moments:
         return found[:-1], found[-1]
 
 
-def fit_linear(model: LanguageModel, settings: Settings | None = None) -> Steps[Lens]:
-    """Fit the linear lens to a model on text that it writes itself.
+def fit_linear(
+    model: LanguageModel, settings: Settings | None = None, *, text: str | None = None
+) -> Steps[Lens]:
+    """Fit the linear lens to a model on text that it writes itself, or on a text that is brought.
 
     Args:
-        model: a causal one; called on its thread.
+        model: called on its thread.
         settings: how much text.
+        text: read in place of the model's own writing.
 
     Returns:
         The lens, with its held-out figures.
 
     Raises:
-        OptionError: a model that writes no text, being masked or reading ahead.
+        OptionError: a model that writes no text, being masked or reading ahead, and no text; or a
+            text that is too short.
     """
     chosen = settings or Settings()
-    if model.anatomy.kind != "causal":
+    begin = time.perf_counter()
+    moments = _Moments(model.blocks, model.width)
+    if text is not None:
+        source = _read(model, pieces(model, text, chosen.read), chosen)
+        note, words = "reading the text", "the text that was brought"
+    elif model.anatomy.kind == "causal":
+        source = _wrote(model, chosen)
+        note, words = "writing a text of its own", "text that the model wrote itself"
+    else:
         raise OptionError(
             "a lens is fitted on text that the model writes itself, and a masked model or one that"
-            " reads ahead writes none; read it with lens none."
+            " reads ahead writes none; bring a text, or read it with lens none."
         )
-    begin = time.perf_counter()
-    layers, d = model.blocks, model.width
-    moments = _Moments(layers, d)
+    kept: list[Tensor] = []  # what the factor and the figures are made from
+    waiting: list[Tensor] = []
+    done, total = 0, 1
+    for done, total, states, spare in source:  # layer × position × d
+        kept += [] if spare is None else [spare]
+        waiting.append(states)
+        yield Progress(done, total, note)
+        if sum(one.shape[1] for one in waiting) >= _BUFFER:
+            yield from _flush(moments, waiting, Progress(done, total, note))
+    yield from _flush(moments, waiting, Progress(done, total, note))
+    held = torch.cat(kept, 1)
+    order = torch.randperm(held.shape[1], generator=torch.Generator().manual_seed(chosen.seed))
+    return (yield from _finish(model, moments, held[:, order], chosen, begin, words))
+
+
+_Source = Iterator[tuple[int, int, Tensor, Tensor | None]]
+"""Steps done, steps in all, states past the final norm to fit on, and to hold out."""
+
+
+def _wrote(model: LanguageModel, chosen: Settings) -> _Source:
+    """Of the model's own writing; a quarter of the last texts' beginnings is held out."""
     tokens = min(chosen.tokens, model.max_tokens)
-    total = chosen.rounds * tokens
-    kept: list[Tensor] = []  # of the last round: what the factor and the figures are made from
-    wanted = chosen.scaled + chosen.measured
+    quarter, held = max(1, chosen.texts // 4), 0
     for number in range(chosen.rounds):
-        held_out = number == chosen.rounds - 1
-        waiting: list[Tensor] = []
-        for step, raw in enumerate(
-            written(model, chosen.texts, tokens, chosen.seed + number), number * tokens
-        ):
-            states = model.read_out(raw)  # layer × text × d
-            if held_out and len(kept) * (chosen.texts // 4) < wanted:
-                quarter = max(1, chosen.texts // 4)
-                kept.append(states[:, :quarter].clone())
-                states = states[:, quarter:]
-            waiting.append(states)
-            yield Progress(step + 1, total, "writing a text of its own")
-            if sum(one.shape[1] for one in waiting) >= _BUFFER:
-                yield from _flush(moments, waiting, step + 1, total)
-        yield from _flush(moments, waiting, (number + 1) * tokens, total)
-    spare = torch.cat(kept, 1)[:, torch.randperm(sum(one.shape[1] for one in kept))]
-    return (yield from _finish(model, moments, spare, chosen, begin))
+        last = number == chosen.rounds - 1
+        writing = written(model, chosen.texts, tokens, chosen.seed + number)
+        for step, raw in enumerate(writing, number * tokens + 1):
+            states, spare = model.read_out(raw), None
+            if last and held < chosen.scaled + chosen.measured:
+                spare, states = states[:, :quarter].clone(), states[:, quarter:]
+                held += quarter
+            yield step, chosen.rounds * tokens, states, spare
 
 
-def _flush(moments: _Moments, waiting: list[Tensor], done: int, total: int) -> Steps[None]:
+def _read(model: LanguageModel, text: list[tuple[int, ...]], chosen: Settings) -> _Source:
+    """Of a text in pieces; evenly spaced ones are held out, half of them at most."""
+    wanted = (chosen.scaled + chosen.measured) / max(1, sum(map(len, text)))
+    every = max(2, int(1 / wanted)) if wanted else len(text) + 1
+    for n, ids in enumerate(text):
+        states = model.read_out(model.states(ids).raw)
+        aside = n % every == every - 1 or (n == len(text) - 1 and len(text) < every)
+        none = states[:, :0]
+        yield n + 1, len(text), none if aside else states, states if aside else None
+
+
+def _flush(moments: _Moments, waiting: list[Tensor], place: Progress) -> Steps[None]:
     if not waiting:
         return
     block = torch.cat(waiting, 1)
@@ -134,11 +168,16 @@ def _flush(moments: _Moments, waiting: list[Tensor], done: int, total: int) -> S
     for layer in range(len(block) - 1):
         moments.add(layer, block[layer], block[-1])
         if layer % 8 == 7:
-            yield Progress(done, total, "writing a text of its own")
+            yield place
 
 
 def _finish(
-    model: LanguageModel, moments: _Moments, spare: Tensor, chosen: Settings, begin: float
+    model: LanguageModel,
+    moments: _Moments,
+    spare: Tensor,
+    chosen: Settings,
+    begin: float,
+    text: str,
 ) -> Steps[Lens]:
     """Solve, scale and measure; `spare` are states that nothing was fitted on (layer × n × d)."""
     layers, d = model.blocks, model.width
@@ -154,7 +193,7 @@ def _finish(
         maps[layer], offsets[layer] = (matrix * factor).half(), offset * factor
         yield Progress(layer + 1, layers, "solving for its maps")
     lens = Lens("linear", model.fingerprint, maps, offsets, (), moments.count, 0,
-                "text that the model wrote itself", 0.0)  # fmt: skip
+                text, 0.0)  # fmt: skip
     rows = []
     test = spare[:, cut : cut + chosen.measured]
     log_p = own[cut : cut + chosen.measured]

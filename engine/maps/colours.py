@@ -204,9 +204,8 @@ def _predictions(given: Coloured) -> Colour:
 
 
 def _nearest(given: Coloured) -> Colour:
-    name = given.options.frame
-    caption = f"The basis of the frame {name!r} nearest by cosine."
-    return _said("nearest", given, given.space.frame(name), caption)
+    caption = f"The basis of the frame {given.options.frame_words!r} nearest by cosine."
+    return _said("nearest", given, given.space.frame(given.options.frame_key), caption)
 
 
 def _named(by: str, given: Sequence[str], caption: str, *, limit: int | None) -> Colour:
@@ -227,7 +226,7 @@ def _said(by: str, given: Coloured, frame: Frame, caption: str, *, head: bool = 
     words = [NONE] * len(given.points)
     x = torch.from_numpy(given.vectors()[states])
     if len(states):
-        moved = given.space.frame(given.options.frame).shift
+        moved = given.space.frame(given.options.frame_key).shift
         if head and moved is not None:
             x = (x.double() - moved.cpu()).float()  # back from the frame's origin to the model's
         geometry = "matmul" if head else "cosine"

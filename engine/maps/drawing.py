@@ -63,7 +63,7 @@ class Drawer:
         shown, of = self._variance(scene, seen, axes, check)
         of_bases = None
         if len(scene.points) > scene.states:
-            ground = self._scenes.landscape.bases(o.frame, o.preprocessing, check)
+            ground = self._scenes.landscape.bases(o.frame_key, o.preprocessing, check)
             of_bases = variance_of_moments(ground.moments, axes)
         return self._finish(
             scene,
@@ -180,7 +180,7 @@ class Drawer:
         parts = []
         if len(scene.points) > scene.states:
             key = (
-                o.frame,
+                o.frame_key,
                 o.preprocessing,
                 axes.directions.tobytes(),
                 axes.centre.tobytes(),
@@ -208,7 +208,7 @@ class Drawer:
             states: after preprocessing, before any calibration; tokens alone come first.
         """
         o, scenes = scene.options, self._scenes
-        frame = o.frame, o.preprocessing
+        frame = o.frame_key, o.preprocessing
         count = int((scene.points.kind == ALONE).sum())
 
         def selected() -> Floats:
@@ -253,7 +253,7 @@ class Drawer:
             return variance_shown(seen, axes), words
         count = len(scene.ids)
         if count == self._space.model.vocabulary:
-            ground = self._scenes.landscape.bases(o.frame, o.preprocessing, check)
+            ground = self._scenes.landscape.bases(o.frame_key, o.preprocessing, check)
             return variance_of_moments(ground.moments, axes), f"the {count:,} bases"
         return variance_shown(
             self._scenes.treated(scene, check), axes

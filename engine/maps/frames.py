@@ -80,8 +80,8 @@ class Landscape:
         y_i = ((M·x_i·f − o)·s / ‖·‖ − c)·D + t: M, the scales s and the directions D become one
         d × dims matrix.
         """
-        frame = self.space.frame(options.frame)
-        treatment = self.bases(options.frame, options.preprocessing, check).treatment
+        frame = self.space.frame(options.frame_key)
+        treatment = self.bases(options.frame_key, options.preprocessing, check).treatment
         directions: Doubles = axes.directions
         if treatment.factor is not None:
             directions = directions * treatment.factor[:, None]
@@ -107,8 +107,8 @@ class Landscape:
             out[first:stop] = y + rest
         if not np.isfinite(out).all():
             raise NonFiniteError(
-                f"some bases of the frame {options.frame!r} hold NaN or infinity, so they have no"
-                " place on a map."
+                f"some bases of the frame {options.frame_words!r} hold NaN or infinity, so they"
+                " have no place on a map."
             )
         return out
 

@@ -91,6 +91,11 @@ class MapMaker:
         self._changes: LRUCache[tuple[MapOptions, MapOptions, int], Changes] = LRUCache(_FEW)
         self._ckas: LRUCache[MapOptions, Cka] = LRUCache(_FEW)
 
+    def forget(self) -> None:
+        """Draw everything anew: what vectors are made of has changed, such as a lens."""
+        self._scenes.forget()
+        self._begin(self.umap_cache)
+
     @property
     def layouts(self) -> int:
         """How often a layout was kept; what was said of the map of a job before holds for one of
@@ -118,6 +123,10 @@ class MapMaker:
             LayerError: a layer that this model does not have.
         """
         return self._scenes.resolve(options)
+
+    def fingerprint(self, options: MapOptions) -> str:
+        """The name of the map of these options, which need not be drawn."""
+        return self._scenes.fingerprint_of(self.resolve(options))
 
     def map(self, options: MapOptions, *, check: Check = no_check) -> Map:
         """The map of these options.
@@ -292,7 +301,9 @@ class MapMaker:
         spaced over the vocabulary, each alone as the prompt.
         """
         # Of the model's own states, whatever calibration is switched on.
-        options = replace(options, layer=0, projection=SHARED.name, axes=(), calibration=None)
+        options = replace(
+            options, layer=0, projection=SHARED.name, axes=(), calibration=None, lens="none"
+        )
         options = self.resolve(options)
         if options not in self._ckas:
             self._ckas[options] = self._cka(options, check)
@@ -345,7 +356,7 @@ class MapMaker:
     ) -> tuple[NearBasis, ...]:
         if not np.isfinite(vector).all():
             return ()
-        frame = self.space.frame(scene.options.frame)
+        frame = self.space.frame(scene.options.frame_key)
         itself = int(scene.points.row[index]) if scene.points.kind[index] == BASIS else None
         k_and_itself = min(k + 1, frame.size)
         found = first_bases(frame, torch.tensor(vector)[None], metric, k_and_itself, check)

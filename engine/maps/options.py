@@ -16,8 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from engine.errors import OptionError, shorten
-from engine.frames.kinds import FRAMES
+from engine.frames.kinds import FRAMES, dial_words, key_of
 from engine.json_number import plain
+from engine.lenses import LENSES
 from engine.maps.preprocessing import PREPROCESSINGS
 from engine.maps.projections import PROJECTIONS
 from engine.model.prompts import BOS
@@ -30,6 +31,7 @@ SELECTIONS: Final = ("all", "ids", "words", "search", "regex", "prompt", "near")
 MAX_SELECT: Final = 4000
 """Characters of a selection."""
 MAX_TEXTS: Final = 20_000
+_LATER: Final = ("alpha", "ridge", "lens")
 FORMAT: Final = "1"
 """Of maps: part of every fingerprint, raised when the same settings would draw another picture."""
 
@@ -112,7 +114,11 @@ class MapOptions:
     at the layer where it is the whole prompt (after the begin-of-text token where the tokenizer
     puts one); ``none``."""
     frame: str = "output"
-    """``output``, ``input``, ``head``, ``tight`` or ``random``: which vectors the bases are."""
+    """One of :data:`engine.frames.kinds.FRAMES`: which vectors the bases are."""
+    alpha: float | None = None
+    """Where the dial stands, −½ to 1, for the frame ``dial``; None is its default."""
+    ridge: float | None = None
+    """λ beside it, 0 to 100 mean eigenvalues; None is none, and α is 1 where λ stands alone."""
     select: str = "all"
     """Which tokens of the vocabulary: ``all``, ``ids:1,2``, ``words:cat,dog`` (each as it stands in
     running text, after a space, where that is a token; in groups that points are coloured by:
@@ -131,6 +137,9 @@ class MapOptions:
     """Of the states; 0 is the embedding, −1 the last."""
     state: str = "normed"
     """``normed``: past the final norm, as the head reads; ``raw``: as it leaves the block."""
+    lens: str = "none"
+    """One of :data:`engine.lenses.LENSES`: what brings the states of a middle layer to where the
+    head reads."""
     preprocessing: str = "unit"
     """One of :data:`engine.maps.preprocessing.PREPROCESSINGS`: applied to every point before
     anything is fitted or placed."""
@@ -158,6 +167,10 @@ class MapOptions:
     def __post_init__(self) -> None:
         _one_of("vocabulary", self.vocabulary, VOCABULARIES)
         _one_of("frame", self.frame, FRAMES)
+        _number("alpha", self.alpha)
+        _number("ridge", self.ridge)
+        key_of(self.frame, self.alpha, self.ridge)
+        _one_of("lens", self.lens, LENSES)
         _one_of("bos", self.bos, BOS)
         _one_of("state", self.state, STATES)
         _one_of("preprocessing", self.preprocessing, PREPROCESSINGS)
@@ -191,11 +204,28 @@ class MapOptions:
                 "a calibration reads states past the final norm; choose state normed, or no"
                 " calibration."
             )
+        if self.lens != "none" and (self.state == "raw" or self.calibration is not None):
+            other = "raw states" if self.state == "raw" else "a calibration"
+            raise OptionError(
+                f"the lens {self.lens!r} takes the model's own states past the final norm, and"
+                f" {other} would be something else; choose one of the two."
+            )
         if self.vocabulary == "none" and self.prompt is None and self.texts is None:
             raise OptionError(
                 "the map is empty: vocabulary is 'none' and there is neither a prompt nor a text"
                 " set; choose vocabulary bases, type a prompt or choose texts."
             )
+
+    @property
+    def frame_key(self) -> str:
+        """The frame with its dial."""
+        return key_of(self.frame, self.alpha, self.ridge)
+
+    @property
+    def frame_words(self) -> str:
+        """The same for people: ``dial (α 0.25)``."""
+        place = dial_words(self.frame_key)
+        return f"{self.frame} ({place})" if place else self.frame
 
     def _check_selection(self) -> None:
         if not isinstance(self.select, str) or len(self.select) > MAX_SELECT:
@@ -229,6 +259,9 @@ class MapOptions:
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, for JSON; :meth:`from_dict` turns it back."""
         out: dict[str, Any] = plain(self)
+        for name in _LATER:  # left out where they say nothing: a map keeps its fingerprint
+            if out[name] == getattr(type(self), name):
+                del out[name]
         if self.texts is not None and not self.texts.prompts:
             del out["texts"]["prompts"], out["texts"]["template"]
         return out
@@ -273,16 +306,19 @@ class MapOptions:
             ) from None
         return cls(**values)
 
-    def fingerprint(self, model: str) -> str:
+    def fingerprint(self, model: str, lens: str = "") -> str:
         """A name for the picture: every setting, the model's weights and the versions (BLAKE2b).
 
         Args:
             model: fingerprint of the model.
+            lens: digest of the lens; empty where there is none.
         """
         options = self.to_dict()
         if self.calibration is not None:  # whatever it is called and wherever it lies
             options["calibration"] = self.calibration.fingerprint
         plain = {"options": options, "model": model, "versions": versions(self)}
+        if lens:
+            plain["lens"] = lens
         text = json.dumps(plain, sort_keys=True, ensure_ascii=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -307,6 +343,11 @@ def _one_of(what: str, value: object, allowed: Collection[str]) -> None:
         raise OptionError(
             f"{what} must be one of {', '.join(allowed)}; got {shorten(str(value))!r}."
         )
+
+
+def _number(what: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise OptionError(f"{what} must be a number; got {value!r:.20}.")
 
 
 def _whole(what: str, value: object, low: int, high: int) -> None:

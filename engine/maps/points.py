@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from engine.errors import NonFiniteError, OptionError, PromptError, shorten
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.frame import Frame
+from engine.lenses.kind import Lens
 from engine.maps.arrays import Bools, Floats, Ints, Longs
 from engine.maps.calibrated import Calibrator
 from engine.maps.options import MapOptions, TextSet
@@ -58,6 +59,9 @@ class Space(Protocol):
         self, prompt: str, *, bos: str = "auto", chat: bool = False, check: Check = no_check
     ) -> States:
         """Hidden states of a prompt before the final norm."""
+
+    def lens(self, name: str) -> Lens | None:
+        """A lens that was fitted to the model; None is no lens."""
 
     def find_token(self, token: int | str) -> int:
         """A row of the vocabulary from its id or text."""
@@ -339,6 +343,9 @@ def state_vectors(
     home = model.anatomy.weight.device
     if options.state == "normed":
         taken = [model.read_out(raw[s : s + _BLOCK].to(home)) for s in range(0, len(raw), _BLOCK)]
+        lens = space.lens(options.lens)
+        if lens is not None:
+            taken = [lens.through(layer, one) for one in taken]
         if calibrator is not None:
             taken = [calibrator.apply(one).to(home) for one in taken]
         vectors = torch.cat(taken)
@@ -349,7 +356,7 @@ def state_vectors(
         )
     else:
         vectors = raw.to(home)
-    placed = space.frame(options.frame).place(vectors).float().cpu().numpy()
+    placed = space.frame(options.frame_key).place(vectors).float().cpu().numpy()
     out: Floats = np.array(placed, dtype=np.float32, order="C")
     out[~has_place(out)] = np.nan
     return out

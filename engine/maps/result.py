@@ -164,8 +164,10 @@ def make_title(
     projection = PROJECTIONS[options.projection].words(options)
     words = f"{projection}; {PREPROCESSINGS[options.preprocessing].words}"
     if not states:
-        return f"{options.frame.capitalize()} bases: {words}"
+        return f"{options.frame_words.capitalize()} bases: {words}"
     past = "past the final norm" if options.state == "normed" else "before the final norm"
+    if options.lens != "none":
+        past += f", through the {options.lens} lens"
     if options.calibration is not None:
         moment = "after" if calibrated else "before"
         past += f", {moment} the calibration “{options.calibration.label}”"

@@ -99,6 +99,10 @@ class Scenes:
         axes = min(options.principal, self.space.model.width)
         return replace(options, layer=options.layer % count, principal=max(2, axes))
 
+    def forget(self) -> None:
+        """Let go of vectors; states that were read stay."""
+        self._vectors.clear()
+
     def use(self, calibrator: Calibrator) -> None:
         """Have a calibration at hand for the maps that name it; the oldest is let go."""
         store = self.store
@@ -173,7 +177,12 @@ class Scenes:
 
     def fingerprint(self, scene: Scene) -> str:
         """Of the map of this scene."""
-        return scene.options.fingerprint(self.space.model.fingerprint)
+        return self.fingerprint_of(scene.options)
+
+    def fingerprint_of(self, options: MapOptions) -> str:
+        """Of the map of these options, with the layer counted from 0."""
+        lens = self.space.lens(options.lens)
+        return options.fingerprint(self.space.model.fingerprint, lens.digest if lens else "")
 
     def states(self, scene: Scene, check: Check) -> Floats:
         """Vectors of the points that are states, as they are in the model."""
@@ -182,7 +191,7 @@ class Scenes:
         o = scene.options
         alone = scene.ids.tobytes() if o.vocabulary == "alone" else b""
         key: tuple[Any, ...] = (
-            "states", o.layer, o.state, o.frame, o.prompt, o.bos, o.chat, o.texts, alone
+            "states", o.layer, o.state, o.frame_key, o.lens, o.prompt, o.bos, o.chat, o.texts, alone
         )  # fmt: skip
         calibrator, store = None, self.store
         if self.is_calibrated(scene):
@@ -212,8 +221,8 @@ class Scenes:
         if scene.states == len(scene.points):
             return [states]
         _check_budget(len(scene.points), self.space.model.width, self._vector_bytes)
-        frame = self.space.frame(scene.options.frame)
-        key = ("bases", scene.options.frame, scene.ids.tobytes())
+        frame = self.space.frame(scene.options.frame_key)
+        key = ("bases", scene.options.frame_key, scene.ids.tobytes())
         bases = self._held(key, lambda: basis_vectors(frame, scene.ids, check))
         return [bases, states] if len(states) else [bases]
 
@@ -229,7 +238,7 @@ class Scenes:
         o = scene.options
         parts = []
         if count:
-            treatment = self.landscape.bases(o.frame, o.preprocessing, check).treatment
+            treatment = self.landscape.bases(o.frame_key, o.preprocessing, check).treatment
             parts.append(treatment.apply(raw[:count]))
         if scene.states:
             parts.append(self.seen(scene, check)[0])

@@ -236,7 +236,7 @@ def _nearest(
     if not 1 <= k <= v:
         raise OptionError(f"near:K takes 1 to {v:,} for this vocabulary; got {k:,}.")
     assert last is not None
-    frame = space.frame(options.frame)
+    frame = space.frame(options.frame_key)
     found = first_bases(frame, last.reshape(1, -1), "cosine", k, check)
     ids: Longs = found.ids[0].cpu().numpy().astype(np.int64)
     return ids

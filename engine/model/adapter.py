@@ -1,8 +1,9 @@
 """A folder that holds an adapter only: opened with the model that it was trained on, merged in.
 
 LoRA's weights are W + s·B·A; what peft makes of them is one plain matrix again, so everything that
-is read afterwards is read of the whole. The adapter names its model; that is opened only where it
-lies on this disk, under the same rules as any other, and without code of its own.
+is read afterwards is read of the whole. The adapter names its model; that is opened under the same
+rules as any other and without code of its own: where it lies on this disk, or, for an adapter that
+was itself named by its hub id, from the hub.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
 _PLAIN_BEGINNINGS: Final = (True, False, None, "gaussian")
 """How LoRA may have begun; others (PiSSA, OLoRA, …) take a part of W away at the start."""
+_FETCHED: Final = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _WHOLE: Final = (
     "give the folder of the whole, as peft's merge_and_unload and then save_pretrained write it"
 )
@@ -38,6 +40,8 @@ class Adapter:
     """A folder, or a hub id that is on this disk."""
     revision: str | None
     """Of a hub id."""
+    present: bool = True
+    """Whether that model is on this disk."""
 
     @property
     def has_tokenizer(self) -> bool:
@@ -45,8 +49,42 @@ class Adapter:
         return (self.folder / "tokenizer_config.json").is_file()
 
 
-def adapter_of(folder: Path) -> Adapter | None:
+def hub_adapter(name: str, revision: str | None, *, offline: bool) -> Path | None:
+    """The folder of an adapter by its hub id, fetched where it must be and may; else None.
+
+    Args:
+        name: a hub id, perhaps; a repository with a config.json is a model of its own.
+        revision: a commit, tag or branch.
+        offline: take what is on the disk only.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    def there(file: str) -> bool:
+        try:
+            hf_hub_download(name, file, revision=revision, local_files_only=offline)  # nosec B615
+        except Exception:  # no hub id, not there, no network: said where the model is opened
+            return False
+        return True
+
+    if there("config.json") or not there(CONFIG):
+        return None
+    try:
+        return Path(
+            snapshot_download(  # nosec B615
+                name, revision=revision, local_files_only=offline, allow_patterns=_FETCHED
+            )
+        )
+    except Exception:
+        return None
+
+
+def adapter_of(folder: Path, *, name: str = "", fetch: bool = False) -> Adapter | None:
     """The adapter that a folder holds, or None where it holds something else.
+
+    Args:
+        folder: where it lies.
+        name: shown instead of the folder's.
+        fetch: whether its model may come from the hub.
 
     Raises:
         UnsafeModel: code, or pickled weights.
@@ -55,7 +93,7 @@ def adapter_of(folder: Path) -> Adapter | None:
     """
     if not (folder / CONFIG).is_file() or (folder / "config.json").is_file():
         return None
-    shown = folder.resolve().name
+    shown = name or folder.resolve().name
     names = sorted(path.name for path in folder.iterdir())
     config = read_json(folder / CONFIG, shown)
     check_code(folder, names, {}, shown)
@@ -75,8 +113,11 @@ def adapter_of(folder: Path) -> Adapter | None:
         raise UnsupportedModel(
             f"{shown} is an adapter of a kind ({shorten(what)}) that is not merged here; {_WHOLE}."
         )
-    base, revision = str(config.get("base_model_name_or_path") or ""), config.get("revision")
+    base = str(config.get("base_model_name_or_path") or "").removeprefix("hub:")
+    revision = config.get("revision")
     found = _at_hand(base, str(revision) if revision else None, folder)
+    if found is None and fetch and base and not Path(base).is_absolute():
+        return Adapter(folder, shown, base, str(revision) if revision else None, present=False)
     if found is None:
         raise ModelNotFound(
             f"{shown} is an adapter for {shorten(base, 80)!r}, which is not on this disk; put that"

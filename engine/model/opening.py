@@ -27,7 +27,7 @@ from engine.errors import (
     UnsupportedModel,
     shorten,
 )
-from engine.model.adapter import Adapter, adapter_of, merged
+from engine.model.adapter import Adapter, adapter_of, hub_adapter, merged
 from engine.model.classes import BIDIRECTIONAL, CAUSAL, MASKED, class_for, class_of, has_class
 from engine.model.folder import check_folder
 from engine.model.language_model import LanguageModel, Limits
@@ -142,14 +142,12 @@ def load_model(
         "device_map": device_map, "tell": tell, "exclusive": exclusive, "check": check,
     }  # fmt: skip
     if found is None:
-        try:
-            adapter = adapter_of(Path(text).expanduser())
-        except (OSError, RuntimeError):
-            adapter = None  # no name of a folder: said below
+        adapter = _adapter(text, revision, offline)
         if adapter is not None:
+            alone = settings | {"offline": offline or adapter.present}
             return _open(
                 adapter.base, name=name or adapter.name, revision=adapter.revision,
-                trust_remote_code=False, adapter=adapter, **(settings | {"offline": True}),
+                trust_remote_code=False, adapter=adapter, **alone,
             )  # fmt: skip
         return _open(
             text, name=name, revision=revision, trust_remote_code=trust_remote_code, **settings
@@ -160,6 +158,18 @@ def load_model(
             str(folder), name=name or name_of(found[0]), revision=None, trust_remote_code=False,
             origin=origin, **settings,
         )  # fmt: skip
+
+
+def _adapter(text: str, revision: str | None, offline: bool) -> Adapter | None:
+    """The adapter that a folder or a hub id names, or None."""
+    try:
+        folder = Path(text).expanduser()
+        if folder.exists():
+            return adapter_of(folder)
+    except (OSError, RuntimeError):  # no name of a folder: said where it is opened
+        return None
+    fetched = hub_adapter(text, revision, offline=offline)
+    return None if fetched is None else adapter_of(fetched, name=text, fetch=not offline)
 
 
 def _open(

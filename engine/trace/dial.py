@@ -2,7 +2,7 @@
 
 At each layer the state's nearest token by cosine to G^(−α)w_i is compared with the model's own next
 token. α = 0 are the head rows, ½ the tight frame, 1 the paper's semantic bases; random vectors
-stand beside them as the control.
+stand beside them as the control, and the ridge sisters (G + λ·λ̄·I)⁻¹w_i for three λ.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from engine.reading.read import read
 from engine.trace.reference import reference_states
 
 ALPHAS: Final = (-0.25, 0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+RIDGES: Final = (0.01, 0.1, 1.0)
+"""Of the ridge sisters, which stand at α = 1."""
 POSITIONS: Final = 192
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class DialRow(Plain):
     """Per layer: share of positions at which the nearest token is the model's own next one."""
     intervals: tuple[tuple[float, float], ...]
     """Wilson's, 95 %."""
+    ridge: float | None = None
+    """Of a ridge sister; None: the dial itself."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class DialCurve(Plain):
 
     def at(self, alpha: float | None) -> DialRow:
         """The row of that place."""
-        return next(row for row in self.rows if row.alpha == alpha)
+        return next(row for row in self.rows if (row.alpha, row.ridge) == (alpha, None))
 
 
 def measure_dial(
@@ -81,17 +85,17 @@ def measure_dial(
         return None
     budget = model.limits.reading_bytes
     own = _nearest(frames("head"), states[-1], "matmul", budget)
-    keys = [*((alpha, key_of("dial", alpha)) for alpha in alphas), (None, "random")]
-    total, done, rows = len(keys) * layers, 0, []
-    for alpha, key in keys:
-        frame = frames(key)
+    places = [*((alpha, None) for alpha in alphas), *((1.0, ridge) for ridge in RIDGES)]
+    total, done, rows = (len(places) + 1) * layers, 0, []
+    for alpha, ridge in [*places, (None, None)]:
+        frame = frames("random" if alpha is None else key_of("dial", alpha, ridge))
         hits = []
         for layer in range(layers):
             hits.append(int((_nearest(frame, states[layer], "cosine", budget) == own).sum()))
             done += 1
             yield Progress(done, total, "agreement over the dial")
-        bounds = tuple(_interval(hit, n) for hit in hits)
-        rows.append(DialRow(alpha, tuple(hit / n for hit in hits), bounds))
+        bounds = tuple(wilson(hit, n) for hit in hits)
+        rows.append(DialRow(alpha, tuple(hit / n for hit in hits), bounds, ridge))
     return DialCurve(model.fingerprint, n, tuple(rows))
 
 
@@ -101,7 +105,8 @@ def _nearest(frame: Frame, states: Tensor, geometry: str, budget: int) -> Tensor
     return found[geometry].ids[:, 0]
 
 
-def _interval(hits: int, n: int) -> tuple[float, float]:
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n."""
     found = binomtest(hits, n).proportion_ci(method="wilson")
     return float(found.low), float(found.high)
 
@@ -119,6 +124,7 @@ def load_curve(folder: Path | None, model: str) -> DialCurve | None:
                 row["alpha"],
                 tuple(map(float, row["agreement"])),
                 tuple((float(a), float(b)) for a, b in row["intervals"]),
+                row["ridge"],
             )
             for row in given["rows"]
         )

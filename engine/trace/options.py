@@ -73,6 +73,8 @@ class TraceOptions:
     """One of :data:`engine.frames.kinds.FRAMES`."""
     alpha: float | None = None
     """Where the dial stands, −½ to 1, for the frame ``dial``; None is its default."""
+    ridge: float | None = None
+    """λ beside it, 0 to 100 mean eigenvalues; None is none, and α is 1 where λ stands alone."""
     lens: str = "none"
     """One of :data:`engine.lenses.LENSES`: what brings a middle layer to where the head reads."""
     state: str = "normed"
@@ -97,7 +99,7 @@ class TraceOptions:
     def __post_init__(self) -> None:
         _one_of("geometry", self.geometry, GEOMETRIES)
         _one_of("frame", self.frame, FRAMES)
-        key_of(self.frame, self.alpha)
+        key_of(self.frame, self.alpha, self.ridge)
         _one_of("lens", self.lens, LENSES)
         _one_of("state", self.state, STATES)
         if self.lens != "none" and not STATES[self.state].past_norm:
@@ -119,7 +121,7 @@ class TraceOptions:
     @property
     def frame_key(self) -> str:
         """The frame with its dial."""
-        return key_of(self.frame, self.alpha)
+        return key_of(self.frame, self.alpha, self.ridge)
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the JSON contract."""
@@ -230,6 +232,39 @@ def prepare(
         finite=finite[at][:, pick],
         answered=finite[place[model.blocks]][pick],
         before=clean[under][:, pick],
+    )
+
+
+def prepare_texts(
+    model: LanguageModel,
+    raw: Tensor,
+    wanted: tuple[int, ...],
+    layers: tuple[int, ...],
+    *,
+    lens: Lens | None = None,
+) -> Prepared:
+    """The last states of some texts, as if they were the positions of one prompt.
+
+    Args:
+        raw: layer × text × residual width, of the layers `wanted`, the last among them.
+        layers: that are read.
+    """
+    read_out = model.read_out(raw)
+    if lens is not None:
+        read_out = lens.over(wanted, read_out)
+    finite = torch.isfinite(read_out).all(-1)
+    safe = torch.where(finite.unsqueeze(-1), read_out, 0.0)
+    at = [wanted.index(layer) for layer in layers]
+    last = wanted.index(model.blocks)
+    return Prepared(
+        layers=layers,
+        positions=tuple(range(raw.shape[1])),
+        states=safe[at],
+        reading=safe[at],
+        last=safe[last],
+        finite=finite[at],
+        answered=finite[last],
+        before=safe[at],
     )
 
 

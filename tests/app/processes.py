@@ -98,7 +98,8 @@ def server_process(
     folder.mkdir(parents=True, exist_ok=True)
     values = {k: v for k, v in os.environ.items() if not k.startswith("LEXISCOPE_")}
     values |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    own = {"data_dir": folder / "data", "offline": "true", **(environment or {})}
+    own = {"data_dir": folder / "data", "offline": "true", "fit_lens": "false"}
+    own |= environment or {}
     values |= {f"LEXISCOPE_{name.upper()}": str(value) for name, value in own.items()}
     log = folder / "log"
     # A shell starts what runs in the background with Ctrl+C ignored, and so would we pass it on.

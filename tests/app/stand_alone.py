@@ -4,4 +4,7 @@ from __future__ import annotations
 
 from app.web import assets
 
-STAND_ALONE = [assets.templates_folder() / name for name in ("maps/file.html", "report/page.html")]
+STAND_ALONE = [
+    assets.templates_folder() / name
+    for name in ("maps/file.html", "report/page.html", "trace/file.html")
+]

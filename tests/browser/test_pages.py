@@ -25,6 +25,7 @@ PAGES = {
     "calibrate": "/calibrate",
     "jobs": "/jobs",
     "readings": "/readings",
+    "agreement": "/agreement",
     "model": "/model?figures=true",
     "method": "/method",
     "source": "/method/source/frames",

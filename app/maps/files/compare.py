@@ -7,8 +7,6 @@ near as `CLOSE`. A picture that is not the same, byte by byte, cannot be told fr
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,13 +15,13 @@ import orjson
 
 from app.maps.files import embed, html
 from app.maps.files.drawing import Drawing, unpacked
-from app.maps.files.export import DAMAGED, Format, first_line, kind_of, numbers_in, rows_of, write
+from app.maps.files.export import Format, kind_of, numbers_in, rows_of, write
 from app.maps.files.picture import HEIGHTS, WIDTHS, Look
+from app.web import export
+from engine.differences import CLOSE, differences, same
 from engine.errors import OptionError
 from engine.maps import Map, MapMaker
 
-CLOSE: Final = 1e-4
-"""Of a number's size, or of 1 where it is smaller."""
 _SHEET: Final = {
     "labels": "the labels of the points",
     "places": "where the points are drawn",
@@ -59,7 +57,7 @@ def difference(body: bytes, document: Mapping[str, Any], maps: MapMaker, drawn: 
     anew = write(drawing, format, look)
     try:
         return "" if body == anew else _found(body, anew, format)
-    except DAMAGED:
+    except export.DAMAGED:
         return "the rest of the file is damaged"
 
 
@@ -102,34 +100,18 @@ def _how(given: Mapping[str, Any], format: Format) -> tuple[str | None, Look | N
     return colour, Look(format, width, height, bool(given["dark"]))
 
 
-def _document(given: Any, anew: Any, path: str = "") -> str:
+def _document(given: Any, anew: Any) -> str:
     """Where two JSON values differ, as a path."""
-    here = path or "the document"
-    if isinstance(anew, dict) and isinstance(given, dict):
-        if set(given) != set(anew):
-            return f"{here} has other fields"
-        parts = ((f"{path}.{key}" if path else key, given[key], anew[key]) for key in anew)
-    elif isinstance(anew, list) and isinstance(given, list):
-        if len(given) != len(anew):
-            return f"{here} has another length"
-        parts = ((f"{path}[{i}]", a, b) for i, (a, b) in enumerate(zip(given, anew, strict=True)))
-    else:
-        return "" if _same(given, anew) else f"{here} differs"
-    return next((found for name, a, b in parts if (found := _document(a, b, name))), "")
-
-
-def _same(given: Any, anew: Any) -> bool:
-    numbers = [isinstance(one, float | int) and type(one) is not bool for one in (given, anew)]
-    if all(numbers) and (isinstance(given, float) or isinstance(anew, float)):
-        return math.isclose(given, anew, rel_tol=CLOSE, abs_tol=CLOSE)
-    return type(given) is type(anew) and bool(given == anew)
+    return differences(given, anew).differs
 
 
 def _table(body: bytes, anew: bytes) -> str:
     given, right = list(rows_of(body)), list(rows_of(anew))
     if len(given) != len(right):
         return "it has other rows"
-    (*words, held), (*right_words, right_held) = (first_line(one[0][0]) for one in (given, right))
+    (*words, held), (*right_words, right_held) = (
+        export.first_line(one[0][0]) for one in (given, right)
+    )
     if words != right_words:
         return "the words of the first line differ"
     found = _document(held, right_held)
@@ -145,16 +127,13 @@ def _same_cell(given: str, anew: str) -> bool:
     if given == anew:
         return True
     try:
-        return "." in anew and _same(float(given), float(anew))
+        return "." in anew and same(float(given), float(anew))
     except ValueError:
         return False
 
 
 def _archive(body: bytes, anew: bytes) -> str:
-    with (
-        np.load(io.BytesIO(body), allow_pickle=False) as given,
-        np.load(io.BytesIO(anew), allow_pickle=False) as right,
-    ):
+    with export.arrays_in(body) as given, export.arrays_in(anew) as right:
         if sorted(given.files) != sorted(right.files):
             return "it holds other arrays"
         for name in right.files:

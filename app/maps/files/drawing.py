@@ -132,17 +132,18 @@ def provenance(map: Map) -> str:
     """The line that stands in every export: what decides the numbers, readable by people."""
     model, options = map.model, map.options
     revision = "" if model.revision == "local" else f" at {model.revision}"
-    frame = "" if options.vocabulary == "alone" else f"frame {options.frame}, "
+    frame = "" if options.vocabulary == "alone" else f"frame {options.frame_words}, "
     projection = PROJECTIONS[options.projection].provenance(options)
     versions = ", ".join(f"{name} {one}" for name, one in map.versions.items())
     calibration = ""
     if options.calibration is not None:
         named = options.calibration
         calibration = f"{options.side} calibration {named.label} ({named.fingerprint}), "
+    lens = "" if options.lens == "none" else f"{options.lens} lens, "
     return (
         f"Lexiscope {version()} · model {model.name}{revision} ({model.fingerprint}) on "
         f"{model.device} in {model.dtype} · layer {map.layer}, {options.state} states, "
-        f"{calibration}{options.preprocessing} · {frame}{projection}, {options.dims}-D, seed "
+        f"{lens}{calibration}{options.preprocessing} · {frame}{projection}, {options.dims}-D, seed "
         f"{options.seed} · {versions} · map {map.fingerprint}"
     )
 

@@ -9,9 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final, Literal, cast, get_args
@@ -39,18 +36,7 @@ MEDIA: Final[Mapping[Format, str]] = {
     "svg": "image/svg+xml",
     "png": "image/png",
 }
-LARGEST_FILE = 128 * 2**20
-"""Bytes of a file that is read back, and of what an archive unpacks to: a hundred for each of a
-million points."""
-MOST_VALUES = 8_000_000
-"""Values in the text of such a file. Each costs up to a hundred bytes of memory, so that a file of
-commas would cost fifty times its size."""
-_SETTINGS = "Settings: "
-DAMAGED = (
-    ValueError, LookupError, TypeError, OSError, EOFError, RecursionError, NotImplementedError,
-    ArithmeticError, MemoryError, csv.Error, struct.error, zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
-"""What readers raise about bytes that are not what they should be."""
+LARGEST_FILE = export.LARGEST_FILE
 
 
 def drawing_of(
@@ -135,7 +121,7 @@ def table(drawn: Map, rows: Iterable[Mapping[str, object]]) -> bytes:
     """Points of a map as CSV; the first line says where they come from and holds all settings."""
     # ASCII only, so that no character of it needs the care that cells get.
     held = json.dumps(settings(drawn), ensure_ascii=True, separators=(",", ":"))
-    return export.table(f"{provenance(drawn)}. {_SETTINGS}{held}", rows)
+    return export.table(f"{provenance(drawn)}. {export.SETTINGS}{held}", rows)
 
 
 def archive(drawn: Map) -> bytes:
@@ -154,16 +140,7 @@ def archive(drawn: Map) -> bytes:
         "meta": np.array(export.dumps(settings(drawn)).decode()),
         "provenance": np.array(provenance(drawn)),
     }
-    out = io.BytesIO()
-    # numpy.savez would write the time of day into the file.
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, array in arrays.items():
-            held = io.BytesIO()
-            np.lib.format.write_array(held, array, allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            file.writestr(entry, held.getvalue())
-    return out.getvalue()
+    return export.archive(arrays)
 
 
 # Reading back
@@ -190,7 +167,7 @@ def read(body: bytes) -> dict[str, Any]:
         )
     try:
         found = _read(body)
-    except DAMAGED as error:
+    except export.DAMAGED as error:
         raise ArtifactError(
             f"the file is damaged or not written by Lexiscope ({type(error).__name__}); export the "
             "map again."
@@ -234,7 +211,7 @@ def _read(body: bytes) -> dict[str, Any] | None:
     if format in ("png", "html", "svg"):
         return _from_numbers(numbers_in(body, format))
     if format == "json":
-        value = orjson.loads(_counted(body))
+        value = orjson.loads(export.counted(body))
         return value if isinstance(value, dict) and "options" in value else None
     return _from_table(body)
 
@@ -242,7 +219,7 @@ def _read(body: bytes) -> dict[str, Any] | None:
 def _from_numbers(data: bytes) -> dict[str, Any] | None:
     if not data:
         return None
-    value = orjson.loads(_counted(data))
+    value = orjson.loads(export.counted(data))
     return {
         "meta": json.dumps(value["meta"]),
         "drawn": value.get("drawn"),
@@ -252,31 +229,14 @@ def _from_numbers(data: bytes) -> dict[str, Any] | None:
     }
 
 
-def _counted(text: bytes) -> bytes:
-    """The same text, if it holds no more values than may be."""
-    if sum(text.count(mark) for mark in (b",", b"[", b"{", b"\n")) > MOST_VALUES:
-        raise ValueError("more values than a map has")
-    return text
-
-
 def rows_of(body: bytes) -> Iterator[list[str]]:
     """The lines of a table that `table` wrote, cell by cell."""
     csv.field_size_limit(2**31 - 1)
-    return csv.reader(io.StringIO(_counted(body).decode("utf-8-sig"), newline=""))
-
-
-def first_line(text: str) -> tuple[str, str, Any]:
-    """Of a table's first line the words before and behind its settings, and these."""
-    before, _, rest = text.partition(_SETTINGS)
-    held, end = json.JSONDecoder().raw_decode(rest)
-    return before, rest[end:], held
+    return csv.reader(io.StringIO(export.counted(body).decode("utf-8-sig"), newline=""))
 
 
 def _from_archive(body: bytes) -> dict[str, Any] | None:
-    with zipfile.ZipFile(io.BytesIO(body)) as file:
-        if sum(one.file_size for one in file.infolist()) > LARGEST_FILE:
-            raise ValueError("it unpacks to too much")
-    with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+    with export.arrays_in(body) as arrays:
         if "meta" not in arrays.files:
             return None
         found = {name: arrays[name] for name in ("coordinates", "kind", "row")}
@@ -286,9 +246,9 @@ def _from_archive(body: bytes) -> dict[str, Any] | None:
 def _from_table(body: bytes) -> dict[str, Any] | None:
     lines = rows_of(body)
     first = next(lines, [])
-    if len(first) != 1 or _SETTINGS not in first[0]:
+    if len(first) != 1 or export.SETTINGS not in first[0]:
         return None
-    _, _, settings = first_line(first[0])
+    _, _, settings = export.first_line(first[0])
     names = next(lines, [])
     kind, row = names.index("kind"), names.index("row")
     axes = [names.index(one) for one in "xyz" if one in names]

@@ -43,9 +43,9 @@ def page(drawing: Drawing, data: bytes) -> bytes:
         foot=provenance(drawing.map),
         policy=Markup(_POLICY.format(scripts=" ".join(map(_hash, (library, script))))),
         style=_asset("css/map-file.css"),
-        drawn=_inert(export.dumps(_plain(drawing))),
+        drawn=export.inert(export.dumps(_plain(drawing))),
         opening=Markup(_OPEN),
-        numbers=_inert(data),
+        numbers=export.inert(data),
         library=library,
         script=script,
     )
@@ -113,12 +113,6 @@ def _theme(colours: Theme) -> dict[str, Any]:
         "first": colours.lines[0],
         "ramp": list(colours.sequential[1:]),
     }
-
-
-def _inert(data: bytes) -> Markup:
-    """JSON that no HTML parser reads anything else into."""
-    text = data.decode().strip()
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _hash(script: str) -> str:

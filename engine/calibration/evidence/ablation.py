@@ -1,4 +1,4 @@
-"""The method taken apart: basis × similarity × clustering loss × inference (paper, Table 6).
+"""The method taken apart: basis × similarity × loss × inference (paper, Table 6) × layer.
 
 One training per frame and loss, read by both similarities. The untrained reading stands in the
 table too, so that a row shows what its training added. Differences are paired with the paper's own
@@ -7,6 +7,7 @@ variant [sm][sm] on the semantic bases.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +39,8 @@ ABLATION_LOSSES: Final = tuple(LOSSES)
 READINGS: Final[Mapping[str, str]] = {"sm": "cosine", "mm": "matrix product"}
 UNTRAINED: Final = "none"
 REFERENCE: Final = ("output", "sm", "sm")
+_Key = tuple[int, str, str, str]
+"""Layer, basis, loss, inference."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class AblationRow:
     """Of training, mean over the seeds; 0 where nothing was trained."""
     kept_start: int = 0
     """Trainings in which no epoch was better than the start, so that nothing trained is in them."""
+    layer: int = -1
+    """Whose states were trained on and read."""
 
     @property
     def trained(self) -> bool:
@@ -105,6 +110,7 @@ def ablate(
     base: CalibrationOptions | None = None,
     frames: Sequence[str] = ABLATION_FRAMES,
     losses: Sequence[str] = ABLATION_LOSSES,
+    layers: Sequence[int] = (),
     seeds: Sequence[int] = (0,),
     kept: Checkpoints = NOTHING,
 ) -> Steps[Ablation]:
@@ -117,6 +123,8 @@ def ablate(
         base: everything that is not taken apart.
         frames: bases.
         losses: clustering losses.
+        layers: further ones besides the options' own, each with everything; their states must have
+            been taken.
         seeds: of the training; each adds to the mean and the interval.
         kept: where trainings are kept, so that none that has ended is done again.
 
@@ -131,42 +139,47 @@ def ablate(
             f" {', '.join(map(str, unknown))[:60] or 'none'}."
         )
     truth: NDArray[np.int64] = task.labels["test"]
-    answers: dict[tuple[str, str, str], list[NDArray[np.int64]]] = {}
-    spent: dict[tuple[str, str], list[float]] = {}
-    kept_start: Counter[tuple[str, str]] = Counter()
-    left_out: list[str] = []
-    depends = {
-        "model": states.model,
-        "task": states.task,
-        "states": tensor_digest(*(states.at(base.layer)[split] for split in SPLITS)),
-    }
-    total, done, found = len(frames) * len(losses) * len(seeds), 0, 0
+    answers: dict[_Key, list[NDArray[np.int64]]] = {}
+    spent: dict[tuple[int, str, str], list[float]] = {}
+    kept_start: Counter[tuple[int, str, str]] = Counter()
+    left_out: dict[str, str] = {}
+    top = space.model.blocks
+    own = top if base.layer < 0 else base.layer
+    chosen = dict.fromkeys([own, *(int(layer) for layer in layers)])
+    total = len(chosen) * len(frames) * len(losses) * len(seeds)
+    done, found = 0, 0
 
-    def note(frame: str, loss: str, said: Mapping[str, NDArray[np.int64]]) -> None:
+    def note(layer: int, frame: str, loss: str, said: Mapping[str, NDArray[np.int64]]) -> None:
         for inference in READINGS:
-            answers.setdefault((frame, loss, inference), []).append(said[inference])
+            answers.setdefault((layer, frame, loss, inference), []).append(said[inference])
 
-    for frame in frames:
+    for layer, frame in itertools.product(chosen, frames):
+        here = base if layer == own else replace(base, layer=layer)
+        depends = {
+            "model": states.model,
+            "task": states.task,
+            "states": tensor_digest(*(states.at(layer)[split] for split in SPLITS)),
+        }
         try:
-            plain = untrained(space, task, replace(base, frame=frame))
+            plain = untrained(space, task, replace(here, frame=frame))
         except LexiscopeError as error:
-            left_out.append(f"{frame}: {error}")
+            left_out[frame] = f"{frame}: {error}"
             done += len(losses) * len(seeds)
             continue
-        note(frame, UNTRAINED, _answers(plain, states, base.layer))
-        spent[frame, UNTRAINED] = [0.0]
+        note(layer, frame, UNTRAINED, _answers(plain, states, layer))
+        spent[layer, frame, UNTRAINED] = [0.0]
         for loss in losses:
             for seed in seeds:
-                options = replace(base, frame=frame, loss=loss, seed=int(seed))
+                options = replace(here, frame=frame, loss=loss, seed=int(seed))
                 name = f"bases {frame}, loss {loss}, seed {seed}"
                 cell = kept.of(name, **depends, options=options.to_dict())
                 held = cell.load()
                 if held is None:
                     training = kept.of("training", **depends)
                     steps = calibrate(space, states, task, options, checkpoint=training)
-                    part = as_part(steps, done, total, f"bases {frame}, loss {loss}")
+                    part = as_part(steps, done, total, f"layer {layer}, bases {frame}, loss {loss}")
                     trained, seconds = yield from timed(part)
-                    said = _answers(trained, states, base.layer)
+                    said = _answers(trained, states, layer)
                     place = f"training {done + 1} of {total}"
                     tensors = {key: torch.from_numpy(own) for key, own in said.items()}
                     start = trained.kept_its_start
@@ -176,9 +189,9 @@ def ablate(
                     said = {key: held.tensors[key].numpy() for key in READINGS}
                     seconds, start = held.values["seconds"], held.values["kept_start"]
                     found += 1
-                note(frame, loss, said)
-                spent.setdefault((frame, loss), []).append(seconds)
-                kept_start[frame, loss] += start
+                note(layer, frame, loss, said)
+                spent.setdefault((layer, frame, loss), []).append(seconds)
+                kept_start[layer, frame, loss] += start
                 done += 1
     rows = _rows(truth, answers, task.classes, spent, kept_start)
     notes: tuple[str, ...] = ()
@@ -188,7 +201,7 @@ def ablate(
             " their seconds were measured then.",
         )
     return Ablation(
-        task.name, rows, tuple(left_out), tuple(int(s) for s in seeds), len(truth), notes
+        task.name, rows, tuple(left_out.values()), tuple(int(s) for s in seeds), len(truth), notes
     )
 
 
@@ -204,20 +217,21 @@ def _answers(
 
 def _rows(
     truth: NDArray[np.int64],
-    answers: dict[tuple[str, str, str], list[NDArray[np.int64]]],
+    answers: dict[_Key, list[NDArray[np.int64]]],
     classes: int,
-    spent: dict[tuple[str, str], list[float]],
-    kept_start: Mapping[tuple[str, str], int],
+    spent: dict[tuple[int, str, str], list[float]],
+    kept_start: Mapping[tuple[int, str, str], int],
 ) -> tuple[AblationRow, ...]:
     runs = max(len(own) for own in answers.values())
     drawn = Bootstrap.same_rows(len(truth), runs)
     # What was not trained is alike for all seeds.
     full = {key: own * runs if len(own) == 1 else own for key, own in answers.items()}
     accuracy = {k: drawn.accuracy([said == truth for said in own]) for k, own in full.items()}
-    reference = accuracy.get(REFERENCE) or next(iter(accuracy.values()))
+    first = next(iter(accuracy))  # of the options' own layer
+    reference = accuracy.get((first[0], *REFERENCE)) or accuracy[first]
     out = []
     for key, own in full.items():
-        frame, loss, inference = key
+        layer, frame, loss, inference = key
         similarity = UNTRAINED if loss == UNTRAINED else READINGS[loss[:2]]
         out.append(
             AblationRow(
@@ -228,20 +242,24 @@ def _rows(
                 accuracy=accuracy[key].interval,
                 macro_f1=drawn.macro_f1([truth] * runs, own, classes).interval,
                 difference=accuracy[key].minus(reference).interval,
-                seconds=float(np.mean(spent[frame, loss])),
-                kept_start=kept_start[frame, loss],
+                seconds=float(np.mean(spent[layer, frame, loss])),
+                kept_start=kept_start[layer, frame, loss],
+                layer=layer,
             )
         )
     return tuple(out)
 
 
 def _sentence(found: Ablation) -> str:
-    by_key = {(r.basis, r.loss, r.inference): r for r in found.rows}
+    own_layer = found.rows[0].layer
+    several = len({r.layer for r in found.rows}) > 1
+    by_key = {(r.basis, r.loss, r.inference): r for r in found.rows if r.layer == own_layer}
     best = max(found.rows, key=lambda r: r.accuracy.value)
     how = "not trained" if not best.trained else f"loss {loss_words(best.loss)}"
+    where = f" of layer {best.layer}" if several else ""
     words = (
         f"Of {counted(len(found.rows), 'combination')} the best is {how}, read by"
-        f" {READINGS[best.inference]}, on {FRAMES[best.basis].phrase}: right on"
+        f" {READINGS[best.inference]}, on {FRAMES[best.basis].phrase}{where}: right on"
         f" {percent(best.accuracy)} of {counted(found.test, 'test text')} (chosen on the test"
         " texts, so flattered)"
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from engine.calibration.evidence.resampling import Bootstrap
 from engine.calibration.labelled.tasks import SPLITS, Task, shuffled_labels
 from engine.calibration.training.calibrated import Calibration
 from engine.calibration.training.features import TaskStates
+from engine.calibration.training.options import CalibrationOptions
 from engine.calibration.training.train import calibrate
 from engine.calibration.training.tuning import calibrated_states
 from engine.checkpoints import Checkpoint, Checkpoints, Kept, tensor_digest
@@ -61,6 +63,38 @@ class Cells:
     def seconds(self) -> float:
         """In all, with those before an interruption."""
         return time.perf_counter() - self._begin
+
+    def training(
+        self,
+        name: str,
+        states: TaskStates,
+        task: Task,
+        options: CalibrationOptions,
+        make: Callable[[], Steps[Kept]],
+        place: str,
+    ) -> Steps[Kept]:
+        """What a training gave: kept, or made now and kept.
+
+        Args:
+            name: of the part.
+            states: it is trained on, at the options' layer.
+            task: whose labels it learns.
+            options: of the training.
+            make: does it.
+            place: how far the work is with it, in words.
+        """
+        cell = self.kept.of(
+            name,
+            model=states.model,
+            task=task.fingerprint,
+            options=options.to_dict(),
+            states=tensor_digest(*(states.at(options.layer)[split] for split in SPLITS)),
+        )
+        held = self.load(cell)
+        if held is None:
+            held = yield from make()
+            self.save(cell, held.tensors, held.values, place)
+        return held
 
     def load(self, cell: Checkpoint) -> Kept | None:
         """What was kept of a part, if it was."""
@@ -110,27 +144,9 @@ def run_control(
     for place, one in enumerate(given):
         shared = replace(states, task=one.fingerprint)
         own = replace(options, seed=options.seed + place)
-        cell = cells.kept.of(
-            f"control {name} {place}",
-            model=states.model,
-            task=one.fingerprint,
-            options=own.to_dict(),
-            states=tensor_digest(*(states.at(options.layer)[split] for split in SPLITS)),
-        )
-        held = cells.load(cell)
-        if held is None:
-            training = cells.kept.of("training of a control")
-            trained = yield from calibrate(space, shared, one, own, checkpoint=training)
-            after = (yield from calibrated_states(trained, space, shared, one)).cpu()
-            found = Kept(
-                {"answer": trained.read_calibrated(after).predicted.cpu(), "states": after},
-                {"kept_start": trained.kept_its_start},
-            )
-            place_of = f"control {place + 1} of {len(given)}"
-            cells.save(cell, found.tensors, found.values, place_of)
-            training.remove()
-        else:
-            found = held
+        make = partial(_train, space, shared, one, own, cells.kept.of("training of a control"))
+        words = f"control {place + 1} of {len(given)}"
+        found = yield from cells.training(f"control {name} {place}", shared, one, own, make, words)
         kept_start += bool(found.values["kept_start"])
         moved.append(found.tensors["states"])
         runs.append(found.tensors["answer"].numpy() == task.labels["test"])
@@ -146,3 +162,20 @@ def run_control(
         kept_start=kept_start,
     )
     return line, tuple(moved)
+
+
+def _train(
+    space: LatentSpace,
+    states: TaskStates,
+    task: Task,
+    options: CalibrationOptions,
+    checkpoint: Checkpoint,
+) -> Steps[Kept]:
+    """The answers for the test rows, and their states, after a training."""
+    trained = yield from calibrate(space, states, task, options, checkpoint=checkpoint)
+    after = (yield from calibrated_states(trained, space, states, task)).cpu()
+    checkpoint.remove()
+    return Kept(
+        {"answer": trained.read_calibrated(after).predicted.cpu(), "states": after},
+        {"kept_start": trained.kept_its_start},
+    )

@@ -10,6 +10,7 @@ is left out of that cell with its sentence.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -27,7 +28,12 @@ from engine.calibration.evidence.evaluation_result import (
 )
 from engine.calibration.evidence.findings import draw_conclusions
 from engine.calibration.evidence.methods import METHODS, methods_named, run_method
-from engine.calibration.evidence.metrics import expected_calibration_error, macro_f1
+from engine.calibration.evidence.metrics import (
+    adjusted_rand,
+    expected_calibration_error,
+    macro_f1,
+    normalized_mutual_information,
+)
 from engine.calibration.evidence.protocol import Method, MethodContext, MethodSettings, timed
 from engine.calibration.evidence.resampling import Bootstrap, Draws
 from engine.calibration.evidence.untaught_words import TaskLabels, words_for
@@ -104,6 +110,8 @@ def evaluate(
             task = source(seed) if callable(source) else source
             if place == 1:
                 lines.append(_task_line(task, [line.name for line in lines]))
+            draw = task.spec.seed, task.fingerprint
+            lines[-1] = replace(lines[-1], draws=(*lines[-1].draws, draw))
             where = f"{task.name}, seed {place} of {len(seeds)}"
             cells = {
                 method.name: kept.of(
@@ -206,6 +214,7 @@ def _task_line(task: Task, taken: Sequence[str]) -> TaskLine:
         test=task.size("test"),
         median_tokens=float(np.median([len(i) for i in task.ids["test"]])),
         chance=float(counts.max() / counts.sum()),
+        spec=task.spec.to_dict(),
     )
 
 
@@ -244,6 +253,8 @@ def _run(found: Kept, task: Task, seed: int) -> Run:
         seed=seed,
         accuracy=float(np.mean(predicted == truth)),
         macro_f1=macro_f1(truth, predicted, task.classes),
+        ari=adjusted_rand(truth, predicted),
+        nmi=normalized_mutual_information(truth, predicted),
         notes=tuple(values.pop("notes")),
         truth=truth,
         predicted=predicted,
@@ -290,6 +301,8 @@ def summarise(
             macro_f1=Draws.mean([draws[m, t][1] for t in names]).interval,
             seconds_train=sum(cells[m, t].seconds_train for t in names),
             seconds_infer=sum(cells[m, t].seconds_infer for t in names),
+            ari=float(np.mean([cells[m, t].ari for t in names])),
+            nmi=float(np.mean([cells[m, t].nmi for t in names])),
             tasks=len(names),
             untaught=Draws.mean([untaught[m, t] for t in names]).interval
             if all((m, t) in untaught for t in names)
@@ -353,6 +366,8 @@ def _cell(runs: Sequence[Run], right: Draws, f1: Draws, untaught: Draws | None) 
         seconds_infer=mean("seconds_infer"),
         peak_bytes=mean("peak_bytes"),
         stored_bytes=mean("stored_bytes"),
+        ari=mean("ari"),
+        nmi=mean("nmi"),
         per_seed=tuple(runs),
         untaught=None if untaught is None else untaught.interval,
     )

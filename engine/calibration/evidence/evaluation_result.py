@@ -20,6 +20,10 @@ class Run:
     seed: int
     accuracy: float
     macro_f1: float
+    ari: float
+    """Adjusted Rand index of answers and labels: 1 equal, 0 by chance."""
+    nmi: float
+    """Their normalised mutual information, in [0, 1]."""
     ece: float | None
     """Expected calibration error, 15 bins; None where a method gives no probabilities."""
     seconds_train: float
@@ -63,12 +67,14 @@ class Cell:
     accuracy: Interval
     macro_f1: Interval
     ece: float | None
-    """Mean over the seeds."""
-    seconds_train: float
     """Mean over the seeds, like the following."""
+    seconds_train: float
     seconds_infer: float
     peak_bytes: float
     stored_bytes: float
+    ari: float
+    """No interval: a row that is drawn twice would be a pair that agrees with itself."""
+    nmi: float
     per_seed: tuple[Run, ...]
     untaught: Interval | None = None
     """Accuracy by words that were never taught, over sets of words, seeds and rows."""
@@ -109,6 +115,10 @@ class TaskLine:
     """Of a test prompt."""
     chance: float
     """Share of the largest class in the test rows: what guessing it always reaches."""
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """How the rows became a task: :meth:`TaskSpec.to_dict`."""
+    draws: tuple[tuple[int, str], ...] = ()
+    """Per seed, the seed that the rows were drawn by, and their fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,9 @@ class Average:
     seconds_train: float
     """Summed over the tasks, mean over the seeds."""
     seconds_infer: float
+    ari: float
+    """Mean over the tasks and seeds, like the next."""
+    nmi: float
     tasks: int
     untaught: Interval | None = None
     """Where every task has words that were never taught."""
@@ -243,6 +256,8 @@ _COLUMNS: Final = (
         "untaught",
         "untaught_low",
         "untaught_high",
+        "ari",
+        "nmi",
         "ece",
         "seconds_train",
         "seconds_infer",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -25,9 +26,10 @@ from engine.calibration.evidence.resampling import Draws
 from engine.calibration.labelled.tasks import SPLITS, Task
 from engine.calibration.training.calibrated import centroids_for
 from engine.calibration.training.features import TaskStates
+from engine.calibration.training.losses import Centroids
 from engine.calibration.training.options import CalibrationOptions
 from engine.calibration.training.train import calibrate
-from engine.checkpoints import tensor_digest
+from engine.checkpoints import Kept
 from engine.progress import Steps
 from engine.space import LatentSpace
 
@@ -136,23 +138,15 @@ def leave_one_out(
             if name == "after":
                 start = basis.scores(rows.to(basis.labels.device), "sm")
                 found["before"].append(_ranking(start, left))
-            cell = cells.kept.of(
+            held = yield from cells.training(
                 f"class {left} left out, bases {frame}",
-                model=states.model,
-                task=task.fingerprint,
-                options=own.to_dict(),
-                states=tensor_digest(*(states.at(options.layer)[split] for split in SPLITS)),
+                states,
+                task,
+                own,
+                partial(_rank_left_out, space, task, states, own, basis, left),
+                f"class {left + 1} left out",
             )
-            held = cells.load(cell)
-            if held is None:
-                some, theirs = without(task, states, left)
-                trained = yield from calibrate(space, theirs, some, own)
-                moved = trained.apply(rows)
-                ranking = torch.from_numpy(_ranking(basis.scores(moved, "sm"), left))
-                cells.save(cell, {"ranking": ranking}, {}, f"class {left + 1} left out")
-            else:
-                ranking = held.tensors["ranking"]
-            found[name].append(ranking.numpy())
+            found[name].append(held.tensors["ranking"].numpy())
     if not present:
         return None
     drawn = {name: _mean_auroc(own, truth, present, seed) for name, own in found.items()}
@@ -171,6 +165,21 @@ def leave_one_out(
         random_difference=drawn["after"].minus(drawn["random"]).interval,
         change=drawn["after"].minus(drawn["before"]).interval,
     )
+
+
+def _rank_left_out(
+    space: LatentSpace,
+    task: Task,
+    states: TaskStates,
+    options: CalibrationOptions,
+    basis: Centroids,
+    left: int,
+) -> Steps[Kept]:
+    """How the basis of a class ranks the test rows after a training without it."""
+    some, theirs = without(task, states, left)
+    trained = yield from calibrate(space, theirs, some, options)
+    moved = trained.apply(states.at(options.layer)["test"])
+    return Kept({"ranking": torch.from_numpy(_ranking(basis.scores(moved, "sm"), left))}, {})
 
 
 def _ranking(cosines: Tensor, left: int) -> Numbers:

@@ -35,26 +35,52 @@ ALPHA: Final = 0.1
 """Where a dial stands if nobody says otherwise."""
 ALPHAS: Final = (-0.5, 1.0)
 """Where it may stand."""
+RIDGES: Final = (0.0, 100.0)
+"""How large its ridge may be, in units of the mean eigenvalue."""
 
 
-def key_of(name: str, alpha: float | None = None) -> str:
+def key_of(name: str, alpha: float | None = None, ridge: float | None = None) -> str:
     """A frame with its dial in one word, ``dial:0.25``: what frames are asked for by.
 
+    With a ridge it is ``dial:1.0:0.01``; a ridge without α stands at the semantic bases, α = 1.
+
     Raises:
-        OptionError: an unknown name, an α out of range or of a frame that has none.
+        OptionError: an unknown name, an α or a ridge out of range or of a frame that has none.
     """
     kind = kind_of(name)
-    if alpha is None:
-        return name
-    if not kind.dialled:
-        dials = ", ".join(one.name for one in FRAMES.values() if one.dialled)
-        raise OptionError(
-            f"alpha belongs to the frame {dials}; got alpha {alpha:g} with the frame {name!r}."
-        )
-    low, high = ALPHAS
-    if not low <= alpha <= high:
-        raise OptionError(f"alpha must be from {low:g} to {high:g}; got {alpha:g}.")
-    return f"{name}:{float(alpha)!r}"
+    given = [("alpha", alpha, ALPHAS), ("ridge", ridge, RIDGES)]
+    for what, value, (low, high) in given:
+        if value is None:
+            continue
+        if not kind.dialled:
+            dials = ", ".join(one.name for one in FRAMES.values() if one.dialled)
+            raise OptionError(
+                f"{what} belongs to the frame {dials}; got {what} {value:g} with the frame"
+                f" {name!r}."
+            )
+        if not low <= value <= high:
+            raise OptionError(f"{what} must be from {low:g} to {high:g}; got {value:g}.")
+    if ridge:
+        return f"{name}:{1.0 if alpha is None else float(alpha)!r}:{float(ridge)!r}"
+    return name if alpha is None else f"{name}:{float(alpha)!r}"
+
+
+def dial_words(key: str) -> str:
+    """Where the dial of a frame's key stands, ``α 1, ridge 0.01``; empty for other frames."""
+    if not kind_of(key).dialled:
+        return ""
+    _, alpha, ridge = _parts(key)
+    return f"α {ALPHA if alpha is None else alpha:g}" + (f", ridge {ridge:g}" if ridge else "")
+
+
+def _parts(key: str) -> tuple[str, float | None, float | None]:
+    """A key's name, α and ridge."""
+    name, *numbers = key.split(":")
+    try:
+        alpha, ridge = [*map(float, numbers), None, None][: max(2, len(numbers))]
+    except ValueError:
+        raise OptionError(f"alpha and ridge must be numbers; got {key[:40]!r}.") from None
+    return name, alpha, ridge
 
 
 def kind_of(key: str) -> FrameKind:
@@ -86,10 +112,7 @@ def build_frame(key: str, source: Source) -> Frame:
             "the bias of this model's head holds NaN or plus infinity, so its logits are no"
             " numbers; load a sound checkpoint."
         )
-    kind, dial = kind_of(key), key.partition(":")[2]
-    try:
-        alpha = float(dial) if dial else ALPHA
-    except ValueError:
-        raise OptionError(f"alpha must be a number; got {dial[:40]!r}.") from None
-    key_of(kind.name, alpha if dial else None)
-    return kind.build(replace(source, alpha=alpha))
+    kind, (name, alpha, ridge) = kind_of(key), _parts(key)
+    key_of(name, alpha, ridge)
+    place = ALPHA if alpha is None else alpha
+    return kind.build(replace(source, alpha=place, ridge=ridge or 0.0))

@@ -1,4 +1,8 @@
-"""The dial between head rows and semantic bases: b_i = G^(−α)·w_i."""
+"""The dial between head rows and semantic bases, and its ridge sister: (G + λ·λ̄·I)^(−α)·w_i.
+
+λ̄ is the mean eigenvalue of G, so λ means the same on every model. Without ridge (λ = 0) the dial is
+G^(−α)·w_i; with it and α = 1 the semantic bases of ridge regression.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,12 @@ _STOPS: Final = {0.0: HEAD, 0.5: TIGHT, 1.0: OUTPUT}
 
 
 def _build(source: Source) -> Frame:
-    alpha = source.alpha
-    if alpha in _STOPS:
+    alpha, ridge = source.alpha, source.ridge
+    if alpha == 0 or (alpha in _STOPS and not ridge):
         return _STOPS[alpha].build(source)
     head = source.decomposition
-    matrix = head.power(-alpha)
-    norms = square_norms(source.weight, head, (-2 * alpha,))[:, 0].sqrt()
+    matrix = head.power(-alpha, ridge)
+    norms = square_norms(source.weight, head, (-2 * alpha,), ridge=ridge)[:, 0].sqrt()
     return Frame(
         "dial",
         source.weight,
@@ -33,12 +37,14 @@ def _build(source: Source) -> Frame:
         head.row_mean @ matrix,
         shift=source.shift(),
         alpha=alpha,
+        ridge=ridge,
         exact_norms=norms,
     )
 
 
 def _spectrum(values: Tensor, frame: Frame) -> Tensor:
-    powers: Tensor = values ** (1 - 2 * frame.alpha)
+    added = frame.ridge * values.sum() / frame.width
+    powers: Tensor = values * (values + added) ** (-2 * frame.alpha)
     return powers.sort(descending=True).values
 
 
@@ -47,10 +53,11 @@ DIAL: Final = FrameKind(
     title="dial",
     phrase="the dial between head rows and semantic bases",
     what="Any place between the raw head rows (α = 0), the tight frame (α = ½) and the semantic "
-    "bases (α = 1): how much the directions are weighed that all tokens share.",
+    "bases (α = 1): how much the directions are weighed that all tokens share. A ridge λ holds the "
+    "weakest directions back.",
     note="G^(−α)w_i: α = 0 the raw head rows, ½ the tight frame, 1 the semantic bases. Near 0.1"
     " many models' states are read best.",
-    formula="G^(−α)w_i",
+    formula="(G + λ·λ̄·I)^(−α)w_i",
     build=_build,
     spectrum=_spectrum,
     dialled=True,
@@ -59,7 +66,9 @@ DIAL: Final = FrameKind(
         "The dial between head rows and semantic bases",
         "Head rows, tight frame and semantic bases are one family: powers of the inverse frame "
         "operator on the head's rows. The power α says how far the directions that all tokens "
-        "share are turned down. Which α reads a model best is measured, layer by layer.",
+        "share are turned down. Which α reads a model best is measured, layer by layer. A ridge "
+        "λ, in units of the mean eigenvalue, is added to G before: at α = 1 the bases of ridge "
+        "regression, which no weak direction can blow up.",
         "ours (frame theory)",
         True,
         (("frames.kinds", "build_frame"), ("frames.decomposition", "square_norms")),

@@ -37,6 +37,8 @@ class Source:
     """Of the random frame."""
     alpha: float = 0.0
     """Of the dial."""
+    ridge: float = 0.0
+    """Of the dial, in units of the mean eigenvalue."""
 
     @property
     def device(self) -> torch.device:

@@ -52,8 +52,8 @@ LAYER = Projection(
     formula="y = (x − x̄)·D·R + t, D the eigenvectors of the layer's covariance, R and t by"
     " orthogonal Procrustes",
     fit=_fit,
-    words=lambda options: f"PCA of this layer, turned onto the {options.frame} bases",
-    heading=lambda options: f"own axes, turned onto the {options.frame} bases",
+    words=lambda options: f"PCA of this layer, turned onto the {options.frame_words} bases",
+    heading=lambda options: f"own axes, turned onto the {options.frame_words} bases",
     provenance=lambda options: "per-layer PCA with Procrustes",
     # The axes were turned: no single one of them is a principal axis any more.
     axis_names=lambda options, axes: tuple(f"turned PC {i + 1}" for i in range(options.dims)),

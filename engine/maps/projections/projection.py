@@ -19,7 +19,7 @@ class Settings(Protocol):
     @property
     def vocabulary(self) -> str: ...  # noqa: D102
     @property
-    def frame(self) -> str: ...  # noqa: D102
+    def frame_words(self) -> str: ...  # noqa: D102
     @property
     def layer(self) -> int: ...  # noqa: D102
     @property

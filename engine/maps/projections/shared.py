@@ -18,8 +18,8 @@ SHARED = Projection(
     brief="One linear frame for all layers, of all bases or of the bases on the map",
     formula="y = (x − b̄)·D, D the eigenvectors of the bases' covariance",
     fit=_fit,
-    words=lambda options: f"PCA of the {options.frame} bases, one frame for all layers",
-    heading=lambda options: f"{options.frame} bases, shared axes",
+    words=lambda options: f"PCA of the {options.frame_words} bases, one frame for all layers",
+    heading=lambda options: f"{options.frame_words} bases, shared axes",
     provenance=lambda options: "shared linear projection",
     axis_names=lambda options, axes: principal_names(axes, "bases"),
     blind_to=lambda options, axes: (

@@ -492,6 +492,29 @@ def test_everything_that_was_run_is_shown(client: TestClient) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_every_card_with_figures_leads_to_its_formula(client: TestClient) -> None:
+    """On the result, the Model page and the Readings: an entry that there is, with its code."""
+    method = page(client, "/method")
+    entries = {one.attrs["id"] for one in method.all("article", class_="entry")} | {"symbols"}
+    pages = [shown(client, saved()), page(client, "/model?figures=true"), page(client, "/readings")]
+    counted = 0
+    for got in pages:
+        for card in got.all("section", class_="card"):
+            inside = [one for one in got.elements if card in one.within]
+            title = card.attrs.get("aria-labelledby", "")
+            figures = any(one.tag in ("table", "svg") or "data-plot" in one.attrs or (
+                one.attrs.get("class") in ("checks", "pairs") and title != "keep-title"
+            ) for one in inside)  # fmt: skip
+            settings = len(got.all("h1")) and "before and after" in got.one("h1").text
+            if not figures or title == "models-title" or (title == "facts-title" and settings):
+                continue  # lists of models and settings hold no figure of the method
+            hrefs = [one.attrs["href"] for one in inside if one.tag == "a" and "href" in one.attrs]
+            anchors = {href.partition("#")[2] for href in hrefs if href.startswith("/method#")}
+            assert anchors & entries, title
+            counted += 1
+    assert counted >= 13
+
+
 def test_what_a_figure_is_worth_stands_beside_it(client: TestClient) -> None:
     compared = comparison()
     compared["before"]["ece"], compared["after"]["ece"] = 0.02, 0.2

@@ -17,6 +17,7 @@ from parsed import Parsed
 from app.calibrate.question import CalibrationQuestion
 from app.cli import main as cli
 from app.cli.report import evaluation_csv, report_html
+from app.cli.text import evaluation_text
 from engine import LatentSpace, load
 from engine.calibration.evidence.evaluation import evaluate
 from engine.calibration.evidence.evaluation_result import Evaluation
@@ -107,6 +108,30 @@ def test_calibrate_json_is_the_comparison_and_save_keeps_it(
     space = load(model_folder, device="cpu", offline=True)
     opened = load_calibration(kept, space)
     assert (opened.options.loss, opened.options.seed) == ("sm-gt", 5)
+    assert cli.main(["verify", str(kept), "--data", str(data), *where]) == 0
+    assert re.match(r"Recomputed [\d,]+ numbers: the same calibration", capfd.readouterr().out)
+    assert cli.main(["verify", str(kept), *where]) == 2
+    assert "name them with --data" in capfd.readouterr().err
+    data.write_text(rows(58), encoding="utf-8")
+    assert cli.main(["verify", str(kept), "--data", str(data), *where]) == 2
+    assert "these rows are not those" in capfd.readouterr().err
+
+
+def test_an_evaluation_verifies(where: list[str], data: Path, tmp_path: Path, capfd: Any) -> None:
+    out = tmp_path / "report.json"
+    many = ["evaluate", str(data), *COLUMNS, *WORDS, "--methods", "zero-shot,class-mean"]
+    assert cli.main([*many, "--seeds", "2", "--out", str(out), *where]) == 0
+    capfd.readouterr()
+    check = ["verify", str(out), "--data", str(data), *where]
+    assert cli.main(check) == 0
+    assert "the same evaluation; the largest difference is" in capfd.readouterr().out
+    changed = json.loads(out.read_text())
+    changed["methods"][1]["tasks"]["sentences"]["macro_f1"]["value"] += 0.01
+    out.write_text(json.dumps(changed))
+    assert cli.main([*check, "--json"]) == 1
+    found = json.loads(capfd.readouterr().out)
+    assert found["differs"].endswith("macro_f1.value differs")
+    assert found["largest_difference"] == pytest.approx(0.01)
 
 
 def test_untaught_words_reach_the_comparison_and_the_table(
@@ -341,6 +366,9 @@ def test_the_report_stands_alone(evaluation: Evaluation) -> None:
     for (method, _), cell in evaluation.cells.items():
         assert METHODS[method].title in text
         assert f"{100 * cell.accuracy.value:.1f}" in text
+    for average in evaluation.averages.values():  # clusters in the page and in the terminal's table
+        assert f"{average.nmi:.2f}" in text
+        assert f"{average.ari:>6.2f}{average.nmi:>6.2f}" in evaluation_text(evaluation)
     for finding in evaluation.findings:
         assert finding.text in text
     assert re.match(

@@ -15,7 +15,8 @@ from asgi import HOSTILE, PROMPT, load_tiny
 from calibration_calls import follow
 from starlette.testclient import TestClient
 
-from app.maps.inputs import concept_axes, text_set_of
+from app.calibrate.text_sets import text_set_of
+from app.maps.inputs import concept_axes
 from app.web import export
 from app.web.words import begun
 from engine import LatentSpace
@@ -653,3 +654,26 @@ def test_the_memory_budget_holds_for_maps(model_folder: Any, cache: Any) -> None
     maker = MapMaker(load_tiny(model_folder, cache), vector_bytes=1000)
     with pytest.raises(BudgetExceeded, match="MiB"):
         maker.quality(MapOptions())
+
+
+def test_a_map_by_the_dial_is_the_same_on_every_way(
+    shared_client: TestClient, reference: LatentSpace
+) -> None:
+    """Page, API and Python take α and ridge alike; another frame lets a dial say nothing."""
+    asked = {"prompt": "the king", "frame": "dial", "alpha": "0.4", "ridge": "0.2", "layer": "1"}
+    found = shared_client.get("/api/v1/map", params=asked).json()
+    own = MapOptions(prompt="the king", frame="dial", alpha=0.4, ridge=0.2, layer=1)
+    assert found["fingerprint"] == reference.maps.map(own).fingerprint
+    assert found["coordinates"] == reference.maps.map(own).to_dict()["coordinates"]
+    page = shared_client.get("/map", params=asked)
+    assert page.status_code == 200
+    assert "dial (α 0.4, ridge 0.2) bases" in page.text
+    beside = shared_client.get("/map", params=asked | {"compare": "frame:output"})
+    assert beside.status_code == 200
+    assert "PCA of the output bases" in beside.text
+    wrong = shared_client.get("/api/v1/map", params=asked | {"frame": "output"})
+    assert wrong.status_code == 422
+    assert "belongs to the frame dial" in wrong.text
+    missing = shared_client.get("/api/v1/map", params=asked | {"lens": "linear"})
+    assert missing.status_code == 422
+    assert "not fitted" in missing.text

@@ -17,10 +17,10 @@ from map_sources import source, turns
 from parsed import Parsed, page
 from starlette.testclient import TestClient
 
+from app.calibrate.text_sets import example_text_set
 from app.cli import main as cli
 from app.main import create_app
 from app.maps.calibrated import fingerprint_of
-from app.maps.inputs import example_text_set
 from app.maps.question import MapQuery
 from engine import LatentSpace
 from engine.calibration.labelled.known import example_sets

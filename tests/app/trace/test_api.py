@@ -391,8 +391,9 @@ def test_every_address_of_the_api_is_described_with_its_errors(
     assert set(paths) == {
         f"/api/v1/{name}"
         for name in (
-            "trace", "trace.csv", "compare", "cell", "words", "contexts", "contexts/plan",
-            "agreement", "curves", "finding", "cost", "bases", "bases.csv", "frames/{frame}",
+            "trace", "trace.csv", "trace.npz", "trace.html", "compare", "cell", "words", "contexts",
+            "contexts/plan", "agreement", "agreement/set", "curves", "finding", "cost", "bases",
+            "bases.csv", "frames/{frame}",
             "tokens", "check", "model", "models", "models/open", "generate", "vocabulary", "map",
             "map/meta",
             "map/points", "map/colour", "map/quality", "map/neighbours", "map/changes", "map/cka",
@@ -438,6 +439,7 @@ def test_every_described_address_answers_as_described(shared_client: TestClient)
             expected = 404 if "0" * 24 in address else 200
             if path == "/api/v1/contexts":  # nor is a bank built
                 expected = 422
+            expected = 409 if path == "/api/v1/agreement/set" else expected
             assert answer.status_code == expected, (path, answer.text)
             kind = answer.headers["content-type"].partition(";")[0]
             assert kind in operation["responses"][str(expected)]["content"]

@@ -285,7 +285,8 @@ def test_downloads_and_snippet_carry_the_settings(shared_client: TestClient) -> 
     hrefs = [e.attrs["href"] for e in got.all("a", class_="quiet")]
     json_link = next(h for h in hrefs if h.startswith("/api/v1/trace?"))
     csv_link = next(h for h in hrefs if h.startswith("/api/v1/trace.csv?"))
-    for href in (json_link, csv_link):
+    others = [next(h for h in hrefs if f"/trace.{one}?" in h) for one in ("npz", "html")]
+    for href in (json_link, csv_link, *others):
         answer = shared_client.get(href)
         assert answer.status_code == 200
     assert shared_client.get(json_link).json()["geometry"] == "l2"

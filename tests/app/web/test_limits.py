@@ -21,7 +21,7 @@ LONG = {"prompt": "a " * PROMPT_CEILING}
 MANY = {"prompt": "cat " * 200}
 LAYER = {"layer": 1}
 ROWS = {"file": ("a.csv", b"text,label\n" + b"a,b\n" * BYTES)}
-READ = ("trace", "trace.csv", "agreement", "curves", "finding", "cost")
+READ = ("trace", "trace.csv", "trace.npz", "trace.html", "agreement", "curves", "finding", "cost")
 MAPS = ("map", "map/points", "map/meta", "map/quality", "map/cka")
 Case = tuple[str, str, dict[str, Any], int | str]
 
@@ -80,6 +80,9 @@ def cases() -> Iterator[Case]:
     for path in ("/map/umap", "/api/v1/map/umap"):
         asked = {"projection": "umap", "neighbours": 10**6}
         yield "POST", path, {"params": asked}, 200
+    for path in ("/agreement", "/api/v1/agreement/set"):
+        for method in ("GET", "POST"):
+            yield method, path, {"params": {"limit": 10**6}}, 2000
     for path in ("/api/v1/sets", "/calibrate/sets"):
         yield "POST", path, {"files": ROWS}, BYTES
     yield "POST", "/api/v1/calibrations", {"json": {"set": "topics", "epochs": 10**6}}, 10_000

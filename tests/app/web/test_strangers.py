@@ -196,8 +196,8 @@ OPENS_FILES = {
     # What ships with the program.
     "web/assets.py",
     # What the operator names: settings, the list of models, files on the command line.
-    "settings.py", "model/catalogue.py", "cli/map.py", "cli/calibrate.py", "cli/labelled.py",
-    "cli/terminal.py", "cli/models.py",
+    "settings.py", "model/catalogue.py", "cli/map.py", "cli/verify.py", "cli/calibrate.py",
+    "cli/labelled.py", "cli/terminal.py", "cli/models.py", "cli/options.py", "cli/lens.py",
 }  # fmt: skip
 FILE_METHODS = {"read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "unlink", "rmtree"}
 
@@ -296,7 +296,9 @@ def test_a_login_goes_nowhere_but_home(gated: TestClient, given: str) -> None:
 
 ACTIVE = ("text/html", "image/svg", "application/xhtml", "text/xml", "application/xml",
     "javascript", "application/pdf")  # fmt: skip
-DOWNLOADS = ["/api/v1/trace.csv?prompt=cat", "/api/v1/bases.csv?token=cat", *(
+DOWNLOADS = ["/api/v1/bases.csv?token=cat", *(
+    f"/api/v1/trace.{kind}?prompt=cat" for kind in ("csv", "npz", "html")
+), *(
     f"/api/v1/map?format={kind}" for kind in ("csv", "npz", "html", "svg", "png", "json")
 )]  # fmt: skip
 

@@ -36,6 +36,14 @@ def test_a_form_without_script_asks_for_what_was_typed(
     assert Parsed(sent.text).one("textarea", id="prompt").text.strip() == TYPED
 
 
+def test_the_text_beside_keeps_its_lines(shared_client: TestClient) -> None:
+    """The second text of a map is typed into a box of several lines, like the first."""
+    page = shared_client.get(f"/map?compare=prompt&compare_prompt={SENT}&prompt=a")
+    box = Parsed(page.text).one(id="compare_prompt")
+    assert box.tag == "textarea"
+    assert box.text.strip() == TYPED
+
+
 def test_the_cost_of_a_text_is_that_of_what_was_typed(shared_client: TestClient) -> None:
     ids = [
         shared_client.get(f"/cost?prompt={text}", headers={"HX-Request": "true"}).text

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import fractional_matrix_power
 from tiny_models import PROMPT, Spaces
 
 from engine.errors import OptionError
 from engine.frames.decomposition import decompose, square_norms
 from engine.frames.frame import Frame
-from engine.frames.kinds import FRAMES, build_frame, key_of
+from engine.frames.kinds import FRAMES, build_frame, dial_words, key_of
 from engine.frames.kinds.kind import Source
 
 WEIGHT = torch.randn(90, 12, generator=torch.Generator().manual_seed(3))
@@ -112,3 +113,55 @@ def test_a_trace_reads_by_it(spaces: Spaces) -> None:
     known = space.trace(PROMPT, frame="output")
     assert np.array_equal(end.top_ids, known.top_ids)
     assert found.to_dict()["options"]["alpha"] == 0.3
+
+
+@pytest.mark.parametrize("ridge", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("alpha", [None, 0.3])
+def test_the_ridge_sister_is_a_solve(ridge: float, alpha: float | None) -> None:
+    """(G + λ·λ̄·I)⁻¹·w_i by solving in float64; with α that power of the same matrix."""
+    w = WEIGHT.double().numpy()
+    g = w.T @ w
+    added = g + ridge * np.trace(g) / 12 * np.eye(12)
+    if alpha is None:
+        wanted = np.linalg.solve(added, w.T).T
+    else:
+        wanted = w @ fractional_matrix_power(added, -alpha)
+    found = frame(key_of("dial", alpha, ridge))
+    np.testing.assert_allclose(found.vectors(torch.arange(90)), wanted, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.norms, np.linalg.norm(wanted, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found.mean, wanted.mean(0), rtol=1e-9, atol=1e-12)
+    spectrum = FRAMES["dial"].spectrum
+    assert spectrum is not None
+    values = np.linalg.eigvalsh(wanted.T @ wanted)[::-1]
+    np.testing.assert_allclose(spectrum(decompose(WEIGHT).kept, found), values, rtol=1e-8)
+
+
+def test_a_ridge_between_nothing_and_everything() -> None:
+    """None is the dial itself; a very large one turns every direction down alike: head rows."""
+    everything = torch.arange(90)
+    plain = frame(key_of("dial", 0.3)).vectors(everything)
+    assert torch.equal(frame(key_of("dial", 0.3, 0.0)).vectors(everything), plain)
+    large = frame(key_of("dial", None, 100.0)).vectors(everything)
+    cosine = torch.nn.functional.cosine_similarity(large, WEIGHT.double(), dim=1)
+    assert float(cosine.min()) > 0.999
+    assert torch.equal(
+        frame(key_of("dial", 0.0, 0.5)).vectors(everything), frame("head").vectors(everything)
+    )
+    assert dial_words("dial:1.0:0.01") == "α 1, ridge 0.01"
+    assert (dial_words("dial"), dial_words("output")) == ("α 0.1", "")
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        (("output", None, 0.3), "ridge belongs to the frame dial"),
+        (("dial", None, 101.0), "ridge must be from 0 to 100"),
+        (("dial", None, float("nan")), "ridge must be from 0 to 100"),
+    ],
+)
+def test_a_ridge_out_of_place_is_refused(key: tuple[str, None, float], says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        key_of(*key)
+    for wrong in ("dial:1.0:flat", "dial:1:2:3"):
+        with pytest.raises(OptionError, match="numbers"):
+            frame(wrong)

@@ -11,11 +11,13 @@ import peft
 import pytest
 import torch
 import transformers
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tiny_models import PROMPT, made
 
 from engine import load
 from engine.errors import LexiscopeError, ModelNotFound, UnsafeModel, UnsupportedModel
+from engine.model.adapter import adapter_of, hub_adapter
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
@@ -108,3 +110,44 @@ def test_what_is_no_plain_adapter_is_refused(adapter: Path) -> None:
     assert "pickle" in refusal(adapter, UnsafeModel)
     (adapter / "code.py").write_text("raise SystemExit\n")
     assert "code.py" in refusal(adapter, UnsafeModel)
+
+
+def _in_the_hub(cache: Path, name: str, folder: Path) -> None:
+    """A repository as the hub's cache holds it."""
+    place = cache / f"models--{name.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(folder, place / "snapshots" / ("0" * 40))
+
+
+def test_an_adapter_by_its_hub_id(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both repositories are in the hub's cache, and its base is named with or without hub:."""
+    cache = adapter.parent / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    plain = load(adapter, device="cpu", offline=True, cache_dir=adapter.parent / "cache")
+    wanted = plain.model.logits(plain.tokenize(PROMPT).ids)
+    _write(adapter, base_model_name_or_path="hub:some/base-model")
+    _in_the_hub(cache, "some/adapter", adapter)
+    _in_the_hub(cache, "some/base-model", adapter.parent / "base-model")
+    away = adapter.parent / "away"
+    (adapter.parent / "base-model").rename(away)
+    found = load("some/adapter", device="cpu", offline=True, cache_dir=adapter.parent / "cache")
+    assert found.model.name == "some/adapter"
+    assert found.model.fingerprint == plain.model.fingerprint
+    assert torch.equal(found.model.logits(found.tokenize(PROMPT).ids), wanted)
+    shutil.rmtree(cache / "models--some--base-model")
+    with pytest.raises(ModelNotFound, match="not on this disk"):
+        load("some/adapter", device="cpu", offline=True, cache_dir=adapter.parent / "cache")
+
+
+def test_its_model_may_come_from_the_hub(adapter: Path, tmp_path: Path) -> None:
+    """Only for an adapter that was named by its hub id, and never a path of the author's."""
+    shutil.rmtree(adapter.parent / "base-model")
+    found = adapter_of(adapter, name="some/adapter", fetch=True)
+    assert found is not None
+    assert (found.base, found.present) == ("some/base-model", False)
+    _write(adapter, base_model_name_or_path="/home/author/model")
+    with pytest.raises(ModelNotFound):
+        adapter_of(adapter, name="some/adapter", fetch=True)
+    for name in ("a model", "../up", "", "x" * 300):
+        assert hub_adapter(name, None, offline=True) is None

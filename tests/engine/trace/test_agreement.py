@@ -7,10 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest, spearmanr
 from tiny_models import PROMPT, Spaces
 
-from engine import GEOMETRIES, LatentSpace
+from engine import GEOMETRIES, LatentSpace, TraceOptions
+from engine.errors import InputError
 from engine.frames.kinds import FRAMES
+from engine.progress import drain
 from engine.reading.similarity import scores
 from engine.trace.agreement import Agreement, AgreementRow
 
@@ -218,3 +221,66 @@ def test_layers_and_positions_may_be_chosen(spaces: Spaces) -> None:
         np.testing.assert_allclose(a.top1[[1, 3]], b.top1, atol=1e-6)
     one = space.agreement(PROMPT, positions="-1")
     assert set(np.unique([r.top1 for r in one.rows])) <= {0.0, 1.0}
+
+
+TEXTS = ("the cat sat on", "The dog ran", "a king and a queen", "red ball under the", "old mat the",
+         "once upon a", "she was")  # fmt: skip
+
+
+def test_over_a_set_every_figure_is_counted_at_the_last_positions(spaces: Spaces) -> None:
+    """By NumPy in float64 over all texts, reading by reading and layer by layer."""
+    space = spaces["llama"]
+    k = 4
+    found = drain(space.agreement_over(TEXTS, k=k, layers="1:"))
+    blocks = space.model.blocks
+    assert found.layers == tuple(range(1, blocks + 1))
+    assert len(found.positions) == len(TEXTS)
+    raw = [space.states(text).raw[:, -1] for text in TEXTS]
+    states = space.model.read_out(torch.stack(raw, 1)).double().numpy()  # layer × text × d
+    own = states[-1] @ space.frame("head").vectors(range(space.model.vocabulary)).numpy().T
+    answers = own.argmax(1)
+    sample = np.arange(0, own.shape[1], max(1, own.shape[1] // 512))[:1024]
+    for frame in ("output", "tight", "random"):
+        b = space.frame(frame).vectors(range(space.model.vocabulary)).numpy()
+        one = row(found, "cosine", frame)
+        for place, layer in enumerate(found.layers):
+            cosine = states[layer] @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T
+            cosine /= np.linalg.norm(states[layer], axis=1, keepdims=True)
+            hits = cosine.argmax(1) == answers
+            assert one.top1[place] == pytest.approx(hits.mean())
+            low, high = binomtest(int(hits.sum()), len(TEXTS)).proportion_ci(method="wilson")
+            assert one.top1_interval[place] == pytest.approx([low, high], abs=1e-6)
+            near, theirs = (np.argsort(-x, axis=1)[:, :k] for x in (cosine, own))
+            shared = [len(set(a) & set(b)) / k for a, b in zip(near, theirs, strict=True)]
+            assert one.overlap[place] == pytest.approx(np.mean(shared))
+            rho = [spearmanr(a[sample], b[sample]).statistic
+                   for a, b in zip(cosine, own, strict=True)]  # fmt: skip
+            assert one.rank_correlation[place] == pytest.approx(np.mean(rho), abs=1e-3)
+            ranks = (cosine > cosine[np.arange(len(TEXTS)), answers][:, None]).sum(1) + 1
+            assert one.final_rank[place] == np.sort(ranks)[(len(ranks) - 1) // 2]
+    assert row(found, "matmul", "head").top1[-1] == 1
+    assert found is space.known_agreement(TEXTS, TraceOptions(k=k, layers="1:"))
+    assert space.known_agreement(TEXTS[:2], TraceOptions(k=k, layers="1:")) is None
+
+
+def test_one_text_of_a_set_is_that_prompt_s_last_position(spaces: Spaces) -> None:
+    space = spaces["gpt2"]
+    alone = drain(space.agreement_over([PROMPT], k=5))
+    whole = space.agreement(PROMPT, k=5, positions="-1")
+    for a, b in zip(alone.rows, whole.rows, strict=True):
+        assert (a.geometry, a.frame) == (b.geometry, b.frame)
+        for name in ("top1", "overlap", "rank_correlation", "final_rank", "top1_interval"):
+            np.testing.assert_allclose(getattr(a, name), getattr(b, name), atol=1e-5)
+
+
+def test_a_set_that_cannot_be_read_is_one_sentence(spaces: Spaces) -> None:
+    space = spaces["llama"]
+    for texts, settings, says in (
+        (["a", ""], {}, "text 2 of the set"),
+        ([], {}, "no text"),
+        (["a"], {"centred": True}, "not centred"),
+        (["a"], {"state": "raw"}, "not centred"),
+        (["a"], {"layers": "99"}, "layer"),
+    ):
+        with pytest.raises(InputError, match=says):
+            drain(space.agreement_over(texts, **settings))

@@ -24,8 +24,9 @@ from app.cli import main as cli
 from app.maps.files import embed, export
 from app.maps.files.compare import difference
 from app.maps.files.drawing import packed, unpacked
-from app.maps.files.export import FORMATS, MOST_VALUES, drawing_of, read, write
+from app.maps.files.export import FORMATS, drawing_of, read, write
 from app.maps.files.picture import Look
+from app.web.export import MOST_VALUES
 from engine import LatentSpace
 from engine.errors import ArtifactError, LexiscopeError
 from engine.maps import MapOptions, verify

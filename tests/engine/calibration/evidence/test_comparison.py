@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +24,10 @@ from engine.calibration.evidence.metrics import Interval
 from engine.calibration.evidence.plane import fit_plane
 from engine.calibration.labelled.tasks import Task
 from engine.calibration.training.calibrated import Calibration
+from engine.calibration.training.features import task_states
 from engine.calibration.training.options import CalibrationOptions
 from engine.calibration.training.train import calibrate
-from engine.errors import ArtifactError, LexiscopeError, OptionError
+from engine.errors import ArtifactError, LayerError, LexiscopeError, OptionError
 from engine.progress import drain
 
 
@@ -330,6 +332,29 @@ def test_ablation_takes_the_method_apart(spaces: Spaces) -> None:
     assert plain["sentence"] == found.sentence
     with pytest.raises(OptionError, match="an ablation needs"):
         drain(ablate(space, task, context.states, losses=("magic",)))
+
+
+@pytest.mark.slow
+def test_layers_are_an_axis_of_the_ablation(spaces: Spaces) -> None:
+    """Each layer has every combination, equal to an ablation of that layer alone."""
+    space = spaces["llama"]
+    task = small_task(space, rows=60)
+    states = drain(task_states(space, task, layers=(1, -1)))
+    few: dict[str, Any] = {"frames": ("output", "random"), "losses": ("sm",)}
+    base = CalibrationOptions(epochs=2)
+    found = drain(ablate(space, task, states, base=base, layers=(1,), **few))
+    top = space.model.blocks
+    assert [row.layer for row in found.rows] == [top] * 8 + [1] * 8
+    alone = drain(ablate(space, task, states, base=replace(base, layer=1), **few))
+    for one, other in zip(found.rows[8:], alone.rows, strict=True):
+        assert one.accuracy.value == other.accuracy.value
+        gap = one.accuracy.value - found.rows[2].accuracy.value
+        assert one.difference.value == pytest.approx(gap)  # to the paper's own, at its own layer
+    reference = [row for row in found.rows if row.difference.value == row.difference.low == 0]
+    assert (found.rows[2].layer, found.rows[2].basis, found.rows[2].loss) == (top, "output", "sm")
+    assert found.rows[2] in reference
+    with pytest.raises(LayerError):
+        drain(ablate(space, task, states, base=base, layers=(0,), **few))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 import torch
 from method_tasks import quick_settings, small_context, small_task
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
+from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
 from tiny_models import Spaces
 from waiting import Clock
 
@@ -332,11 +332,18 @@ def test_evaluate_fills_the_table(spaces: Spaces) -> None:
         mean = np.mean([r.right.mean() for r in cell.per_seed])
         assert cell.accuracy.value == pytest.approx(mean), (method, task)
         assert cell.accuracy.low <= mean <= cell.accuracy.high
+        sides = [(run.truth, run.predicted) for run in cell.per_seed]
+        assert cell.ari == pytest.approx(np.mean([adjusted_rand_score(*one) for one in sides]))
+        mutual = [normalized_mutual_info_score(*one) for one in sides]
+        assert cell.nmi == pytest.approx(np.mean(mutual))
         for run in cell.per_seed:
             assert run.accuracy == pytest.approx(np.trace(run.table) / run.table.sum())
     average = found.averages["class-mean"]
     both = [found.cells["class-mean", t].accuracy.value for t in ("small", "three")]
     assert average.accuracy.value == pytest.approx(np.mean(both))
+    both = [found.cells["class-mean", t].ari for t in ("small", "three")]
+    assert average.ari == pytest.approx(np.mean(both))
+    assert found.rows()[5]["ari"] == average.ari
     pairs = {(d.first, d.second): d for d in found.differences}
     gap = pairs["calibration-sm", "linear-probe"]
     hand = found.averages["calibration-sm"].accuracy.value
@@ -410,12 +417,12 @@ def test_reading_is_charged_when_the_disk_had_it(spaces: Spaces, tmp_path) -> No
 
 def _line(accuracy: Interval, seconds: float) -> Average:
     """A method that takes so long to train, and no time to answer."""
-    return Average(accuracy, accuracy, seconds, 0.0, 1)
+    return Average(accuracy, accuracy, seconds, 0.0, 0.0, 0.0, 1)
 
 
 def _cell(accuracy: Interval) -> Cell:
     """A method on one task of which nothing but the accuracy counts."""
-    return Cell(accuracy, accuracy, None, 0.0, 0.0, 0, 0, ())
+    return Cell(accuracy, accuracy, None, 0.0, 0.0, 0, 0, 0.0, 0.0, ())
 
 
 @pytest.mark.parametrize(
