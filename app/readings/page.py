@@ -20,7 +20,8 @@ from app.web.words import number
 from engine.frames.kinds import dial_words, kind_of
 from engine.lenses.kind import Lens
 from engine.reading.geometries import GEOMETRIES
-from engine.trace.dial import DialCurve
+from engine.trace.dial import DialCurve, DialRow
+from engine.trace.fields import FIELDS
 
 router = APIRouter(include_in_schema=False)
 PAGE = Page("Readings", "/readings", router, reference=True)
@@ -35,6 +36,8 @@ class DialCard:
     table: tuple[tuple[str, tuple[str, ...]], ...]
     """(place, shares at the layers of `layers`)."""
     layers: tuple[int, ...]
+    fields: str
+    """What the last column says, in a sentence; empty where it is not there."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,37 @@ def _dial(curve: DialCurve) -> DialCard:
     last = len(curve.rows[0].agreement) - 1
     layers = tuple(sorted({0, last // 3, 2 * last // 3, (9 * last) // 10, last}))
     table = tuple(
-        (place(row.alpha, row.ridge), tuple(_percent(row.agreement[layer]) for layer in layers))
+        (
+            place(row.alpha, row.ridge),
+            (*(_percent(row.agreement[layer]) for layer in layers), *_together(row)),
+        )
         for row in curve.rows
     )
-    return DialCard(dial_sentence(curve), payload(dial(curve)), table, layers)
+    return DialCard(
+        dial_sentence(curve), payload(dial(curve)), table, layers, fields_sentence(curve)
+    )
+
+
+def _together(row: DialRow) -> tuple[str, ...]:
+    if row.together is None or row.together_interval is None:
+        return ()
+    return (_interval(row.together, row.together_interval),)
+
+
+def fields_sentence(curve: DialCurve) -> str:
+    """Where words of one field lie together best, beside random vectors."""
+    known = [(row.together, row) for row in curve.rows if row.together is not None]
+    if not known or curve.at(None).together is None:
+        return ""
+    best = max(((share, row) for share, row in known if row.alpha is not None), key=lambda p: p[0])
+    return (
+        f"Among {curve.words} words of {len(FIELDS)} fields (animals, colours, months …), the"
+        f" nearest by cosine are of the same field most often at"
+        f" {place(best[1].alpha, best[1].ridge)}: {_percent(best[0])}; at the semantic bases"
+        f" {_percent(curve.at(1.0).together or 0.0)}, at head rows"
+        f" {_percent(curve.at(0.0).together or 0.0)}, by random vectors"
+        f" {_percent(curve.at(None).together or 0.0)} (chance {_percent(curve.chance)})."
+    )
 
 
 def dial_sentence(curve: DialCurve) -> str:

@@ -24,6 +24,7 @@ from engine.json_number import Plain
 from engine.model.language_model import LanguageModel
 from engine.progress import Progress, Steps
 from engine.reading.read import read
+from engine.trace.fields import by_chance, field_words, together
 from engine.trace.reference import reference_states
 
 ALPHAS: Final = (-0.25, 0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -45,6 +46,11 @@ class DialRow(Plain):
     """Wilson's, 95 %."""
     ridge: float | None = None
     """Of a ridge sister; None: the dial itself."""
+    together: float | None = None
+    """Share of neighbours that are of the same field, among fifty words (`engine.trace.fields`);
+    None where the model has too few of them."""
+    together_interval: tuple[float, float] | None = None
+    """By drawing words, 95 %."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,10 @@ class DialCurve(Plain):
     """The fingerprint of the weights."""
     positions: int
     rows: tuple[DialRow, ...]
+    words: int = 0
+    """Of the ten fields, those that are one token."""
+    chance: float = 0.0
+    """What a random order of them gives."""
 
     @property
     def best(self) -> DialRow:
@@ -86,6 +96,7 @@ def measure_dial(
     budget = model.limits.reading_bytes
     own = _nearest(frames("head"), states[-1], "matmul", budget)
     places = [*((alpha, None) for alpha in alphas), *((1.0, ridge) for ridge in RIDGES)]
+    words = field_words(model)
     total, done, rows = (len(places) + 1) * layers, 0, []
     for alpha, ridge in [*places, (None, None)]:
         frame = frames("random" if alpha is None else key_of("dial", alpha, ridge))
@@ -95,8 +106,9 @@ def measure_dial(
             done += 1
             yield Progress(done, total, "agreement over the dial")
         bounds = tuple(wilson(hit, n) for hit in hits)
-        rows.append(DialRow(alpha, tuple(hit / n for hit in hits), bounds, ridge))
-    return DialCurve(model.fingerprint, n, tuple(rows))
+        near = together(frame, words) or (None, None)
+        rows.append(DialRow(alpha, tuple(hit / n for hit in hits), bounds, ridge, *near))
+    return DialCurve(model.fingerprint, n, tuple(rows), len(words.ids), by_chance(words))
 
 
 def _nearest(frame: Frame, states: Tensor, geometry: str, budget: int) -> Tensor:
@@ -125,10 +137,12 @@ def load_curve(folder: Path | None, model: str) -> DialCurve | None:
                 tuple(map(float, row["agreement"])),
                 tuple((float(a), float(b)) for a, b in row["intervals"]),
                 row["ridge"],
+                row["together"],
+                None if row["together_interval"] is None else tuple(row["together_interval"]),
             )
             for row in given["rows"]
         )
-        return DialCurve(model, int(given["positions"]), rows)
+        return DialCurve(model, int(given["positions"]), rows, given["words"], given["chance"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
