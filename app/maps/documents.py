@@ -223,6 +223,7 @@ class WriteChanges:
             "median_relative": number(found.median_relative),
             "median_jaccard": number(found.median_jaccard),
             "noise_floor": None if floor is None else number(floor),
+            "noise_ratio": None if found.noise_ratio is None else number(found.noise_ratio),
             "blind_to": drawn.blind_to,
             "movers": [
                 {**_point(drawn, one.index), **one.to_dict()} for one in found.movers[: self.limit]

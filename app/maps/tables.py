@@ -106,6 +106,8 @@ def changes_part(
     ]
     if found.noise_floor is not None:
         facts.append(("noise floor: another seed", f"{number(found.noise_floor)} map radii"))
+    if found.noise_ratio is not None:
+        facts.append(("moved, in noise floors (1 is no motion)", number(found.noise_ratio, 2)))
     rows = tuple(
         MoverRow(
             name_of(one.label),

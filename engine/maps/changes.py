@@ -68,6 +68,8 @@ class Changes(Plain):
     median_jaccard: float
     noise_floor: float | None
     """UMAP: median displacement between two seeds on the first layer's data."""
+    noise_ratio: float | None
+    """Median displacement over the noise floor: about 1 where nothing but the seed differs."""
     sentence: str
     movers: tuple[Mover, ...]
     """Largest displacement first."""
@@ -163,6 +165,7 @@ def measure_changes(
         median_jaccard=_median(alike[chosen]),
         movers=movers,
         noise_floor=noise,
+        noise_ratio=None if not noise else median / noise,
         sentence=_sentence(first, second, median, _median(alike[chosen]), noise, len(moving)),
     )
 

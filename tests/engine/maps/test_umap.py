@@ -229,7 +229,13 @@ def test_a_umap_map_has_its_noise_floor_and_comes_back_at_once(
         drain(maker.umap(replace(options, layer=2), floor=False))
         changes = maker.changes(options, replace(options, layer=2))
         assert changes.noise_floor == drawn.noise_floor
+        assert changes.noise_ratio == pytest.approx(changes.median / drawn.noise_floor)
         assert "seeds" in changes.sentence
+        drain(maker.umap(replace(options, seed=7), floor=False))
+        same = maker.changes(options, replace(options, seed=7))  # the data are the same: row N6
+        assert same.noise_ratio is not None
+        assert 0.4 < same.noise_ratio < 2.5
+        assert same.noise_ratio <= changes.noise_ratio * 1.5
         assert changes.moving == drawn.n
         report = verify(maker, drawn.to_dict())
         assert report.ok
