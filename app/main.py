@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from app import health, version
 from app.act import api as act_api
+from app.act import many
 from app.act import page as act
 from app.bases import api as bases_api
 from app.bases import page as bases
@@ -80,6 +81,7 @@ FURTHER = (
         map_api,
         readings_api,
         act_api,
+        many,
     ),
 )
 """What answers beside them."""

@@ -49,6 +49,7 @@ from engine.generation.write import Reader, check_room, generation, write
 from engine.interventions.action import Action
 from engine.interventions.causal import CausalMap, causal_map, check_twins
 from engine.interventions.hooks import Switch, acting
+from engine.interventions.many import Case, Many, many, name_of
 from engine.interventions.plan import edits_of, layers_of
 from engine.lenses import files as lens_files
 from engine.lenses import lens_of
@@ -108,6 +109,7 @@ class LatentSpace:
         self._cache_dir = cache_dir
         self._states_bytes = states_bytes
         self._causal: LRUCache[tuple[tuple[int, ...], ...], CausalMap] = LRUCache(_MAPS)
+        self._many: LRUCache[str, Many] = LRUCache(_MAPS)
         self._switch: Switch | None = None
         """Of the action that is under way."""
         self._states = StateCache(model, states_bytes)
@@ -755,6 +757,20 @@ class LatentSpace:
             states=rows * layers,
         )
         return self._costs.seconds(work)
+
+    def many(self, cases: Sequence[Case], action: Action) -> Steps[Many]:
+        """An action over many prompts; kept for as long as there is room.
+
+        See :func:`engine.interventions.many.many`.
+        """
+        key = name_of(cases, action)
+        if key not in self._many:
+            self._many[key] = yield from many(self, cases, action)
+        return self._many[key]
+
+    def known_many(self, name: str) -> Many | None:
+        """One that was run already, by :func:`engine.interventions.many.name_of`."""
+        return self._many.get(name)
 
     def known_causal_map(self, prompt: str, twin: str) -> CausalMap | None:
         """One that was computed already."""

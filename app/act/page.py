@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import Field
 from starlette.responses import RedirectResponse, Response
 
+from app.act.many import ManyQuestion
 from app.act.question import ActingQuestion, PartName
 from app.act.reading import RUNNER_UP, ActReading, read
 from app.act.work import start_causal
@@ -20,7 +21,7 @@ from app.jobs.lanes import JobsDep
 from app.method.terms import TERMS, Term
 from app.model.explorer import ExplorerDep
 from app.web.questions import FormQuestion, PageQuestion, PromptText, ShortText, ask
-from app.web.rendering import Page, link, render
+from app.web.rendering import Page, as_text, link, render
 from app.web.words import Choice, choices, seconds
 from engine.errors import InputError, NonFiniteError
 from engine.frames.kinds import FRAMES as FRAMES_BY_NAME
@@ -30,7 +31,7 @@ from engine.interventions.sentences import spans
 from engine.model.vocabulary import Token, visible
 
 router = APIRouter(include_in_schema=False)
-PAGE = Page("Act", "/act", router)
+PAGE = Page("Act", "/act", router, takes_prompt=True)
 DOES = (
     ("steer", "steer", "Push the state along a token's direction."),
     ("swap", "swap", "Exchange the directions of two tokens."),
@@ -53,7 +54,7 @@ class ActQuery(ActingQuestion, PageQuestion):
     """One a line."""
     texts_from: PromptText = ""
     random: int | None = Field(None, ge=0, le=1_000_000)
-    part: PartName = "attention"
+    part: PartName = "block"
     source: PromptText | None = None
     twin: PromptText | None = None
 
@@ -159,6 +160,8 @@ class ActPage:
     takes: str | None
     """What the causal map would take."""
     map_action: str
+    many_action: str
+    many_fields: tuple[tuple[str, object], ...]
     exports: Mapping[str, str]
     problem: str | None
     terms: Mapping[str, Term]
@@ -275,6 +278,12 @@ def _page(
         window="" if found is None else _window(found),
         takes=None if found is None or found.seconds is None else seconds(found.seconds),
         map_action=link(request, "/act/causal"),
+        many_action=link(request, "/act/many"),
+        many_fields=tuple(
+            (name, as_text(value))
+            for name, value in asked.items()
+            if name in ManyQuestion.model_fields and name != "target"
+        ),
         exports={} if found is None else _exports(request, query, found),
         problem=problem,
         terms=TERMS,

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from app.act.many import ManyTable
 from app.act.question import ActingQuestion, ActQuestion, NudgeQuestion
 from app.cli.options import Mistake, add, space_of
 from app.cli.terminal import document, follow, visible, write
+from app.model.open_model import facts_of
+from app.web import export
 from app.web.errors import validation_sentence
-from engine.interventions.action import PARTS
+from engine.interventions.action import KINDS, PARTS, Action
 from engine.interventions.causal import CausalMap
 from engine.interventions.effect import Effect, effect
+from engine.interventions.many import Many, facts, parse_cases
 from engine.interventions.nudge import nudge
 from engine.interventions.sentences import (
     causal_sentence,
     effect_sentence,
+    many_sentence,
     nudge_sentence,
     share,
     word,
@@ -55,6 +62,20 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     causal.add_argument("twin", help="The same text with other words of as many tokens.")
     causal.add_argument("--json", action="store_true", help="The JSON of /api/v1/causal.")
     causal.set_defaults(run=_causal)
+
+    over = commands.add_parser(
+        "many", parents=[model], help="an action over many prompts, and how often it succeeds"
+    )
+    over.add_argument("action", choices=KINDS, help="What is done.")
+    over.add_argument("--cases", type=Path, metavar="FILE", help="Lines 'prompt | target | own "
+                      "answer | other prompt'. Without it: the facts that ship.")  # fmt: skip
+    over.add_argument("--part", choices=PARTS, default="block", help="Of zero and scale.")
+    names = (n for n in ActingQuestion.model_fields if n != "target")
+    add(over, ActingQuestion, *names)
+    form = over.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="Every case as JSON.")
+    form.add_argument("--csv", action="store_true", help="A row for each case.")
+    over.set_defaults(run=_many)
 
     smallest = commands.add_parser(
         "nudge", parents=[model], help="the smallest change of the last state that turns an answer"
@@ -131,3 +152,31 @@ def _nudge(given: argparse.Namespace) -> int:
         for way in found.ways
     ]
     return write(visible("\n".join([nudge_sentence(found), "", head, *rows, ""])))
+
+
+def _many(given: argparse.Namespace) -> int:
+    where = {name: getattr(given, name) for name in ActingQuestion.model_fields if name != "target"}
+    swapped: dict[str, Any] = {"token": "a", "foil": "b", "source": "a"}  # each case brings its own
+    action = Action(kind=given.action, part=given.part, **swapped, **where)
+    cases = facts() if given.cases is None else parse_cases(_read(given.cases))
+    space = space_of(given)
+    found = follow(space.many(cases, action))
+    if given.json:
+        return document(space, found)
+    if given.csv:
+        return write(ManyTable(export.Source.of(facts_of(space)))(found))
+    return write(visible(_many_text(found)))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mistake(f"{path} cannot be read as UTF-8 text ({error}).") from None
+
+
+def _many_text(found: Many) -> str:
+    reasons = Counter(row.why for row in found.skips)
+    lines = [f"{count:5}  {why}" for why, count in reasons.most_common(12)]
+    head = [f"{found.skipped} of {found.cases} prompts were skipped:"] if lines else []
+    return "\n".join([many_sentence(found), "", *head, *lines, ""])

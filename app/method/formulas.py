@@ -97,6 +97,7 @@ ENTRIES: tuple[Explanation, ...] = (
             ("interventions.changes", "Reflect"),
             ("interventions.effect", "effect"),
             ("interventions.effect", "beyond"),
+            ("interventions.many", "many"),
         ),
     ),
     Explanation(

@@ -118,16 +118,18 @@ def edits_of(
         changes = [Reflect(mirror(space, action.frame_key, token, foil))] * len(layers)
     else:
         along = directions(space, resolved(space, action), layers, check=check)
-        changes = [_along(action, one) for one in along]
-    return _placed(action, layers, changes)
+        changes = [turned_along(action, one) for one in along]
+    return placed(action, layers, changes)
 
 
-def _placed(action: Action, layers: Sequence[int], changes: Sequence[Change]) -> Edits:
+def placed(action: Action, layers: Sequence[int], changes: Sequence[Change]) -> Edits:
+    """One change a layer, at the action's positions."""
     pairs = zip(layers, changes, strict=True)
     return tuple(Edit(layer, change, action.places, action.when) for layer, change in pairs)
 
 
-def _along(action: Action, direction: Tensor) -> Change:
+def turned_along(action: Action, direction: Tensor) -> Change:
+    """The change of an action along a direction of length 1: a push, a mirror, or its removal."""
     if action.kind == "swap":
         return Reflect(direction)
     if action.kind == "ablate":
@@ -181,13 +183,13 @@ def controls(
     if action.kind == "patch":
         for n, source in enumerate(unrelated(space, ids, CONTROLS), 1):
             raw = space.model.states(source, check=check).raw
-            edits = _placed(action, layers, [Replace(raw[layer, _own(action, ids)])
+            edits = placed(action, layers, [Replace(raw[layer, _own(action, ids)])
                                              for layer in layers])  # fmt: skip
             yield Planned("random", f"states of unrelated text {n}", edits)
     else:
         for seed in range(1, CONTROLS + 1):
             along = random_direction(space, seed + 1000 * (action.random or 0))
-            edits = _placed(action, layers, [_along(action, along)] * len(layers))
+            edits = placed(action, layers, [turned_along(action, along)] * len(layers))
             yield Planned("random", f"random direction {seed}", edits)
     if action.kind == "steer":
         opposite = replace(action, dose=-action.dose)

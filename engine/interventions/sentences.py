@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from engine.interventions.action import Action
 from engine.interventions.causal import CausalMap
 from engine.interventions.effect import Effect
+from engine.interventions.many import Many
 from engine.interventions.nudge import Nudge
 from engine.model.vocabulary import Vocabulary, visible
 
@@ -166,3 +167,24 @@ def nudge_sentence(found: Nudge) -> str:
         f" of its length along semantic bases, {100 * rows.size:.0f} % along head rows; for equal"
         f" contrast the head rows move all other logits {longer:.1f} times as much, in squared sum."
     )
+
+
+def many_sentence(found: Many) -> str:
+    """How often an action succeeds, beside chance; withheld where the intervals touch."""
+    said = (
+        f"At layer {spans(found.layers)} the answer becomes the target in"
+        f" {_interval(found.share, found.interval)} of {found.used} prompts"
+    )
+    if found.control_interval is None or found.interval is None:
+        return f"{said}; there is nothing to compare it with."
+    chance = _interval(found.control_share, found.control_interval)
+    beside = f"{found.controls} random runs of the same size"
+    if found.interval[0] <= found.control_interval[1]:
+        return f"{said}: not more than in {beside} ({chance})."
+    return f"{said}, in {chance} of {beside}."
+
+
+def _interval(value: float | None, bounds: tuple[float, float] | None) -> str:
+    if value is None or bounds is None:
+        return "no share"
+    return f"{100 * value:.1f} % ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"

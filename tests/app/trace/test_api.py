@@ -401,7 +401,8 @@ def test_every_address_of_the_api_is_described_with_its_errors(
             "jobs/{id}/restart", "sets", "sets/{id}", "calibrations", "calibrations/task",
             "calibrations/{id}", "calibrations/{id}/files", "calibrations/{id}/competitors",
             "calibrations/{id}/ablation", "calibrations/{id}/trace", "readings",
-            "calibrations/{id}/words", "act", "causal", "nudge",
+            "calibrations/{id}/words", "act", "causal", "nudge", "many", "many/{id}",
+            "many/{id}/rows.csv",
         )
     }  # fmt: skip
     for path, operations in paths.items():

@@ -55,6 +55,8 @@ def cases() -> Iterator[Case]:
         yield "GET", path, {"params": {"prompt": "a", "tokens": 10**6}}, NEW_TOKEN_CEILING
     yield "POST", "/api/v1/generate", {"json": MANY}, TOKENS
     yield "POST", "/api/v1/trace", {"json": LONG}, PROMPT_CEILING
+    yield "POST", "/api/v1/many", {"json": {"cases": LONG["prompt"]}}, PROMPT_CEILING
+    yield "POST", "/act/many", {"data": {"cases": "cat | dog\n" * 1001}}, 1000
     yield "POST", "/act/causal", {"data": MANY | {"twin": "cat"}}, TOKENS
     for path, more in (("/api/v1/act", {"steer": "#5"}), ("/api/v1/causal", {"twin": "cat"})):
         yield "POST", path, {"json": MANY | more}, TOKENS
@@ -109,7 +111,7 @@ FIXED = {
     "/present", "/present/paris",
 }  # fmt: skip
 OF_ONE = re.compile(
-    rf"/(api/v1/)?(jobs|sets|calibrations|calibrate|calibrate/sets|map/calibration)/{NOBODY}"
+    rf"/(api/v1/)?(jobs|sets|calibrations|calibrate|calibrate/sets|map/calibration|many|act/many)/{NOBODY}"
     r"(/cancel|/restart|/forget|/delete|/rows\.csv|/ablation\.csv|/files|/ablation)?"
 )
 

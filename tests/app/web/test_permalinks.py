@@ -86,6 +86,8 @@ LINKED: tuple[tuple[str, Query], ...] = (
     ("/api/v1/act", (WORDS, ("swap", "#5"), ("swap", "#7"), ("positions", ":"))),
     ("/api/v1/causal", (WORDS, ("twin", TWIN))),
     ("/api/v1/nudge", (WORDS, ("token", "#5"))),
+    (f"/act/many/{NOBODY}", ()),
+    (f"/api/v1/many/{NOBODY}", ()),
     (f"/api/v1/calibrations/{NOBODY}/trace", (WORDS,)),
 )
 STRANGE = (
