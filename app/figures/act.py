@@ -13,7 +13,6 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from app.figures.theme import (
-    ROW_HEIGHTS,
     SYMBOLS,
     axis,
     base_layout,
@@ -28,7 +27,11 @@ from engine.interventions.effect import Effect
 from engine.trace.result import Trace
 
 Floats = NDArray[np.float32]
-KINDS = {"random": "random", "opposite": "opposite sign", "layer": "another layer"}
+KINDS = {"random": "five random", "opposite": "opposite sign", "layer": "another layer"}
+_ROWS = (48, 20)
+"""Heights of a row in pixels, where there are few and where there are many."""
+_COLUMN = 74
+"""The least width of a column, in pixels."""
 COLUMNS = 12
 """Positions that a grid shows at most: the last ones."""
 
@@ -135,7 +138,7 @@ def _grid(
 ) -> go.Figure:
     """Cells with a text each, layers running upward, the prompt's tokens below."""
     colours = theme(dark)
-    height = ROW_HEIGHTS[0] * len(layers) if len(layers) > 8 else ROW_HEIGHTS[1] * len(layers)
+    height = _ROWS[len(layers) > 8] * len(layers)
     ys, xs = np.nonzero(np.isfinite(z))
     shade = np.clip(z[ys, xs] / high, 0, 1).astype(np.float32)
     hover = [
@@ -169,7 +172,7 @@ def _grid(
                 y=ys.tolist(),
                 mode="text",
                 text=[plot_text(texts[y][x], 11) for y, x in zip(ys, xs, strict=True)],
-                textfont={"size": 12, "color": text_colours(shade, colours.sequential)},
+                textfont={"size": 11.5, "color": text_colours(shade, colours.sequential)},
                 hoverinfo="skip",
                 showlegend=False,
                 meta={"part": "texts"},
@@ -181,6 +184,7 @@ def _grid(
     layout: dict[str, Any] = base_layout(
         colours,
         height=height + 110,
+        width=_COLUMN * len(columns) + 130,
         margin={"l": 44, "r": 8, "t": 34 if above else 12, "b": 62},
         meta={"kind": "acted"},
         xaxis=axis(
