@@ -22,7 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 RESULTS = Path(__file__).with_name("results")
-NAMES = ("trace", "readings", "peers", "memory", "growth", "cost", "bases", "maps",
+NAMES = ("trace", "readings", "generate", "peers", "memory", "growth", "cost", "bases", "maps",
          "maps-browser", "calibration")  # fmt: skip
 
 
@@ -53,6 +53,7 @@ def _run(chosen: list[str], given: argparse.Namespace) -> int:
     from bench.browser_maps import maps_in_the_browser
     from bench.calibration import calibration
     from bench.foretold import foretold
+    from bench.generate import generate
     from bench.growth import growth
     from bench.maps import maps
     from bench.memory import memory
@@ -64,6 +65,7 @@ def _run(chosen: list[str], given: argparse.Namespace) -> int:
     sections: dict[str, Callable[[Bench], Section]] = {
         "trace": trace,
         "readings": readings,
+        "generate": lambda bench: generate(bench.setting),
         "peers": peers,
         "memory": memory,
         "growth": growth,

@@ -500,6 +500,39 @@ def test_who_reads_slowly_is_not_who_does_not_read(app: FastAPI) -> None:
         book.let_pass_until(lambda: book.closed["not_taken"] == 1)  # once it reads no more
 
 
+def test_a_text_under_way_outlives_every_deadline_of_its_connection(
+    app: FastAPI, space: LatentSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is held before its second step for a hundred times what a head or a taken answer
+    may last: nothing is owed by the client meanwhile."""
+    book, go_on, advance = Book(), threading.Event(), space.model.advance
+    steps: list[int] = []
+
+    def held(*given: Any, check: Callable[[], None]) -> Any:
+        steps.append(1)
+        while len(steps) > 1 and not go_on.wait(0.002):
+            check()
+        return advance(*given, check=check)
+
+    monkeypatch.setattr(space.model, "advance", held)
+    path = b"/api/v1/generate?prompt=cat&tokens=2&stream=true"
+    question = b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with served(app, book) as server, closing(raw_connection(address(server))) as one:
+        one.sendall(question)
+        answer = b""
+        while b'"event":"token"' not in answer:
+            answer += one.recv(100_000)
+        for _ in range(5):
+            book.let_pass(10)
+        assert not any(book.closed.values())
+        go_on.set()
+        while b'"event":"end"' not in answer:
+            part = one.recv(100_000)
+            assert part
+            answer += part
+        assert answer.count(b'"event":"token"') == 2
+
+
 def test_who_does_not_read_holds_a_piece_and_not_the_whole_answer(app: FastAPI) -> None:
     """Plotly.js is five megabytes; each reader waits for its own client."""
     whole = 3 * 2**20
