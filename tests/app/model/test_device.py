@@ -577,3 +577,30 @@ def test_a_step_that_is_known_to_be_long_does_not_look_like_a_hang(
     assert thread.heartbeat_age_s == (50.0 if looks_hung else 0.0)
     blocker.release.set()
     job.future.result(PATIENCE)
+
+
+def test_a_reserved_place_counts_until_it_is_given_back() -> None:
+    """Of two places one is reserved: one job may wait beside what runs, and it is the client's."""
+    device = DeviceThread(places=2, per_client={"far": 1}.get)
+    device.start()
+    try:
+        release = device.reserve("far")
+        assert device.held_by("far") == 1
+        for ask in (device.reserve, partial(device.submit, lambda check: None, deadline_s=None)):
+            with pytest.raises(QueueFull, match="may have 1"):
+                ask(client="far")
+        blocker, running = hold(device)
+        waiting = device.submit(lambda check: "served", deadline_s=None, client="near")
+        with pytest.raises(QueueFull, match="2 requests wait already and 2 may"):
+            device.reserve("near")
+        # Background work needs no place: that is what the reserved one is for.
+        step = device.submit(lambda check: "step", deadline_s=None, client="far", background=True)
+        blocker.release.set()
+        assert running.future.result(PATIENCE) == "released"
+        assert waiting.future.result(PATIENCE) == "served"
+        assert step.future.result(PATIENCE) == "step"
+        release()
+        assert device.held_by("far") == 0
+        device.reserve("far")()
+    finally:
+        device.close()
