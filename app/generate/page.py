@@ -171,7 +171,6 @@ async def generate_page(request: Request, explorer: ExplorerDep) -> HTMLResponse
         render,
         request,
         "generate/page.html",
-        fragment="generate/_run.html",
         headers={"Vary": "Sec-Fetch-Dest, HX-Request, HX-History-Restore-Request, HX-Boosted"},
     )
     if not request.query_params:  # nothing is asked yet
@@ -186,7 +185,7 @@ async def generate_page(request: Request, explorer: ExplorerDep) -> HTMLResponse
             run = _finished(request, query, run, found)
     except InputError as error:
         return send(show(problem=str(error)), status=422)
-    return send(show(run=run))
+    return send(show(run=run), fragment="generate/_run.html")
 
 
 @router.get("/generate/stream")

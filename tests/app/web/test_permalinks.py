@@ -151,6 +151,7 @@ def links(draw: Any) -> str:
 @example(address=f"/api/v1/bases?token=%23{'9' * 30}", part=False)
 @example(address="/map?select=ids%3A99999999999", part=True)
 @example(address="/?prompt=a&cell=99,99&pin=99999", part=True)
+@example(address="/generate?prompt=a&tokens=+", part=True)  # a mistake, asked for by htmx
 @pytest.mark.slow
 def test_a_mutated_permalink_is_answered_with_a_page_that_says_so(
     shared_client: TestClient, address: str, part: bool
