@@ -56,9 +56,9 @@ from engine import LatentSpace
 
 PAGES = (
     trace.PAGE,
-    compare.PAGE,
     generate.PAGE,
     act.PAGE,
+    compare.PAGE,
     maps.PAGE,
     calibrate.PAGE,
     bases.PAGE,
