@@ -194,11 +194,11 @@ OPENS_FILES = {
     "storage/store.py", "storage/opening.py", "calibrate/sets.py", "calibrate/calibrations.py",
     "calibrate/work.py", "calibrate/parsing.py",
     # What ships with the program.
-    "web/assets.py",
+    "web/assets.py", "present/stories.py",
     # What the operator names: settings, the list of models, files on the command line.
     "settings.py", "model/catalogue.py", "cli/map.py", "cli/verify.py", "cli/calibrate.py",
     "cli/labelled.py", "cli/terminal.py", "cli/models.py", "cli/options.py", "cli/lens.py",
-    "cli/act.py",
+    "cli/act.py", "cli/present.py",
 }  # fmt: skip
 FILE_METHODS = {"read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "unlink", "rmtree"}
 
