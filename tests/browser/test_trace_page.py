@@ -112,7 +112,7 @@ def test_a_switch_of_geometry_never_runs_the_model_again(visit: Visit, site: Sit
     settle(page)  # a part that comes later may need a pass of its own
     passes = site.forward_passes
     before = page.locator(".cells").text_content()
-    page.get_by_text("Advanced").click()
+    page.locator("#more > summary").click()
     page.get_by_role("radio", name="squared L2").check()
     expect(page.locator("#cell .chosen .head")).to_have_text("squared L2")
     assert query(page)["geometry"] == ["l2"]
@@ -207,7 +207,7 @@ def test_the_form_keeps_what_links_have_set(visit: Visit) -> None:
     page.locator("#cell .three a.tok-link").nth(3).click()
     expect(page).to_have_url(re.compile("pin="))
     count = len(query(page)["pin"])
-    page.get_by_text("Advanced").click()
+    page.locator("#more > summary").click()
     page.get_by_role("radio", name="matrix product").check()
     expect(page.locator("#cell .chosen .head")).to_have_text("matrix product")
     expect(page.locator("#cell-title")).to_have_text(re.compile("layer 1, position 1"))
@@ -308,7 +308,7 @@ def test_a_mistake_is_a_sentence_and_the_page_goes_on(visit: Visit) -> None:
     """Unknown layers: one sentence in the result's place; the form still works."""
     visit.guard.allow = ("status of 422", "Error Code 422")
     page = visit.go()
-    page.get_by_text("Advanced").click()
+    page.locator("#more > summary").click()
     layers = page.locator("#layers")
     layers.fill("90:95")
     layers.press("Enter")
@@ -391,7 +391,7 @@ def test_without_script_everything_is_there(visit_to: Open, site: Site) -> None:
     expect(page.locator("#cell-title")).to_have_text(re.compile("layer 1, position 1"))
     page.locator("#cell .three a.tok-link").nth(2).click()
     expect(page.get_by_role("link", name="Back to the answer and its rivals")).to_be_visible()
-    page.get_by_text("Advanced").click()
+    page.locator("#more > summary").click()
     page.get_by_role("radio", name="squared L2").check()
     page.get_by_role("button", name="Read").click()
     expect(page.locator("#cell-title")).to_have_text(re.compile("layer 1, position 1"))
