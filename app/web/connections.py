@@ -186,6 +186,11 @@ class GuardedProtocol(H11Protocol):
         self.book.closed["malformed"] += 1
         self._refuse(400, _MALFORMED)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether an answer was given whole and nothing has come since."""
+        return self._quiet_since is not None
+
     def idle_s(self, now: float) -> float:
         """Seconds since something was under way here; 0 while something is."""
         if self._quiet_since is None or self.transport.is_closing():

@@ -190,7 +190,7 @@ def _agreement(
                 mean([one.overlap for one in own]),
                 mean([one.correlation for one in own]),
                 ranks.nanmedian(1).values.cpu().numpy().astype(np.float32),
-                _intervals(hits.tolist(), finite.sum(1).tolist()),
+                _intervals(hits.cpu().tolist(), finite.sum(1).cpu().tolist()),
             )
         )
     k = min(options.k, model.vocabulary)

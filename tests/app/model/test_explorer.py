@@ -237,7 +237,7 @@ async def test_what_took_too_long_says_so_in_words_that_fit_the_page(
     async def late(*_: object) -> object:
         raise DeadlineExceeded("The work took longer than allowed; ask for a shorter prompt.")
 
-    monkeypatch.setattr("app.model.explorer._while_connected", late)
+    monkeypatch.setattr("app.model.explorer.while_connected", late)
     async with running(app):
         for path, query, less_of_it in (
             (TRACE, {"prompt": PROMPT}, "ask for fewer layers or a shorter prompt."),

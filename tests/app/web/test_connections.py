@@ -390,6 +390,8 @@ def test_an_idle_connection_gives_way_to_a_new_one(space: LatentSpace) -> None:
             one.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert alive(one)
             held.append(one)
+            # The answer is with the client before the server has put it away.
+            until(lambda: sum(c.quiet for c in server.server_state.connections) == len(held))  # type: ignore[attr-defined]
             book.let_pass(0.2)
         book.let_pass(1.2)
         with closing(http.client.HTTPConnection(*address(server))) as newcomer:
