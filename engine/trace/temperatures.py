@@ -93,12 +93,16 @@ class Temperatures:
         return {frame: rows for frame, rows in found.items() if rows.keys() == GEOMETRIES.keys()}
 
     def _keep(self, found: dict[str, dict[str, Temperature]]) -> None:
-        """A reader sees a whole file or none; what cannot be kept is no error."""
+        """A reader sees a whole file or none; what cannot be kept is no error.
+
+        The geometries' own are not kept: they say that this process could measure nothing.
+        """
         if self._path is None:
             return
         frames = {
             frame: {name: asdict(one) for name, one in rows.items()}
             for frame, rows in found.items()
+            if any(one.fitted for one in rows.values())
         }
         with contextlib.suppress(OSError):
             write_text(self._path, json.dumps({"format": _FORMAT, "frames": frames}))

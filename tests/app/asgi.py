@@ -54,9 +54,14 @@ def settings_with(**values: Any) -> Settings:
 
 
 def load_tiny(folder: Path, cache: Path) -> LatentSpace:
-    """The tiny model; a space belongs to one thread at a time, so some tests need their own."""
+    """The tiny model; a space belongs to one thread at a time, so some tests need their own.
+
+    So is what it keeps, in a folder of its own under `cache`: what one test measures on a model
+    that it spoilt, or fits, no other test reads by.
+    """
+    own = tempfile.mkdtemp(dir=cache)
     return engine.load(
-        folder, device="cpu", dtype="float32", threads=1, offline=True, cache_dir=cache
+        folder, device="cpu", dtype="float32", threads=1, offline=True, cache_dir=own
     )
 
 

@@ -99,12 +99,16 @@ def test_they_are_measured_once_and_kept(spaces: Spaces, tmp_path: Path) -> None
         assert fresh.of("tight") == wanted
 
 
-def test_where_nothing_is_finite_the_geometries_own_stand(spaces: Spaces) -> None:
+def test_where_nothing_is_finite_the_geometries_own_stand(spaces: Spaces, tmp_path: Path) -> None:
     space = spaces.fresh("llama")
+    well = Temperatures(space.model, space.frame, tmp_path).of("tight")
     with torch.no_grad():
         space.model.anatomy.blocks[-1].mlp.down_proj.weight.fill_(torch.inf)
-    found = Temperatures(space.model, space.frame, None).of("output")
+    ill = Temperatures(space.model, space.frame, tmp_path)
+    found = ill.of("output")
     assert {name: one.value for name, one in found.items()} == {
         one.name: one.temperature for one in GEOMETRIES.values()
     }
     assert not any(one.fitted for one in found.values())
+    # Nor does a process that could measure nothing tell the next one what to read by.
+    assert Temperatures(space.model, space.frame, tmp_path).known() == {"tight": well}
