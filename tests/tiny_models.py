@@ -274,6 +274,14 @@ class Spaces:
         return engine.load(self.folders[name], **(given | settings_))
 
 
+def hooks(space: LatentSpace) -> int:
+    """How many hooks hang on a model: to be compared with before, since transformers puts some."""
+    return sum(
+        len(part._forward_hooks) + len(part._forward_pre_hooks)
+        for part in space.model.module.modules()
+    )
+
+
 def peak_bytes(work: Any) -> int:
     """The most that torch's allocator held at once for some work, beyond what it held before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:

@@ -153,10 +153,12 @@ def fault(status: int, headers: dict[str, str], body: bytes) -> str | None:
 def fuzz(address: str, cases: int) -> Found:
     """About so many requests, over all addresses of the API."""
     begun = f"{address}/api/v1/openapi.json"
-    count = schemathesis.openapi.from_url(begun).statistic.operations.total
+    count = schemathesis.openapi.from_url(begun, timeout=PATIENCE).statistic.operations.total
     # Some are made twice and count once.
     per_operation = max(1, round(cases * 1.35 / count))
-    schema = schemathesis.openapi.from_url(begun, config=configuration(per_operation))
+    schema = schemathesis.openapi.from_url(
+        begun, config=configuration(per_operation), timeout=PATIENCE
+    )
     found = Found()
     for event in from_schema(schema).execute():
         if isinstance(event, events.ScenarioFinished):

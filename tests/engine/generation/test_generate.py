@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from same_numbers import ROUNDING
-from tiny_models import ARCHITECTURES, PROMPT, Spaces, made
+from tiny_models import ARCHITECTURES, PROMPT, Spaces, hooks, made
 from torch import Tensor
 
 import engine
@@ -243,6 +243,7 @@ def test_a_column_is_handed_out_before_the_model_takes_its_next_step(
 
 def test_work_stops_between_two_blocks_and_leaves_no_hooks(spaces: Spaces) -> None:
     space = spaces["llama"]
+    before = hooks(space)
     calls = 0
 
     def check() -> None:
@@ -259,12 +260,7 @@ def test_work_stops_between_two_blocks_and_leaves_no_hooks(spaces: Spaces) -> No
         with pytest.raises(Cancelled):
             list(space.generate(PROMPT, tokens=2, check=check))
         assert calls == wanted
-    hooks = [
-        hook
-        for module in space.model.module.modules()
-        for hook in (*module._forward_hooks, *module._forward_pre_hooks)
-    ]
-    assert not hooks
+    assert hooks(space) == before
 
 
 def test_the_text_ends_where_the_model_ends_it(spaces: Spaces) -> None:

@@ -15,6 +15,7 @@ from tiny_models import (
     PROMPT,
     Folders,
     Spaces,
+    hooks,
     made,
     randomize,
     save,
@@ -236,16 +237,10 @@ def test_auto_dtype_on_the_cpu_is_float32(spaces: Spaces) -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "opt_proj", "bert"])
 def test_dissecting_leaves_no_hook_behind(spaces: Spaces, name: str) -> None:
-    module = spaces[name].model.module
-
-    def hooks() -> int:  # transformers itself may have put some
-        return sum(
-            len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules()
-        )
-
-    before = hooks()
-    dissect(module, kind=spaces[name].model.anatomy.kind)
-    assert hooks() == before
+    space = spaces[name]
+    before = hooks(space)
+    dissect(space.model.module, kind=space.model.anatomy.kind)
+    assert hooks(space) == before
 
 
 def test_a_path_to_the_head_that_is_no_module_is_refused() -> None:

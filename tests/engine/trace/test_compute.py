@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from same_numbers import ROUNDING
-from tiny_models import ARCHITECTURES, NAN_LAYER, PROMPT, Spaces, peak_bytes
+from tiny_models import ARCHITECTURES, NAN_LAYER, PROMPT, Spaces, hooks, peak_bytes
 from torch import Tensor
 
 from engine import GEOMETRIES, LatentSpace, Limits, TraceOptions
@@ -74,16 +74,9 @@ def test_states_are_those_of_the_model_and_the_last_is_before_the_norm(
 
 def test_taking_states_leaves_no_hook_and_no_gradient(spaces: Spaces) -> None:
     space = spaces["llama"]
-
-    def hooks() -> int:  # transformers itself may have put some
-        return sum(
-            len(part._forward_hooks) + len(part._forward_pre_hooks)
-            for part in space.model.module.modules()
-        )
-
-    before = hooks()
+    before = hooks(space)
     states = space.model.states((1, 2, 3))
-    assert hooks() == before
+    assert hooks(space) == before
     assert not states.raw.requires_grad
     assert not states.raw.is_inference(), "so that one can differentiate through a reading"
     x = space.model.states((1, 2, 3)).raw[1].clone().requires_grad_()

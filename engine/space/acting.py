@@ -1,0 +1,126 @@
+"""Changing a state inside the model, and seeing what follows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Final
+
+from cachetools import LRUCache
+
+from engine.errors import OptionError
+from engine.interventions.action import Action
+from engine.interventions.causal import CausalMap, causal_map, check_twins
+from engine.interventions.hooks import acting
+from engine.interventions.many import Case, Many, many, name_of
+from engine.interventions.plan import edits_of, layers_of
+from engine.model.state_cache import StateCache
+from engine.progress import Check, Steps, no_check
+from engine.space.bases import Bases
+from engine.space.reading import Reading
+from engine.trace.options import TraceOptions
+
+_MAPS: Final = 64
+
+
+class Acting(Reading, Bases):
+    """Interventions, and what is learned by many of them."""
+
+    @cached_property
+    def _causal(self) -> LRUCache[tuple[tuple[int, ...], ...], CausalMap]:
+        return LRUCache(_MAPS)
+
+    @cached_property
+    def _many(self) -> LRUCache[str, Many]:
+        return LRUCache(_MAPS)
+
+    @contextlib.contextmanager
+    def act(
+        self,
+        action: Action | str,
+        *,
+        prompt_tokens: int | None = None,
+        check: Check = no_check,
+        **settings: Any,
+    ) -> Iterator[None]:
+        """Within it the model's states are changed, whoever calls the model::
+
+            with space.act("steer", token="Rome", foil="Paris", layers="25", dose=0.3):
+                trace = space.trace("The capital of France is")
+
+        What is read inside is not kept for outside, and the other way round.
+
+        Args:
+            action: what is done; or its kind, and the fields of
+                :class:`engine.interventions.action.Action` as keywords.
+            prompt_tokens: see :func:`engine.interventions.hooks.acting`.
+            check: raises to stop what must be read first, such as another prompt.
+
+        Raises:
+            LayerError, TokenError, OptionError: one sentence each.
+        """
+        if isinstance(action, str):
+            try:
+                action = Action(kind=action, **settings)
+            except TypeError as error:
+                names = ", ".join(Action.__dataclass_fields__)
+                raise OptionError(f"{error}; the fields of an action are {names}.") from None
+        elif settings:
+            action = replace(action, **settings)
+        edits = edits_of(self, action, layers_of(self, action), check=check)
+        kept = self._states, self._traces, self._reads, self._switch
+        self._states = StateCache(self.model, self._states_bytes)
+        del self._traces, self._reads  # both are made anew
+        try:
+            with acting(self.model, [edits], prompt_tokens=prompt_tokens) as self._switch:
+                yield
+        finally:
+            kept[0].passes += self._states.passes
+            self._states, self._traces, self._reads, self._switch = kept
+
+    def causal_map(self, prompt: str, twin: str) -> Steps[CausalMap]:
+        """Where a prompt's answer comes from; kept for as long as there is room.
+
+        See :func:`engine.interventions.causal.causal_map`.
+        """
+        key = self.tokenize(prompt).ids, self.tokenize(twin).ids
+        if key not in self._causal:
+            self._causal[key] = yield from causal_map(self, prompt, twin)
+        return self._causal[key]
+
+    def known_causal_map(self, prompt: str, twin: str) -> CausalMap | None:
+        """One that was computed already."""
+        return self._causal.get((self.tokenize(prompt).ids, self.tokenize(twin).ids))
+
+    def predict_causal_map(self, prompt: str, twin: str) -> float:
+        """Seconds that a causal map would take; nothing is run.
+
+        Raises:
+            PromptError: prompts that cannot be compared.
+        """
+        own, other = self.tokenize(prompt).ids, self.tokenize(twin).ids
+        check_twins(own, other)
+        count, layers = len(own), self.model.blocks + 1
+        # From the first token that differs on, twice, through half of the blocks on average.
+        rows = 2 * (count - next(n for n in range(count) if own[n] != other[n]))
+        work = replace(
+            self._work(count, TraceOptions(), forward_tokens=rows * count * layers // 2),
+            states=rows * layers,
+        )
+        return self._costs.seconds(work)
+
+    def many(self, cases: Sequence[Case], action: Action) -> Steps[Many]:
+        """An action over many prompts; kept for as long as there is room.
+
+        See :func:`engine.interventions.many.many`.
+        """
+        key = name_of(cases, action)
+        if key not in self._many:
+            self._many[key] = yield from many(self, cases, action)
+        return self._many[key]
+
+    def known_many(self, name: str) -> Many | None:
+        """One that was run already, by :func:`engine.interventions.many.name_of`."""
+        return self._many.get(name)

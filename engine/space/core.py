@@ -1,0 +1,140 @@
+"""What every question of a latent space stands on: its frames, prompts, states and costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from cachetools import LRUCache
+
+from engine.bases.selfcheck import SelfCheck
+from engine.cost import CostModel, Work
+from engine.errors import OptionError
+from engine.frames.decomposition import HeadDecomposition
+from engine.frames.decomposition_cache import cached_decomposition
+from engine.frames.frame import Frame
+from engine.frames.kinds import build_frame
+from engine.frames.kinds.kind import Source
+from engine.interventions.hooks import Switch
+from engine.model.language_model import LanguageModel, States
+from engine.model.opening import Tell, silent
+from engine.model.prompts import Tokens
+from engine.model.ranges import parse_range
+from engine.model.state_cache import StateCache
+from engine.model.vocabulary import Vocabulary
+from engine.progress import Check, no_check
+from engine.trace.options import TraceOptions, with_settings
+from engine.trace.result import Cost
+
+_FRAMES: Final = 12
+
+
+class Core:
+    """A model's frames and the states of its latest prompts; see :class:`engine.LatentSpace`."""
+
+    self_check: SelfCheck
+    """How far the last layer's reading is from the model's own logits."""
+
+    _switch: Switch | None = None
+    """Of the action that is under way."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        cache_dir: Path | None = None,
+        seed: int = 0,
+        states_bytes: int = 256 * 2**20,
+        check: Check = no_check,
+        tell: Tell = silent,
+    ) -> None:
+        self.model = model
+        self.seed = seed
+        self._cache_dir = cache_dir
+        self._states_bytes = states_bytes
+        self._states = StateCache(model, states_bytes)
+        self._frames: LRUCache[str, Frame] = LRUCache(_FRAMES)
+        self._costs = CostModel()
+        tell("taking the head apart")
+        self.decomposition: HeadDecomposition = cached_decomposition(
+            model.anatomy.weight, cache_dir, check=check
+        )
+
+    @property
+    def forward_passes(self) -> int:
+        """How often the model ran for a prompt."""
+        return self._states.passes
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Token texts."""
+        return self.model.vocabulary_texts
+
+    def frame(self, name: str) -> Frame:
+        """One of the frames, built when first asked for.
+
+        Args:
+            name: one of :data:`engine.frames.kinds.FRAMES`, or with its dial as ``dial:0.25``.
+
+        Raises:
+            OptionError: an unknown name, or a frame that this model does not have.
+        """
+        found = self._frames.get(name)
+        if found is None:
+            anatomy = self.model.anatomy
+            plain = anatomy.logit_scale == 1.0 and anatomy.softcap is None
+            source = Source(
+                weight=anatomy.weight,
+                embedding=anatomy.embedding_rows,
+                decomposition=self.decomposition,
+                embedding_scale=anatomy.embedding_scale,
+                bias=anatomy.bias,
+                finish=None if plain else anatomy.finish,
+                seed=self.seed,
+            )
+            found = self._frames[name] = build_frame(name, source)
+        return found
+
+    def tokenize(self, prompt: str, *, bos: str = "auto", chat: bool = False) -> Tokens:
+        """Token ids and texts of a prompt; see :meth:`LanguageModel.tokenize`."""
+        return self.model.tokenize(prompt, bos=bos, chat=chat)
+
+    def states(
+        self, prompt: str, *, bos: str = "auto", chat: bool = False, check: Check = no_check
+    ) -> States:
+        """The hidden states of a prompt before the final norm: for work of one's own."""
+        return self._states.take(self.tokenize(prompt, bos=bos, chat=chat).ids, check)
+
+    def predict_cost(self, tokens: int, options: TraceOptions | None = None) -> Cost:
+        """What a trace of so many tokens would need, the forward pass included."""
+        work = self._work(tokens, options or TraceOptions(), forward_tokens=tokens)
+        return Cost(self._costs.seconds(work), self._costs.bytes(work))
+
+    def predict_pass(self, tokens: int) -> float:
+        """Seconds that a forward pass of so many tokens would take."""
+        work = self._work(tokens, TraceOptions(), forward_tokens=tokens)
+        return self._costs.seconds(replace(work, states=0))
+
+    def _options(self, options: TraceOptions | None, settings: dict[str, Any]) -> TraceOptions:
+        options = with_settings(options, settings, TraceOptions)
+        if options.k > self.model.limits.max_k:
+            raise OptionError(f"k must be at most {self.model.limits.max_k}; got {options.k}.")
+        return options
+
+    def _work(self, count: int, options: TraceOptions, *, forward_tokens: int) -> Work:
+        """The size of a trace of `count` tokens."""
+        layers = self.model.layer_numbers(options.layers)
+        positions = parse_range(
+            options.positions, count, "position", f"this prompt of {count} tokens"
+        )
+        return Work(
+            forward_tokens=forward_tokens,
+            states=len(layers) * len(positions),
+            vocabulary=self.model.vocabulary,
+            width=self.model.width,
+            layers=self.model.blocks,
+            tokens=count,
+            k=options.k,
+            budget_bytes=self.model.limits.reading_bytes,
+        )
