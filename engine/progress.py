@@ -7,7 +7,7 @@ step is one batch, so that whoever drives the work can let others have the devic
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -33,6 +33,12 @@ class Progress:
     """What is being done, for people."""
     values: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Figures of this step, such as ``{"loss": 0.7}``."""
+    part: str = ""
+    """The part of a larger work that this is of, where that has several; see `engine.schedule`."""
+    whole: float | None = None
+    """The share of the larger work that is done, in [0, 1]; None where nothing larger is known."""
+    left: float | None = None
+    """Seconds that all of it will take from now on; None where that cannot be said."""
 
     @property
     def share(self) -> float | None:
@@ -69,6 +75,11 @@ def relabelled(steps: Steps[T], tell: Callable[[Progress], Progress]) -> Steps[T
             yield tell(step)
     finally:
         steps.close()
+
+
+def named(part: str, steps: Steps[T]) -> Steps[T]:
+    """The same work, as a part of this name of a larger one that `engine.schedule` foretells."""
+    return relabelled(steps, lambda step: replace(step, part=part))
 
 
 def as_part(steps: Steps[T], done: int, total: int, note: str) -> Steps[T]:

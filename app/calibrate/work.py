@@ -20,6 +20,7 @@ from engine.calibration.evidence.ablation import ablate
 from engine.calibration.evidence.comparison import compare_before_after
 from engine.calibration.evidence.comparison_result import Comparison
 from engine.calibration.evidence.evaluation import evaluate
+from engine.calibration.evidence.parts import READING, TRAINING, calibration_parts
 from engine.calibration.evidence.protocol import MethodSettings
 from engine.calibration.evidence.untaught_words import Words
 from engine.calibration.labelled.spec import TaskSpec
@@ -30,7 +31,8 @@ from engine.calibration.training.features import task_states
 from engine.calibration.training.options import CalibrationOptions
 from engine.calibration.training.train import calibrate
 from engine.checkpoints import NOTHING, Checkpoints
-from engine.progress import Progress, Steps, relabelled
+from engine.progress import Progress, Steps, named, relabelled
+from engine.schedule import Schedule
 
 T = TypeVar("T")
 FOLDER = "calibration"
@@ -91,14 +93,31 @@ def calibration_steps(
 
     Each part goes on from what is kept of it, with the same numbers as without an interruption.
     """
-    parts = 3 if compare and task.size("test") else 2
-    found = yield from _part(
-        1, parts, task_states(space, task, layers=(options.layer,), cache_dir=states), curve=False
+    compare = compare and task.size("test") > 0
+    plan = Schedule(calibration_parts(space, task, options, compare=compare))
+    return (yield from plan.follow(_parts(space, task, options, states, compare, kept, untaught)))
+
+
+def _parts(
+    space: LatentSpace,
+    task: Task,
+    options: CalibrationOptions,
+    states: Path,
+    compare: bool,
+    kept: Checkpoints,
+    untaught: Words | None,
+) -> Steps[Made]:
+    parts = 3 if compare else 2
+    # The comparison reads every layer: taken at once, no text goes through the model twice.
+    layers = range(space.model.blocks + 1) if compare else (options.layer,)
+    reading = task_states(space, task, layers=layers, cache_dir=states)
+    found = yield from _part(1, parts, named(READING, reading), curve=False)
+    training = calibrate(
+        space, found.only(options.layer), task, options, checkpoint=kept.of("training")
     )
-    training = calibrate(space, found, task, options, checkpoint=kept.of("training"))
-    calibration = yield from _part(2, parts, training)
+    calibration = yield from _part(2, parts, named(TRAINING, training))
     comparison = None
-    if parts == 3:
+    if compare:
         compared = compare_before_after(
             space,
             task,

@@ -35,13 +35,14 @@ class JobView:
     done: int
     total: int
     share: float | None
-    """The part that is done, in [0, 1], of what the note names; None where it is not known."""
+    """The part that is done, in [0, 1], of all of the job where its parts are foretold, else of
+    what the note names; None where it is not known."""
     values: Mapping[str, float]
     """The latest figures."""
     history: tuple[Mapping[str, float], ...]
     """Every report that had figures, with ``done``; thinned evenly to `POINTS`."""
     seconds_left: float | None
-    """Of what the note names, at the pace so far."""
+    """Of the same, at the pace so far; None where that cannot be said."""
     seconds_run: float | None
     """That it worked; of an interrupted one what was written down, at most a few seconds less."""
     ahead: int | None
@@ -57,6 +58,8 @@ class JobView:
     created: str
     started: str | None
     ended: str | None
+    foretold: bool = False
+    """Whether `share` and `seconds_left` are of all of the job, and not of what the note names."""
     resumes: str | None = None
     """Where it goes on, or would go on once it is started again, such as ``step 120 of 600 of the
     training``; None: at the beginning."""
@@ -121,6 +124,8 @@ class Job:
     every: int = 1
     phase: tuple[float, int] = (0.0, 0)
     """When what is under way began, on the monotonic clock, and at which step."""
+    told: float = 0.0
+    """When it last reported, on the same clock."""
     started: float | None = None
     ended: float | None = None
     ran_s: float | None = None
@@ -176,8 +181,9 @@ class Job:
 
     def report(self, step: Progress) -> None:
         """Take in what the work says of itself."""
+        self.told = time.monotonic()
         if step.total != self.progress.total or step.done < self.progress.done:
-            self.phase = (time.monotonic(), step.done)
+            self.phase = (self.told, step.done)
         self.progress = step
         if not step.values:
             return
@@ -195,7 +201,9 @@ class Job:
         step, state = self.progress, self.state
         left = None
         since, first = self.phase
-        if state == "running" and step.total > 0 and step.done > first:
+        if state == "running" and step.left is not None:
+            left = max(0.0, step.left - (time.monotonic() - self.told))
+        elif state == "running" and step.whole is None and step.total > 0 and step.done > first:
             pace = (time.monotonic() - since) / (step.done - first)
             left = pace * max(0, step.total - step.done)
         href = None
@@ -208,7 +216,7 @@ class Job:
             note=step.note,
             done=step.done,
             total=step.total,
-            share=1.0 if state == "done" else step.share,
+            share=1.0 if state == "done" else step.share if step.whole is None else step.whole,
             values=dict(step.values),
             history=tuple(self.history),
             seconds_left=left,
@@ -216,6 +224,7 @@ class Job:
             ahead=ahead,
             result_href=href,
             restartable=ended_without and self.spec is not None,
+            foretold=step.whole is not None,
             created=iso(self.created),
             started=None if self.started is None else iso(self.started),
             ended=None if self.ended is None else iso(self.ended),

@@ -39,7 +39,7 @@ class JobPanel:
     note: str
     """One line: what it is doing, or why it ended."""
     percent: str | None
-    """Of what the note names; None where that is not known."""
+    """Of all of it where its parts are foretold, else of what the note names; None: not known."""
     steps: str
     left: str
     run: str
@@ -111,7 +111,8 @@ def curves(epochs: Sequence[Mapping[str, float]], best: int | None = None) -> tu
 def _left(job: JobView) -> str:
     if job.state != "running" or job.seconds_left is None:
         return ""
-    return f"about {duration(job.seconds_left)} left for this part"
+    part = "" if job.foretold else " for this part"
+    return f"about {duration(job.seconds_left)} left{part}"
 
 
 def _run(job: JobView) -> str:

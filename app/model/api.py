@@ -13,6 +13,7 @@ from app.model.choice import ModelState, OpenOrder, rows_of
 from app.model.explorer import Explorer, ExplorerDep, limits_of
 from app.web import export
 from app.web.answers import Document, described, json_answer
+from app.web.head import client_of
 from engine import LatentSpace
 from engine.frames.kinds import FrameName
 
@@ -80,6 +81,29 @@ async def model(explorer: ExplorerDep) -> Response:
         **facts.to_dict(),
         "limits": asdict(limits_of(explorer.settings)),
         "versions": export.versions(),
+    }
+    return json_answer(export.dumps(body))
+
+
+class QueueDocument(Document):
+    """The queue before the model, as who asks stands in it."""
+
+    ahead: int | None = Field(
+        description="Pieces of work before your next one, the running one included; null: none of"
+        " yours waits."
+    )
+    own: int = Field(description="Pieces of your work that wait or run.")
+    waiting: int = Field(description="All that waits.")
+
+
+@router.get("/queue", responses=described(QueueDocument))
+async def queue(request: Request, explorer: ExplorerDep) -> Response:
+    """Your place in the queue before the model; the model itself is not asked."""
+    device, client = explorer.device, client_of(request)
+    body = {
+        "ahead": device.ahead_of(client),
+        "own": device.held_by(client),
+        "waiting": device.waiting,
     }
     return json_answer(export.dumps(body))
 

@@ -88,6 +88,11 @@ class Job(Generic[T]):
         self._work: Callable[[Check], T] | None = work
         self._watch = _Watch(owner._beat, deadline_s)
 
+    @property
+    def queued_s(self) -> float:
+        """Seconds that it has waited for its turn so far, or did."""
+        return time.monotonic() - self._submitted if self.waited_s is None else self.waited_s
+
     def cancel(self) -> None:
         """Say that nobody waits: a queued job gives its place free, a running one stops soon."""
         self._watch.cancelled = True
@@ -263,6 +268,25 @@ class DeviceThread:
     def waiting(self) -> int:
         """How many jobs wait, the running one and background work not counted."""
         return self._waiting
+
+    def ahead_of(self, client: str) -> int | None:
+        """How many pieces of work come before the next one of a client, the running one included;
+        None where nothing of it waits. Background work is none: it lets others go first."""
+        with self._turn:
+            if client not in self._lines:
+                return None
+            keys = {  # of equal ones the line that began first is served, as in `_take`
+                name: (line.round, self._served.get(name, 0), i)
+                for i, (name, line) in enumerate(self._lines.items())
+            }
+            mine = keys[client]
+            before = sum(
+                (keys[name][0] + place, *keys[name][1:]) < mine
+                for name, line in self._lines.items()
+                for place in range(len(line.jobs))
+            )
+            running = self._running is not None and self._running.kind != "background"
+            return before + len(self._first) + running
 
     @property
     def running(self) -> str | None:

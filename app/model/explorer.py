@@ -391,10 +391,7 @@ class Explorer:
             value, _ = await while_connected(request, flight.future, deadline_s)
             return cast(T, value)
         except DeadlineExceeded:  # here, or on the device thread, which knows no more of it
-            raise DeadlineExceeded(
-                f"The answer took longer than {span(deadline_s)} and was stopped; "
-                f"{less(own_path(request.scope))}."
-            ) from None
+            raise too_late("The answer", request, flight.job, deadline_s) from None
         finally:
             request.scope.setdefault("state", {})[QUEUED_S] = flight.job.waited_s
             flight.waiters -= 1
@@ -434,6 +431,27 @@ class _Flight:
         self.job = job
         self.future: asyncio.Future[tuple[Any, int]] = asyncio.wrap_future(job.future)
         self.waiters = 0
+
+
+def too_late(
+    what: str, request: Request, job: Job[Any] | None, deadline_s: float
+) -> DeadlineExceeded:
+    """What is said when the time is up: what took it, and what helps against that."""
+    waited = 0.0 if job is None else job.queued_s
+    if waited >= deadline_s:
+        return DeadlineExceeded(
+            f"The model was busy with other work for {span(deadline_s)}, which is all that a "
+            "request may take, so this did not begin; try again when less is under way."
+        )
+    if waited > deadline_s / 2:
+        return DeadlineExceeded(
+            f"{what} was stopped after {span(deadline_s)}, of which it waited {waited:.0f} for "
+            "other work to end; try again when less is under way."
+        )
+    return DeadlineExceeded(
+        f"{what} took longer than {span(deadline_s)} and was stopped; "
+        f"{less(own_path(request.scope))}."
+    )
 
 
 async def while_connected(request: Request, future: asyncio.Future[T], deadline_s: float) -> T:

@@ -17,11 +17,8 @@ from typing import Any, Generic, TypeVar
 from starlette.requests import Request
 
 from app.model.device import Job
-from app.model.explorer import Explorer, while_connected
+from app.model.explorer import Explorer, too_late, while_connected
 from app.web.head import client_of
-from app.web.problems import less
-from app.web.security import own_path
-from app.web.words import span
 from engine.errors import DeadlineExceeded
 from engine.progress import Check, no_check
 
@@ -99,10 +96,7 @@ async def steps(
             if isinstance(found, Done):
                 return
     except DeadlineExceeded:
-        raise DeadlineExceeded(
-            f"One step took longer than {span(deadline_s)} and was stopped; "
-            f"{less(own_path(request.scope))}."
-        ) from None
+        raise too_late("One step", request, job, deadline_s) from None
     finally:
         if job is not None:
             job.cancel()
@@ -138,9 +132,6 @@ async def whole(
     try:
         return await while_connected(request, task, deadline_s)
     except DeadlineExceeded:
-        raise DeadlineExceeded(
-            f"The answer took longer than {span(deadline_s)} and was stopped; "
-            f"{less(own_path(request.scope))}."
-        ) from None
+        raise too_late("The answer", request, None, deadline_s) from None
     finally:
         task.cancel()

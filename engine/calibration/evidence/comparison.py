@@ -37,6 +37,7 @@ from engine.calibration.evidence.metrics import (
     own_similarity,
     paired_interval,
 )
+from engine.calibration.evidence.parts import PROBE
 from engine.calibration.evidence.plane import fit_plane
 from engine.calibration.evidence.probes import Probe, fit_probe
 from engine.calibration.evidence.prompting import label_logits
@@ -49,7 +50,7 @@ from engine.calibration.training.features import TaskStates, task_states
 from engine.calibration.training.tuning import calibrated_states
 from engine.checkpoints import NOTHING, Checkpoints, tensor_digest
 from engine.errors import LexiscopeError
-from engine.progress import Progress, Steps
+from engine.progress import Progress, Steps, named
 from engine.space import LatentSpace
 
 Labels = NDArray[np.int64]
@@ -74,12 +75,13 @@ def compare_before_after(
     Args:
         space: the model; called on the thread that owns it.
         task: with its test rows.
-        states: of the task, with the calibrated layer.
+        states: of the task, with the calibrated layer; where they hold all layers, none is read
+            again for the curve over them.
         calibration: of this model and task.
         seed: of bootstraps and controls.
         cache_dir: where states of further layers are kept.
         controls: train the controls; they take as long as the calibration did.
-        layers: read all layers; texts that are not on the disk go through the model once more.
+        layers: read all layers; texts whose states are not given go through the model once more.
         untaught: label → words that were never taught, to read by; None proposes some.
         kept: where controls and layers are kept, so that none that was measured is measured again.
 
@@ -95,6 +97,7 @@ def compare_before_after(
     truth: Labels = task.labels["test"]
     plain = untrained(space, task, calibration.options)
     layer = calibration.options.layer
+    every, states = states, states.only(layer)
     raw = {s: states.at(layer)[s] for s in ("train", "test")}
     moved: dict[str, Tensor] = {}
     for split in ("train", "test"):
@@ -122,7 +125,9 @@ def compare_before_after(
     }
     thresholds, thresholds_right = threshold_report(space, task, states, layer, seed=seed)
     yield Progress(0, 0, "measuring before and after")
-    probe, probe_report, probe_right = yield from _probe(task, states, layer, seed)
+    probe, probe_report, probe_right = yield from named(
+        PROBE, _probe(task, states, layer, seed)
+    )
     lines: list[ControlLine] = []
     after_controls: dict[str, tuple[Tensor, ...]] = {}
     chance = float(np.bincount(truth).max() / len(truth))
@@ -153,7 +158,7 @@ def compare_before_after(
     curve = None
     if layers:
         here = (probe_report.accuracy, after.report.accuracy)
-        curve = yield from _curve(space, task, calibration, here, cache_dir, seed, cells)
+        curve = yield from _curve(space, task, every, calibration, here, cache_dir, seed, cells)
     plane = fit_plane(raw["test"], moved["test"], plain.centroids.labels.cpu())
     return Comparison(
         task=task,
@@ -227,6 +232,7 @@ def _probe(
 def _curve(
     space: LatentSpace,
     task: Task,
+    every: TaskStates,
     calibration: Calibration,
     here: tuple[Interval, Interval],
     cache_dir: Path | None,
@@ -239,7 +245,8 @@ def _curve(
     probe chooses from the same values of C as that one.
     """
     numbers = tuple(range(space.model.blocks + 1))
-    every = yield from task_states(space, task, layers=numbers, cache_dir=cache_dir)
+    if not set(numbers) <= set(every.layers):
+        every = yield from task_states(space, task, layers=numbers, cache_dir=cache_dir)
     plain = untrained(space, task, replace(calibration.options, target="module"))
     truth: Labels = task.labels["test"]
     calibrated = calibration.options.layer % len(numbers)
@@ -270,7 +277,9 @@ def _layer_probe(
     held = cells.load(cell)
     if held is not None:
         return Interval(**held.values["accuracy"])
-    _, report, _ = yield from _probe(task, states, layer, seed)
+    _, report, _ = yield from named(
+        f"probe of layer {layer}", _probe(task, states, layer, seed)
+    )
     found = report.accuracy
     cells.save(cell, {}, {"accuracy": asdict(found)}, f"layer {layer} of the comparison")
     return found

@@ -21,7 +21,7 @@ from engine.calibration.training.options import CalibrationOptions
 from engine.calibration.training.train import calibrate
 from engine.calibration.training.tuning import calibrated_states
 from engine.checkpoints import Checkpoint, Checkpoints, Kept, tensor_digest
-from engine.progress import Steps
+from engine.progress import Steps, named
 from engine.space import LatentSpace
 
 Numbers = NDArray[np.float64]
@@ -49,6 +49,12 @@ class ControlLine:
     """Trainings that are averaged."""
     kept_start: int = 0
     """Of them, those in which no epoch lowered the validation loss: the start was measured."""
+
+
+def runs_of(options: CalibrationOptions) -> dict[str, int]:
+    """How often each control is trained."""
+    several = SHUFFLES if options.kind in ("module", "head") else 1  # layers take too long
+    return {name: several if name == "shuffled-labels" else 1 for name in CONTROLS}
 
 
 class Cells:
@@ -92,7 +98,7 @@ class Cells:
         )
         held = self.load(cell)
         if held is None:
-            held = yield from make()
+            held = yield from named(name, make())
             self.save(cell, held.tensors, held.values, place)
         return held
 
@@ -131,8 +137,7 @@ def run_control(
     options = calibration.options
     given: list[Task] = [task]
     if name == "shuffled-labels":
-        times = SHUFFLES if options.kind in ("module", "head") else 1  # layers take too long
-        given = [shuffled_labels(task, seed + i) for i in range(times)]
+        given = [shuffled_labels(task, seed + i) for i in range(runs_of(options)[name])]
         # Early stopping may give the start back, and the identity is the untrained reading.
         options = replace(options, start="random")
     elif options.kind == "head":  # its centroids are made of the head's rows: none are random

@@ -104,6 +104,14 @@ def _span(part: Interval) -> str:
     return f"{part.value:.2f} ({part.low:.2f} to {part.high:.2f})"
 
 
+def taken_out(task: Task, options: CalibrationOptions) -> list[int]:
+    """The classes that can be left out: those with test texts, where a module is trained."""
+    if options.kind != "module" or not FEWEST <= task.classes <= MOST:
+        return []
+    truth: NDArray[np.int64] = task.labels["test"]
+    return [c for c in range(task.classes) if 0 < (truth == c).sum() < len(truth)]
+
+
 def leave_one_out(
     space: LatentSpace,
     task: Task,
@@ -125,11 +133,9 @@ def leave_one_out(
         cells: where rankings are kept.
         seed: of the bootstrap over the test rows.
     """
-    if options.kind != "module" or not FEWEST <= task.classes <= MOST:
-        return None
+    present = taken_out(task, options)
     rows = states.at(options.layer)["test"]
     truth: NDArray[np.int64] = task.labels["test"]
-    present = [c for c in range(task.classes) if 0 < (truth == c).sum() < len(truth)]
     found: dict[str, list[Numbers]] = {"before": [], "after": [], "random": []}
     for left in present:
         for name, frame in (("after", options.frame), ("random", "random")):

@@ -86,6 +86,12 @@ class TaskStates:
         lengths = {s: tuple(own[i] for i in rows[s]) for s, own in self.lengths.items()}
         return replace(self, task=task, lengths=lengths, _normed=normed)
 
+    def only(self, layer: int) -> TaskStates:
+        """The same of one layer, and of the last: what is copied of it stays small."""
+        layer = layer if layer >= 0 else layer + self._blocks + 1
+        normed = {one: self.at(one) for one in (layer, self._blocks)}
+        return replace(self, layers=(layer,), layer=layer, _normed=normed)
+
     def at(self, layer: int) -> Mapping[str, Tensor]:
         """Split → n × d float32 after the final norm, of any layer that was asked for, or the last.
 

@@ -436,6 +436,24 @@ def test_clients_take_turns_and_each_is_served_in_its_own_order(
     assert turns(roomy, arrivals) == served
 
 
+@pytest.mark.parametrize("arrivals", ["ggggggp", "ggggpq", "pggggp", "abcabc", "cbbbaab"])
+def test_the_place_in_the_queue_is_the_number_of_those_who_are_served_before(
+    roomy: DeviceThread, arrivals: str
+) -> None:
+    turns(roomy, "ba")  # so that some have been served before
+    blocker, _ = hold(roomy)
+    served: list[str] = []
+    roomy.submit(lambda check: served.append("-"), deadline_s=None, background=True)
+    for who in arrivals:
+        roomy.submit(partial(lambda n, check: served.append(n), who), deadline_s=None, client=who)
+    told = {who: roomy.ahead_of(who) for who in arrivals}
+    assert roomy.ahead_of("nobody") is None
+    blocker.release.set()
+    until(lambda: len(served) == len(arrivals) + 1)
+    assert told == {who: served.index(who) + 1 for who in arrivals}  # and the one that ran
+    assert roomy.ahead_of(arrivals[0]) is None
+
+
 def test_whoever_was_served_longest_ago_goes_first_in_a_round(roomy: DeviceThread) -> None:
     assert turns(roomy, "gp") == "gp"
     assert turns(roomy, "pg") == "gp"  # p was served later than g

@@ -250,6 +250,33 @@ async def test_what_took_too_long_says_so_in_words_that_fit_the_page(
             assert told in answer.body.decode(), path
 
 
+async def test_what_never_came_to_its_turn_is_told_so_and_not_to_be_shorter(
+    space: LatentSpace,
+) -> None:
+    app, blocked = blocked_app(space, deadline_s=0.05)
+    entered, release = threading.Event(), threading.Event()
+
+    def other(check: object) -> None:
+        entered.set()
+        release.wait(PATIENCE)
+
+    async with running(app):
+        app.state.explorer.device.submit(other, deadline_s=None, client="192.0.2.9")
+        await until(entered.is_set)
+        asked = Call(app, TRACE, {"prompt": PROMPT})
+        await until(lambda: app.state.explorer.device.waiting == 1)
+        queue = (await Call(app, "/api/v1/queue").answer()).json
+        answer = await asked.answer()
+        release.set()
+    assert (queue["ahead"], queue["own"], queue["waiting"]) == (1, 1, 1)
+    assert answer.status == 504
+    told = answer.json["error"]["sentence"]
+    assert "busy with other work" in told
+    assert "did not begin" in told
+    assert "shorter" not in told
+    assert blocked.calls == []
+
+
 async def test_one_address_cannot_take_every_place(space: LatentSpace) -> None:
     app, blocked = blocked_app(space, client_places=1)
     async with running(app):

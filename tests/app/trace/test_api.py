@@ -394,7 +394,7 @@ def test_every_address_of_the_api_is_described_with_its_errors(
             "trace", "trace.csv", "trace.npz", "trace.html", "compare", "cell", "words", "contexts",
             "contexts/plan", "agreement", "agreement/set", "curves", "finding", "cost", "bases",
             "bases.csv", "frames/{frame}",
-            "tokens", "check", "model", "models", "models/open", "generate", "vocabulary", "map",
+            "tokens", "check", "model", "queue", "models", "models/open", "generate", "vocabulary", "map",
             "map/meta",
             "map/points", "map/colour", "map/quality", "map/neighbours", "map/changes", "map/cka",
             "map/search", "map/select", "map/umap", "jobs", "jobs/{id}", "jobs/{id}/cancel",
