@@ -256,9 +256,11 @@
     const by = button ?? form;
     const place = by.closest("table") ?? by;
     const old = place.nextElementSibling;
+    const stop = new AbortController();
+    const end = window.lexiscope.waiting(() => stop.abort());
     try {
       const response = await ask(button?.getAttribute("formaction") ?? form.getAttribute("action"), {
-        method: "POST", away: true,
+        method: "POST", away: true, signal: stop.signal,
         body: files ? values : new URLSearchParams(values),
       });
       if (old?.matches(".lost")) old.remove();
@@ -267,8 +269,9 @@
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
       if (old?.matches(".lost")) old.remove();
-      place.after(box(problem, () => send(form, button)));
+      if (!stop.signal.aborted) place.after(box(problem, () => send(form, button)));
     } finally {
+      end();
       underWay.delete(form);
       button?.removeAttribute("aria-busy");
     }

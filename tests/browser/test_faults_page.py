@@ -244,3 +244,27 @@ def test_a_page_of_another_model_is_told_so_and_keeps_its_question(
     with page.expect_request("**/map/colour?*") as asked:
         page.get_by_label("Colour by").select_option("norm")
     assert asked.value.headers["x-lexiscope-expect"] == "old2"
+
+
+def test_a_wait_says_so_with_the_place_in_the_queue_and_can_be_cancelled(
+    faulty: tuple[Visit, Faults],
+) -> None:
+    visit, _ = faulty
+    page = visit.go()
+    expect(page.locator(GRID)).to_be_visible()
+    strip, held = page.locator(".waiting"), []
+    queue = {"ahead": 2, "own": 1, "waiting": 3}
+    page.route("**/api/v1/queue", lambda route: route.fulfill(json=queue))
+    page.route("**/?prompt=*", lambda route: held.append(route))  # is never answered
+    page.locator("#prompt").fill("one two three")
+    with page.expect_request_finished(lambda asked: asked.url.endswith("/queue")):
+        page.get_by_role("button", name="Read").click()
+        expect(strip).to_be_visible()
+        expect(page.locator("#result")).to_have_css("opacity", "0.6")
+    expect(strip).to_contain_text("2 before you")
+    with page.expect_event("requestfailed", lambda asked: "prompt=one" in asked.url):
+        strip.get_by_role("button", name="Cancel").click()
+    expect(strip).to_contain_text("Cancelled")
+    expect(page.locator("#result")).to_have_css("opacity", "1")
+    expect(page.locator("#problem")).to_have_count(0)  # what was wanted is no fault
+    assert len(held) == 1

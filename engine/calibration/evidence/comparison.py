@@ -125,9 +125,7 @@ def compare_before_after(
     }
     thresholds, thresholds_right = threshold_report(space, task, states, layer, seed=seed)
     yield Progress(0, 0, "measuring before and after")
-    probe, probe_report, probe_right = yield from named(
-        PROBE, _probe(task, states, layer, seed)
-    )
+    probe, probe_report, probe_right = yield from named(PROBE, _probe(task, states, layer, seed))
     lines: list[ControlLine] = []
     after_controls: dict[str, tuple[Tensor, ...]] = {}
     chance = float(np.bincount(truth).max() / len(truth))
@@ -277,9 +275,7 @@ def _layer_probe(
     held = cells.load(cell)
     if held is not None:
         return Interval(**held.values["accuracy"])
-    _, report, _ = yield from named(
-        f"probe of layer {layer}", _probe(task, states, layer, seed)
-    )
+    _, report, _ = yield from named(f"probe of layer {layer}", _probe(task, states, layer, seed))
     found = report.accuracy
     cells.save(cell, {}, {"accuracy": asdict(found)}, f"layer {layer} of the comparison")
     return found
