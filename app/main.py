@@ -48,6 +48,8 @@ from app.storage.store import Store
 from app.trace import api as trace_api
 from app.trace import over_sets
 from app.trace import page as trace
+from app.uses import api as uses_api
+from app.uses import page as uses
 from app.web import assets, errors
 from app.web.head import places_of
 from app.web.problems import StorageError
@@ -63,6 +65,7 @@ PAGES = (
     calibrate.PAGE,
     bases.PAGE,
     readings.PAGE,
+    uses.PAGE,
     model.PAGE,
     method.PAGE,
 )
@@ -80,6 +83,7 @@ FURTHER = (
         calibration_api,
         map_api,
         readings_api,
+        uses_api,
         act_api,
         many,
     ),

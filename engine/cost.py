@@ -1,9 +1,9 @@
 """What a run will need, foretold from runs that were measured on this machine.
 
-Time is modelled as non-negative combinations of what the work is made of (tokens through the
-model, states times vocabulary rows through the products, states), fitted by least squares on
-relative errors over the latest runs; memory is counted from the sizes of what is held at once.
-Before any run there is a short calibration at load.
+Time is modelled as non-negative combinations of what the work is made of (runs of the model, tokens
+through it, states that are read and plain products, each times vocabulary rows, and states), fitted
+by least squares on relative errors over the latest runs; memory is counted from the sizes of what
+is held at once. Before any run there is a short calibration at load.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,14 +42,19 @@ class Work:
     tokens: int
     k: int
     budget_bytes: int
+    products: int = 0
+    """States that are multiplied with the vocabulary, and no more."""
+    passes: float = 1.0
+    """Runs of the model, of whose blocks a share counts as that share."""
 
     def features(self) -> tuple[float, ...]:
         """What time is made of."""
         return (
-            1.0,
+            self.passes,
             float(self.forward_tokens),
             float(self.states) * self.vocabulary * 1e-6,
             float(self.states),
+            float(self.products) * self.vocabulary * 1e-6,
         )
 
 
@@ -124,21 +130,32 @@ def measured(device: torch.device) -> Iterator[Measured]:
     out = Measured()
     cuda = device.type == "cuda"
     if cuda:
-        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     else:
         give_memory_back()
         before = _reset_peak()
+    try:
+        with timed(device) as spent:
+            yield out
+    finally:
+        out.seconds = spent.seconds
+        peak = torch.cuda.max_memory_allocated(device) if cuda else _peak()
+        out.bytes = max(0, peak - before)
+
+
+@contextmanager
+def timed(device: torch.device) -> Iterator[Measured]:
+    """Measure wall seconds alone, also within a run that is measured."""
+    out = Measured()
+    finish = partial(torch.cuda.synchronize, device) if device.type == "cuda" else int
+    finish()
     begin = time.perf_counter()
     try:
         yield out
     finally:
-        if cuda:
-            torch.cuda.synchronize(device)
+        finish()
         out.seconds = time.perf_counter() - begin
-        peak = torch.cuda.max_memory_allocated(device) if cuda else _peak()
-        out.bytes = max(0, peak - before)
 
 
 def give_memory_back() -> None:

@@ -23,6 +23,7 @@ from app.cli import (
     present,
     serve,
     trace,
+    uses,
     verify,
 )
 from app.cli.options import Mistake, Parser, of_the_model
@@ -52,8 +53,8 @@ def parser() -> Parser:
     line = Parser(prog="lexiscope", description="Look into a language model's latent space.")
     commands = line.add_subparsers(required=True)
     model = of_the_model()
-    families = (serve, models, trace, contexts, compare, generate, act, lens, bases, map, verify)
-    for family in (*families, calibrate, present):
+    families = (serve, models, trace, contexts, compare, generate, act, lens, bases, map)
+    for family in (*families, uses, verify, calibrate, present):
         family.register(commands, model)
     commands.metavar = "|".join(commands.choices)
     return line

@@ -321,6 +321,24 @@ ENTRIES: tuple[Explanation, ...] = (
         ),
     ),
     Explanation(
+        "uses",
+        "What semantic bases are for",
+        "Facts that the model knows are pushed towards another fact's answer, h + a·‖h‖·û with û "
+        "the difference of two tokens' vectors, at four layers and three doses. Counted are "
+        "answers that turn, and the KL of the next token before and after without the two tokens. "
+        "Head rows and random vectors of the same size stand beside every figure; with next "
+        "words, neighbours and untaught words that makes one verdict for each use.",
+        "ours",
+        True,
+        (
+            ("interventions.doses", "measure_doses"),
+            ("interventions.doses", "rest_apart"),
+            ("trace.dial", "measure_dial"),
+            ("uses.words", "measure_words"),
+            ("uses.findings", "findings"),
+        ),
+    ),
+    Explanation(
         "plane",
         "The plane of the labels",
         "One frame for the states before and after: the linear map that puts the labels' bases on "

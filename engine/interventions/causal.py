@@ -17,23 +17,21 @@ it side by side.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.errors import OptionError, PromptError
+from engine.interventions.above import Above
 from engine.interventions.effect import Answer, answers
-from engine.interventions.parts import with_state
 from engine.interventions.plan import unrelated
 from engine.interventions.space import Space
 from engine.json_number import plain
-from engine.model.anatomy import first_tensor, hidden_argument
 from engine.model.vocabulary import Token
 from engine.progress import Progress, Steps
 
@@ -129,15 +127,13 @@ def causal_map(space: Space, prompt: str, twin: str) -> Steps[CausalMap]:
     differ = [p for p in range(count) if not torch.equal(base[:, p], source[:, p])]
     grids = np.zeros((3, model.blocks + 1, count), np.float32)
     grids[2] = np.nan
-    at_once = max(1, _TOKENS_AT_ONCE // (2 * count))
+    at_once = _at_once(count)
     done, total = 0, len(differ) * (model.blocks + 1)
     for first in range(0, len(differ), at_once):
         places = differ[first : first + at_once]
-        with torch.inference_mode():
-            calls = _block_calls(space, own.ids, 2 * len(places))
+        above = Above(space, own.ids, 2 * len(places))
         for layer in range(model.blocks + 1):
-            with torch.inference_mode():
-                last = _patched(space, calls, base, (source, control), layer, places)
+            last = _patched(above, base, (source, control), layer, places)
             shares = torch.log_softmax(answers(space, last).double(), 1)
             turned = ((shares[:, b] - shares[:, a] - start) / (goal - start)).float().numpy()
             grids[0, layer, places], grids[2, layer, places] = np.split(turned, 2)
@@ -164,6 +160,41 @@ def causal_map(space: Space, prompt: str, twin: str) -> Steps[CausalMap]:
         recovered=grids[0],
         probability=grids[1],
         control=grids[2],
+    )
+
+
+def _at_once(tokens: int) -> int:
+    """Positions that are patched side by side, each by the twin and by its control."""
+    return max(1, _TOKENS_AT_ONCE // (2 * tokens))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a causal map runs."""
+
+    block_tokens: int
+    """Tokens through a block, summed over the blocks."""
+    block_runs: int
+    """Runs of a block."""
+    rows: int
+    """States that the head reads."""
+
+
+def counted(ids: Sequence[int], twin: Sequence[int], blocks: int) -> Counted:
+    """The work of a causal map of two prompts, from their tokens alone.
+
+    Both prompts and the control are read once. From the first token that differs on, each position
+    is patched twice: at layer l through the L − l blocks above, beside one pass of all for each
+    batch.
+    """
+    count = len(ids)
+    places = count - next(n for n in range(count) if ids[n] != twin[n])
+    batches = -(-places // _at_once(count))
+    above = blocks + blocks * (blocks + 1) // 2
+    return Counted(
+        count * (3 * blocks + 2 * places * above),
+        3 * blocks + batches * above,
+        2 + 2 * places * (blocks + 1),
     )
 
 
@@ -198,48 +229,12 @@ def check_twins(prompt: Sequence[int], twin: Sequence[int]) -> None:
         raise PromptError("the twin is the prompt itself; exchange a word of it.")
 
 
-_Calls = list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]
-
-
-def _block_calls(space: Space, ids: Sequence[int], rows: int) -> _Calls:
-    """What each block is called with besides the state, for so many copies of a prompt."""
-    calls: _Calls = []
-    with _listening(space.model.anatomy.blocks, calls):
-        space.model.last_states([ids] * rows, [space.model.blocks])
-    return calls
-
-
-@contextmanager
-def _listening(blocks: Sequence[nn.Module], calls: _Calls) -> Iterator[None]:
-    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append((module, args, kwargs))
-
-    handles = [one.register_forward_pre_hook(keep, with_kwargs=True) for one in blocks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _patched(
-    space: Space,
-    calls: _Calls,
-    base: Tensor,
-    others: Sequence[Tensor],
-    layer: int,
-    positions: list[int],
+    above: Above, base: Tensor, others: Sequence[Tensor], layer: int, positions: list[int]
 ) -> Tensor:
     """The last layer's state at the last position, with each position patched alone by each of
     some other prompts' states: (prompt and position) × d."""
     state = base[layer].repeat(len(others) * len(positions), 1, 1)
     places = positions * len(others)
     state[torch.arange(len(places)), places] = torch.cat([one[layer, positions] for one in others])
-    for block, args, kwargs in calls[layer:]:
-        old = hidden_argument(args, kwargs)
-        assert old is not None
-        given = with_state(args, kwargs, state.to(old.device, old.dtype))
-        found = first_tensor(block(*given[0], **given[1]))
-        assert found is not None
-        state = found
-    return state[:, -1].to(space.model.anatomy.weight.device, torch.float32)
+    return above.last(layer, state)

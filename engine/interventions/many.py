@@ -154,7 +154,7 @@ def name_of(cases: Sequence[Case], action: Action) -> str:
 
 
 @dataclass(frozen=True)
-class _Ready:
+class Ready:
     """A case that can be used."""
 
     case: Case
@@ -181,13 +181,13 @@ def many(space: Space, cases: Sequence[Case], action: Action, *, controls: int =
         OptionError: no case can be used; the sentence says why the first ones cannot.
     """
     layers = layers_of(space, action)
-    ready: list[_Ready] = []
+    ready: list[Ready] = []
     skips: list[Skipped] = []
     for n, case in enumerate(cases):
         if n % 16 == 0:
             yield Progress(n, 3 * len(cases), "reading the prompts")
-        found = _prepare(space, case, action)
-        if isinstance(found, _Ready):
+        found = prepare(space, case, action)
+        if isinstance(found, Ready):
             ready.append(found)
         else:
             skips.append(Skipped(case.prompt, case.target, found))
@@ -203,8 +203,8 @@ def many(space: Space, cases: Sequence[Case], action: Action, *, controls: int =
     return _summed(layers, len(cases), rows, skips)
 
 
-def _prepare(space: Space, case: Case, action: Action) -> _Ready | str:
-    """The case with its own action; or why it is skipped."""
+def prepare(space: Space, case: Case, action: Action) -> Ready | str:
+    """The case with its own action; or why it is skipped, in words."""
     texts = space.vocabulary.texts
     try:
         ids = space.tokenize(case.prompt, **action.settings).ids
@@ -236,11 +236,11 @@ def _prepare(space: Space, case: Case, action: Action) -> _Ready | str:
         return "a word of it is several tokens for this model"
     except InputError as error:
         return str(error).rstrip(".")
-    return _Ready(case, ids, target, replace(action, **more), before)  # type: ignore[arg-type]
+    return Ready(case, ids, target, replace(action, **more), before)  # type: ignore[arg-type]
 
 
 def _run(
-    space: Space, cases: Sequence[_Ready], layers: tuple[int, ...], controls: int
+    space: Space, cases: Sequence[Ready], layers: tuple[int, ...], controls: int
 ) -> list[Done]:
     edits: list[Edits] = []
     ids: list[tuple[int, ...]] = []
@@ -275,7 +275,7 @@ def _run(
     return out
 
 
-def _beside(space: Space, one: _Ready, layers: tuple[int, ...], count: int) -> list[Edits]:
+def _beside(space: Space, one: Ready, layers: tuple[int, ...], count: int) -> list[Edits]:
     """The random controls of a case: as many for each."""
     action = one.action
     if action.kind in ("zero", "scale"):

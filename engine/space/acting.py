@@ -12,7 +12,7 @@ from cachetools import LRUCache
 
 from engine.errors import OptionError
 from engine.interventions.action import Action
-from engine.interventions.causal import CausalMap, causal_map, check_twins
+from engine.interventions.causal import CausalMap, causal_map, check_twins, counted
 from engine.interventions.hooks import acting
 from engine.interventions.many import Case, Many, many, name_of
 from engine.interventions.plan import edits_of, layers_of
@@ -20,7 +20,6 @@ from engine.model.state_cache import StateCache
 from engine.progress import Check, Steps, no_check
 from engine.space.bases import Bases
 from engine.space.reading import Reading
-from engine.trace.options import TraceOptions
 
 _MAPS: Final = 64
 
@@ -102,14 +101,11 @@ class Acting(Reading, Bases):
         """
         own, other = self.tokenize(prompt).ids, self.tokenize(twin).ids
         check_twins(own, other)
-        count, layers = len(own), self.model.blocks + 1
-        # From the first token that differs on, twice, through half of the blocks on average.
-        rows = 2 * (count - next(n for n in range(count) if own[n] != other[n]))
-        work = replace(
-            self._work(count, TraceOptions(), forward_tokens=rows * count * layers // 2),
-            states=rows * layers,
+        blocks = self.model.blocks
+        work = counted(own, other, blocks)
+        return self.predict_work(
+            work.block_tokens // blocks, work.rows, passes=work.block_runs / blocks
         )
-        return self._costs.seconds(work)
 
     def many(self, cases: Sequence[Case], action: Action) -> Steps[Many]:
         """An action over many prompts; kept for as long as there is room.

@@ -67,6 +67,11 @@ class Core:
         return self._states.passes
 
     @property
+    def cache_dir(self) -> Path | None:
+        """Where what was measured of the model is kept; None where nothing is."""
+        return self._cache_dir
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """Token texts."""
         return self.model.vocabulary_texts
@@ -113,8 +118,13 @@ class Core:
 
     def predict_pass(self, tokens: int) -> float:
         """Seconds that a forward pass of so many tokens would take."""
-        work = self._work(tokens, TraceOptions(), forward_tokens=tokens)
-        return self._costs.seconds(replace(work, states=0))
+        return self.predict_work(tokens)
+
+    def predict_work(self, tokens: int, products: int = 0, *, passes: float = 1.0) -> float:
+        """Seconds that so many tokens through the model in so many runs would take, and products of
+        so many states with the vocabulary."""
+        work = self._work(1, TraceOptions(), forward_tokens=tokens)
+        return self._costs.seconds(replace(work, states=0, products=products, passes=passes))
 
     def _options(self, options: TraceOptions | None, settings: dict[str, Any]) -> TraceOptions:
         options = with_settings(options, settings, TraceOptions)

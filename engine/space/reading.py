@@ -10,12 +10,13 @@ from typing import Any, Final
 import torch
 from cachetools import LRUCache
 
-from engine.cost import measured
+from engine.cost import measured, timed
 from engine.errors import LayerError, LexiscopeError, PromptError, TokenError
 from engine.lenses.kind import Lens
 from engine.model.prompts import Tokens
 from engine.progress import Check, Steps, no_check
 from engine.reading.pursuit import MOST, Floats, by_chance
+from engine.reading.similarity import scores
 from engine.space.fitted import Fitted
 from engine.trace.agreement import Agreement, agreement_over, compute_agreement
 from engine.trace.cell import Cell, Curves, compute_cell, compute_curves
@@ -341,9 +342,10 @@ class Reading(Fitted):
             raise PromptError(f"text {number:,} of the set cannot be read: {error}") from None
 
     def _calibrate(self, check: Check) -> None:
-        """Three short runs, so that the first prediction stands on this machine's own speed."""
+        """Three short runs, so that the first prediction stands on this machine's own speed; model
+        and products by themselves as well, for in these traces states grow with tokens."""
         v = min(self.model.vocabulary, self.vocabulary.tokenizer_size)
-        top = self.model.max_tokens
+        top, device = self.model.max_tokens, self.model.anatomy.weight.device
         try:
             # The first run of a process pays for what later ones find ready: it teaches nothing.
             for run, count in enumerate((4, 4, 12, 32)):
@@ -351,8 +353,9 @@ class Reading(Fitted):
                 ids = tuple((7919 * (i + 1)) % v for i in range(n))
                 tokens = Tokens("", ids, self.vocabulary.prompt_tokens(ids), False)
                 work = self._work(n, TraceOptions(), forward_tokens=n)
-                with torch.no_grad(), measured(self.model.anatomy.weight.device) as spent:
-                    states = self.model.states(ids, check=check)
+                with torch.no_grad(), measured(device) as spent:
+                    with timed(device) as run_alone:
+                        states = self.model.states(ids, check=check)
                     options, warm = TraceOptions(), default_temperatures()
                     found = read_states(
                         self.model,
@@ -373,8 +376,15 @@ class Reading(Fitted):
                         cost=Cost(0.0, 0),
                         check=check,
                     )
+                with torch.no_grad(), timed(device) as multiplied:
+                    scores(self.frame("head"), self.model.read_out(states.raw[-1]), "matmul")
                 if run:
                     self._costs.add(work, spent)
+                    alone = replace(work, states=0)
+                    self._costs.add(alone, run_alone)
+                    self._costs.add(
+                        replace(alone, forward_tokens=0, passes=0, products=n), multiplied
+                    )
                 if run and spent.seconds > 2.0:
                     break
         except LexiscopeError as error:

@@ -25,6 +25,7 @@ PAGES = {
     "calibrate": "/calibrate",
     "jobs": "/jobs",
     "readings": "/readings",
+    "uses": "/uses",
     "agreement": "/agreement",
     "model": "/model?figures=true",
     "method": "/method",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,28 @@ def test_a_planted_law_of_time_is_found_again() -> None:
     for tokens, layers, forward in sizes:
         job = work(tokens, tokens * layers, forward=forward)
         assert model.seconds(job) == pytest.approx(law(job), rel=0.1)
+
+
+def test_what_always_grows_together_is_told_apart_by_runs_alone() -> None:
+    """At load each trace reads all layers of its tokens; model and product are run alone besides,
+    and then a work of many runs, many tokens and few products is foretold."""
+
+    def own(job: Work) -> float:
+        rows = job.vocabulary * 1e-6
+        return (
+            4e-3 * job.passes
+            + 2e-4 * job.forward_tokens
+            + (3e-3 * job.states + 5e-4 * job.products) * rows
+        )
+
+    model = CostModel()
+    for tokens in (4, 12, 32):
+        alone = replace(work(tokens, 0), states=0)
+        product = replace(alone, forward_tokens=0, passes=0, products=tokens)
+        for job in (work(tokens, 13 * tokens), alone, product):
+            model.add(job, Measured(own(job), 0))
+    mixed = replace(work(3000, 0), products=300, passes=40)
+    assert model.seconds(mixed) == pytest.approx(own(mixed), rel=0.05)
 
 
 def test_a_machine_that_becomes_slower_is_followed() -> None:

@@ -108,6 +108,7 @@ FIXED = {
     "/readyz", "/metrics", "/static/htmx.min.js", "/api/v1/jobs", "/jobs", "/api/v1/sets",
     "/api/v1/vocabulary", "/model/opening", "/model/open", "/api/v1/models", "/api/v1/models/open",
     "/api/v1/calibrations", "/readings", "/readings/measure", "/api/v1/readings",
+    "/uses", "/uses/measure", "/api/v1/uses",
     "/present", "/present/paris",
 }  # fmt: skip
 OF_ONE = re.compile(

@@ -54,6 +54,7 @@ LINKED: tuple[tuple[str, Query], ...] = (
     (f"/calibrate/{NOBODY}/rows.csv", ()),
     (f"/jobs/{NOBODY}", ()),
     ("/readings", ()),
+    ("/uses", ()),
     ("/present", ()),
     ("/present/paris", ()),
     ("/", (WORDS, ("present", "paris:2"))),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from tiny_models import ARCHITECTURES, PROMPT, Spaces
 
 from engine.errors import OptionError, PromptError
+from engine.interventions import causal
 from engine.interventions.causal import CausalMap, causal_map
+from engine.interventions.effect import answers
 from engine.interventions.nudge import along, nudge, products
+from engine.model.anatomy import hidden_argument
 from engine.progress import drain
 
 ROUNDING = 2e-4
@@ -44,6 +49,41 @@ def test_every_cell_is_one_patch_and_its_answer(spaces: Spaces, name: str) -> No
     last = found.recovered[-1]
     assert last[-1] == pytest.approx(1, abs=1e-3), "at the last layer the last word is all"
     assert np.abs(last[:-1]).max() <= 1e-3
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_work_of_a_map_is_what_was_counted(
+    spaces: Spaces, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens and runs by hooks on the blocks, rows where the head reads: exactly what is foretold,
+    in one batch of positions and in several."""
+    space = spaces[name]
+    ids, twin = (space.tokenize(text).ids for text in (f"{SHORT} to", f"{TWIN} to"))
+    blocks, seen = space.model.anatomy.blocks, {"tokens": 0, "runs": 0, "rows": 0}
+
+    def count(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        state = hidden_argument(args, kwargs)
+        assert state is not None
+        seen["runs"] += 1
+        seen["tokens"] += state.shape[0] * state.shape[1]
+
+    def counted_answers(space: Any, raw: torch.Tensor) -> torch.Tensor:
+        seen["rows"] += len(raw)
+        return answers(space, raw)
+
+    monkeypatch.setattr(causal, "answers", counted_answers)
+    handles = [one.register_forward_pre_hook(count, with_kwargs=True) for one in blocks]
+    try:
+        for at_once in (1024, 2 * len(ids)):
+            monkeypatch.setattr(causal, "_TOKENS_AT_ONCE", at_once)
+            seen.update(tokens=0, runs=0, rows=0)
+            drain(causal_map(space, f"{SHORT} to", f"{TWIN} to"))
+            found = causal.counted(ids, twin, len(blocks))
+            assert seen == {"tokens": found.block_tokens, "runs": found.block_runs,
+                            "rows": found.rows}  # fmt: skip
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def test_the_sentence_follows_the_carriers() -> None:

@@ -1,0 +1,1 @@
+"""What the open model's semantic bases are for: page, API, job."""

@@ -1,0 +1,130 @@
+"""What bases are for: verdicts of planted numbers, measured in parts, kept for each model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_models import Folders
+
+import engine
+from engine.errors import OptionError
+from engine.interventions.doses import Dose, Doses, Interval
+from engine.interventions.many import Case
+from engine.progress import Steps, drain
+from engine.trace.dial import DialCurve, DialRow
+from engine.uses import measure
+from engine.uses.findings import QUESTIONS, findings
+from engine.uses.measure import Uses, known_uses, measure_uses, predict_uses
+from engine.uses.words import FrameWords, Words
+
+
+def share(value: float, wide: float = 0.05) -> Interval:
+    return Interval(value, value - wide, value + wide)
+
+
+def push(frame: str, turned: float, rest: float, less: float | None = None) -> Dose:
+    none = None if less is None else share(less)
+    apart = None if less is None else share(rest - 0.5, 0.01)
+    return Dose(frame, 5, 0.3, 99, share(turned), turned, 1.0, share(rest), none, apart)
+
+
+def swap(frame: str, layer: int, turned: float) -> Dose:
+    return replace(push(frame, turned, 0.1), layer=layer, dose=None)
+
+
+def doses(bases: float, less: float, random: float, rest: float = 0.5) -> Doses:
+    pushes = (push("output", bases, rest, less), push("head", bases - less, 0.5),
+              push("random", random, 0.2, 0.0))  # fmt: skip
+    swaps = [swap(frame, layer, 0.9 if (frame, layer) == ("output", 0) else 0.0)
+             for frame in ("output", "random") for layer in (0, 1)]  # fmt: skip
+    return Doses(165, 99, {}, (5,), 5, 0.3, pushes, tuple(swaps))
+
+
+def curve(bases: float, head: float, random: float) -> DialCurve:
+    def row(alpha: float | None, value: float) -> DialRow:
+        at = share(value)
+        return DialRow(alpha, (value,), ((at.low, at.high),), None, value, (at.low, at.high))
+
+    return DialCurve("m", 192, (row(0.0, head), row(1.0, bases), row(None, random)), 50, 0.1)
+
+
+def words(bases: float, head: float, random: float) -> Words:
+    rows = (FrameWords("output", share(0.9), share(bases), None),
+            FrameWords("head", share(0.9), share(head), share(bases - head)),
+            FrameWords("random", share(0.9), share(random), share(bases - random)))  # fmt: skip
+    return Words("Sentiment", 200, 150, 0.5, (("good", "bad"),), rows)
+
+
+@pytest.mark.parametrize(
+    ("uses", "verdicts"),
+    [
+        (
+            Uses("m", curve(0.4, 0.2, 0.0), doses(0.8, 0.2, 0.0, 0.3), words(0.9, 0.7, 0.5)),
+            {"read": "better than head rows", "name": "better than head rows",
+             "act": "better than head rows", "spare": "yes, less than head rows",
+             "swap": "at the embedding only", "keep": "better than head rows"},
+        ),
+        (
+            Uses("m", curve(0.2, 0.4, 0.0), doses(0.8, 0.0, 0.0), words(0.9, 0.9, 0.5)),
+            {"read": "worse than head rows", "name": "worse than head rows",
+             "act": "yes, no better than head rows", "spare": "as much as head rows",
+             "swap": "at the embedding only", "keep": "yes, no better than head rows"},
+        ),
+        (
+            Uses("m", curve(0.2, 0.1, 0.15), doses(0.1, 0.1, 0.1), words(0.9, 0.6, 0.9)),
+            dict.fromkeys(("read", "name", "act", "keep"), "no more than chance"),
+        ),
+        (
+            Uses("m", None, doses(0.8, -0.1, 0.0, 0.9), words(0.52, 0.6, 0.5)),
+            {"read": "", "act": "worse than head rows", "spare": "no, more than head rows",
+             "keep": "no more than chance"},
+        ),
+    ],
+)  # fmt: skip
+def test_a_verdict_is_what_the_controls_leave_of_it(uses: Uses, verdicts: dict[str, str]) -> None:
+    found = {one.key: one for one in findings(uses)}
+    assert list(found) == list(QUESTIONS)
+    assert {key: found[key].verdict for key in verdicts} == verdicts
+    assert all(bool(one.verdict) == bool(one.sentence) for one in found.values())
+
+
+def test_parts_are_kept_as_they_end_and_over_a_restart(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened() -> engine.LatentSpace:
+        return engine.load(str(folders["llama"]), device="cpu", cache_dir=tmp_path, threads=1)
+
+    def no_words(space: engine.LatentSpace) -> Steps[Words]:
+        raise OptionError("no words here.")
+        yield
+
+    space = opened()
+    ids = space.tokenize("The cat sat").ids
+    order = space.model.logits(ids)[-1].argsort(descending=True)
+    monkeypatch.setattr(measure, "facts", lambda: (Case("The cat sat", f"#{int(order[2])}"),))
+    monkeypatch.setitem(measure.PARTS, "words", no_words)  # type: ignore[misc]
+    assert known_uses(space) == Uses(space.model.fingerprint)
+    whole = predict_uses(space)
+    steps = measure_uses(space)
+    for step in steps:
+        if step.note.startswith("part 2"):
+            break
+    steps.close()
+    half = known_uses(space)
+    assert half.dial is not None
+    assert 0 < predict_uses(space) < whole
+    found = drain(measure_uses(space))
+    assert found.doses is not None
+    assert found.doses.used == 1
+    assert found.lacking == {"words": "no words here."}
+    assert found.missing == ()
+    assert predict_uses(space) == pytest.approx(space.predict_work(0, 0))
+
+    again = known_uses(opened())
+    assert again == found
+    (kept,) = tmp_path.glob("uses-*.json")
+    kept.write_text(kept.read_text().replace('"share"', '"shard"'))
+    damaged = known_uses(opened())
+    assert (damaged.doses, damaged.missing) == (None, ("doses", "words"))
