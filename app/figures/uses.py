@@ -26,6 +26,8 @@ NAMES: Final = {
 _LINES: Final = {name: n for n, name in enumerate(NAMES)}
 _GAP: Final = 0.04
 """Between two panels, as a share of the width."""
+_PANEL: Final = 200
+"""The least width of a panel, in pixels."""
 
 
 def _line(
@@ -140,7 +142,8 @@ def doses(found: Doses, of: Callable[[Dose], Interval], what: str, *, scale: flo
             showlegend=True,
             legend=ABOVE,
             margin={"l": 60, "r": 16, "t": 64, "b": 52},
-            meta={"kind": "readings"},
+            width=_PANEL * count,
+            meta={"kind": "panels"},
             **layout,
         )
     )

@@ -96,7 +96,7 @@ def _card(finding: Finding, found: Known) -> Card:
     elif finding.key in ("act", "spare") and uses.doses is not None:
         shown = _doses(uses.doses, finding.key)
     elif finding.key == "swap" and uses.doses is not None:
-        shown = None, _swaps(uses.doses), _facts(uses.doses)
+        shown = None, _swaps(uses.doses), "The same facts, at every position of the prompt."
     elif uses.words is not None:
         shown = _words(uses.words)
     figure, table, caption = shown
@@ -132,7 +132,8 @@ def _doses(found: Doses, key: str) -> tuple[Any, Table, str]:
     titles = ("along", "layer", "dose", "answers turned", "probability of the target",
               "contrast, nats", "KL of the rest, nats")  # fmt: skip
     rows = tuple(_row(one) for one in found.pushes)
-    return payload(figure), Table(titles, rows), _facts(found)
+    caption = _facts(found) if key == "act" else "The same pushes over the same facts."
+    return payload(figure), Table(titles, rows), caption
 
 
 def _swaps(found: Doses) -> Table:

@@ -145,8 +145,8 @@ def _swap(found: Doses) -> tuple[str, str]:
     if acts == [0]:
         return (
             "at the embedding only",
-            f"{said}. Above it a swap does nothing: a vocabulary direction is not where a middle"
-            " layer keeps a word.",
+            f"{said}. At no layer above does a swap do more than a random mirror: a vocabulary"
+            " direction is not where a middle layer keeps a word.",
         )
     return "yes", f"{said}. It acts at layer {', '.join(map(str, acts))}."
 

@@ -136,7 +136,7 @@
 
   function width(element, layout) {
     const room = element.parentElement.clientWidth;
-    return Math.max(room, ["grid", "acted"].includes(layout.meta.kind) ? layout.meta.width : 0);
+    return Math.max(room, ["grid", "acted", "panels"].includes(layout.meta.kind) ? layout.meta.width : 0);
   }
 
   async function draw(element) {

@@ -46,10 +46,9 @@ def test_what_is_missing_is_measured_by_a_job_and_kept(
         for one in said.values():
             assert one["verdict"] in page
         assert {"read", "keep"} <= set(said)
-        # A model with drawn weights knows no fact, and its bases read no better than chance.
+        # A model with drawn weights knows no fact.
         assert "knows none of the facts" in found["lacking"]["doses"]
         assert "knows none of the facts" in page
-        assert said["read"]["verdict"] == "no more than chance"
 
     monkeypatch.setenv("LEXISCOPE_CACHE_DIR", str(space.cache_dir))
     where = ["--model", str(model_folder), "--device", "cpu"]
