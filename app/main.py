@@ -34,6 +34,7 @@ from app.maps import page as maps
 from app.method import page as method
 from app.model import api as model_api
 from app.model import choice
+from app.model import cost as cost_api
 from app.model import page as model
 from app.model.explorer import Explorer
 from app.model.open_model import OneModel
@@ -79,6 +80,7 @@ FURTHER = (
         generate_api,
         bases_api,
         model_api,
+        cost_api,
         job_api,
         calibration_api,
         map_api,

@@ -16,6 +16,7 @@ from app.cli import (
     calibrate,
     compare,
     contexts,
+    cost,
     generate,
     lens,
     map,
@@ -53,7 +54,7 @@ def parser() -> Parser:
     line = Parser(prog="lexiscope", description="Look into a language model's latent space.")
     commands = line.add_subparsers(required=True)
     model = of_the_model()
-    families = (serve, models, trace, contexts, compare, generate, act, lens, bases, map)
+    families = (serve, models, cost, trace, contexts, compare, generate, act, lens, bases, map)
     for family in (*families, uses, verify, calibrate, present):
         family.register(commands, model)
     commands.metavar = "|".join(commands.choices)

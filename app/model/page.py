@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse
 
 from app.method.terms import TERMS, Term
 from app.model.choice import ModelList, model_list
+from app.model.cost import CostTable, cost_table
 from app.model.explorer import Explorer, ExplorerDep
 from app.model.open_model import ModelFacts
 from app.web.questions import Question
@@ -31,6 +32,7 @@ class ModelQuery(Question):
     """The whole state of the page."""
 
     figures: bool = False
+    costs: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class ModelPage:
     frames: FrameTable | None
     frames_href: str
     frames_load: str
+    costs: CostTable | None
+    costs_href: str
     json: str
     terms: Mapping[str, Term]
 
@@ -114,6 +118,8 @@ async def model_page(
         frames=await frame_table(request, explorer) if query.figures else None,
         frames_href=link(request, "/model", figures=True) + "#frames",
         frames_load=link(request, "/model/frames"),
+        costs=await cost_table(request, explorer) if query.costs else None,
+        costs_href=link(request, "/model", costs=True) + "#costs",
         json=link(request, "/api/v1/model"),
         terms=TERMS,
     )

@@ -66,6 +66,7 @@ LINKED: tuple[tuple[str, Query], ...] = (
     ("/act", (WORDS, ("do", "patch"), ("source", TWIN), ("twin", TWIN))),
     ("/act", (WORDS, ("do", "scale"), ("part", "mlp"), ("factor", "2"), ("target", "#5"))),
     ("/model", ()),
+    ("/model", (("costs", "true"),)),
     ("/model/opening", ()),
     ("/model/frames", (("frame", "output"),)),
     ("/method", ()),

@@ -49,7 +49,8 @@ TOUR = [
     "/api/v1/curves?prompt=the+cat&ids=5,6", "/api/v1/cost?prompt=the+cat",
     "/present", "/present/paris",
     "/api/v1/bases?token=cat", "/api/v1/bases.csv?token=cat", "/api/v1/frames/output",
-    "/api/v1/check", "/api/v1/model", "/api/v1/models", "/api/v1/jobs", "/api/v1/sets",
+    "/api/v1/check", "/api/v1/models/cost",
+    "/api/v1/model", "/api/v1/models", "/api/v1/jobs", "/api/v1/sets",
     "/api/v1/calibrations", "/api/v1/map", "/api/v1/map/points", "/api/v1/map/meta",
     "/api/v1/map/quality",
 ]  # fmt: skip
