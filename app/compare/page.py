@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -16,12 +17,17 @@ from app.figures.trace import grid
 from app.method.terms import TERMS, Term
 from app.model.explorer import ExplorerDep
 from app.trace.panels import Panel
+from app.trace.presets import Preset, faithful, preset_choices, reading_words
+from app.trace.question import BOS
 from app.web.questions import ask
 from app.web.rendering import Page, link, render
 from app.web.words import Choice, choices, number
+from engine import LatentSpace, TraceOptions
 from engine.compare import PromptComparison, compare_prompts
+from engine.compare.alignment import AlignmentName
 from engine.errors import InputError, OptionError
 from engine.model.vocabulary import Token
+from engine.progress import Check
 
 router = APIRouter(include_in_schema=False)
 PAGE = Page("Compare", "/compare", router, takes_prompt=True)
@@ -42,28 +48,40 @@ class ComparePage:
 
     query: CompareQuery
     examples: tuple[Choice, ...]
+    presets: tuple[Choice, ...]
+    """Readings that have a name."""
     switches: Mapping[str, tuple[Choice, ...]]
     result: Panel | None
     problem: str | None
     terms: Mapping[str, Term]
 
 
+def compared(
+    space: LatentSpace,
+    prompt: str,
+    other: str,
+    options: TraceOptions,
+    by: AlignmentName,
+    *,
+    check: Check,
+) -> tuple[PromptComparison, Preset | None]:
+    """Both prompts beside each other, and the reading most faithful to the model where that was
+    measured."""
+    found = compare_prompts(space, prompt, other, options, by=by, check=check)
+    return found, faithful(space, check=check)
+
+
 @router.get("/compare", response_class=HTMLResponse)
 async def compare_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
     """The page, or its result; a mistake is a sentence where the result would stand."""
     query, mistake = ask(CompareQuery, request)
-    result, problem = None, mistake
+    result, problem, best = None, mistake, None
     try:
         if mistake is not None:
             raise OptionError(mistake)
         if "other" in request.query_params:  # from another page a prompt comes alone
-            found = await explorer.ask(
-                request,
-                compare_prompts,
-                query.prompt,
-                query.other,
-                query.options(),
-                by=query.align,
+            found, best = await explorer.ask(
+                request, compared, query.prompt, query.other, query.options(), query.align
             )
             result = _result(request, query, found)
     except InputError as error:
@@ -75,12 +93,14 @@ async def compare_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
                    href=_link(request, query, prompt=a, other=b))
             for a, b in EXAMPLES
         ),
+        presets=preset_choices(best, query, partial(_link, request, query)),
         switches={
             "geometry": choices(GEOMETRIES, query.geometry),
             "frame": choices(FRAMES, query.frame),
             "lens": choices(LENSES, query.lens),
             "align": choices(_ALIGN, query.align),
             "colour": choices(MEASURES.items(), query.colour),
+            "bos": choices(BOS, query.bos),
         },
         result=result,
         problem=problem,
@@ -94,9 +114,12 @@ async def compare_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
 
 def _link(request: Request, query: CompareQuery, path: str = "/compare", **changes: Any) -> str:
     """A link that keeps the state of the page but for the changes; defaults are left out."""
+    fields = CompareQuery.model_fields
     state = query.model_dump(exclude_defaults=True) | changes
-    if state.get("alpha") is not None:
-        state["alpha"] = f"{state['alpha']:g}"
+    state = {key: value for key, value in state.items() if value != fields[key].default}
+    state |= {
+        key: f"{state[key]:g}" for key in ("alpha", "ridge") if isinstance(state.get(key), float)
+    }
     return link(request, path, **{key: value for key, value in state.items() if value is not None})
 
 
@@ -107,6 +130,7 @@ def _result(request: Request, query: CompareQuery, found: PromptComparison) -> P
     asked = query.model_dump(include=set(CompareQuestion.model_fields), exclude_defaults=True)
     return {
         "sentence": found.sentence,
+        "reading": reading_words(query),
         "window": f"The last {COLUMNS} of {count} pairs." if count > COLUMNS else "",
         "alone": found.alone,
         "warnings": (*found.first.warnings, *found.other.warnings),

@@ -7,10 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from app.trace.question import TraceQuestion
-from app.web.questions import PageQuestion, PromptText
+from app.web.questions import PageQuestion, PromptText, undialled
 from engine import TraceOptions
 from engine.compare.alignment import AlignmentName
-from engine.frames.kinds import FRAMES
 
 
 class CompareQuestion(TraceQuestion):
@@ -31,6 +30,4 @@ class CompareQuery(CompareQuestion, PageQuestion):
 
     def options(self) -> TraceOptions:
         """The engine's options; a dial that stands in the form of another frame says nothing."""
-        if not FRAMES[self.frame].dialled:
-            return CompareQuestion.options(self.model_copy(update={"alpha": None}))
-        return super().options()
+        return CompareQuestion.options(undialled(self))

@@ -29,7 +29,7 @@ from app.figures.theme import (
 from engine.reading.geometries import GEOMETRIES
 from engine.trace.result import Bools, Floats, Trace
 
-MARGIN = {"l": 58, "r": 84, "t": 46, "b": 60}
+MARGIN = {"l": 58, "r": 84, "t": 43, "b": 56}
 """Room around the cells of the grid, in pixels; figures.js places its row labels by it."""
 COLOURS = {
     "rank": "rank of the model's answer",
@@ -113,8 +113,8 @@ def grid(
             width=width * _column_width(trace, columns) + MARGIN["l"] + MARGIN["r"],
             margin=MARGIN | {"autoexpand": False},
             annotations=[
-                aside("↑ what the model predicts next", 1, 26, colours),
-                aside("↑ the prompt: token and position", 0, -44, colours),
+                aside("↑ what the model predicts next", 1, 24, colours),
+                aside("↑ the prompt: token and position", 0, -42, colours),
             ],
             xaxis=axis(
                 colours,

@@ -16,6 +16,7 @@ from app.model.explorer import ExplorerDep
 from app.trace.contexts import BankOrder, banks, near_or_plan, start, texts_of
 from app.trace.panels import agreement
 from app.trace.question import TraceQuery, link_to
+from app.trace.reading import words_beside
 from app.trace.word_panels import contexts, in_words
 from app.web.rendering import link, render_text
 from engine import LatentSpace
@@ -36,8 +37,9 @@ async def agreement_panel(request: Request, query: Asked, explorer: ExplorerDep)
 async def words_panel(request: Request, query: Asked, explorer: ExplorerDep) -> HTMLResponse:
     """A cell in words alone, fetched once the cell stands."""
     place = query.place or (-1, -1)
-    found = await explorer.ask(request, LatentSpace.in_words, query.prompt, *place, query.options())
-    context = {"words": in_words(found, query, partial(link_to, request, query)), "terms": TERMS}
+    found, leading = await explorer.ask(request, words_beside, query.prompt, place, query.options())
+    shown = in_words(found, query, partial(link_to, request, query), leading)
+    context = {"words": shown, "terms": TERMS}
     return HTMLResponse(render_text(request, "trace/_words.html", context, is_fragment=True))
 
 

@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse
 
 from app.calibrate.calibrations import Calibrations, CalibrationsDep
 from app.figures.calibrate import label_colour
-from app.figures.theme import FRAMES, GEOMETRIES, LABELS, LENSES, STATES
+from app.figures.theme import FRAMES, GEOMETRIES, LENSES, STATES
 from app.figures.trace import COLOURS
 from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
@@ -25,8 +25,17 @@ from app.trace import fragments
 from app.trace.contexts import banks, texts_of
 from app.trace.headline import headline
 from app.trace.panels import Panel, Panels, agreement
-from app.trace.presets import CONTROL, LOGIT, PAPER, Preset, faithful
+from app.trace.presets import (
+    CONTROL,
+    LOGIT,
+    PAPER,
+    Preset,
+    faithful,
+    preset_choices,
+    reading_words,
+)
 from app.trace.question import (
+    BOS,
     Example,
     TraceQuery,
     TraceQuestion,
@@ -40,9 +49,9 @@ from app.web.questions import ReadingQuestion, ask
 from app.web.rendering import Page, as_text, link, render, render_text
 from app.web.words import Choice, choices, number, seconds, sentence
 from engine.errors import ArtifactError, InputError, NonFiniteError, OptionError
-from engine.frames.kinds import dial_words
 from engine.trace.bank import BUILT_IN
 from engine.trace.cell import Cell
+from engine.trace.compute import leaders
 from engine.trace.result import Cost
 
 if TYPE_CHECKING:
@@ -55,7 +64,6 @@ STRIP = 40
 """Positions that a switched-on calibration's strip shows: the last ones of the prompt."""
 _FOLDED = ("alpha", "ridge", "state", "centred", "temperature", "layers", "positions", "k", "bos",
            "chat", "words_only")  # fmt: skip
-_BOS = (("auto", "as the model does"), ("yes", "yes"), ("no", "no"))
 
 
 # ---- what is shown -------------------------------------------------------------------------------
@@ -241,7 +249,7 @@ async def _result(
         "control_href": link_to(request, query, **CONTROL.settings()),
         "prompt_end": trace.tokens[trace.positions[-1]],
         "colours": choices(COLOURS.items(), query.colour),
-        "reading": _reading(query),
+        "reading": reading_words(query),
         "temperature": number(trace.temperature),
         "temperature_fitted": trace.temperatures[query.geometry].fitted,
         "warnings": trace.warnings,
@@ -258,7 +266,13 @@ async def _result(
             request, query, "/trace/agreement", cell=None, pin=(), start=None
         ),
         "go_on": _go_on(query) if explorer.facts().kind == "causal" else (),
-        "words": found.words and in_words(found.words, query, partial(link_to, request, query)),
+        "words": found.words
+        and in_words(
+            found.words,
+            query,
+            partial(link_to, request, query),
+            leaders(trace, cell.position),
+        ),
         "contexts": found.contexts
         and contexts(request, found.contexts, query, await banks(request.app.state.sets)),
         "contexts_href": link_to(request, query, panel="contexts") + "#contexts",
@@ -308,21 +322,11 @@ def _page(
         )
         for one in known
     )
-    presets = [one for one in (best, PAPER, LOGIT, CONTROL) if one is not None]
     fields = type(query).model_fields
     return TracePage(
         query=query,
         examples=examples,
-        presets=tuple(
-            Choice(
-                one.title,
-                one.title,
-                one.chosen(query),
-                one.what,
-                link_to(request, query, **one.settings()),
-            )
-            for one in presets
-        ),
+        presets=preset_choices(best, query, partial(link_to, request, query)),
         measure_href=link(request, "/readings") if best is None else None,
         look=next((one.help for one in examples if one.chosen), None),
         switches={
@@ -330,7 +334,7 @@ def _page(
             "frame": choices(FRAMES, query.frame),
             "lens": choices(LENSES, query.lens),
             "state": choices(STATES, query.state),
-            "bos": choices(_BOS, query.bos),
+            "bos": choices(BOS, query.bos),
             "calibration": calibrations,
         },
         changed=sum([getattr(query, name) != fields[name].default for name in _FOLDED]),
@@ -340,16 +344,6 @@ def _page(
         problem=problem,
         terms=TERMS,
     )
-
-
-def _reading(query: TraceQuery) -> str:
-    """By what the states are read, in words."""
-    frame = LABELS[query.frame]
-    place = dial_words(query.options().frame_key)
-    if place:
-        frame = f"{frame} at {place}"
-    lens = "" if query.lens == "none" else f", {LABELS[query.lens]} lens"
-    return f"{LABELS[query.geometry]}, {frame}{lens}"
 
 
 def _note(query: TraceQuery, cell: Cell) -> str | None:

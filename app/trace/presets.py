@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from app.trace.question import TraceQuery
+from app.figures.theme import LABELS
+from app.trace.question import TraceQuestion
+from app.web.questions import ReadingQuestion
+from app.web.words import Choice
 from engine import LatentSpace
+from engine.frames.kinds import dial_words
 from engine.progress import Check
 
 SETTINGS: Final = ("geometry", "frame", "alpha", "ridge", "lens")
@@ -24,10 +29,10 @@ class Preset:
 
     def settings(self) -> dict[str, Any]:
         """All settings of the reading."""
-        fields = TraceQuery.model_fields
+        fields = ReadingQuestion.model_fields
         return {name: self.changes.get(name, fields[name].default) for name in SETTINGS}
 
-    def chosen(self, query: TraceQuery) -> bool:
+    def chosen(self, query: ReadingQuestion) -> bool:
         """Whether a question reads so."""
         return all(getattr(query, name) == value for name, value in self.settings().items())
 
@@ -42,6 +47,33 @@ CONTROL: Final = Preset(
     "random control", "By cosine to random directions: what this shows is chance.",
     {"frame": "random"},
 )  # fmt: skip
+
+
+def preset_choices(
+    best: Preset | None, query: ReadingQuestion, link: Callable[..., str]
+) -> tuple[Choice, ...]:
+    """The readings that have a name as links that read so.
+
+    Args:
+        best: the most faithful one, where it was measured.
+        query: how it is read now.
+        link: makes a link of the page that keeps its state but for the keywords.
+    """
+    return tuple(
+        Choice(one.title, one.title, one.chosen(query), one.what, link(**one.settings()))
+        for one in (best, PAPER, LOGIT, CONTROL)
+        if one is not None
+    )
+
+
+def reading_words(query: TraceQuestion) -> str:
+    """By what the states are read, in words."""
+    frame = LABELS[query.frame]
+    place = dial_words(query.options().frame_key)
+    if place:
+        frame = f"{frame} at {place}"
+    lens = "" if query.lens == "none" else f", {LABELS[query.lens]} lens"
+    return f"{LABELS[query.geometry]}, {frame}{lens}"
 
 
 def faithful(space: LatentSpace, *, check: Check) -> Preset | None:

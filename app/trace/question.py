@@ -25,6 +25,8 @@ from engine.trace.bank import BUILT_IN
 
 BankName = Annotated[str, Field(max_length=40, pattern=r"^[a-z0-9-]{1,40}$")]
 """A label set by its id, or the texts that ship."""
+BOS = (("auto", "as the model does"), ("yes", "yes"), ("no", "no"))
+"""Whether the model's first special token stands before a prompt, as a page says it."""
 MAX_PINS = 8
 """Tokens whose curves a page shows at most."""
 IdList = Annotated[str, Field(max_length=320, pattern=r"^[0-9]{1,9}(,[0-9]{1,9}){0,31}$")]

@@ -111,6 +111,19 @@ def read(
     )
 
 
+def words_beside(
+    space: LatentSpace,
+    prompt: str,
+    cell: tuple[int, int],
+    options: TraceOptions,
+    *,
+    check: Check,
+) -> tuple[InWords, tuple[int, ...]]:
+    """A cell as a sum of a few words, and the tokens that lead the race at its position."""
+    found = space.in_words(prompt, *cell, options, check=check)
+    return found, leaders(space.trace(prompt, options, check=check), found.position)
+
+
 @dataclass(frozen=True)
 class CostEstimate:
     """What a trace would cost, with the tokens of its prompt."""

@@ -16,8 +16,17 @@ from engine.trace.contexts import Context, Contexts, Plan
 from engine.trace.words import InWords, Sum
 
 
-def in_words(found: InWords, query: TraceQuery, link: Callable[..., str]) -> Panel:
-    """A state as a sum of a few words, step by step beside what chance explains."""
+def in_words(
+    found: InWords, query: TraceQuery, link: Callable[..., str], leading: Sequence[int]
+) -> Panel:
+    """A state as a sum of a few words, step by step beside what chance explains.
+
+    Args:
+        found: the sum.
+        query: the state of the page.
+        link: makes a link of the page that keeps its state but for the keywords.
+        leading: the tokens of the race that stay when a word is pinned before any other.
+    """
 
     def share(one: Sum, step: int) -> str:
         return _percent(one.shares[step]) if step < len(one.shares) else "–"
@@ -26,7 +35,7 @@ def in_words(found: InWords, query: TraceQuery, link: Callable[..., str]) -> Pan
         "sentence": found.sentence,
         # (word, the link that pins it); the longest part first
         "rows": [
-            (word, link(pin=with_pin(query, word.token.id)))
+            (word, link(pin=with_pin(query, word.token.id, leading)))
             for one in found.sums[:1]
             for word in sorted(one.words, key=lambda word: -word.weight)
         ],

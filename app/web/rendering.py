@@ -17,7 +17,7 @@ What every template may use, besides the fields of its context dataclass:
   ``.level``, ``.text`` and ``.reason``), ``notice`` (a sentence for a banner on each page, or
   None), ``jobs_mark`` (the ``.text`` and ``.level`` of what is under way or was interrupted, or
   None), ``pages`` (of the navigation), ``version``, ``path`` (of this request, without the root
-  path), ``is_fragment``.
+  path), ``here`` (the whole address of this request), ``is_fragment``.
 """
 
 from __future__ import annotations
@@ -205,6 +205,12 @@ def _fields(context: object) -> dict[str, object]:
     raise TypeError("a context is a dataclass or a mapping")
 
 
+def _here(request: Request) -> str:
+    """The address that was asked for, as a link inside the app."""
+    query = quote(request.scope["query_string"], safe="=&%+-_.~*!();:@,/?$'")
+    return link(request, own_path(request.scope)) + (f"?{query}" if query else "")
+
+
 def _common(request: Request) -> dict[str, object]:
     explorer = request.app.state.explorer
     # Whoever has not shown the token learns nothing of the model, not even from a refusal.
@@ -219,6 +225,7 @@ def _common(request: Request) -> dict[str, object]:
         "version": version(),
         "pages": request.app.state.pages,
         "path": own_path(request.scope),
+        "here": _here(request),
         "present": request.app.state.present(request) if known else None,
         # Goes along to pages that read one; a whole book is left where it is.
         "carried": _typed(request.query_params.get("prompt") or "")[:CARRIED] or None,

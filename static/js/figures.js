@@ -276,15 +276,10 @@
       if (prompt) url.searchParams.set("prompt", prompt.slice(0, 2000));
       link.href = url.pathname + url.search;
     }
-    const look = $(".look");
-    if (prompt === null || !look) return;
-    look.hidden = true;
+    if (prompt === null) return;
     for (const chip of $$(".examples .chip")) {
-      chip.removeAttribute("aria-current");
-      if (chip.dataset.prompt !== prompt) continue;
-      chip.setAttribute("aria-current", "true");
-      look.textContent = chip.dataset.look;
-      look.hidden = look.textContent === "";
+      if (chip.dataset.prompt === prompt) chip.setAttribute("aria-current", "true");
+      else chip.removeAttribute("aria-current");
     }
   }
 
@@ -370,45 +365,6 @@
 
   // ---- small comforts -----------------------------------------------------------------------------------
 
-  document.addEventListener("keydown", (event) => {
-    if (event.key.toLowerCase() !== "p" || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest("input, textarea, select, [contenteditable]")) return;
-    if (!document.body.classList.contains("presenting")) location.assign(document.body.dataset.stories);
-  });
-
-  // The menu closes when one goes elsewhere.
-  for (const kind of ["click", "focusin", "keydown"]) {
-    document.addEventListener(kind, (event) => {
-      const menu = $("[data-menu][open]");
-      if (!menu || (kind === "keydown" ? event.key !== "Escape" : menu.contains(event.target))) return;
-      menu.open = false;
-      if (kind === "keydown") menu.querySelector("summary").focus();
-    });
-  }
-
-  document.addEventListener("click", async (event) => {
-    const button = event.target.closest("[data-picture], [data-copy]");
-    if (!button) return;
-    if (button.dataset.picture) {
-      const element = document.getElementById(button.dataset.of);
-      await draw(element);
-      const { width: w, height: h } = element.getBoundingClientRect();
-      window.Plotly.downloadImage(element, {
-        format: button.dataset.picture, width: w, height: h, scale: 2,
-        filename: `lexiscope-${element.dataset.plot}`,
-      });
-    } else {
-      const text = button.dataset.copy === "url" ? location.href : $(button.dataset.copy).textContent;
-      try {
-        await navigator.clipboard.writeText(text);
-        say("Copied.");
-        button.textContent = "copied";
-      } catch {
-        say("The browser does not let the page copy; use the address line.");
-      }
-    }
-  });
-
   // A table that stands open without script is folded with it, until the reader opens it.
   const unfolded = new Set();
   document.addEventListener(
@@ -469,8 +425,14 @@
     }, true);
   }
 
-  // What the map's scripts use as well.
-  Object.assign(window.lexiscope, { plotly, palette, say, here });
+  // A figure as it is drawn, for a picture of it.
+  async function figure(element) {
+    await draw(element);
+    return drawn.get(element);
+  }
+
+  // What the scripts of the map and of the header use as well.
+  Object.assign(window.lexiscope, { plotly, palette, say, here, figure });
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();
