@@ -39,6 +39,7 @@ from app.model import page as model
 from app.model.explorer import Explorer
 from app.model.open_model import OneModel
 from app.present import page as present
+from app.present.stories import read_story, stories
 from app.readings import api as readings_api
 from app.readings import page as readings
 from app.readings.background import BackgroundLens
@@ -175,6 +176,8 @@ def create_app(
     )
     app.state.pages = PAGES
     app.state.present = present.bar
+    own = () if settings.story is None else (read_story(settings.story),)
+    app.state.stories = stories() | {one.name: one for one in own}
     app.state.settings = settings
     app.state.explorer = explorer
     app.state.jobs = jobs

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.act.question import ActQuestion, CausalQuestion, NudgeQuestion
-from app.act.work import causal, start_causal
+from app.act.work import causal, is_known, start_causal
 from app.jobs.api import JobDocument, job_answer
 from app.jobs.lanes import JobsDep
 from app.model.explorer import ExplorerDep
@@ -89,7 +90,13 @@ async def causal_get(
 ) -> Response:
     """Where the answer comes from: a twin's states, put in one layer and position at a time."""
     write = explorer.writer(query.prompt)
-    return json_answer(await explorer.document(request, write, causal, query.prompt, query.twin))
+    known = await explorer.look(
+        request, partial(is_known, prompt=query.prompt, twin=query.twin), "act"
+    )
+    body = await explorer.document(request, write, causal, query.prompt, query.twin)
+    if not known:
+        explorer.forget()  # pages from before say that it is not known
+    return json_answer(body)
 
 
 @router.post("/causal", status_code=202, responses=described(JobDocument, status=202))

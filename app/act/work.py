@@ -33,6 +33,12 @@ def causal(space: LatentSpace, prompt: str, twin: str, *, check: Check) -> Causa
         steps.close()
 
 
+def is_known(space: LatentSpace, prompt: str, twin: str, *, check: Check) -> bool:
+    """Whether the map is kept, so that pages show it."""
+    check()
+    return space.known_causal_map(prompt, twin) is not None
+
+
 def predict_causal(space: LatentSpace, prompt: str, twin: str, *, check: Check) -> float:
     """What a map would take in seconds; what cannot be mapped is refused. Nothing is run."""
     check()

@@ -27,7 +27,11 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
 
 
 def _serve(given: argparse.Namespace) -> int:
-    settings = settings_of(given)
+    return serve_pages(settings_of(given))
+
+
+def serve_pages(settings: Settings, first: str = "") -> int:
+    """Serve until the end; says where, at the page that is to be opened first."""
     os.umask(0o077)  # what people upload, and what is made of it, is for this user's eyes
     listener = listen(settings)
     try:
@@ -41,7 +45,7 @@ def _serve(given: argparse.Namespace) -> int:
     logs.begin(messages=settings.log_messages)
     app = create_app(settings, store=store)
     home = f"http://{shown}:{port}{settings.root_path}/"
-    print(f"Lexiscope is on {home}", flush=True)
+    print(f"Lexiscope is on {home}{first}", flush=True)
     if settings.token is not None:
         print(f"Log in once at {home}login?token=TOKEN, with your token for TOKEN.", flush=True)
     for word in (*_ignored(), *absent(settings)):

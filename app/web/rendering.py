@@ -17,7 +17,8 @@ What every template may use, besides the fields of its context dataclass:
   ``.level``, ``.text`` and ``.reason``), ``notice`` (a sentence for a banner on each page, or
   None), ``jobs_mark`` (the ``.text`` and ``.level`` of what is under way or was interrupted, or
   None), ``pages`` (of the navigation), ``version``, ``path`` (of this request, without the root
-  path), ``here`` (the whole address of this request), ``is_fragment``.
+  path), ``here`` (the whole address of
+  this request, None where it was refused), ``is_fragment``.
 """
 
 from __future__ import annotations
@@ -172,7 +173,9 @@ def render(
     """
     part = fragment is not None and wants_fragment(request)
     name = fragment if part and fragment is not None else page
-    body = render_text(request, name, context, is_fragment=part)
+    # An address that was refused is not repeated.
+    told = {**_fields(context), "here": _here(request) if status < 400 else None}
+    body = render_text(request, name, told, is_fragment=part)
     vary = {"Vary": "HX-Request, HX-History-Restore-Request, HX-Boosted"}
     return HTMLResponse(body, status_code=status, headers={**vary, **(headers or {})})
 
@@ -225,7 +228,7 @@ def _common(request: Request) -> dict[str, object]:
         "version": version(),
         "pages": request.app.state.pages,
         "path": own_path(request.scope),
-        "here": _here(request),
+        "here": None,
         "present": request.app.state.present(request) if known else None,
         # Goes along to pages that read one; a whole book is left where it is.
         "carried": _typed(request.query_params.get("prompt") or "")[:CARRIED] or None,

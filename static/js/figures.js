@@ -17,6 +17,7 @@
 
   let loading = null;
   function plotly() {
+    if (window.Plotly) return Promise.resolve(window.Plotly); // inside of a file
     loading ??= new Promise((done, failed) => {
       const script = document.createElement("script");
       script.src = $("meta[name=plotly]").content;
@@ -247,6 +248,7 @@
   function open(element, row, column) {
     const { layers, positions } = drawn.get(element).layout.meta;
     outline(element, row, column);
+    if (!window.htmx) return;
     const source = document.getElementById("detail");
     htmx.ajax("GET", here({ cell: `${layers[row]},${positions[column]}` }), {
       source, target: source, swap: "outerHTML", select: "#detail",
@@ -431,8 +433,14 @@
     return drawn.get(element);
   }
 
+  // Other content stands in an element: its figures in place of those before.
+  function redrawn(root) {
+    for (const element of [...drawn.keys()]) if (!element.isConnected) purge(element);
+    scan(root);
+  }
+
   // What the scripts of the map and of the header use as well.
-  Object.assign(window.lexiscope, { plotly, palette, say, here, figure });
+  Object.assign(window.lexiscope, { plotly, palette, say, here, figure, redrawn });
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();

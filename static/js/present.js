@@ -15,12 +15,13 @@
     for (const step of steps) {
       const mark = step.querySelector("[data-mark]");
       try {
+        for (const link of step.querySelectorAll("[data-ready-first]")) await (await window.lexiscope.ask(link.href)).text();
         await (await window.lexiscope.ask(step.dataset.href)).text();
         mark.textContent = "ready";
         mark.className = "badge ok needs-js";
         ready += 1;
       } catch {
-        mark.textContent = "cannot be shown";
+        mark.textContent = step.querySelector("form") ? "not made yet" : "cannot be shown";
         mark.className = "badge fail needs-js";
       }
       said.textContent = `${ready} of ${steps.length} steps are ready.`;
@@ -41,13 +42,46 @@
 
   // ---- on the stage ---------------------------------------------------------------------------------
 
+  // A story of this browser's own is filled in here.
+  if (bar.dataset.story === "own") {
+    const story = window.lexiscope.story.read();
+    const number = Number(bar.dataset.step);
+    const step = story.steps[number - 1];
+    if (!step) return;
+    document.body.className = `presenting show-${step.show}`;
+    bar.dataset.point = step.point;
+    $("[data-step-title]").textContent = step.title;
+    const lead = (link, to) => {
+      link.hidden = to < 1 || to > story.steps.length;
+      if (!link.hidden) link.href = window.lexiscope.story.stepHref(story, to);
+    };
+    lead(bar.querySelector("[data-back]"), number - 1);
+    lead(bar.querySelector("[data-on]"), number + 1);
+    bar.querySelector(".dots").append(
+      ...story.steps.map((_, i) => {
+        const item = document.createElement("li");
+        const link = document.createElement("a");
+        link.href = window.lexiscope.story.stepHref(story, i + 1);
+        link.setAttribute("aria-label", `Step ${i + 1}`);
+        if (i + 1 === number) link.setAttribute("aria-current", "step");
+        item.append(link);
+        return item;
+      }),
+    );
+  }
+
   channel?.postMessage({ story: bar.dataset.story, step: bar.dataset.step });
-  const target = bar.dataset.point && $(bar.dataset.point);
+  let target = null;
+  try {
+    target = bar.dataset.point && $(bar.dataset.point);
+  } catch {
+    // what a file points at may be no selector
+  }
   if (target) {
     target.classList.add("pointed");
     target.scrollIntoView({ block: "nearest" });
   }
-  const go = (link) => link && location.assign(link.href);
+  const go = (link) => link && !link.hidden && location.assign(link.href);
   const keys = {
     ArrowRight: () => go(bar.querySelector("[data-on]")),
     PageDown: () => go(bar.querySelector("[data-on]")),

@@ -286,5 +286,5 @@
     send(form, submitter);
   });
 
-  window.lexiscope = { ask, box, above, Problem };
+  window.lexiscope = { ask, box, above, expected, Problem };
 })();

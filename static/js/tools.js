@@ -178,5 +178,81 @@
     }
   });
 
-  Object.assign(window.lexiscope, { titled });
+  // ---- a story of one's own, kept in this browser ----------------------------------------------------------
+
+  const KEY = "lexiscope-story";
+  const MOST = 40;
+  const root = document.body.dataset.stories.replace(/\/present$/, "");
+
+  // The story, or an empty one; what is stored may be anything, and is taken only as it should be.
+  function read() {
+    const empty = { title: "My story", model: document.body.dataset.model, fingerprint: window.lexiscope.expected(), steps: [] };
+    try {
+      return whole(JSON.parse(localStorage.getItem(KEY))) ?? empty;
+    } catch {
+      return empty; // storage may be switched off
+    }
+  }
+
+  const text = (value, most = 4000) => (typeof value === "string" ? value.slice(0, most) : "");
+
+  // A story out of a file or of the storage, with nothing in it that is not a story's; else null.
+  function whole(raw) {
+    const page = (one) => typeof one?.address === "string" && /^\/(?![/\\])[^\s\\]*$/.test(one.address);
+    if (!Array.isArray(raw?.steps) || raw.steps.length > MOST || !raw.steps.every(page)) return null;
+    return {
+      title: text(raw.title, 200), model: text(raw.model, 200), fingerprint: text(raw.fingerprint, 80),
+      steps: raw.steps.map((one) => ({
+        title: text(one.title, 200), address: text(one.address), note: text(one.note),
+        show: ["prompt", "reveal"].includes(one.show) ? one.show : "all", point: text(one.point, 200),
+      })),
+    };
+  }
+
+  function write(story) {
+    try {
+      localStorage.setItem(KEY, JSON.stringify(story));
+      return true;
+    } catch {
+      say("This browser does not let the page keep a story.");
+      return false;
+    }
+  }
+
+  // The address of a step of it, as a page of this app.
+  function stepHref(story, number) {
+    const url = new URL(root + story.steps[number - 1].address, location.origin);
+    url.searchParams.set("present", `own:${number}`);
+    return url.pathname + url.search;
+  }
+
+  function counted() {
+    const { length } = read().steps;
+    for (const link of $$("[data-own]")) {
+      link.hidden = !length;
+      link.textContent = `Your story (${length} view${length === 1 ? "" : "s"})`;
+    }
+  }
+
+  function record() {
+    const story = read();
+    if (story.steps.length >= MOST) {
+      say(`A story has at most ${MOST} views.`);
+      return;
+    }
+    const url = new URL(location.href);
+    url.searchParams.delete("present");
+    const title = ($("#headline") ?? $("main .answer") ?? $("main .verdict") ?? $("main h1"))?.innerText ?? document.title;
+    const point = $("#headline") ? "#headline" : "";
+    story.steps.push({
+      title: title.trim().slice(0, 90), address: url.pathname.slice(root.length) + url.search, note: "", show: "all", point,
+    });
+    if (write(story)) say(`Added: view ${story.steps.length} of your story.`);
+    counted();
+  }
+
+  document.addEventListener("click", (event) => event.target.closest("[data-record]") && record());
+  counted();
+
+  Object.assign(window.lexiscope, { titled, story: { read, write, whole, stepHref } });
 })();

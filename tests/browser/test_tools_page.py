@@ -105,9 +105,9 @@ def test_the_first_screen_holds_headline_grid_and_race(visit_to: Open, site: Sit
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
         last = page.locator("#grid .xaxislayer-above .xtick text").last
         assert re.search(r"\d$", last.text_content() or "")
-        inside = page.evaluate(
-            "() => { const b = document.querySelector('#grid').parentElement.getBoundingClientRect();"
-            " const t = [...document.querySelectorAll('#grid .xaxislayer-above .xtick text')].at(-1)"
-            ".getBoundingClientRect(); return t.left >= b.left && t.right <= b.right; }"
-        )
+        box = page.locator("#grid").locator("..").bounding_box()
+        label = last.bounding_box()
+        assert box is not None
+        assert label is not None
+        inside = box["x"] <= label["x"] <= box["x"] + box["width"] - label["width"]
         assert inside, f"the last column at {width} px"

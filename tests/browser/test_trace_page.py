@@ -285,7 +285,8 @@ def test_the_example_in_use_is_marked_and_no_other(visit: Visit) -> None:
     chip = page.locator(".examples .chip").last
     run(page, chip.get_attribute("data-prompt") or "")
     expect(marked).to_have_text(chip.inner_text())
-    expect(look).to_have_text(chip.get_attribute("data-look") or "")
+    title = chip.get_attribute("title") or ""
+    expect(look).to_have_text(title.removeprefix(f"{chip.get_attribute('data-prompt')}: "))
 
 
 def test_a_scrolled_grid_begins_with_a_whole_column(visit_to: Open, site: Site) -> None:
@@ -369,14 +370,6 @@ def test_light_and_dark_are_remembered_and_the_figures_follow(visit: Visit) -> N
     expect(page.locator(GRID)).to_be_visible()
     assert page.locator("html").get_attribute("data-theme") == "dark"
     assert page.locator("#grid").evaluate(paper) != before
-
-
-def test_a_picture_can_be_saved(visit: Visit) -> None:
-    page = visit.go()
-    expect(page.locator(GRID)).to_be_visible()
-    with page.expect_download() as saved:
-        page.locator("[data-picture=svg][data-of=grid]").click()
-    assert saved.value.suggested_filename == "lexiscope-grid.svg"
 
 
 def test_without_script_everything_is_there(visit_to: Open, site: Site) -> None:
