@@ -74,7 +74,8 @@
       slides.push(slide);
     }
     tell("Putting it together …");
-    for (const sheet of sheets) add("style", await (await ask(sheet)).text());
+    let styles = ""; // as text: an element would be applied here, which this page's own policy forbids
+    for (const sheet of sheets) styles += `<style>${(await (await ask(sheet)).text()).replaceAll("</", "<\\/")}</style>\n`;
     page.body.className = "presenting";
     page.body.dataset.stories = "";
     const main = add("main", "", page.body);
@@ -84,7 +85,7 @@
     const sources = [script("theme.js"), script("questions.js"), script("grid-captions.js"), script("figures.js"),
       $("meta[name=plotly]").content, script("story.js").replace("story.js", "story-file.js")];
     for (const source of sources) add("script", inside(await (await ask(source)).text()), page.body);
-    return `<!doctype html>\n${page.documentElement.outerHTML}`;
+    return `<!doctype html>\n${page.documentElement.outerHTML.replace("</head>", () => `${styles}</head>`)}`;
   }
 
   // The steps of the story on this page: one's own, or one that the server tells.
