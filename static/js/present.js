@@ -79,7 +79,12 @@
   }
   if (target) {
     target.classList.add("pointed");
-    target.scrollIntoView({ block: "nearest" });
+    // Figures that are drawn later move it; until the speaker does something it is kept in view.
+    const show = () => target.scrollIntoView({ block: target.offsetHeight > innerHeight / 2 ? "start" : "nearest" });
+    const growing = new ResizeObserver(show);
+    growing.observe($("#main"));
+    for (const kind of ["wheel", "pointerdown", "keydown"]) addEventListener(kind, () => growing.disconnect(), { once: true, capture: true });
+    show();
   }
   const go = (link) => link && !link.hidden && location.assign(link.href);
   const keys = {

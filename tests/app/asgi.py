@@ -74,6 +74,7 @@ def routes_of(app: FastAPI) -> list[tuple[str, str]]:
         "{name:path}": "htmx.min.js",
         "{module}": "frames",
         "{story}": "paris",
+        "{number}": "8",
     }
     found = []
     for context in iter_route_contexts(app.routes):

@@ -109,7 +109,7 @@ FIXED = {
     "/api/v1/vocabulary", "/model/opening", "/model/open", "/api/v1/models", "/api/v1/models/open",
     "/api/v1/calibrations", "/readings", "/readings/measure", "/api/v1/readings",
     "/uses", "/uses/measure", "/api/v1/uses",
-    "/present", "/present/paris",
+    "/present", "/present/own", "/present/paris", "/present/paris/8", "/present/paris/8/make",
 }  # fmt: skip
 OF_ONE = re.compile(
     rf"/(api/v1/)?(jobs|sets|calibrations|calibrate|calibrate/sets|map/calibration|many|act/many)/{NOBODY}"
