@@ -31,7 +31,16 @@ _FRAMES: Final = 12
 
 
 class Core:
-    """A model's frames and the states of its latest prompts; see :class:`engine.LatentSpace`."""
+    """A model's frames and the states of its latest prompts.
+
+    Args:
+        model: opened by this thread.
+        cache_dir: where decompositions of heads are kept; None keeps none.
+        seed: of the random frame.
+        states_bytes: limit of the kept hidden states.
+        check: raises to stop.
+        tell: called with a few words at each phase.
+    """
 
     self_check: SelfCheck
     """How far the last layer's reading is from the model's own logits."""
@@ -60,6 +69,10 @@ class Core:
         self.decomposition: HeadDecomposition = cached_decomposition(
             model.anatomy.weight, cache_dir, check=check
         )
+        self._begin(check, tell)
+
+    def _begin(self, check: Check, tell: Tell) -> None:
+        """What stands on the head taken apart."""
 
     @property
     def forward_passes(self) -> int:
