@@ -26,6 +26,9 @@ from app.compare import api as compare_api
 from app.compare import page as compare
 from app.generate import api as generate_api
 from app.generate import page as generate
+from app.history import api as history_api
+from app.history import page as history
+from app.history.kinds import KINDS
 from app.jobs import api as job_api
 from app.jobs import page as jobs_page
 from app.jobs.lanes import Jobs
@@ -46,6 +49,7 @@ from app.readings.background import BackgroundLens
 from app.settings import Settings
 from app.storage.disk import FreeDisk
 from app.storage.opening import open_store, writable_store
+from app.storage.runs import Runs
 from app.storage.store import Store
 from app.trace import api as trace_api
 from app.trace import over_sets
@@ -69,6 +73,7 @@ PAGES = (
     readings.PAGE,
     uses.PAGE,
     model.PAGE,
+    history.PAGE,
     method.PAGE,
 )
 """The pages, in the order of the navigation."""
@@ -89,6 +94,7 @@ FURTHER = (
         uses_api,
         act_api,
         many,
+        history_api,
     ),
 )
 """What answers beside them."""
@@ -130,6 +136,7 @@ def create_app(
     )
     jobs.admit, explorer.models.jobs_idle = explorer.models.admit, jobs.when_idle
     sets = Sets(settings)
+    runs = Runs(settings, KINDS)
     disk = FreeDisk(settings.data_folder, settings.disk_reserve_mib * 2**20)
 
     def again() -> None:
@@ -138,11 +145,13 @@ def create_app(
             with suppress(StorageError):
                 jobs.adopt(opened := writable_store(settings))
                 sets.store, sets.unavailable, disk.unusable = opened, "", ""
+                runs.store, runs.unavailable = opened, ""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         held, why = (store, store.problem) if store is not None else open_store(settings)
         sets.store, sets.unavailable, disk.unusable = held, why, why
+        runs.store, runs.unavailable = held, why
         jobs.begin(None if why else held)
         disk.after = again
         disk.start()
@@ -182,6 +191,7 @@ def create_app(
     app.state.explorer = explorer
     app.state.jobs = jobs
     app.state.sets = sets
+    app.state.runs = runs
     app.state.disk = disk
     app.state.lens = None
     app.state.calibrations = Calibrations(explorer, jobs, sets)

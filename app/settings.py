@@ -128,6 +128,9 @@ class Settings(BaseSettings):
         "that runs; one more is answered 503.")  # fmt: skip
     disk_reserve_mib: int = Field(256, ge=0, le=1_048_576, description="MiB of the data folder's "
         "disk that stay free; below, nothing is saved (507).")  # fmt: skip
+    history_mib: int = Field(256, ge=0, le=1_048_576, description="MiB of runs that pages showed, "
+        "kept in the data folder for the page History; the oldest go first, 0: none is kept."
+        )  # fmt: skip
     checkpoint_s: float = Field(30.0, ge=0, le=3600, description="Seconds between two checkpoints "
         "of a job that trains; after an interruption it goes on from the last.")  # fmt: skip
     heartbeat_limit_s: float = Field(30.0, gt=0, le=3600, description="Seconds without a sign of "

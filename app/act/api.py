@@ -90,10 +90,11 @@ async def causal_get(
 ) -> Response:
     """Where the answer comes from: a twin's states, put in one layer and position at a time."""
     write = explorer.writer(query.prompt)
+    runs = request.app.state.runs
     known = await explorer.look(
         request, partial(is_known, prompt=query.prompt, twin=query.twin), "act"
     )
-    body = await explorer.document(request, write, causal, query.prompt, query.twin)
+    body = await explorer.document(request, write, causal, query.prompt, query.twin, runs)
     if not known:
         explorer.forget()  # pages from before say that it is not known
     return json_answer(body)

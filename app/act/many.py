@@ -19,6 +19,10 @@ from app.jobs.job import JobView
 from app.jobs.lanes import Jobs, JobsDep
 from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
+from app.model.open_model import ModelFacts, facts_of
+from app.model.recording import run_of
+from app.storage.run import Run
+from app.storage.runs import Runs
 from app.web import export
 from app.web.answers import Document, csv_answer, described, json_answer
 from app.web.head import client_of
@@ -28,7 +32,7 @@ from app.web.rendering import link, render
 from engine import LatentSpace
 from engine.interventions.action import Action
 from engine.interventions.many import Case, Done, Many, facts, name_of, parse_cases
-from engine.interventions.sentences import many_sentence
+from engine.interventions.sentences import many_sentence, spans
 from engine.json_number import plain
 from engine.progress import Check, Steps
 
@@ -102,40 +106,59 @@ class ManyPage:
     terms: dict[str, Term]
 
 
-def known(space: LatentSpace, name: str, *, check: Check) -> Many:
+def known(space: LatentSpace, name: str, runs: Runs, *, check: Check) -> Many:
     """A result that was computed; raises NotFound."""
     check()
-    found = space.known_many(name)
+    found = recall(space, runs, name)
     if found is None:
         raise NotFound(
-            "There is no result of this name any more; they are kept until the server or the model"
-            " changes, so run it again on the page Act."
+            "There is no result of this name for the open model; it may have made room in the"
+            " history, so run it again on the page Act."
         )
     return found
+
+
+def recall(space: LatentSpace, runs: Runs, name: str) -> Many | None:
+    """A result if it is known, from before the server's start as well."""
+    found = space.known_many(name)
+    if found is None:
+        found = runs.find(_run(facts_of(space), name))
+        if found is not None:
+            space.keep_many(name, found)
+    return found
+
+
+def _run(facts: ModelFacts, name: str, title: str = "", where: str = "") -> Run:
+    return run_of(facts, KIND, {"id": (name,)}, prompt=title, reading=where)
 
 
 async def start(
     request: Request, explorer: Explorer, jobs: Jobs, cases: Sequence[Case], action: Action
 ) -> JobView:
     """Queue it as a job; one that is under way for the same question is given instead."""
-    fingerprint, name = explorer.facts().fingerprint, name_of(cases, action)
-    loop = asyncio.get_running_loop()
+    facts, name = explorer.facts(), name_of(cases, action)
+    loop, runs, client = asyncio.get_running_loop(), request.app.state.runs, client_of(request)
+    title = f"{action.kind} over {len(cases)} prompts"
 
     def begin() -> Steps[Many]:
-        return explorer.owned().many(cases, action)
+        space = explorer.owned()
+        recall(space, runs, name)
+        return space.many(cases, action)
 
     def save(found: Many) -> str:
+        run = _run(facts, name, title, f"layer {spans(found.layers)}")
+        runs.keep(run, found, client=client)
         loop.call_soon_threadsafe(explorer.forget)
         return name
 
     return await jobs.start(
         KIND,
-        f"{action.kind} over {len(cases)} prompts",
+        title,
         begin,
         save,
-        client=client_of(request),
+        client=client,
         href=link(request, f"/act/many/{name}"),
-        key=f"{KIND} {fingerprint} {name}",
+        key=f"{KIND} {facts.fingerprint} {name}",
     )
 
 
@@ -153,13 +176,17 @@ async def many_post(
 @router.get("/api/v1/many/{id}", tags=["api"], responses=described(ManyDocument))
 async def many_get(request: Request, id: Id, explorer: ExplorerDep) -> Response:
     """How often it succeeded, beside the controls, and every case."""
-    return json_answer(await explorer.document(request, explorer.writer(), known, id))
+    return json_answer(
+        await explorer.document(request, explorer.writer(), known, id, request.app.state.runs)
+    )
 
 
 @router.get("/api/v1/many/{id}/rows.csv", tags=["api"], responses=described(csv=True))
 async def many_csv(request: Request, id: Id, explorer: ExplorerDep) -> Response:
     """Every case as a table, the skipped ones with their reasons."""
-    body = await explorer.document(request, ManyTable(explorer.source()), known, id)
+    body = await explorer.document(
+        request, ManyTable(explorer.source()), known, id, request.app.state.runs
+    )
     return csv_answer(body, export.file_stem("many", id))
 
 
@@ -175,6 +202,6 @@ async def many_form(
 @router.get("/act/many/{id}", response_class=HTMLResponse, include_in_schema=False)
 async def many_page(request: Request, id: Id, explorer: ExplorerDep) -> HTMLResponse:
     """The shares with their intervals, and every case."""
-    found = await explorer.ask(request, known, id)
+    found = await explorer.ask(request, known, id, request.app.state.runs)
     context = ManyPage(found, many_sentence(found), id, dict(TERMS))
     return render(request, "act/many.html", context)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse
 from pydantic import Field
+from starlette.background import BackgroundTask
 from starlette.responses import RedirectResponse, Response
 
 from app.act.many import ManyQuestion
@@ -19,7 +20,8 @@ from app.figures.act import COLUMNS, causal, controls, reading
 from app.figures.theme import FRAMES, payload
 from app.jobs.lanes import JobsDep
 from app.method.terms import TERMS, Term
-from app.model.explorer import ExplorerDep
+from app.model.explorer import Explorer, ExplorerDep
+from app.model.recording import asked, recording, run_of
 from app.web.questions import FormQuestion, PageQuestion, PromptText, ShortText, ask
 from app.web.rendering import Page, as_text, link, render
 from app.web.words import Choice, choices, seconds
@@ -193,18 +195,35 @@ async def act_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
     if mistake is None:
         try:
             found = await explorer.ask(
-                request, read, query.prompt or "", query.action(), query.twin
+                request,
+                read,
+                query.prompt or "",
+                query.action(),
+                query.twin,
+                request.app.state.runs,
             )
         except (InputError, NonFiniteError) as error:
             problem = str(error)
     context = _page(request, query, known, found, problem, facts.blocks)
-    return render(
+    answer = render(
         request,
         "act/page.html",
         context,
         fragment="act/_result.html",
         status=422 if problem else 200,
     )
+    if found is not None and request.query_params:
+        answer.background = _recording(request, explorer, query, found)
+    return answer
+
+
+def _recording(
+    request: Request, explorer: Explorer, query: ActQuery, found: ActReading
+) -> BackgroundTask | None:
+    question = asked(query, ActQuery.model_fields.keys() - PageQuestion.model_fields.keys())
+    reading = f"{found.effect.action.kind}, {where(found)}"
+    run = run_of(explorer.facts(), "act", question, prompt=query.prompt or "", reading=reading)
+    return recording(request, explorer, run, found)
 
 
 class TwinForm(FormQuestion):
@@ -271,11 +290,11 @@ def _page(
         kept=tuple(kept),
         default_layer=max(1, round(5 * blocks / 6)),
         found=found,
-        where="" if found is None else _where(found),
-        token=lambda one: Token(one.id, one.text, visible(one.text)),
-        rows=() if found is None else _rows(found),
-        figures={} if found is None else _figures(found),
-        window="" if found is None else _window(found),
+        where="" if found is None else where(found),
+        token=token,
+        rows=() if found is None else rows(found),
+        figures={} if found is None else figures(found),
+        window="" if found is None else window(found),
         takes=None if found is None or found.seconds is None else seconds(found.seconds),
         map_action=link(request, "/act/causal"),
         many_action=link(request, "/act/many"),
@@ -290,12 +309,19 @@ def _page(
     )
 
 
-def _where(found: ActReading) -> str:
+def token(one: Any) -> Token:
+    """A result's id and text as a token that can be shown."""
+    return Token(one.id, one.text, visible(one.text))
+
+
+def where(found: ActReading) -> str:
+    """Layers and positions in words."""
     effect = found.effect
     return f"layer {spans(effect.layers)}, position {spans(effect.positions)}"
 
 
-def _rows(found: ActReading) -> tuple[tuple[str, float, int, Answer], ...]:
+def rows(found: ActReading) -> tuple[tuple[str, float, int, Answer], ...]:
+    """What the table of the controls shows."""
     effect = found.effect
     target = effect.target
     return (
@@ -305,7 +331,8 @@ def _rows(found: ActReading) -> tuple[tuple[str, float, int, Answer], ...]:
     )
 
 
-def _figures(found: ActReading) -> dict[str, dict[str, Any]]:
+def figures(found: ActReading) -> dict[str, dict[str, Any]]:
+    """The figures of an action, by their names."""
     out = {
         "controls": payload(controls(found.effect)),
         "before": payload(reading(found.before)),
@@ -316,7 +343,8 @@ def _figures(found: ActReading) -> dict[str, dict[str, Any]]:
     return out
 
 
-def _window(found: ActReading) -> str:
+def window(found: ActReading) -> str:
+    """Which positions are drawn, where not all are."""
     count = len(found.before.tokens)
     return f"The last {COLUMNS} of {count} positions." if count > COLUMNS else ""
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+from app.act.work import recall
+from app.storage.runs import Runs
 from engine import LatentSpace, Trace, TraceOptions
 from engine.errors import InputError, OptionError
 from engine.interventions.action import Action
@@ -31,9 +34,14 @@ class ActReading:
     seconds: float | None
     """What a map that is not computed yet would take."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """The effect's JSON with its sentence, and the traces on either side."""
+        more = {"traces": {"before": self.before.to_dict(), "after": self.after.to_dict()}}
+        return self.effect.to_dict() | {"sentence": self.sentence} | more
+
 
 def read(
-    space: LatentSpace, prompt: str, action: Action, twin: str | None, *, check: Check
+    space: LatentSpace, prompt: str, action: Action, twin: str | None, runs: Runs, *, check: Check
 ) -> ActReading:
     """An action's effect, the traces before and after, the nudge and the causal map if known.
 
@@ -58,7 +66,7 @@ def read(
     if twin is not None:
         try:
             seconds = space.predict_causal_map(prompt, twin)
-            causal = space.known_causal_map(prompt, twin)
+            causal = recall(space, runs, prompt, twin)
         except InputError as error:
             where = str(error)
     if causal is not None:

@@ -1,15 +1,18 @@
-"""Causal maps, computed at once or as a job, and kept by the space."""
+"""Causal maps, computed at once or as a job; what a job computed is kept in the history."""
 
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 from fastapi import Request
 
 from app.jobs.job import JobView
 from app.jobs.lanes import Jobs
 from app.model.explorer import Explorer
+from app.model.open_model import ModelFacts, facts_of
+from app.model.recording import run_of
+from app.storage.run import Run
+from app.storage.runs import Runs
 from app.web.head import client_of
 from app.web.rendering import link
 from engine import LatentSpace
@@ -19,8 +22,9 @@ from engine.progress import Check, Steps
 KIND = "causal"
 
 
-def causal(space: LatentSpace, prompt: str, twin: str, *, check: Check) -> CausalMap:
+def causal(space: LatentSpace, prompt: str, twin: str, runs: Runs, *, check: Check) -> CausalMap:
     """The map of two prompts, kept or computed now."""
+    recall(space, runs, prompt, twin)
     steps = space.causal_map(prompt, twin)
     try:
         while True:
@@ -31,6 +35,16 @@ def causal(space: LatentSpace, prompt: str, twin: str, *, check: Check) -> Causa
         return found
     finally:
         steps.close()
+
+
+def recall(space: LatentSpace, runs: Runs, prompt: str, twin: str) -> CausalMap | None:
+    """The map of two prompts if it is known, from before the server's start as well."""
+    found = space.known_causal_map(prompt, twin)
+    if found is None:
+        found = runs.find(_run(facts_of(space), prompt, twin))
+        if found is not None:
+            space.keep_causal_map(found)
+    return found
 
 
 def is_known(space: LatentSpace, prompt: str, twin: str, *, check: Check) -> bool:
@@ -49,23 +63,32 @@ async def start_causal(
     request: Request, explorer: Explorer, jobs: Jobs, prompt: str, twin: str
 ) -> JobView:
     """Queue the map as a job; one that is under way for the same prompts is given instead."""
-    facts = explorer.facts()
+    facts, runs = explorer.facts(), request.app.state.runs
     await explorer.ask(request, predict_causal, prompt, twin)
+    loop, client = asyncio.get_running_loop(), client_of(request)
+
+    def begin() -> Steps[CausalMap]:
+        space = explorer.owned()
+        recall(space, runs, prompt, twin)
+        return space.causal_map(prompt, twin)
+
+    def save(found: CausalMap) -> None:
+        runs.keep(_run(facts, prompt, twin), found, client=client)
+        # Pages from before say that it is not known.
+        loop.call_soon_threadsafe(explorer.forget)
+
     return await jobs.start(
         KIND,
         "Causal map of a prompt and its twin",
-        partial(_begin, explorer, prompt, twin),
-        partial(_kept, explorer, asyncio.get_running_loop()),
-        client=client_of(request),
+        begin,
+        save,
+        client=client,
         href=link(request, "/act", prompt=prompt, twin=twin) + "#causal",
         key=f"{KIND} {facts.fingerprint} {prompt!r} {twin!r}",
     )
 
 
-def _begin(explorer: Explorer, prompt: str, twin: str) -> Steps[CausalMap]:
-    return explorer.owned().causal_map(prompt, twin)
-
-
-def _kept(explorer: Explorer, loop: asyncio.AbstractEventLoop, result: CausalMap) -> None:
-    """The space keeps it; pages from before say that it is not known."""
-    loop.call_soon_threadsafe(explorer.forget)
+def _run(facts: ModelFacts, prompt: str, twin: str) -> Run:
+    question = {"prompt": (prompt,), "twin": (twin,)}
+    words = "where the answer comes from"
+    return run_of(facts, KIND, question, prompt=prompt, other=twin, reading=words)

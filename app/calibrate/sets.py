@@ -19,14 +19,14 @@ from typing import Annotated, Any
 from cachetools import LRUCache, cachedmethod
 from fastapi import Depends
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from app.calibrate.parsing import SHOWN_PROBLEMS, Orders, load_table, parse
 from app.settings import PROMPT_CEILING, Settings
 from app.storage.store import Record, Store, aside, digest, new_id, storage_error
 from app.web.head import client_of, places_of
-from app.web.problems import ClientGone, NotFound, StorageError
+from app.web.problems import NotFound, StorageError
+from app.web.uploads import check_type, uploaded
 from app.web.words import iso
 from engine.calibration.labelled.known import example_sets
 from engine.calibration.labelled.tables import Table
@@ -151,7 +151,7 @@ class Sets:
             )
 
     @contextmanager
-    def _arrival(self, client: str) -> Iterator[None]:
+    def arrival(self, client: str) -> Iterator[None]:
         """Room for one upload on its way; a slow sender holds it until its deadline.
 
         Raises:
@@ -224,15 +224,12 @@ class Sets:
                 others or of the disk is refused before it is sent.
             HTTPException: 400 for a broken form, 408 and 413 past the limits, 415 for another type.
         """
-        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            raise HTTPException(
-                415, "Send the file as multipart/form-data, in a field named file."
-            )  # fmt: skip
+        check_type(request)
         store = self.kept()
         declared = int(request.headers.get("content-length", "0"))  # checked at the door
         # Refused before its body is read, not after.
         await aside(partial(store.check_space, 2 * declared))  # as it came, and its rows
-        with self._arrival(client_of(request)):
+        with self.arrival(client_of(request)):
             path, filename, given = await self._receive(request)
         try:
             return await aside(partial(self.add, filename, path, given))
@@ -242,20 +239,11 @@ class Sets:
     async def _receive(self, request: Request) -> tuple[Path, str, str]:
         """Where the file of a form lies now, what its sender calls it, and its name for people."""
         try:
-            async with request.form(max_files=1, max_fields=4, max_part_size=8192) as form:
-                if set(form) - {"file", "name"}:
-                    raise InputError("The form has the fields file and name only; take out others.")
-                file, name = form.get("file"), form.get("name")
-                if not isinstance(file, UploadFile) or not file.filename:
-                    raise InputError("Choose a file first; it goes into the field named file.")
+            async with uploaded(request, "name") as (file, fields):
                 path = await aside(partial(self._spool, file))
-                return path, file.filename, name if isinstance(name, str) else ""
-        except ClientDisconnect:
-            raise ClientGone from None
+                return path, file.filename or "", fields.get("name", "")
         except OSError as error:  # a long upload is spooled to a file before it is read
             raise storage_error(error) from error
-        except UnicodeError:  # the form names a character set that cannot read its own words
-            raise HTTPException(400, "The form cannot be read; send its fields in UTF-8.") from None
 
     def _spool(self, file: UploadFile) -> Path:
         path = self._incoming()

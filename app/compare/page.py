@@ -9,30 +9,35 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
+from starlette.background import BackgroundTask
 
 from app.compare.question import CompareQuery, CompareQuestion
+from app.compare.reading import compare, settings_of
 from app.figures.compare import MEASURES, difference, race
 from app.figures.theme import FRAMES, GEOMETRIES, LENSES, layer_label, payload
 from app.figures.trace import grid
 from app.method.terms import TERMS, Term
-from app.model.explorer import ExplorerDep
+from app.model.explorer import Explorer, ExplorerDep
+from app.model.recording import asked, recording, run_of
+from app.storage.runs import Runs
+from app.storage.store import aside
 from app.trace.panels import Panel
-from app.trace.presets import Preset, faithful, preset_choices, reading_words
+from app.trace.presets import Preset, preset_choices, reading_words
 from app.trace.question import BOS
+from app.web.problems import NotFound
 from app.web.questions import ask
 from app.web.rendering import Page, link, render
 from app.web.words import Choice, choices, number
-from engine import LatentSpace, TraceOptions
-from engine.compare import PromptComparison, compare_prompts
-from engine.compare.alignment import AlignmentName
-from engine.errors import InputError, OptionError
+from engine.compare import PromptComparison
+from engine.errors import ArtifactError, InputError, OptionError
 from engine.model.vocabulary import Token
-from engine.progress import Check
 
 router = APIRouter(include_in_schema=False)
 PAGE = Page("Compare", "/compare", router, takes_prompt=True)
 COLUMNS = 64
 """Pairs that a page draws at most: the last ones."""
+RUNS = 30
+"""Kept runs that either side offers."""
 EXAMPLES = (
     ("The capital of France is", "The capital of Italy is"),
     ("He opened the door and shut the", "He opened the window and shut the"),
@@ -51,40 +56,40 @@ class ComparePage:
     presets: tuple[Choice, ...]
     """Readings that have a name."""
     switches: Mapping[str, tuple[Choice, ...]]
+    sides: tuple[tuple[str, tuple[Choice, ...]], ...]
+    """(field, kept runs that can stand in the place of its text)."""
     result: Panel | None
     problem: str | None
     terms: Mapping[str, Term]
-
-
-def compared(
-    space: LatentSpace,
-    prompt: str,
-    other: str,
-    options: TraceOptions,
-    by: AlignmentName,
-    *,
-    check: Check,
-) -> tuple[PromptComparison, Preset | None]:
-    """Both prompts beside each other, and the reading most faithful to the model where that was
-    measured."""
-    found = compare_prompts(space, prompt, other, options, by=by, check=check)
-    return found, faithful(space, check=check)
 
 
 @router.get("/compare", response_class=HTMLResponse)
 async def compare_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
     """The page, or its result; a mistake is a sentence where the result would stand."""
     query, mistake = ask(CompareQuery, request)
-    result, problem, best = None, mistake, None
+    found: PromptComparison | None = None
+    best: Preset | None = None
+    result, problem = None, mistake
+    runs: Runs = request.app.state.runs
     try:
         if mistake is not None:
             raise OptionError(mistake)
-        if "other" in request.query_params:  # from another page a prompt comes alone
+        query = await aside(partial(_of_runs, runs, query))
+        # From another page a prompt or a run comes alone.
+        if "other" in request.query_params or query.other_run is not None:
+            ids = query.run, query.other_run
             found, best = await explorer.ask(
-                request, compared, query.prompt, query.other, query.options(), query.align
+                request,
+                compare,
+                query.prompt,
+                query.other,
+                query.options(),
+                query.align,
+                runs,
+                ids,
             )
-            result = _result(request, query, found)
-    except InputError as error:
+            result = panel(request, query, found)
+    except (InputError, ArtifactError, NotFound) as error:
         problem = str(error)
     context = ComparePage(
         query=query,
@@ -102,14 +107,46 @@ async def compare_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
             "colour": choices(MEASURES.items(), query.colour),
             "bos": choices(BOS, query.bos),
         },
+        sides=await aside(partial(_sides, runs, query)),
         result=result,
         problem=problem,
         terms=TERMS,
     )  # fmt: skip
     status = 422 if problem else 200
-    return render(
+    answer = render(
         request, "compare/page.html", context, fragment="compare/_result.html", status=status
     )
+    if found is not None:
+        answer.background = _recording(request, explorer, query, found)
+    return answer
+
+
+def _of_runs(runs: Runs, query: CompareQuery) -> CompareQuery:
+    """The question with the texts of its runs; what the address leaves open, the first one says."""
+    given: dict[str, str] = {}
+    for id, field in ((query.other_run, "other"), (query.run, "prompt")):
+        if id is not None:
+            said = settings_of(runs.open(id))
+            given |= {name: one for name, one in said.items() if name in _READ_BY}
+            given[field] = said["prompt"]
+    texts = {"prompt", "other"}
+    held = query.model_dump(exclude_unset=True)
+    kept = {name: one for name, one in held.items() if name not in texts & given.keys()}
+    return CompareQuery.model_validate(given | kept) if given else query
+
+
+_READ_BY = CompareQuestion.model_fields.keys() - {"prompt", "other", "layers", "positions"}
+
+
+def _sides(runs: Runs, query: CompareQuery) -> tuple[tuple[str, tuple[Choice, ...]], ...]:
+    """For either side the kept runs that can stand in its place."""
+    found = [one for one in runs.all() if one.has_states and not one.problem]
+    out = []
+    for name, chosen in (("run", query.run), ("other_run", query.other_run)):
+        shown = [one for n, one in enumerate(found) if n < RUNS or one.id == chosen]
+        rows = [(one.id, f"{one.prompt[:60]} ({one.reading}, {one.created[:16]})") for one in shown]
+        out.append((name, choices([("", "the text above"), *rows], chosen or "")))
+    return tuple(out)
 
 
 def _link(request: Request, query: CompareQuery, path: str = "/compare", **changes: Any) -> str:
@@ -123,11 +160,23 @@ def _link(request: Request, query: CompareQuery, path: str = "/compare", **chang
     return link(request, path, **{key: value for key, value in state.items() if value is not None})
 
 
-def _result(request: Request, query: CompareQuery, found: PromptComparison) -> Panel:
+def _recording(
+    request: Request, explorer: Explorer, query: CompareQuery, found: PromptComparison
+) -> BackgroundTask | None:
+    question = asked(query, [*CompareQuestion.model_fields, "run", "other_run"])
+    run = run_of(
+        explorer.facts(), "compare", question,
+        prompt=query.prompt, other=query.other, reading=reading_words(query),
+    )  # fmt: skip
+    return recording(request, explorer, run, found)
+
+
+def panel(request: Request, query: CompareQuery, found: PromptComparison) -> Panel:
+    """The result as ``compare/_result.html`` shows it."""
     count = len(found.pairs)
     shown = slice(max(0, count - COLUMNS), count)
     drawn = found.at(shown)
-    asked = query.model_dump(include=set(CompareQuestion.model_fields), exclude_defaults=True)
+    own = query.model_dump(include=set(CompareQuestion.model_fields), exclude_defaults=True)
     return {
         "sentence": found.sentence,
         "reading": reading_words(query),
@@ -145,7 +194,7 @@ def _result(request: Request, query: CompareQuery, found: PromptComparison) -> P
             (layer_label(found.layers[y]), [_cell(drawn, y, x) for x in range(len(drawn.pairs))])
             for y in reversed(range(len(found.layers)))
         ],
-        "json": link(request, "/api/v1/compare", **asked),
+        "json": link(request, "/api/v1/compare", **own),
     }
 
 

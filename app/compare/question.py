@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,12 +20,19 @@ class CompareQuestion(TraceQuestion):
         "ids, or where tokens end at the same character.")  # fmt: skip
 
 
+RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
+
+
 class CompareQuery(CompareQuestion, PageQuestion):
     """The whole state of the page."""
 
     empty_counts = ("prompt", "other")
     prompt: PromptText = ""
     other: PromptText = ""
+    run: RunId | None = None
+    """A kept run that stands in the place of the prompt."""
+    other_run: RunId | None = None
+    """And one in the place of the other."""
     colour: Literal["divergence", "rank_in_other", "rank_in_first"] = "divergence"
 
     def options(self) -> TraceOptions:

@@ -7,9 +7,15 @@ from typing import Annotated
 from pydantic import Field
 
 from app.settings import K_CEILING, NEW_TOKEN_CEILING
-from app.web.questions import PromptText, ReadingQuestion
+from app.web.questions import PageQuestion, PromptText, ReadingQuestion, undialled
 from engine import GenerateOptions, TraceOptions
+from engine.errors import OptionError
+from engine.frames.kinds import FrameName
 from engine.generation.options import SETTLED, TOKENS
+from engine.reading.geometries import GeometryName
+
+EXAMPLE = "The capital of France is"
+MAX_FORKS = 8
 
 FORK = r"[0-9]{1,4}:[0-9]{1,9}(\.[0-9]{1,4}:[0-9]{1,9}){0,15}"
 ForkPath = Annotated[str, Field(max_length=256, pattern=rf"^{FORK}$")]
@@ -55,3 +61,38 @@ def forced(fork: str | None) -> Forced:
     """A fork as (number of the new token, id)."""
     pairs = (one.split(":") for one in fork.split(".")) if fork else ()
     return tuple((int(number), int(token)) for number, token in pairs)
+
+
+class GeneratePageQuery(GenerateQuestion, PageQuestion):
+    """The whole state of the page; read as the model itself does where nothing else is asked."""
+
+    empty_counts = ("prompt",)
+    prompt: PromptText = EXAMPLE
+    geometry: GeometryName = "matmul"
+    frame: FrameName = "head"
+    forks: str | None = Field(None, max_length=2100, pattern=rf"^{FORK}(,{FORK}){{0,7}}$")
+    """Branches of the text, each as :data:`app.generate.question.ForkPath`."""
+    branch: Annotated[int, Field(ge=0, le=MAX_FORKS)] = 0
+    """Which is shown: 0 the text itself, else one of `forks`, from 1."""
+    whole: bool = False
+    """Whether the page waits for the finished text."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The branches."""
+        return tuple(self.forks.split(",")) if self.forks else ()
+
+    @property
+    def path(self) -> str | None:
+        """The branch that is shown."""
+        return ("", *self.paths)[self.branch] or self.fork
+
+    def options(self) -> GenerateOptions:
+        """The engine's options of the branch; raises where there is no such branch."""
+        if self.branch > len(self.paths):
+            raise OptionError(
+                f"branch must be at most {len(self.paths)}, as many as there are forks; got"
+                f" {self.branch}."
+            )
+        asked = undialled(self.model_copy(update={"fork": self.path}))
+        return super(GeneratePageQuery, asked).options()

@@ -30,6 +30,7 @@ EXPECT = "x-lexiscope-expect"
 OF_NO_MODEL = (
     *("/model/open", "/model/opening", "/api/v1/models"),
     *("/jobs", "/api/v1/jobs", "/api/v1/sets", "/api/v1/openapi.json"),
+    *("/history", "/api/v1/history"),
 )
 """What is not about the open model, and works whatever model a page remembers; with what is under
 these paths."""

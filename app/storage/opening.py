@@ -58,9 +58,18 @@ class ShownStore(Store):
         self._refuse()
 
     def publish(
-        self, kind: Kind, write: Callable[[Path], Mapping[str, Any]], *, id_: str | None = None
+        self,
+        kind: Kind,
+        write: Callable[[Path], Mapping[str, Any]],
+        *,
+        id_: str | None = None,
+        created: float | None = None,
     ) -> Record:
         """Refuse: nothing can be saved."""
+        self._refuse()
+
+    def touch(self, kind: Kind, id_: str) -> None:
+        """Refuse: nothing can be changed."""
         self._refuse()
 
     def delete(self, kind: Kind, id_: str) -> None:

@@ -34,8 +34,8 @@ from app.web.problems import NotFound, StorageBusy, StorageError
 from engine.errors import ArtifactError
 
 T = TypeVar("T")
-Kind = Literal["sets", "calibrations", "reports"]
-KINDS: tuple[Kind, ...] = ("sets", "calibrations", "reports")
+Kind = Literal["sets", "calibrations", "reports", "runs"]
+KINDS: tuple[Kind, ...] = ("sets", "calibrations", "reports", "runs")
 MANIFEST = "manifest.json"
 FORMAT = 1
 """The version of a saved folder and of the database."""
@@ -123,7 +123,12 @@ class Store:
     # Saved folders
 
     def publish(
-        self, kind: Kind, write: Callable[[Path], Mapping[str, Any]], *, id_: str | None = None
+        self,
+        kind: Kind,
+        write: Callable[[Path], Mapping[str, Any]],
+        *,
+        id_: str | None = None,
+        created: float | None = None,
     ) -> Record:
         """Save a folder: whole, or not at all.
 
@@ -132,6 +137,7 @@ class Store:
             write: writes the files into the empty folder that it is given, folders inside it
                 included, and returns the summary for lists.
             id_: its id; None: a fresh one.
+            created: when, in seconds since 1970; None: now.
 
         Raises:
             StorageError: the disk is full or cannot be written; nothing is left of it.
@@ -142,7 +148,8 @@ class Store:
             self.check_space()
             aside.mkdir(mode=0o700)
             summary = dict(write(aside))
-            record = Record(kind, name, time.time(), summary, JOB.get())
+            when = time.time() if created is None else created
+            record = Record(kind, name, when, summary, JOB.get())
             _seal(aside, record)
             with self._lock:
                 os.rename(aside, place)  # noqa: PTH104  # never onto another folder's files
@@ -157,6 +164,13 @@ class Store:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         return record
+
+    def touch(self, kind: Kind, id_: str) -> None:
+        """Make a saved thing the newest of its kind in lists; its manifest keeps its own time."""
+        with self._using() as rows, rows:
+            rows.execute(
+                "UPDATE saved SET created = ? WHERE kind = ? AND id = ?", (time.time(), kind, id_)
+            )
 
     def records(self, kind: Kind) -> tuple[Record, ...]:
         """What is saved of a kind, the newest first."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
+from starlette.background import BackgroundTask
 
 from app.calibrate.calibrations import Calibrations, CalibrationsDep
 from app.figures.calibrate import label_colour
@@ -21,6 +22,7 @@ from app.figures.theme import FRAMES, GEOMETRIES, LENSES, STATES
 from app.figures.trace import COLOURS
 from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
+from app.model.recording import asked, recording, run_of
 from app.trace import fragments
 from app.trace.contexts import banks, texts_of
 from app.trace.headline import headline
@@ -42,10 +44,10 @@ from app.trace.question import (
     examples_of,
     link_to,
 )
-from app.trace.reading import Reading, Switched, predict_cost, read
+from app.trace.reading import KeptTrace, Reading, Switched, predict_cost, read
 from app.trace.word_panels import contexts, in_words
 from app.web.problems import NotFound, StorageError
-from app.web.questions import ReadingQuestion, ask
+from app.web.questions import ReadingQuestion, ask, undialled
 from app.web.rendering import Page, as_text, link, render, render_text
 from app.web.words import Choice, choices, number, seconds, sentence
 from engine.errors import ArtifactError, InputError, NonFiniteError, OptionError
@@ -122,7 +124,7 @@ async def trace_page(
     try:
         if mistake is not None:
             raise OptionError(mistake)
-        result, cost, best = await _result(request, explorer, calibrations, query)
+        result, cost, best, found = await _result(request, explorer, calibrations, query)
     except InputError as error:
         context = show(saved, problem=str(error))
         return render(
@@ -135,7 +137,7 @@ async def trace_page(
     if request.headers.get("hx-target") == "detail":
         body = render_text(request, "trace/_detail.html", context, is_fragment=True)
         return HTMLResponse(body, headers=vary)
-    return render(
+    answer = render(
         request,
         "trace/page.html",
         context,
@@ -143,6 +145,9 @@ async def trace_page(
         headers=vary,
         status=status,
     )
+    if request.query_params:
+        answer.background = _recording(request, explorer, query, found)
+    return answer
 
 
 @router.get("/cost", response_class=HTMLResponse)
@@ -234,7 +239,7 @@ def _switched(found: Readings) -> Panel:
 
 async def _result(
     request: Request, explorer: Explorer, calibrations: Calibrations, query: TraceQuery
-) -> tuple[Panel, CostLine, Preset | None]:
+) -> tuple[Panel, CostLine, Preset | None, Reading]:
     found, switched = await _read(request, explorer, calibrations, query)
     trace, cell = found.trace, found.cell
     draw = Panels(
@@ -295,7 +300,19 @@ async def _result(
             **query.model_dump(include={"bos", "chat"}, exclude_defaults=True),
         ),
     }
-    return result, _measured(len(trace.tokens), trace.cost), found.best
+    return result, _measured(len(trace.tokens), trace.cost), found.best, found
+
+
+def _recording(
+    request: Request, explorer: Explorer, query: TraceQuery, found: Reading
+) -> BackgroundTask | None:
+    """What keeps the run; which cell is open, and what it is coloured by, makes no other run."""
+    question = asked(undialled(query), TraceQuestion.model_fields)
+    facts = explorer.facts()
+    run = run_of(facts, "trace", question, prompt=query.prompt, reading=_reading(query))
+    value = KeptTrace(found.trace, found.finding, found.curves)
+    tokens = {"bos": query.bos, "chat": query.chat}
+    return recording(request, explorer, run, value, tokens=tokens)
 
 
 def _page(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.calibrate.calibrations import Calibrations
 from app.trace.contexts import near_or_plan
@@ -60,6 +60,20 @@ class Reading:
     """The reading that agrees best with the model; None where that was not measured."""
     switched: Readings | None
     """Before and after the calibration that is switched on; None where none is."""
+
+
+@dataclass(frozen=True)
+class KeptTrace:
+    """What of a reading is kept in the history: all but what is opened of it."""
+
+    trace: Trace
+    finding: Finding
+    curves: Curves
+
+    def to_dict(self) -> dict[str, Any]:
+        """The trace's JSON, and beside it the finding and the curves."""
+        more = {"finding": self.finding.to_dict(), "curves": self.curves.to_dict()}
+        return self.trace.to_dict() | more
 
 
 def read(

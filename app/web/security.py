@@ -57,7 +57,7 @@ KNOWN = "known"
 """The mark in a request's state: who asks has shown the token, or none is needed."""
 QUEUED_S = "queued_s"
 """Where a request's state holds how long it waited for the model, seconds."""
-UPLOADS = frozenset({"/api/v1/sets", "/calibrate/sets"})
+UPLOADS = frozenset({"/api/v1/sets", "/calibrate/sets", "/api/v1/history", "/history/import"})
 """Where a file may be sent by POST; its limits are those of uploads."""
 
 PIECE = 64 * 1024

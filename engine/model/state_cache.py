@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 from cachetools import LRUCache
 
 from engine.errors import BudgetExceeded
@@ -21,6 +24,7 @@ class StateCache:
         self.passes = 0
         """How often the model ran."""
         self._model = model
+        self._given: dict[tuple[int, ...], States] = {}
         limit = max(limit_bytes, 1)
         self._kept: LRUCache[tuple[int, ...], States] = LRUCache(
             limit, getsizeof=lambda states: min(states.bytes, limit)
@@ -30,13 +34,26 @@ class StateCache:
         """Whether the states of these token ids are kept."""
         return ids in self._kept
 
+    def known(self, ids: tuple[int, ...]) -> States | None:
+        """The states of these token ids if they are kept; the model does not run."""
+        return self._given.get(ids) or self._kept.get(ids)
+
+    @contextmanager
+    def given(self, states: Sequence[States]) -> Iterator[None]:
+        """Within it these states stand for their token ids: the model does not run for them."""
+        before, self._given = self._given, self._given | {one.ids: one for one in states}
+        try:
+            yield
+        finally:
+            self._given = before
+
     def take(self, ids: tuple[int, ...], check: Check) -> States:
         """The states of a prompt, kept or from a forward pass.
 
         Raises:
             BudgetExceeded: they need more memory than one prompt may take.
         """
-        found = self._kept.get(ids)
+        found = self.known(ids)
         if found is not None:
             return found
         model = self._model

@@ -93,6 +93,11 @@ class Acting(Reading, Bases):
         """One that was computed already."""
         return self._causal.get((self.tokenize(prompt).ids, self.tokenize(twin).ids))
 
+    def keep_causal_map(self, found: CausalMap) -> None:
+        """Know a map of this model that was computed before."""
+        key = tuple(tuple(t.id for t in own) for own in (found.tokens, found.twin_tokens))
+        self._causal[key] = found
+
     def predict_causal_map(self, prompt: str, twin: str) -> float:
         """Seconds that a causal map would take; nothing is run.
 
@@ -120,3 +125,7 @@ class Acting(Reading, Bases):
     def known_many(self, name: str) -> Many | None:
         """One that was run already, by :func:`engine.interventions.many.name_of`."""
         return self._many.get(name)
+
+    def keep_many(self, name: str, found: Many) -> None:
+        """Know what an action over many prompts came to before."""
+        self._many[name] = found

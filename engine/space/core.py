@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +12,7 @@ from cachetools import LRUCache
 
 from engine.bases.selfcheck import SelfCheck
 from engine.cost import CostModel, Work
-from engine.errors import OptionError
+from engine.errors import ArtifactError, OptionError
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.decomposition_cache import cached_decomposition
 from engine.frames.frame import Frame
@@ -123,6 +125,31 @@ class Core:
     ) -> States:
         """The hidden states of a prompt before the final norm: for work of one's own."""
         return self._states.take(self.tokenize(prompt, bos=bos, chat=chat).ids, check)
+
+    def known_states(
+        self, prompt: str, *, bos: str = "auto", chat: bool = False
+    ) -> States | None:
+        """The same if they are still kept; the model does not run."""
+        return self._states.known(self.tokenize(prompt, bos=bos, chat=chat).ids)
+
+    @contextlib.contextmanager
+    def given(self, states: Sequence[States]) -> Iterator[None]:
+        """Within it these states of an earlier run stand for their prompts, which the model then
+        does not read again.
+
+        Raises:
+            ArtifactError: states of another shape than the model's.
+        """
+        model = self.model
+        for one in states:
+            shape = (model.blocks + 1, len(one.ids), model.anatomy.residual_width)
+            if tuple(one.raw.shape) != shape:
+                raise ArtifactError(
+                    f"the kept states are {tuple(one.raw.shape)}, and this model's are {shape}"
+                    " (layer × token × width); run the prompt again."
+                )
+        with self._states.given(states):
+            yield
 
     def predict_cost(self, tokens: int, options: TraceOptions | None = None) -> Cost:
         """What a trace of so many tokens would need, the forward pass included."""

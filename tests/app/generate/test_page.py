@@ -12,7 +12,7 @@ from asgi import HOSTILE, PROMPT, running
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app.generate.page import GeneratePageQuery
+from app.generate.question import GeneratePageQuery
 from engine import GenerateOptions, LatentSpace, TraceOptions
 from engine.errors import OptionError
 from engine.generation.column import Generation
