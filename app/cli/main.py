@@ -18,6 +18,7 @@ from app.cli import (
     contexts,
     cost,
     generate,
+    history,
     lens,
     map,
     models,
@@ -55,7 +56,7 @@ def parser() -> Parser:
     commands = line.add_subparsers(required=True)
     model = of_the_model()
     families = (serve, models, cost, trace, contexts, compare, generate, act, lens, bases, map)
-    for family in (*families, uses, verify, calibrate, present):
+    for family in (*families, uses, verify, calibrate, history, present):
         family.register(commands, model)
     commands.metavar = "|".join(commands.choices)
     return line

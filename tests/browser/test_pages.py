@@ -18,6 +18,7 @@ PAGES = {
     "trace with everything": "/?panel=agreement&geometry=l2&colour=kl&cell=1%2C1&curve=rank",
     "act": "/act",
     "generate": "/generate?prompt=Once+upon+a&tokens=4&forks=1%3A300&branch=1",
+    "history": "/history",
     "two prompts": "/compare?prompt=The+cat+sat&other=The+dog+sat",
     "bases": "/bases",
     "search": "/bases?search=e&geometry=matmul",

@@ -110,10 +110,11 @@ FIXED = {
     "/api/v1/calibrations", "/readings", "/readings/measure", "/api/v1/readings",
     "/uses", "/uses/measure", "/api/v1/uses",
     "/present", "/present/own", "/present/paris", "/present/paris/8", "/present/paris/8/make",
+    "/history", "/history/clear", "/history/import", "/api/v1/history", "/api/v1/history/file",
 }  # fmt: skip
 OF_ONE = re.compile(
-    rf"/(api/v1/)?(jobs|sets|calibrations|calibrate|calibrate/sets|map/calibration|many|act/many)/{NOBODY}"
-    r"(/cancel|/restart|/forget|/delete|/rows\.csv|/ablation\.csv|/files|/ablation)?"
+    rf"/(api/v1/)?(jobs|sets|calibrations|calibrate|calibrate/sets|map/calibration|many|act/many|history)/{NOBODY}"
+    r"(/cancel|/restart|/forget|/delete|/rows\.csv|/ablation\.csv|/files|/ablation|/file)?"
 )
 
 

@@ -38,7 +38,7 @@ TOKEN = "a-token-of-more-than-22-characters"
 TOUR = [
     "/?prompt=the+cat", "/trace/agreement?prompt=the+cat", "/trace/words?prompt=the+cat",
     "/trace/contexts?prompt=the+cat", "/cost?prompt=the+cat",
-    "/compare?prompt=the+cat&other=the+dog",
+    "/compare?prompt=the+cat&other=the+dog", "/history",
     "/bases?token=cat&search=a", "/calibrate", "/model", "/model/frames", "/model/opening",
     "/method", "/method/source/frames", "/jobs", "/map", "/map/quality", "/map/layers",
     "/metrics", "/readyz", "/static/plotly.min.js", "/api/v1/openapi.json",
@@ -192,14 +192,14 @@ def test_no_name_in_a_query_reaches_a_file(shared_client: TestClient, path: str,
 
 OPENS_FILES = {
     # What makes and keeps folders of its own, by ids that it made up.
-    "storage/store.py", "storage/opening.py", "calibrate/sets.py", "calibrate/calibrations.py",
+    "storage/store.py", "storage/opening.py", "storage/runs.py", "calibrate/sets.py", "calibrate/calibrations.py",
     "calibrate/work.py", "calibrate/parsing.py",
     # What ships with the program.
     "web/assets.py", "present/stories.py",
     # What the operator names: settings, the list of models, files on the command line.
     "settings.py", "model/catalogue.py", "cli/map.py", "cli/verify.py", "cli/calibrate.py",
     "cli/labelled.py", "cli/terminal.py", "cli/models.py", "cli/options.py", "cli/lens.py",
-    "cli/act.py", "cli/present.py",
+    "cli/act.py", "cli/present.py", "cli/history.py",
 }  # fmt: skip
 FILE_METHODS = {"read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "unlink", "rmtree"}
 
