@@ -403,6 +403,7 @@ def test_every_address_of_the_api_is_described_with_its_errors(
             "calibrations/{id}/ablation", "calibrations/{id}/trace", "readings",
             "calibrations/{id}/words", "act", "causal", "nudge", "many", "many/{id}",
             "many/{id}/rows.csv", "uses", "models/cost",
+            "history", "history/file", "history/{id}", "history/{id}/file",
         )
     }  # fmt: skip
     for path, operations in paths.items():
