@@ -126,9 +126,7 @@ class Core:
         """The hidden states of a prompt before the final norm: for work of one's own."""
         return self._states.take(self.tokenize(prompt, bos=bos, chat=chat).ids, check)
 
-    def known_states(
-        self, prompt: str, *, bos: str = "auto", chat: bool = False
-    ) -> States | None:
+    def known_states(self, prompt: str, *, bos: str = "auto", chat: bool = False) -> States | None:
         """The same if they are still kept; the model does not run."""
         return self._states.known(self.tokenize(prompt, bos=bos, chat=chat).ids)
 

@@ -25,6 +25,7 @@ from app.storage.codec import freeze
 from app.storage.run import KeptStates, pack
 from engine import LatentSpace
 
+pytestmark = pytest.mark.slow
 KEPT = {"history_mib": 4}
 PATHS = {
     "trace": f"/?prompt={PROMPT}&layers=1:4",

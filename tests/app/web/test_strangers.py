@@ -192,7 +192,8 @@ def test_no_name_in_a_query_reaches_a_file(shared_client: TestClient, path: str,
 
 OPENS_FILES = {
     # What makes and keeps folders of its own, by ids that it made up.
-    "storage/store.py", "storage/opening.py", "storage/runs.py", "calibrate/sets.py", "calibrate/calibrations.py",
+    "storage/store.py", "storage/opening.py", "storage/runs.py",
+    "calibrate/sets.py", "calibrate/calibrations.py",
     "calibrate/work.py", "calibrate/parsing.py",
     # What ships with the program.
     "web/assets.py", "present/stories.py",
