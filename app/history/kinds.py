@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Final
 
+import numpy as np
 from starlette.requests import Request
 
 from app.act import page as act
@@ -31,6 +32,7 @@ from engine.interventions.causal import CausalMap
 from engine.interventions.many import Many
 from engine.interventions.sentences import causal_sentence, many_sentence
 from engine.model.vocabulary import Token
+from engine.trace.cell import Curves
 from engine.trace.compute import leaders
 from engine.trace.result import Bools, Ints, Trace
 
@@ -188,11 +190,60 @@ def _query(kind: Any, run: Run) -> Any:
     return kind.model_validate({name: one[0] for name, one in run.question.items()})
 
 
+def check_shapes(found: Any) -> None:
+    """Refuse arrays of other sizes than the layers, positions and tokens beside them.
+
+    Raises:
+        ValueError: one does not fit.
+    """
+    match found:
+        case KeptTrace():
+            check_shapes(found.trace)
+            check_shapes(found.curves)
+        case ActReading():
+            sides = (found.before, found.after)
+            for one in (*sides, *((found.causal,) if found.causal is not None else ())):
+                check_shapes(one)
+        case Generation():
+            for column in found.columns:
+                _fits(column, (len(found.columns[0].entropy),))
+        case Trace():
+            layers, positions = len(found.layers), len(found.positions)
+            _fits(found, (layers, positions), final=(positions,))
+            for reading in found.readings.values():
+                _fits(reading, (layers, positions))
+        case PromptComparison():
+            check_shapes(found.first)
+            check_shapes(found.other)
+            _fits(found, (len(found.layers), len(found.pairs)))
+            for curves in found.race:
+                check_shapes(curves)
+        case Curves():
+            _fits(found, (len(found.tokens), len(found.layers)))
+        case CausalMap():
+            _fits(found, (len(found.layers), len(found.positions)))
+
+
+def _fits(found: Any, shape: tuple[int, ...], *, final: tuple[int, ...] | None = None) -> None:
+    """Whether every array among the fields begins with this shape; `final_ids` and
+    `final_probabilities` of a trace with their own."""
+    for field in fields(found):
+        array = getattr(found, field.name)
+        if isinstance(array, np.ndarray):
+            own = final if final and field.name in _FINAL else shape
+            if array.shape[: len(own)] != own:
+                raise ValueError(f"{field.name} is {array.shape}")
+
+
+_FINAL: Final = ("final_ids", "final_probabilities")
+
+
 def _kind(
     title: str, path: str, value: type, strip: Callable[[Any], Sequence[Strip]], draw: Draw,
     template: str,
 ) -> Shown:  # fmt: skip
     def check(run: Run, found: Any) -> object:
+        check_shapes(found)
         return draw(_NOWHERE, run, found), strip(found), found.to_dict()
 
     return Shown(title, path, value, strip, check, f"history/{template}", draw)

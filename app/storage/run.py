@@ -182,4 +182,6 @@ def _unpacked(body: bytes, kinds: Mapping[str, RunKind]) -> Iterator[Kept]:
         run, value, states = (partial(thaw, arrays=arrays[f"{n}.{name}"]) for name in _PARTS)
         asked = run(Run, parts["run"])
         held = None if parts["states"] is None else states(KeptStates, parts["states"])
+        if held is not None and (held.raw.ndim != 3 or held.raw.shape[1] != len(held.ids)):
+            raise ValueError(f"states are {held.raw.shape}")
         yield Kept(asked, value(kinds[asked.kind].value, parts["value"]), held)

@@ -310,15 +310,16 @@ def hostile(body: bytes) -> Iterator[tuple[str, bytes]]:
     yield "a class of its own", made(where("value.trace", {"os.system": "true"}))
     yield "another array", made(where("value.trace.border", {"array": "../0"}))
     yield "nested", made(where("value.trace.warnings", [[[[]]]]))
-    names = [name for name in arrays if name.startswith("0.value")]
-    small = {names[0]: np.zeros((1, 1, 1), arrays[names[0]].dtype)}
-    yield "an array that is too small", made(lambda run: None, **small)
-    other = {name: arrays[name].astype(np.float64) for name in names}
-    yield "arrays of other numbers", made(lambda run: None, **other)
+    for name in sorted(arrays):
+        small = {name: np.zeros((1,) * arrays[name].ndim, arrays[name].dtype)}
+        yield f"{name} is too small", made(lambda run: None, **small)
+        other = {name: arrays[name].astype(np.float64)}
+        yield f"{name} holds other numbers", made(lambda run: None, **other)
     yield "pickle", b"\x80\x04\x95" + body
 
 
 def test_a_hostile_file_is_a_sentence(kept: Any, space: LatentSpace) -> None:
+    """Sizes, names and numbers that are not what they say they are: of every array there is."""
     settings, runs, _, _, _ = kept
     with serving(settings, space) as client:
         body = client.get(f"/api/v1/history/{runs['trace']['id']}/file").content
