@@ -88,6 +88,7 @@ async def compare_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
                 runs,
                 ids,
             )
+        if found is not None:
             result = panel(request, query, found)
     except (InputError, ArtifactError, NotFound) as error:
         problem = str(error)

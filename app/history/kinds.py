@@ -123,6 +123,7 @@ def _draw_trace(request: Request, run: Run, found: KeptTrace) -> Panel:
     ]
     return {
         "result": result,
+        "look": None,
         "grid": payload(grid(trace, columns=shown)),
         "reads": planes(trace)["rank"].reads,
         "curves": payload(curves(found.curves, leaders=_leading(found))),

@@ -309,7 +309,7 @@ def _recording(
     """What keeps the run; which cell is open, and what it is coloured by, makes no other run."""
     question = asked(undialled(query), TraceQuestion.model_fields)
     facts = explorer.facts()
-    run = run_of(facts, "trace", question, prompt=query.prompt, reading=_reading(query))
+    run = run_of(facts, "trace", question, prompt=query.prompt, reading=reading_words(query))
     value = KeptTrace(found.trace, found.finding, found.curves)
     tokens = {"bos": query.bos, "chat": query.chat}
     return recording(request, explorer, run, value, tokens=tokens)
