@@ -169,10 +169,8 @@ def _draw_act(request: Request, run: Run, found: ActReading) -> Panel:
 
 
 def _draw_compare(request: Request, run: Run, found: PromptComparison) -> Panel:
-    return {
-        "result": compare_panel(request, _query(CompareQuery, run), found),
-        "problem": None,
-    }
+    query = _query(CompareQuery, run)
+    return {"result": compare_panel(request, query, found), "problem": None, "query": query}
 
 
 def _draw_causal(request: Request, run: Run, found: CausalMap) -> Panel:
