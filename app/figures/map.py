@@ -17,7 +17,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from app.figures.theme import Theme, axis, base_layout, plot_text, theme
-from engine.maps import KINDS, Map
+from engine.maps import KINDS, PROJECTIONS, Map
 
 HEIGHT = 640
 """Pixels of the picture."""
@@ -33,6 +33,8 @@ BORDER = 200
 """Points beyond the border that are marked."""
 ON_CANVAS = ("points", "texts", "lit")
 """What the page's script draws itself on a flat map."""
+BULK, ROOM = (0.01, 0.99), 0.06
+"""Quantiles that a layout's first view is fitted to, and the room around as a share."""
 PAD, PAD_OF_FEW, FEW = 0.01, 0.05, 160
 """Room around the points as a share of their range; more where few points all have names."""
 
@@ -159,10 +161,29 @@ def padded(low: float, high: float, pad: float = PAD) -> list[float]:
     return [low - room, high + room]
 
 
+def _bulk(drawn: Map) -> list[list[float]]:
+    """What is seen of a layout at first: a few far groups would leave little room for the rest;
+    who zooms out sees them."""
+    if drawn.n < FEW:
+        return drawn.border.range
+    first, last = np.quantile(drawn.border.clipped.astype(np.float64), BULK, axis=0)
+    room = ROOM * (last - first)
+    pairs = zip(first - room, last + room, drawn.border.range, strict=True)
+    return [[max(float(a), low), min(float(b), high)] for a, b, (low, high) in pairs]
+
+
+def _short(title: str) -> str:
+    """An axis title that is not cut off where it runs along a turned axis."""
+    name, bracket, share = title.partition(" (")
+    return f"{name} ({share.partition(' of ')[0]})" if bracket else name
+
+
 def _layout(drawn: Map, colours: Theme, flat: bool) -> dict[str, Any]:
     titles = [plot_text(title, 70) for title in drawn.axis_names]
     pad = PAD_OF_FEW if drawn.n <= FEW else PAD
-    ranges = [padded(low, high, pad) for low, high in drawn.border.range]
+    layout = PROJECTIONS[drawn.options.projection].layout is not None
+    limits = _bulk(drawn) if layout else drawn.border.range
+    ranges = [padded(low, high, pad) for low, high in limits]
     common: dict[str, Any] = {
         "height": HEIGHT,
         "showlegend": False,
@@ -179,11 +200,11 @@ def _layout(drawn: Map, colours: Theme, flat: bool) -> dict[str, Any]:
         }  # fmt: skip
         scene: dict[str, Any] = {
             f"{name}axis": {**side, "range": pair, "title": {
-                "text": title, "font": {"size": 11, "color": colours.muted}}}
+                "text": _short(title), "font": {"size": 11, "color": colours.muted}}}
             for name, title, pair in zip("xyz", titles, ranges, strict=True)
         }  # fmt: skip
         scene |= {"aspectmode": "cube", "dragmode": "orbit",
-                  "camera": {"eye": {"x": 1.25, "y": 1.25, "z": 0.8}}}  # fmt: skip
+                  "camera": {"eye": {"x": 1.45, "y": 1.45, "z": 0.9}}}  # fmt: skip
         return base_layout(colours, **common, scene=scene, margin={"l": 0, "r": 0, "t": 0, "b": 0})
     quiet = {
         "fixedrange": False, "showgrid": False, "nticks": 6, "showspikes": False, "mirror": True,
@@ -196,7 +217,10 @@ def _layout(drawn: Map, colours: Theme, flat: bool) -> dict[str, Any]:
     for one in (xaxis, yaxis):
         one["tickfont"]["size"] = 10
         one["title"]["standoff"] = 4
+        one["visible"] = not layout  # they mean nothing there
     margin = {"l": 46, "r": 8, "t": 8, "b": 40}
+    if layout:
+        margin = dict.fromkeys(margin, 0)
     return base_layout(
         colours, **common, xaxis=xaxis, yaxis=yaxis, margin=margin, dragmode="pan",
         newselection={"line": {"color": colours.mark, "width": 1.5, "dash": "solid"}},

@@ -11,14 +11,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from engine import LatentSpace
 from engine.errors import OptionError
 from engine.maps import Changes, Map, MapMaker, MapOptions, Neighbours
-from engine.maps.arrays import Longs
+from engine.maps.arrays import Floats, Longs
 from engine.maps.points import Space
 from engine.maps.selection import split_words, word_groups
 from engine.progress import Check
 
 Polygon = tuple[tuple[float, float], ...]
+
+
+def draft_of(space: LatentSpace, *, options: MapOptions, check: Check) -> Floats | None:
+    """Where the points of a layout under way were lately (n × dims)."""
+    return space.maps.draft(options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +101,8 @@ class Found:
     indices: Longs
     what: str
     """What is said of them: ``found``."""
+    exact: int | None = None
+    """The point whose text is what was looked for, or the only one; None where there is none."""
 
     def sentence(self, limit: int) -> str:
         """How many there are, and how many of them are listed."""
@@ -107,7 +115,33 @@ class Found:
 def search(maps: MapMaker, options: MapOptions, text: str, regex: bool, *, check: Check) -> Found:
     """Points whose text holds these characters or fits this expression."""
     indices = maps.search(options, text, regex=regex, check=check)
-    return Found(maps.map(options, check=check), indices, "found")
+    drawn = maps.map(options, check=check)
+    if not regex:
+        indices = _nearest_spelling(drawn, indices, text)
+    exact = None
+    if len(indices):
+        first = int(indices[0])
+        same = drawn.points.text(first).strip().casefold() == text.strip().casefold()
+        exact = first if len(indices) == 1 or (same and not regex) else None
+    return Found(drawn, indices, "found", exact)
+
+
+def _nearest_spelling(drawn: Map, indices: Longs, text: str) -> Longs:
+    """What was typed comes first, as it was typed before in other case, whole words that begin
+    with it next, then what else holds it; each in the order of the points."""
+    wanted = text.strip()
+
+    def rank(i: int) -> int:
+        own = drawn.points.text(i)
+        bare = own.strip()
+        if bare == wanted:
+            return 0 if own == text or own[:1].isspace() else 1
+        if bare.casefold() == wanted.casefold():
+            return 2
+        return 3 if bare.casefold().startswith(wanted.casefold()) else 4
+
+    order = np.argsort([rank(i) for i in indices.tolist()], kind="stable")
+    return indices[order]
 
 
 def inside(maps: MapMaker, options: MapOptions, polygon: Polygon, *, check: Check) -> Found:

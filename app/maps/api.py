@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from starlette.responses import Response
 
 from app.jobs.lanes import JobsDep
 from app.maps import answers, documents
-from app.maps.answers import inside, motion, neighbourhood
+from app.maps.answers import draft_of, inside, motion, neighbourhood
 from app.maps.files.export import MEDIA, Format, file_of
 from app.maps.files.picture import HEIGHTS, WIDTHS, Look
 from app.maps.question import ColourName, MapQuestion, link_path, options_of
@@ -182,6 +183,30 @@ async def _json(
 async def meta(request: Request, query: Annotated[MapQuestion, Query()]) -> Response:
     """Everything about the map but its coordinates."""
     return await _json(request, query, documents.write_map, MapMaker.map)
+
+
+@router.get("/map/regions", responses=_MAP)
+async def regions(request: Request, query: Annotated[MapQuestion, Query()]) -> Response:
+    """The named regions of a UMAP: dense parts at several levels, coarse ones first."""
+    return await _json(request, query, documents.write_regions, MapMaker.regions)
+
+
+@router.get(
+    "/map/draft",
+    responses={**described(), **_BYTES, 204: {"description": "No UMAP of this map is under way."}},
+)
+async def draft(
+    request: Request, query: Annotated[MapQuestion, Query()], explorer: ExplorerDep
+) -> Response:
+    """Where the points of a UMAP under way were lately: float32, little-endian, point by point."""
+    options = await options_of(request, query)
+    places = await explorer.look(request, partial(draft_of, options=options), "map draft")
+    headers = {"Cache-Control": "no-store"}
+    if places is None:
+        return Response(status_code=204, headers=headers)
+    headers["X-Lexiscope-Points"] = ",".join(map(str, places.shape))
+    body = np.ascontiguousarray(places, dtype="<f4").tobytes()
+    return Response(body, headers=headers, media_type="application/octet-stream")
 
 
 @router.get("/map/colour", responses=_MAP)

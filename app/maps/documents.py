@@ -17,6 +17,7 @@ from app.web.export import dumps
 from engine import LatentSpace
 from engine.json_number import number
 from engine.maps import Changes, Cka, Colour, Map, Near
+from engine.maps.regions import Region
 from engine.progress import Check
 
 LABELS = 5_000
@@ -123,6 +124,11 @@ def border_points(drawn: Map) -> list[dict[str, Any]]:
     at = drawn.border.clipped
     some = drawn.border.indices[:BORDER].tolist()
     return [{**_row(drawn, i), "at": at[i].tolist()} for i in some]
+
+
+def write_regions(found: tuple[Region, ...]) -> bytes:
+    """The named regions of a layout."""
+    return dumps({"regions": [one.to_dict() for one in found]})
 
 
 def write_colour(colour: Colour) -> bytes:

@@ -75,6 +75,8 @@ class ExampleChip:
     href: str
     look: str
     current: bool
+    story: bool = False
+    """Whether it stands in the row, or under “More”."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,12 @@ class Waiting:
     """Where a form starts it."""
     instead: str
     """A link to a picture that is drawn at once."""
+    start: str
+    """The API's address that starts it for a page that stays."""
+    draft: str
+    """The API's address of where it is."""
+    auto: bool
+    """Whether it is started as soon as the page is there: what was asked for is this picture."""
 
 
 LEAST_WORDS, LEAST_GROUPS = 4, 3
@@ -105,12 +113,30 @@ def first_view(known: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     return {"prompt": "", "select": f"words:{select}", "projection": "selection", "colour": "label"}
 
 
+ATLAS: Mapping[str, Any] = {"prompt": "", "projection": "umap"}
+"""The state of the page that shows all bases by UMAP."""
+STORIES = 4
+"""Examples that stand in the row; the others are under “More”."""
+PEOPLE = "mother,father,sister,brother,daughter,son,wife,husband,queen,king,woman,man,girl,boy"
+FEELINGS = "love,hate,happy,sad,peace,war,friend,enemy,hope,fear,beautiful,terrible"
 EXAMPLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     (
-        "A text among all tokens",
-        "All tokens of the vocabulary, and a text as a line among them. Two axes show little of so"
-        " many directions: the sentence above the map says how little.",
+        "Your text",
+        "All tokens of the vocabulary, and a text as a line among them; type your own. Two axes"
+        " show little of so many directions: the dots above the map say how little.",
         {"prompt": PROMPT},
+    ),
+    (
+        "The atlas",
+        "Every token that the model can say, laid out so that neighbours in the model are"
+        " neighbours here. Regions are named by their most central words; zoom in, and smaller ones have"
+        " names. Nobody told the model what belongs together.",
+        ATLAS,
+    ),
+    (
+        "Two layers",
+        "The same text at the last layer and in the middle; hovering one lights the other.",
+        {"prompt": PROMPT, "compare": "layer:4"},
     ),
     (
         "Layer by layer",
@@ -131,14 +157,11 @@ EXAMPLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
          "projection": "layer"},
     ),
     (
-        "Two layers",
-        "The same text at the last layer and in the middle; hovering one lights the other.",
-        {"prompt": PROMPT, "compare": "layer:4"},
-    ),
-    (
         "Concept axes",
-        "To the right: more “king” than “girl”. Upwards: more “red” than “old”.",
-        {"prompt": PROMPT, "projection": "axes", "axes": " king- girl, red- old"},
+        "To the right: more “she” than “he”. Upwards: more “good” than “bad”. Words that were not"
+        " used for the axes say whether these directions mean what their words say.",
+        {"prompt": "", "projection": "axes", "axes": " she- he, good- bad", "colour": "label",
+         "select": "words:people=" + PEOPLE + ";feelings=" + FEELINGS},
     ),
     (
         "3-D",
@@ -271,19 +294,23 @@ def examples_of(
     table = [(label.format(topics=topics), look, state) for label, look, state in EXAMPLES]
     if "select" in first:
         table.insert(0, (FIRST_LABEL, FIRST_LOOK, first))
+    stories = STORIES - ("select" not in first)
     chips = [
-        ExampleChip(label, link(request, "/map", **state), look, _same(query, state))
-        for label, look, state in table
+        ExampleChip(
+            label, link(request, "/map", **state), look, same_state(query, state), i < stories
+        )
+        for i, (label, look, state) in enumerate(table)
     ]
     if saved:
         shown = query.compared_calibration
         mine = shown in saved
         place = f"/map/calibration/{shown if mine else next(iter(saved))}"
-        chips.insert(1, ExampleChip(BEFORE_LABEL, link(request, place), BEFORE_LOOK, mine))
+        chips.insert(1, ExampleChip(BEFORE_LABEL, link(request, place), BEFORE_LOOK, mine, True))
     return tuple(chips)
 
 
-def _same(query: MapQuery, state: Mapping[str, Any]) -> bool:
+def same_state(query: MapQuery, state: Mapping[str, Any]) -> bool:
+    """Whether a page shows the map of this state, whatever is opened or found on it."""
     passing = {"point", "of", "find", "regex", "panel"}
     now = query.model_dump(exclude=passing)
     return now == type(query).model_validate(dict(state)).model_dump(exclude=passing)

@@ -22,6 +22,7 @@ from app.maps.answers import everyday, inside
 from app.maps.api import selected_table
 from app.maps.calibrated import before_and_after, saved_choices
 from app.maps.form import (
+    ATLAS,
     Bar,
     ExampleChip,
     MapForm,
@@ -29,6 +30,7 @@ from app.maps.form import (
     examples_of,
     first_view,
     form_of,
+    same_state,
 )
 from app.maps.panels import (
     Badge,
@@ -141,7 +143,18 @@ def _refusal(request: Request, query: MapQuery, error: Exception) -> dict[str, A
         return {"problem": str(error)}
     instead = linker(request, query)(**drawn_at_once(query))
     action = linker(request, query, "/map/umap")(prompt=query.prompt or "")
-    return {"waiting": Waiting(sentence(str(error)), action, instead)}
+    both = query.question(), query.beside()
+    slow = next(one for one in both if one and PROJECTIONS[one.projection].is_job)
+    fields = slow.link_fields()
+    waiting = Waiting(
+        sentence(str(error)),
+        action,
+        instead,
+        start=link(request, "/api/v1/map/umap", **fields),
+        draft=link(request, "/api/v1/map/draft", **fields),
+        auto=same_state(query, ATLAS),
+    )
+    return {"waiting": waiting}
 
 
 @router.get("/map/calibration/{id_}")

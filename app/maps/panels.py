@@ -19,7 +19,7 @@ from app.maps.question import MapQuery
 from app.web.rendering import link
 from app.web.words import Choice, number
 from engine.maps import Map, Point, Quality
-from engine.maps.quality import Estimate
+from engine.maps.quality import Estimate, count_words
 
 LinkTo = Callable[..., str]
 """The page's link with some of its state changed."""
@@ -43,6 +43,8 @@ MEASURES = (
     ),
 )
 """Field of the quality, name, and what it means."""
+GOOD_TRUST = 0.9
+"""Trustworthiness from which on three dots are given."""
 SHOWN_TEXT = 90
 LINKED = 400
 """Characters of a text that a link to its trace holds."""
@@ -69,8 +71,6 @@ class Row:
     near: bool | None = None
     """Whether it is near on the picture as well; None where that is not known."""
     what: str = ""
-    x: str = ""
-    y: str = ""
     place: str = ""
 
 
@@ -83,6 +83,10 @@ class Badge:
     href: str
     sentence: str = ""
     weak: bool = False
+    short: str = "Not measured"
+    """The same in a few words: how many neighbours it keeps, and how many by chance."""
+    dots: int = 0
+    """How far to trust it, of three: `trust_dots`."""
     rows: tuple[tuple[str, str, str, str], ...] = ()
     """Of each measure its name, its value, that of a random picture, and what it means."""
     caption: str = ""
@@ -155,6 +159,8 @@ class FoundPanel:
     rows: tuple[Row, ...]
     lit: str
     clear: str
+    fly: int | None
+    """The point that is flown to: what was looked for, or the only one; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +223,33 @@ def badge_of(quality: Quality, badge: Badge) -> Badge:
             f" {number(quality.n)}; in brackets the range that holds 95 % of resamples. "
         )
     caption += "Distances in the model's space are those of the preprocessing in the title."
-    return replace(badge, sentence=quality.sentence, weak=quality.weak, rows=rows, caption=caption)
+    return replace(
+        badge,
+        sentence=quality.sentence,
+        weak=quality.weak,
+        short=_short(quality),
+        dots=trust_dots(quality),
+        rows=rows,
+        caption=caption,
+    )
+
+
+def trust_dots(quality: Quality) -> int:
+    """How far a picture may be trusted, in dots: one for a weak one; three where it keeps half of
+    the neighbours, and trustworthiness is 0.9; else two. None where there is nothing to measure."""
+    if quality.k < 1:
+        return 0
+    if quality.weak:
+        return 1
+    good = quality.kept.value >= quality.k / 2 and quality.trustworthiness.value >= GOOD_TRUST
+    return 3 if good else 2
+
+
+def _short(quality: Quality) -> str:
+    if quality.k < 1:
+        return "nothing to measure"
+    kept, chance = count_words(quality.kept.value), count_words(quality.random["kept"])
+    return f"{kept} of {quality.k} neighbours kept (chance {chance})"
 
 
 def _interval(one: Estimate | float) -> str:
@@ -336,20 +368,16 @@ def found_panel(found: Found, to: LinkTo, limit: int) -> FoundPanel:
     """What a search found."""
     rows = tuple(row for _, row in _rows(found, to, limit))
     lit = _lit(found.indices[:INDICES].tolist())
-    return FoundPanel(found.sentence(limit), rows, lit, to(find=None))
+    return FoundPanel(found.sentence(limit), rows, lit, to(find=None), found.exact)
 
 
 def selected_panel(
     found: Found, to: LinkTo, empty: SelectedPanel, polygon: str, limit: int
 ) -> SelectedPanel:
     """What lies in an outline."""
-    rows = []
-    for point, row in _rows(found, to, limit):
-        x, y = (number(float(one)) for one in found.map.coordinates[point.index][:2])
-        rows.append(replace(row, x=x, y=y))
     return replace(
         empty,
-        rows=tuple(rows),
+        rows=tuple(row for _, row in _rows(found, to, limit)),
         sentence=found.sentence(limit),
         polygon=polygon,
         lit=_lit(found.indices[:INDICES].tolist()),

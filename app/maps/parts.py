@@ -253,6 +253,7 @@ def _panel(
             "points": link(request, "/api/v1/map/points"),
             "meta": link(request, "/api/v1/map/meta"),
             "colour": link(request, "/api/v1/map/colour"),
+            "regions": None if projection.layout is None else link(request, "/api/v1/map/regions"),
             "vocabulary": link(request, "/api/v1/vocabulary", v=model),
         },
     }

@@ -75,8 +75,8 @@ class MapQuestion(Question):
     seed: int = Field(0, ge=0, le=SEED_CEILING, description="Of UMAP and of every sample.")
     neighbours: int = Field(15, ge=2, le=200, description="UMAP's n_neighbors.")
     min_dist: float = Field(0.1, ge=0, le=1, description="UMAP's min_dist.")
-    principal: int = Field(50, ge=2, le=4096, description="UMAP starts from so many principal "
-        "axes; at most as many as the model has dimensions.")  # fmt: skip
+    principal: int = Field(4096, ge=2, le=4096, description="UMAP starts from so many principal "
+        "axes; at most, and by default, as many as the model has dimensions.")  # fmt: skip
     axes: LongText | None = Field(None, description="Concept axes, a plus and a minus token for "
         "each dimension: king-queen,man-woman; \\- and \\, are those characters, #262 is an "
         "id.")  # fmt: skip

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from engine.errors import NonFiniteError, OptionError
 from engine.maps.arrays import Floats
+from engine.maps.atlas import find_atlas, is_atlas
 from engine.maps.axes import Axes, variance_of_moments, variance_shown
 from engine.maps.border import Border, Window, draw_border, join, window
 from engine.maps.options import SIDES, MapNotReady, MapOptions, versions
 from engine.maps.points import ALONE, has_place
 from engine.maps.preprocessing import PREPROCESSINGS, treat_states
 from engine.maps.projections import PROJECTIONS, Fitting, Layout
-from engine.maps.reduction import UmapCache
+from engine.maps.reduction import UmapCache, UmapResult
 from engine.maps.result import Map, make_title
 from engine.maps.scenes import KEPT, Scene, Scenes
 from engine.maps.selection import how_selected
@@ -39,12 +40,14 @@ class Drawer:
     Args:
         scenes: of that space.
         umap_cache: where finished UMAP layouts are looked for.
+        shipped: whether an atlas that ships stands in for a layout that is not kept.
     """
 
-    def __init__(self, scenes: Scenes, umap_cache: UmapCache) -> None:
+    def __init__(self, scenes: Scenes, umap_cache: UmapCache, *, shipped: bool = True) -> None:
         self._scenes = scenes
         self._space = scenes.space
         self._umap_cache = umap_cache
+        self._shipped = shipped
         self._windows: LRUCache[tuple[Any, ...], Window] = LRUCache(KEPT)
         self._placed: LRUCache[tuple[Any, ...], Floats] = LRUCache(_PLACES)
 
@@ -76,10 +79,21 @@ class Drawer:
             variance_of_bases=of_bases,
         )
 
+    def layout(self, scene: Scene) -> UmapResult | None:
+        """The finished layout of a scene; None where there is none yet."""
+        name = self._scenes.fingerprint(scene)
+        result = self._umap_cache.get(name, (len(scene.points), scene.options.dims))
+        if result is not None or not self._shipped:
+            return result
+        model = self._space.model
+        if not is_atlas(scene.options, model.width):
+            return None
+        atlas = find_atlas(model.fingerprint)
+        return None if atlas is None else atlas.result
+
     def _draw_layout(self, scene: Scene, layout: Layout) -> Map:
         o = scene.options
-        name = self._scenes.fingerprint(scene)
-        result = self._umap_cache.get(name, (len(scene.points), o.dims))
+        result = self.layout(scene)
         if result is None:
             raise MapNotReady(
                 f"this {PROJECTIONS[o.projection].title} map is not made yet; start its job and"
@@ -89,7 +103,13 @@ class Drawer:
         border = draw_border(xy, window(xy, scene.points.kind), shared=False)
         notes = layout.notes(o, result, self._space.model.width)
         return self._finish(
-            scene, xy, border, notes, variance_of="", noise_floor=result.noise_floor
+            scene,
+            xy,
+            border,
+            notes,
+            variance_of="",
+            noise_floor=result.noise_floor,
+            atlas=result.atlas,
         )
 
     def _finish(

@@ -45,6 +45,7 @@ from engine.maps.points import (
 from engine.maps.projections import PROJECTIONS, SHARED
 from engine.maps.quality import Distortion, Quality, distortion, measure_quality
 from engine.maps.reduction import UmapCache, UmapResult, reduce
+from engine.maps.regions import Region, regions_of
 from engine.maps.result import Map
 from engine.maps.scenes import KEPT, Scene, Scenes
 from engine.maps.selection import find_expression, find_text, inside_polygon
@@ -82,9 +83,9 @@ class MapMaker:
         self._scenes = Scenes(space, state_bytes=state_bytes, vector_bytes=vector_bytes)
         self._begin(UmapCache(cache_dir))
 
-    def _begin(self, layouts: UmapCache) -> None:
+    def _begin(self, layouts: UmapCache, *, shipped: bool = True) -> None:
         self.umap_cache = layouts
-        self._drawer = Drawer(self._scenes, self.umap_cache)
+        self._drawer = Drawer(self._scenes, self.umap_cache, shipped=shipped)
         self._maps: LRUCache[MapOptions, Map] = LRUCache(KEPT)
         self._qualities: LRUCache[MapOptions, Quality] = LRUCache(KEPT)
         self._distortions: LRUCache[MapOptions, Distortion] = LRUCache(KEPT)
@@ -174,20 +175,43 @@ class MapMaker:
     def umap(
         self, options: MapOptions, *, floor: bool = True, check: Check = no_check
     ) -> Steps[Map]:
-        """Both parts and the map, in one thread."""
+        """Both parts and the map, in one thread; a layout that ships is not made again."""
+        kept = self._drawer.layout(self._scenes.scene(self.resolve(options), check))
+        if kept is not None and kept.atlas:
+            return self.map(options, check=check)
         problem = self.umap_problem(options, check=check)
         yield from self.reduce(problem, floor=floor)
         return self.map(options, check=check)
 
-    def anew(self) -> MapMaker:
-        """The same states, and no map or layout kept: for who checks one."""
+    def anew(self, *, shipped: bool = False) -> MapMaker:
+        """The same states, and no map or layout kept: for who checks one.
+
+        Args:
+            shipped: whether an atlas that ships may stand in for a layout.
+        """
         other = copy(self)
-        other._begin(UmapCache(None))
+        other._begin(UmapCache(None), shipped=shipped)
         return other
+
+    def draft(self, options: MapOptions) -> Floats | None:
+        """Where the points of a layout under way were lately (n × dims); None where none is."""
+        return self.umap_cache.draft(self.fingerprint(options))
+
+    def regions(self, options: MapOptions, *, check: Check = no_check) -> tuple[Region, ...]:
+        """The named regions of a layout; of another picture there are none."""
+        scene = self._scenes.scene(self.resolve(options), check)
+        if PROJECTIONS[options.projection].layout is None:
+            return ()
+        result = self._drawer.layout(scene)
+        return () if result is None else regions_of(result, scene.points)
 
     def points(self, options: MapOptions, *, check: Check = no_check) -> MapPoints:
         """Which points a map has, without drawing it."""
         return self._scenes.scene(self.resolve(options), check).points
+
+    def vectors(self, options: MapOptions, *, check: Check = no_check) -> Floats:
+        """The points of a map in the model, after preprocessing (n × d)."""
+        return self._scenes.treated(self._scenes.scene(self.resolve(options), check), check)
 
     # --- evidence ---
 
@@ -348,8 +372,7 @@ class MapMaker:
 
     def _both(self, options: MapOptions, check: Check) -> tuple[Floats, Floats]:
         """The points of a map in the model, after preprocessing, and on the picture."""
-        drawn = self.map(options, check=check)
-        return self._scenes.treated(self._scenes.scene(options, check), check), drawn.coordinates
+        return self.vectors(options, check=check), self.map(options, check=check).coordinates
 
     def _near_bases(
         self, scene: Scene, vector: Floats, index: int, k: int, metric: str, check: Check

@@ -153,9 +153,10 @@ class MapOptions:
     """UMAP's n_neighbors, 2 to 200."""
     min_dist: float = 0.1
     """UMAP's min_dist, 0 to 1."""
-    principal: int = 50
-    """UMAP starts from so many principal axes, 2 to 4096; at most as many as there are dimensions.
-    More keep more of the neighbourhoods and cost more."""
+    principal: int = 4096
+    """UMAP starts from so many principal axes, 2 to 4096; at most as many as there are dimensions,
+    so that by default it starts from all. Fewer cost less and lose neighbourhoods: of SmolLM2's
+    bases, of whose variance 50 axes hold 24 %, all keep 3.5 of 15 neighbours and 50 keep 0.5."""
     axes: tuple[tuple[str, str], ...] = ()
     """For the projection ``axes``: (plus token, minus token) per dimension."""
     calibration: CalibrationName | None = None

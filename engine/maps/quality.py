@@ -156,14 +156,15 @@ def _kept_words(k: int, kept: float, chance: float) -> str:
             f"A point's nearest neighbour in the model is also its nearest here in"
             f" {100 * kept:.0f} % of cases; in a random picture in {100 * chance:.0f} %."
         )
-    verb = "is" if _count(kept) == "1" else "are"
+    verb = "is" if count_words(kept) == "1" else "are"
     return (
-        f"Of a point's {k} nearest neighbours in the model, {_count(kept)} {verb} among the"
-        f" {k} nearest here; a random picture keeps {_count(chance)}."
+        f"Of a point's {k} nearest neighbours in the model, {count_words(kept)} {verb} among the"
+        f" {k} nearest here; a random picture keeps {count_words(chance)}."
     )
 
 
-def _count(x: float) -> str:
+def count_words(x: float) -> str:
+    """A mean number of neighbours as people read it."""
     if x >= 10 or x == round(x):
         return f"{x:.0f}"
     return f"{x:.1f}" if x >= 0.05 else f"{x:.2f}"

@@ -1,7 +1,7 @@
 """UMAP in a process of its own: one at a time, warm, with progress, cancel and a cache.
 
 What is fitted: all points of the map after preprocessing, each divided by its length; their
-principal axes (exact; 50 unless asked otherwise); Euclidean distances there, which for vectors of
+principal axes (exact; all unless asked otherwise); Euclidean distances there, which for vectors of
 length 1 have the order of cosine; exact nearest neighbours up to 40,000 points and UMAP's
 own search above; started from the first principal axes, seeded and therefore on one thread. A
 second run with the next seed on the same points gives the noise
@@ -14,6 +14,7 @@ import threading
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,11 +22,13 @@ import numpy as np
 from cachetools import LRUCache
 
 from engine.checkpoints import write_aside
-from engine.maps.arrays import Floats
+from engine.maps.arrays import Floats, Ints
 from engine.maps.axes import procrustes, rms_radius
 from engine.maps.umap_process import UmapProblem, UmapProcess
 from engine.progress import Steps
 
+MANY: Final = 200
+"""From so many points on a layout has regions."""
 FILES: Final = 100
 """Layouts that stay on the disk."""
 
@@ -41,6 +44,15 @@ class UmapResult:
     """Share of the variance that the axes under it hold, in [0, 1]."""
     second: Floats | None = None
     """From seed + 1; None until it is done."""
+    labels: Ints | None = None
+    """The region of each point at each level, the coarsest first; −1 for none (levels × n). None
+    until they are found, and where there are few points."""
+    central: Ints | None = None
+    """Of each region its most central points, and −1 behind them (regions × some)."""
+    floor: float | None = None
+    """Of a layout that was shipped: the noise floor as it was measured."""
+    atlas: str = ""
+    """Of a layout that was shipped: the digest of its places."""
 
     def movement(self) -> Floats | None:
         """Distance of each point from itself between the two seeds, after Procrustes, in RMS radii
@@ -58,7 +70,9 @@ class UmapResult:
     def noise_floor(self) -> float | None:
         """Median of :meth:`movement`."""
         moved = self.movement()
-        return None if moved is None else float(np.median(moved))
+        if moved is None:
+            return self.floor
+        return float(np.median(moved))
 
 
 class UmapCache:
@@ -74,6 +88,7 @@ class UmapCache:
         self.version = 0
         """How often a layout was kept: what was said of a map before holds for one of them."""
         self._kept: LRUCache[str, UmapResult] = LRUCache(limit)
+        self._drafts: LRUCache[str, Floats] = LRUCache(2)
         self._lock = threading.Lock()
 
     def get(self, fingerprint: str, shape: tuple[int, int]) -> UmapResult | None:
@@ -97,13 +112,15 @@ class UmapCache:
             for n in ("coordinates", "second")
             if n in parts
         )
-        if "coordinates" not in parts or not sound:
+        if "coordinates" not in parts or not sound or not _whole(parts, shape[0]):
             return None
         result = UmapResult(
             fingerprint,
             parts["coordinates"],
             float(parts["variance"]) if "variance" in parts else 1.0,
             parts.get("second"),
+            parts.get("labels"),
+            parts.get("central"),
         )
         self._keep(result)
         return result
@@ -118,8 +135,8 @@ class UmapCache:
             "coordinates": result.coordinates,
             "variance": np.float64(result.variance),
         }
-        if result.second is not None:
-            arrays["second"] = result.second
+        more = {"second": result.second, "labels": result.labels, "central": result.central}
+        arrays |= {name: array for name, array in more.items() if array is not None}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_aside(
@@ -133,19 +150,43 @@ class UmapCache:
         except OSError:
             return
 
+    def draft(self, fingerprint: str) -> Floats | None:
+        """The places of a layout under way as they were lately (n × dims); None where none is."""
+        with self._lock:
+            return self._drafts.get(fingerprint)
+
+    def sketch(self, fingerprint: str, places: Floats) -> None:
+        """Show where a layout under way is."""
+        with self._lock:
+            self._drafts[fingerprint] = places
+
     def _keep(self, result: UmapResult) -> None:
         with self._lock:
             self._kept[result.fingerprint] = result
+            self._drafts.pop(result.fingerprint, None)
 
     def _path(self, fingerprint: str) -> Path:
         assert self.folder is not None
         return self.folder / f"umap-{fingerprint}.npz"
 
 
+def _whole(parts: dict[str, Any], n: int) -> bool:
+    """Whether the regions of a file, where it has any, are those of so many points."""
+    if "labels" not in parts or "central" not in parts:
+        return "labels" not in parts and "central" not in parts
+    labels, central = parts["labels"], parts["central"]
+    kinds = labels.dtype.kind == central.dtype.kind == "i"
+    shaped = labels.ndim == central.ndim == 2 and labels.shape[1] == n
+    if not kinds or not shaped:
+        return False
+    return bool((labels < len(central)).all() and (central < n).all())
+
+
 def reduce(
     problem: UmapProblem, cache: UmapCache, process: UmapProcess, *, floor: bool = True
 ) -> Steps[UmapResult]:
-    """Lay a problem out and keep it, then again with the next seed for the noise floor.
+    """Lay a problem out and keep it, find its regions, then lay it out again with the next seed for
+    the noise floor.
 
     Needs no model: any thread may drive it. What is cached is not done again; a result is kept
     whole or not at all.
@@ -162,8 +203,13 @@ def reduce(
     shape = (len(problem.points), problem.dims)
     result = cache.get(problem.fingerprint, shape)
     if result is None:
-        coordinates = yield from process.layout(problem)
+        watch = partial(cache.sketch, problem.fingerprint)
+        coordinates = yield from process.layout(problem, watch=watch)
         result = UmapResult(problem.fingerprint, coordinates, problem.variance)
+        cache.put(result)
+    if result.labels is None and len(problem.points) >= MANY:
+        labels, central = yield from process.regions(problem, result.coordinates)
+        result = replace(result, labels=labels, central=central)
         cache.put(result)
     if floor and result.second is None:
         again = replace(problem, seed=problem.seed + 1)

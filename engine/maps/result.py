@@ -60,6 +60,8 @@ class Map:
     noise_floor: float | None = None
     """UMAP only: median distance of a point from itself between two seeds, in RMS map radii; None
     until the second seed is done."""
+    atlas: str = ""
+    """The digest of the shipped atlas whose places these are; empty where they are not one's."""
     axes: Axes | None = field(default=None, repr=False)
     """The affine map behind the coordinates; None for UMAP."""
 
@@ -114,6 +116,7 @@ class Map:
             "warnings": list(self.warnings),
             "versions": dict(self.versions),
             "fingerprint": self.fingerprint,
+            **({"atlas": self.atlas} if self.atlas else {}),
         }
 
     def border_row(self, i: int) -> dict[str, Any]:

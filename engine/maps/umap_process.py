@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
 
 from engine.errors import WorkError, shorten
-from engine.maps.arrays import Floats
+from engine.maps.arrays import Floats, Ints
 from engine.progress import Progress, Steps
 
 EXACT: Final = 40_000
@@ -81,12 +81,50 @@ class UmapProcess:
         """Whether the process is there (at work or waiting)."""
         return self._child is not None and self._child.poll() is None
 
-    def layout(self, problem: UmapProblem, *, note: str = "") -> Steps[Floats]:
+    def layout(
+        self, problem: UmapProblem, *, note: str = "", watch: Callable[[Floats], None] | None = None
+    ) -> Steps[Floats]:
         """Lay one problem out. Closing the generator ends the process and so the work.
+
+        Args:
+            watch: is given the places as they are by now (n × dims), now and then.
 
         Raises:
             WorkError: the process failed; the message says how.
         """
+        job = {
+            "dims": problem.dims,
+            "neighbours": problem.neighbours,
+            "min_dist": problem.min_dist,
+            "seed": problem.seed,
+            "epochs": problem.epochs,
+            "exact": problem.exact,
+        }
+        found = yield from self._work({"points": problem.points}, job, note, watch)
+        layout: Floats = found["coordinates"]
+        if layout.shape != (len(problem.points), problem.dims) or not np.isfinite(layout).all():
+            raise WorkError("UMAP gave no usable coordinates; choose another seed or min_dist.")
+        return layout
+
+    def regions(self, problem: UmapProblem, coordinates: Floats) -> Steps[tuple[Ints, Ints]]:
+        """The dense parts of a layout: see ``find_regions`` of the process.
+
+        Args:
+            problem: that was laid out.
+            coordinates: its layout (n × dims).
+        """
+        arrays = {"points": problem.points, "regions": coordinates}
+        found = yield from self._work(arrays, {}, "", None)
+        return found["labels"], found["central"]
+
+    def _work(
+        self,
+        arrays: Mapping[str, Floats],
+        job: Mapping[str, Any],
+        note: str,
+        watch: Callable[[Floats], None] | None,
+    ) -> Steps[dict[str, Any]]:
+        """One job of the process: arrays go there as files, and come back as one."""
         yield Progress(0, 0, f"{note}waiting for another layout to end")
         while not self._lock.acquire(timeout=_POLL):
             yield Progress(0, 0, f"{note}waiting for another layout to end")
@@ -99,9 +137,10 @@ class UmapProcess:
                         time.sleep(_POLL)
                         yield Progress(0, 0, f"{note}waiting for another program's layout to end")
                 room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lexiscope-")))
-                self._send(problem, room)
-                yield from self._watch(note)
-                out = np.load(room / "out.npy", allow_pickle=False)
+                self._send(arrays, job, room)
+                yield from self._watch(note, room / "draft.npy", watch)
+                with np.load(room / "out.npz", allow_pickle=False) as file:
+                    found = {name: file[name] for name in file.files}
                 finished = True
         finally:
             if finished:
@@ -109,10 +148,7 @@ class UmapProcess:
             else:
                 self.close()
             self._lock.release()
-        if out.shape != (len(problem.points), problem.dims) or not np.isfinite(out).all():
-            raise WorkError("UMAP gave no usable coordinates; choose another seed or min_dist.")
-        layout: Floats = out
-        return layout
+        return found
 
     def close(self) -> None:
         """End the process, whatever it does."""
@@ -128,23 +164,16 @@ class UmapProcess:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def _send(self, problem: UmapProblem, room: Path) -> None:
+    def _send(self, arrays: Mapping[str, Floats], job: Mapping[str, Any], room: Path) -> None:
         if self._timer is not None:
             self._timer.cancel()
         if not self.running:
             self.close()
             self._start()
-        np.save(room / "in.npy", problem.points, allow_pickle=False)
-        job = {
-            "points": str(room / "in.npy"),
-            "out": str(room / "out.npy"),
-            "dims": problem.dims,
-            "neighbours": problem.neighbours,
-            "min_dist": problem.min_dist,
-            "seed": problem.seed,
-            "epochs": problem.epochs,
-            "exact": problem.exact,
-        }
+        files = {name: str(room / f"{name}.npy") for name in arrays}
+        for name, array in arrays.items():
+            np.save(files[name], array, allow_pickle=False)
+        job = {**job, **files, "out": str(room / "out.npz"), "draft": str(room / "draft.npy")}
         assert self._child is not None
         assert self._child.stdin is not None
         try:
@@ -167,7 +196,9 @@ class UmapProcess:
             target=_read, args=(self._child.stdout, self._lines), name="umap-reader", daemon=True
         ).start()
 
-    def _watch(self, note: str) -> Iterator[Progress]:
+    def _watch(
+        self, note: str, draft: Path, watch: Callable[[Floats], None] | None
+    ) -> Iterator[Progress]:
         """Pass on what the process says until it is done."""
         latest = Progress(0, 0, f"{note}starting UMAP")
         while True:
@@ -188,6 +219,8 @@ class UmapProcess:
                 return
             if "error" in said:
                 raise WorkError(f"UMAP failed ({shorten(str(said['error']), 160)}).")
+            if watch is not None and said.get("draft"):
+                watch(np.load(draft, allow_pickle=False))
             latest = Progress(
                 int(said.get("done", 0)), int(said.get("total", 0)), note + str(said.get("stage"))
             )

@@ -1,4 +1,8 @@
-"""Recompute a saved map and say how far it is from what was saved, and what was compared."""
+"""Recompute a saved map and say how far it is from what was saved, and what was compared.
+
+A map of an atlas that ships is not laid out again, since UMAP on another machine draws another
+picture: its places must be the atlas's, and what the atlas says of its truth is measured again.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import numpy as np
 
 from engine.errors import ArtifactError, LexiscopeError
 from engine.maps.arrays import Doubles
+from engine.maps.atlas import Atlas, find_atlas
 from engine.maps.axes import rms_radius
 from engine.maps.maker import MapMaker
 from engine.maps.options import MapOptions, versions
@@ -20,6 +25,9 @@ from engine.progress import Check, drain, no_check
 
 TOLERANCE: Final = 1e-4
 """Largest difference, in RMS radii of the map, up to which two runs count as the same picture."""
+ATLAS_TOLERANCE: Final = 0.02
+"""Up to which trustworthiness, and kept neighbours as a share of k, of an atlas measured again on
+the same sample may differ: last digits turn a near tie here and there."""
 Compare = Callable[[MapMaker, Map], str]
 """Takes a maker that keeps nothing old and the map as it would be drawn of the saved numbers; gives
 in a few words what in the file differs from that, or nothing."""
@@ -93,8 +101,12 @@ def verify(
         )
     same_versions = versions(options) == header["versions"]
     # What is kept might be the very numbers that are to be checked.
-    maker = maker.anew()
-    if PROJECTIONS[options.projection].is_job:
+    atlas = find_atlas(model.fingerprint) if header.get("atlas") else None
+    if header.get("atlas") and (atlas is None or atlas.result.atlas != header["atlas"]):
+        words = "The map shows an atlas that does not ship with this version; draw it anew."
+        return VerifyReport(n=n, sentence=words, same_versions=same_versions)
+    maker = maker.anew(shipped=atlas is not None)
+    if PROJECTIONS[options.projection].is_job and atlas is None:
         problem = maker.umap_problem(options, check=check)
         drain(maker.reduce(problem, floor=header.get("noise_floor") is not None))
     drawn = maker.map(options, check=check)
@@ -117,12 +129,17 @@ def verify(
     differs = ""
     if ok and compare is not None:
         differs = compare(maker, _as_saved(drawn, saved, header))
+    measured = ""
+    if atlas is not None:
+        true, measured = _measure_again(maker, options, atlas, check)
+        ok = ok and true
     sentence = (
         f"Recomputed {len(found):,} points: {_verdict(ok, compare, differs)}; the largest"
         f" difference of a coordinate is {largest:.2g} ({relative:.1g} map radii)."
     )
     if ok and compare is None:
         sentence += " Coordinates, kinds and rows were compared, and nothing else."
+    sentence += measured
     if not same_versions:
         sentence += " It was saved under other versions of the software."
     return VerifyReport(
@@ -135,6 +152,26 @@ def verify(
         differs=differs,
         ok=ok and not differs,
         sentence=sentence,
+    )
+
+
+def _measure_again(
+    maker: MapMaker, options: MapOptions, atlas: Atlas, check: Check
+) -> tuple[bool, str]:
+    """Whether an atlas is as true to the open model as it says, and more than a random picture."""
+    found, then = maker.quality(options, check=check), atlas.meta["quality"]
+    trust, kept = found.trustworthiness.value, found.kept.value / found.k
+    near = (
+        abs(trust - then["trustworthiness"]["value"]) <= ATLAS_TOLERANCE
+        and abs(kept - then["kept"]["value"] / then["k"]) <= ATLAS_TOLERANCE
+    )
+    control = found.random["trustworthiness"], found.random["kept"] / found.k
+    beats = trust > control[0] and kept > control[1]
+    return near and beats, (
+        f" It is an atlas that ships, measured again on {found.queries:,} points:"
+        f" {found.kept.value:.2f} of {found.k} neighbours kept (a random picture"
+        f" {found.random['kept']:.2f}), trustworthiness {trust:.2f} ({control[0]:.2f}); it says"
+        f" {then['kept']['value']:.2f} and {then['trustworthiness']['value']:.2f} of itself."
     )
 
 

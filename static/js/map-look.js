@@ -1,8 +1,10 @@
 // What is named, found, hovered and opened on a map: methods of a panel (map-panel.js).
 "use strict";
 (() => {
-  const { say, here, points: P, common } = window.lexiscope;
-  const { escaped, short, figures } = common;
+  const { say, here, names: N, common } = window.lexiscope;
+  const { calm, escaped, short, figures } = common;
+  const NEAR = 2500; // points in view, below which single words are named
+  const FLIGHT_MS = 500;
   const $ = (selector, root = document) => root.querySelector(selector);
 
   window.lexiscope.look = {
@@ -17,11 +19,60 @@
       const { start, count } = this.runs.points;
       const wanted = $("[data-names]")?.checked ?? true;
       const path = this.runs.path.count <= 48 ? this.runs.path : { start: 0, count: 0 };
-      const shown = wanted && count && start === 0 ? P.names(this.grid, view, count, (i) => this.label(i), path) : [];
-      Object.assign(this.figure.data[this.trace("names")], this.pick(shown), {
-        text: shown.map((i) => escaped(this.label(i).replace(/^␣/, ""))),
+      const regions = wanted ? N.regions(this.regions, view) : { shown: [], boxes: [] };
+      // Among named regions single words come when one is near.
+      const near = !this.regions.length || this.crowd(view, NEAR) < NEAR;
+      const some = wanted && near && count && start === 0;
+      const points = some ? N.names(this.grid, view, count, (i) => this.label(i), path, regions.boxes) : [];
+      const trace = this.figure.data[this.trace("names")];
+      const at = points.map((one) => one.i);
+      const { x, y } = this.pick(at);
+      Object.assign(trace, {
+        x: [...regions.shown.map((one) => one.x), ...x],
+        y: [...regions.shown.map((one) => one.y), ...y],
+        text: [...regions.shown.map((one) => one.text), ...at.map((i) => this.label(i).replace(/^␣/, ""))].map(escaped),
+        textposition: [...regions.shown.map(() => "middle center"), ...points.map((one) => one.side)],
       });
+      trace.textfont.size = [...regions.shown.map((one) => one.size), ...at.map(() => 11.5)];
+      trace.textfont.weight = [...regions.shown.map((one) => one.weight), ...at.map(() => 400)];
       this.restyle("names");
+    },
+
+    // How many points are in view, as far as a limit.
+    crowd(view, limit) {
+      let seen = 0;
+      this.grid.within(view.x0, view.x1, view.y0, view.y1, () => ++seen >= limit);
+      return seen;
+    },
+
+    // To a point, near enough to see what is around it; it stays named.
+    async fly(i) {
+      if (!this.flat || i < 0 || i >= this.n || !this.grid) return;
+      const { xaxis, yaxis } = this.axes();
+      const from = [...xaxis.range, ...yaxis.range];
+      const home = this.home["xaxis.range"];
+      const near = Math.abs(home[1] - home[0]) * (this.n > 2000 ? 0.16 : 0.5);
+      const wide = Math.min(near, Math.abs(from[1] - from[0]));
+      const high = (wide * Math.abs(from[3] - from[2])) / Math.abs(from[1] - from[0]);
+      const [x, y] = [this.places[0][i], this.places[1][i]];
+      const to = [x - wide / 2, x + wide / 2, y - high / 2, y + high / 2];
+      const asked = (this.flying = (this.flying ?? 0) + 1);
+      const begin = performance.now();
+      for (let share = 0; share < 1 && !calm.matches; ) {
+        const now = await new Promise(requestAnimationFrame);
+        if (asked !== this.flying || !this.root.isConnected) return;
+        share = Math.min((now - begin) / FLIGHT_MS, 1);
+        const eased = share < 0.5 ? 2 * share * share : 1 - 2 * (1 - share) ** 2;
+        if (share < 1) this.look_at(from.map((edge, k) => edge + (to[k] - edge) * eased));
+      }
+      await window.Plotly.relayout(this.element, { "xaxis.range": to.slice(0, 2), "yaxis.range": to.slice(2) });
+      this.show(i);
+    },
+
+    // The dots alone, where the axes will be: what stands on them follows when the flight has ended.
+    look_at([x0, x1, y0, y1]) {
+      Object.assign(this.cloud.now, { x0, x1, y0, y1 });
+      this.cloud.draw();
     },
 
     light(indices, quiet = false) {

@@ -74,7 +74,7 @@
         return;
       }
       if (asked !== this.asked || !this.root.isConnected) return;
-      this.coding = P.coded(answer);
+      this.coding = P.coded(answer, this.kinds);
       this.paint();
       if (this.flat) this.under_axes();
       else await this.redraw();
@@ -106,12 +106,17 @@
       if (!answer) return;
       const colours = P.colours(this.coding, this.palette);
       if (this.coding.type === "number") {
-        const { low, high, unit, unknown } = this.coding;
-        add("span", figures(low));
-        const bar = add("span", "", "map-scale");
-        const stops = [0, 12, 24, 36, 47].map((i) => colours[i]);
-        bar.style.background = `linear-gradient(90deg, ${stops.join(", ")})`;
-        add("span", `${figures(high)} ${unit}`.trim());
+        const { scales, unit, unknown } = this.coding;
+        const stops = [0, 12, 24, 36, 47].map((i) => colours[i]).join(", ");
+        for (const { name, low, high, marks, ranked } of scales) {
+          if (scales.length > 1) add("b", name);
+          add("span", figures(low));
+          const bar = add("span", "", "map-scale");
+          bar.style.background = `linear-gradient(90deg, ${stops})`;
+          if (ranked) bar.title = `By rank: a quarter of them each up to ${marks.slice(1).map(figures).join(", ")}`;
+          add("span", `${figures(high)} ${unit}`.trim());
+          if (ranked) add("small", `half below ${figures(marks[2])}`);
+        }
         if (unknown) this.swatch(place, this.palette.other, `${grouped(unknown)} without a value`);
       } else {
         this.coding.kinds.forEach((kind, i) =>

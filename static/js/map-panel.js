@@ -7,6 +7,8 @@
   const { plotly, Cloud, points: P, common } = window.lexiscope;
   const { escaped, short, json, bytes } = common;
   const $ = (selector, root = document) => root.querySelector(selector);
+  const spacious = matchMedia("(min-width: 68rem)");
+  const ABOVE_AND_BELOW = 222; // pixels of head, stories, title, legend and bar
   const panels = new Map(); // element -> Panel
   const CONFIG = { displayModeBar: false, responsive: false, scrollZoom: true, doubleClick: "reset" };
 
@@ -42,13 +44,15 @@
 
     async load() {
       const { urls, fingerprint } = this.source;
-      const [Plotly, buffer, words] = await Promise.all([
+      const [Plotly, buffer, words, areas] = await Promise.all([
         plotly(),
         bytes(this.url(urls.points, { layer: this.layer })),
         this.source.vocabulary ? json(urls.vocabulary) : null,
+        this.flat && urls.regions ? json(this.url(urls.regions)) : null,
       ]);
       if (!this.root.isConnected) return;
       this.words = words?.labels ?? [];
+      this.regions = areas?.regions ?? [];
       this.setRuns(this.source);
       this.places = P.columns(buffer, this.source.dims);
       this.fingerprint = fingerprint;
@@ -161,12 +165,14 @@
       this.cloud.draw();
     }
 
-    // Never as high as the window: a finger on the picture moves the picture, one beside it the page.
+    // On a wide page the picture is the page. On a narrow one never as high as the window: a finger on
+    // the picture moves the picture, one beside it the page.
     size() {
       const width = this.box.clientWidth;
       const wide = this.figure.layout;
       wide.width = width;
-      wide.height = Math.round(Math.min(Math.max(width * (width < 760 ? 0.82 : 0.66), 330), Math.max(innerHeight * 0.64, Math.min(420, innerHeight * 0.8)), 760));
+      const low = Math.round(Math.min(Math.max(width * 0.82, 330), Math.max(innerHeight * 0.64, Math.min(420, innerHeight * 0.8)), 760));
+      wide.height = spacious.matches ? Math.max(innerHeight - ABOVE_AND_BELOW, 420) : low;
       this.box.style.minHeight = `${wide.height}px`;
     }
 
@@ -194,7 +200,9 @@
       const list = parts.map((part) => this.trace(part));
       const fields = {};
       for (const name of ["x", "y", ...(this.flat ? [] : ["z"])]) fields[name] = list.map((i) => this.figure.data[i][name]);
-      if (parts.includes("names")) fields.text = list.map((i) => this.figure.data[i].text);
+      if (parts.includes("names")) {
+        for (const name of ["text", "textposition", "textfont"]) fields[name] = list.map((i) => this.figure.data[i][name]);
+      }
       return window.Plotly.restyle(this.element, fields, list);
     }
 

@@ -1,5 +1,5 @@
-// The points of a map as typed arrays: where they lie, what is near the pointer, which names can
-// stand beside each other, and what colour each has. Draws nothing and asks the server nothing but
+// The points of a map as typed arrays: where they lie, what is near the pointer, and what
+// colour each has. Draws nothing and asks the server nothing but
 // for its arrays.
 "use strict";
 (() => {
@@ -95,58 +95,6 @@
     }
   }
 
-  // ---- names that can stand on the map without covering each other ----------------------------------
-
-  const WORD = /^␣?\p{L}{3,16}$/u;
-
-  // One name per patch of screen: among the words there, the one with the lowest token id, whole
-  // words before pieces of words.
-  // Of a few points all are named whose name covers no other.
-  const FEW = 160;
-  function few(grid, view, count, label) {
-    const [px, py] = [view.width / (view.x1 - view.x0), view.height / (view.y1 - view.y0)];
-    const boxes = [];
-    const shown = [];
-    for (let i = 0; i < count; i++) {
-      const [x, y] = [(grid.x[i] - view.x0) * px, (grid.y[i] - view.y0) * py];
-      if (!(x >= 0 && x <= view.width && y >= 0 && y <= view.height)) continue;
-      const half = Math.min(label(i).length, 24) * 3.3 + 2;
-      if (boxes.some((b) => Math.abs(b.x - x) < b.half + half && Math.abs(b.y - y) < 12.5)) continue;
-      boxes.push({ x, y, half });
-      shown.push(i);
-    }
-    return shown;
-  }
-
-  function names(grid, view, count, label, path, room = [104, 46]) {
-    if (count <= FEW && !path.count) return few(grid, view, count, label);
-    const across = Math.max(Math.floor(view.width / room[0]), 1);
-    const down = Math.max(Math.floor(view.height / room[1]), 1);
-    const taken = new Int32Array(across * down).fill(-1);
-    const rank = new Float64Array(across * down).fill(Infinity);
-    const [sx, sy] = [across / (view.x1 - view.x0), down / (view.y1 - view.y0)];
-    grid.within(view.x0, view.x1, view.y0, view.y1, (i) => {
-      if (i >= count) return;
-      const c = Math.min(Math.floor((grid.x[i] - view.x0) * sx), across - 1);
-      const r = Math.min(Math.floor((grid.y[i] - view.y0) * sy), down - 1);
-      const place = r * across + c;
-      if (i >= rank[place]) return; // a piece's rank is never below its id
-      const text = label(i);
-      if (!WORD.test(text)) return;
-      const own = text.startsWith("␣") && text.length > 4 ? i : i + 1e9;
-      if (own < rank[place]) [taken[place], rank[place]] = [i, own];
-    });
-    // Where the text's own tokens are written, no other name is.
-    const [px, py] = [view.width / (view.x1 - view.x0), view.height / (view.y1 - view.y0)];
-    const covered = (i) => {
-      for (let k = path.start; k < path.start + path.count; k++) {
-        if (Math.abs(grid.x[i] - grid.x[k]) * px < 62 && Math.abs(grid.y[i] - grid.y[k]) * py < 20) return true;
-      }
-      return false;
-    };
-    return [...taken].filter((i) => i >= 0 && !covered(i));
-  }
-
   // ---- colours: each point gets a code, each code a colour ------------------------------------------
 
   // The page's line colours without the second: that is the mark's, and the mark is the text's own.
@@ -164,19 +112,49 @@
     return `#${[0, 1, 2].map((i) => one(i).toString(16).padStart(2, "0")).join("")}`;
   }
 
-  // What the server says of a colour -> {codes, kinds: [{name, count, role}]} or a scale.
-  function coded(answer) {
+  // A scale of colours for some values: even steps from the lowest to the highest; where half of
+  // them would share a few steps, even steps of the rank instead.
+  const SKEWED = 0.15;
+  function scale(values) {
+    const sorted = values.filter(Number.isFinite).sort();
+    const last = sorted.length - 1;
+    if (last < 0) return { low: 0, high: 1, code: () => UNKNOWN, marks: [] };
+    const [low, high] = [sorted[0], sorted[last]];
+    const wide = high > low ? high - low : 1;
+    const at = (share) => sorted[Math.round(share * last)];
+    const middle = (at(0.5) - low) / wide;
+    const ranked = high > low && (middle < SKEWED || middle > 1 - SKEWED);
+    const share = (v) => {
+      if (!ranked) return (v - low) / wide;
+      let [a, b] = [0, last];
+      while (a < b) {
+        const half = (a + b) >> 1;
+        if (sorted[half] < v) a = half + 1;
+        else b = half;
+      }
+      return a / last;
+    };
+    const marks = [0, 0.25, 0.5, 0.75, 1].map((s) => (ranked ? at(s) : low + s * wide));
+    return { low, high, ranked, marks, code: (v) => (Number.isFinite(v) ? Math.round(share(v) * (STEPS - 1)) : UNKNOWN) };
+  }
+
+  // What the server says of a colour -> {codes, kinds: [{name, count, role}]} or scales: one for the
+  // bases and one for the states, which may be a thousand times as long.
+  const GROUPS = { bases: ["basis"], states: ["alone", "prompt", "text"] };
+  function coded(answer, runs = []) {
     if (answer.type === "number") {
       const values = new Float32Array(decode(answer.values));
-      const [low, high] = answer.range ?? [0, 1];
-      const wide = high > low ? high - low : 1;
-      let unknown = 0;
-      const codes = Uint8Array.from(values, (v) => {
-        if (Number.isFinite(v)) return Math.round(((v - low) / wide) * (STEPS - 1));
-        unknown++;
-        return UNKNOWN;
+      const codes = new Uint8Array(values.length).fill(UNKNOWN);
+      const some = Object.entries(GROUPS)
+        .map(([name, kinds]) => ({ name, own: runs.filter((run) => kinds.includes(run.kind) && run.count) }))
+        .filter((group) => group.own.length);
+      const scales = (some.length ? some : [{ name: "", own: [{ start: 0, count: values.length }] }]).map(({ name, own }) => {
+        const found = scale(Float32Array.from(own.flatMap((run) => [...values.subarray(run.start, run.start + run.count)])));
+        for (const { start, count } of own) for (let i = start; i < start + count; i++) codes[i] = found.code(values[i]);
+        return { name, ...found };
       });
-      return { type: "number", codes, values, low, high, unit: answer.unit ?? "", unknown };
+      const unknown = codes.reduce((sum, code) => sum + (code === UNKNOWN), 0);
+      return { type: "number", codes, values, scales: scales.filter((one) => one.marks.length), unit: answer.unit ?? "", unknown };
     }
     const given = answer.dtype === "u2" ? new Uint16Array(decode(answer.codes)) : new Uint8Array(decode(answer.codes));
     // The server says which group has which colour; what has none is one more, and says how many.
@@ -209,5 +187,5 @@
     return [...coding.kinds.filter((k) => !k.other).map((k) => palette.lines[ORDER[k.slot]]), palette.other];
   }
 
-  window.lexiscope.points = { columns, Grid, names, coded, colours, flat, decode, mix, UNKNOWN };
+  window.lexiscope.points = { columns, Grid, coded, colours, flat, decode, mix, UNKNOWN };
 })();

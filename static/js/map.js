@@ -2,7 +2,7 @@
 // the page shows a still picture and the same tables.
 "use strict";
 (() => {
-  const { above, ask, say, here, map } = window.lexiscope;
+  const { above, ask, say, here, map, names } = window.lexiscope;
   const { Panel, panels } = map;
   const { calm } = window.lexiscope.common;
   const $ = (selector, root = document) => root.querySelector(selector);
@@ -114,6 +114,18 @@
     },
     true,
   );
+  // Words that are on the map, while one types; one that is chosen is looked for at once.
+  document.addEventListener("input", (event) => {
+    const find = event.target.closest("[data-complete]");
+    const panel = find && map.all()[0];
+    if (!panel) return;
+    const chosen = !event.inputType || event.inputType === "insertReplacementText";
+    if (chosen && find.value && [...find.list.options].some((one) => one.value === find.value)) return find.form.requestSubmit();
+    const { start, count } = panel.runs.points;
+    const words = Array.from({ length: count }, (_, i) => panel.label(start + i));
+    find.list.replaceChildren(...names.complete(words, find.value).map((word) => new Option("", word)));
+  });
+
   document.addEventListener("input", (event) => {
     const shown = event.target.matches("[data-layers]") && $("[data-layer-shown]");
     if (shown) shown.textContent = `layer ${event.target.value} of ${event.target.max}`;
@@ -145,7 +157,9 @@
       for (const panel of map.all()) {
         const own = panel === from ? indices : indices.map((i) => from && i < from.n ? panel.same(from.run(i).kind, from.row(i)) : -1);
         panel.light(own, place.dataset.quiet === "yes");
+        if (place.dataset.fly) from?.fly(Number(place.dataset.fly));
         if (place.dataset.from) {
+          if (from?.flat && !from.where(Number(place.dataset.from)).inside) from.fly(Number(place.dataset.from));
           const i = Number(place.dataset.from);
           const at = panel === from ? i : panel.same(from.run(i).kind, from.row(i));
           if (at >= 0) panel.spokes(at, own.filter((k) => k >= 0 && k !== at));
@@ -198,9 +212,7 @@
     resizing = setTimeout(() => map.all().forEach((panel) => panel.resize()), 150);
   });
 
-  // On a narrow page the map comes first; what it is made of is one tap away.
-  const settings = $(".map-settings");
-  if (settings && innerWidth < 640) settings.open = false;
+  map.follow = follow;
 
   if (window.htmx) {
     htmx.onLoad(scan);
