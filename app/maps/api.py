@@ -191,20 +191,20 @@ async def regions(request: Request, query: Annotated[MapQuestion, Query()]) -> R
     return await _json(request, query, documents.write_regions, MapMaker.regions)
 
 
-@router.get(
-    "/map/draft",
-    responses={**described(), **_BYTES, 204: {"description": "No UMAP of this map is under way."}},
-)
+@router.get("/map/draft", responses={**described(), **_BYTES})
 async def draft(
     request: Request, query: Annotated[MapQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
-    """Where the points of a UMAP under way were lately: float32, little-endian, point by point."""
+    """Where the points of a UMAP under way were lately: float32, little-endian, point by point;
+    empty where none is."""
     options = await options_of(request, query)
     places = await explorer.look(request, partial(draft_of, options=options), "map draft")
-    headers = {"Cache-Control": "no-store"}
     if places is None:
-        return Response(status_code=204, headers=headers)
-    headers["X-Lexiscope-Points"] = ",".join(map(str, places.shape))
+        places = np.zeros((0, options.dims), dtype=np.float32)
+    headers = {
+        "Cache-Control": "no-store",
+        "X-Lexiscope-Points": ",".join(map(str, places.shape)),
+    }
     body = np.ascontiguousarray(places, dtype="<f4").tobytes()
     return Response(body, headers=headers, media_type="application/octet-stream")
 

@@ -129,8 +129,8 @@ EXAMPLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     (
         "The atlas",
         "Every token that the model can say, laid out so that neighbours in the model are"
-        " neighbours here. Regions are named by their most central words; zoom in, and smaller ones have"
-        " names. Nobody told the model what belongs together.",
+        " neighbours here. Regions are named by their most central words; zoom in, and smaller"
+        " ones have names. Nobody told the model what belongs together.",
         ATLAS,
     ),
     (

@@ -237,6 +237,16 @@ ENTRIES: tuple[Explanation, ...] = (
         (("maps.reduction", "reduce"),),
     ),
     Explanation(
+        "regions",
+        "Regions of a layout",
+        "Where many points of a UMAP lie close together, found at three levels and named by the "
+        "words nearest to the middle of all members in the model's own space. A name is a member; "
+        "what a region has in common is for the reader to see.",
+        "HDBSCAN: Campello, Moulavi, Sander 2013; naming is ours",
+        False,
+        (("maps.regions", "regions_of"),),
+    ),
+    Explanation(
         "preprocessing",
         "Before projecting",
         "A few large dimensions can carry most of a distance. What is done about it is a visible "

@@ -84,10 +84,12 @@ def _names(points: MapPoints, central: list[int]) -> Iterator[tuple[str, int]]:
     """Up to three different words and their points; of pieces where there is no word."""
     tokens = [i for i in central if points.kind[i] in (BASIS, ALONE)]
     classes = {i: token_class(points.vocabulary, int(points.row[i])) for i in tokens}
-    for wanted in (("word",), ("word piece", "number", "other", "punctuation", "byte")):
+    for wanted in (("word",), ("word piece", "number", "other", "punctuation")):
         seen: dict[str, tuple[str, int]] = {}
         for i in tokens:
             text = points.vocabulary.texts[int(points.row[i])].strip()
+            if not text or "<0x" in text:  # bytes that are no text
+                continue
             if classes[i] in wanted and (len(text) >= LEAST_LETTERS or wanted != ("word",)):
                 seen.setdefault(text.casefold(), (text, i))
         if seen:

@@ -39,6 +39,7 @@
       this.canvas = canvas;
       this.parts = new Map(); // name -> {x, y, toX, toY, codes, size, opacity, shape}
       this.share = 0;
+      this.near = 1; // how much nearer than at first
       canvas.addEventListener("webglcontextlost", (event) => {
         event.preventDefault();
         this.gl = null;
@@ -145,6 +146,15 @@
       this.ratio = ratio;
     }
 
+    // Discs grow with the root of the nearness, to nine pixels at most.
+    size(part) {
+      return part.shape === "disc" ? Math.min(part.size * Math.sqrt(this.near), Math.max(part.size, 9)) : part.size;
+    }
+
+    opacity(part) {
+      return part.shape === "disc" ? part.opacity + (0.92 - part.opacity) * (1 - 1 / this.near) * (part.opacity > 0.3 ? 1 : 0.4) : part.opacity;
+    }
+
     draw() {
       if (!this.now || !this.list) return;
       if (!this.gl) {
@@ -167,8 +177,8 @@
           gl.enableVertexAttribArray(at[name]);
           gl.vertexAttribPointer(at[name], size, type, false, 0, 0);
         }
-        gl.uniform1f(uniform.size, part.size * this.ratio);
-        gl.uniform1f(uniform.opacity, part.opacity);
+        gl.uniform1f(uniform.size, this.size(part) * this.ratio);
+        gl.uniform1f(uniform.opacity, this.opacity(part));
         gl.uniform1i(uniform.shape, SHAPES[part.shape]);
         const edge = rgb(part.edge ?? this.edge).map((c) => c / 255);
         gl.uniform4f(uniform.edge, ...edge, 1);
@@ -181,9 +191,9 @@
       flat.clearRect(0, 0, canvas.width, canvas.height);
       const [sx, sy] = [canvas.width / (now.x1 - now.x0), canvas.height / (now.y1 - now.y0)];
       for (const part of this.parts.values()) {
-        flat.globalAlpha = part.opacity;
+        flat.globalAlpha = this.opacity(part);
         flat.lineWidth = 1.6 * ratio;
-        const radius = (part.size * ratio) / 2;
+        const radius = (this.size(part) * ratio) / 2;
         for (let i = 0; i < part.x.length; i++) {
           const x = (part.x[i] + (part.toX[i] - part.x[i]) * this.share - now.x0) * sx;
           const y = canvas.height - (part.y[i] + (part.toY[i] - part.y[i]) * this.share - now.y0) * sy;

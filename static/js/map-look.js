@@ -58,6 +58,7 @@
       const to = [x - wide / 2, x + wide / 2, y - high / 2, y + high / 2];
       const asked = (this.flying = (this.flying ?? 0) + 1);
       const begin = performance.now();
+      this.box.classList.add("flying"); // names stand where they stood
       for (let share = 0; share < 1 && !calm.matches; ) {
         const now = await new Promise(requestAnimationFrame);
         if (asked !== this.flying || !this.root.isConnected) return;
@@ -66,12 +67,14 @@
         if (share < 1) this.look_at(from.map((edge, k) => edge + (to[k] - edge) * eased));
       }
       await window.Plotly.relayout(this.element, { "xaxis.range": to.slice(0, 2), "yaxis.range": to.slice(2) });
+      this.box.classList.remove("flying");
       this.show(i);
     },
 
     // The dots alone, where the axes will be: what stands on them follows when the flight has ended.
     look_at([x0, x1, y0, y1]) {
       Object.assign(this.cloud.now, { x0, x1, y0, y1 });
+      this.nearer();
       this.cloud.draw();
     },
 

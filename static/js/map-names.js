@@ -59,21 +59,26 @@
       const own = text.startsWith("␣") && text.length > 4 ? i : i + 1e9;
       if (own < rank[place]) [taken[place], rank[place]] = [i, own];
     });
-    // Where the text's own tokens are written, no other name is.
+    // Where a name of a region or of the text's own tokens is written, no other is; and names of two
+    // patches may still meet: the better one stays.
     const [px, py] = [view.width / (view.x1 - view.x0), view.height / (view.y1 - view.y0)];
-    const covered = (i) => {
-      for (let k = path.start; k < path.start + path.count; k++) {
-        if (Math.abs(grid.x[i] - grid.x[k]) * px < 62 && Math.abs(grid.y[i] - grid.y[k]) * py < 20) return true;
-      }
-      return false;
-    };
-    const hidden = (i) => {
+    const box_of = (i) => {
       const [x, y] = [(grid.x[i] - view.x0) * px, (view.y1 - grid.y[i]) * py];
-      const half = width(label(i), 11.5) / 2 + 2;
-      const box = { x0: x - half, x1: x + half, y0: y - 20, y1: y };
-      return taken_by.some((one) => meet(one, box));
+      const half = width(label(i).replace(/^␣/, ""), 11.5) / 2 + 2;
+      return { x0: x - half, x1: x + half, y0: y - 20, y1: y - 3 };
     };
-    return [...taken].filter((i) => i >= 0 && !covered(i) && !hidden(i)).map((i) => ({ i, side: "top center" }));
+    const boxes = [...taken_by];
+    for (let k = path.start; k < path.start + path.count; k++) boxes.push(box_of(k));
+    const shown = [];
+    for (const place of [...taken.keys()].sort((a, b) => rank[a] - rank[b])) {
+      const i = taken[place];
+      if (i < 0) continue;
+      const box = box_of(i);
+      if (box.x0 < 0 || box.x1 > view.width || box.y0 < 0 || boxes.some((other) => meet(other, box))) continue;
+      boxes.push(box);
+      shown.push({ i, side: "top center" });
+    }
+    return shown;
   }
 
   // ---- regions ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@
   const { escaped, short, json, bytes } = common;
   const $ = (selector, root = document) => root.querySelector(selector);
   const spacious = matchMedia("(min-width: 68rem)");
-  const ABOVE_AND_BELOW = 222; // pixels of head, stories, title, legend and bar
+  const BELOW = 94; // pixels of legend and bar
   const panels = new Map(); // element -> Panel
   const CONFIG = { displayModeBar: false, responsive: false, scrollZoom: true, doubleClick: "reset" };
 
@@ -162,7 +162,14 @@
         x0: x[0], x1: x[1], y0: y[0], y1: y[1],
       });
       this.cloud.share = share;
+      this.nearer();
       this.cloud.draw();
+    }
+
+    // Dots are larger and denser the nearer one is.
+    nearer() {
+      const home = this.home?.["xaxis.range"] ?? [this.cloud.now.x0, this.cloud.now.x1];
+      this.cloud.near = Math.min(Math.max(Math.abs(home[1] - home[0]) / (this.cloud.now.x1 - this.cloud.now.x0), 1), 16);
     }
 
     // On a wide page the picture is the page. On a narrow one never as high as the window: a finger on
@@ -172,7 +179,7 @@
       const wide = this.figure.layout;
       wide.width = width;
       const low = Math.round(Math.min(Math.max(width * 0.82, 330), Math.max(innerHeight * 0.64, Math.min(420, innerHeight * 0.8)), 760));
-      wide.height = spacious.matches ? Math.max(innerHeight - ABOVE_AND_BELOW, 420) : low;
+      wide.height = spacious.matches ? Math.max(Math.round(innerHeight - (scrollY + this.box.getBoundingClientRect().top) - BELOW), 420) : low;
       this.box.style.minHeight = `${wide.height}px`;
     }
 

@@ -58,10 +58,11 @@
           if (job.total) Object.assign(bar, { max: job.total, value: job.done });
           else bar.removeAttribute("value");
           const draft = await ask(place.dataset.draft);
-          if (draft.status === 200 && place.isConnected) {
+          const [places, dims] = [await draft.arrayBuffer(), Number(draft.headers.get("X-Lexiscope-Points").split(",")[1])];
+          if (places.byteLength && place.isConnected) {
             box.classList.add("drawn");
             cloud ??= new Cloud($(".map-cloud", box));
-            sketch(cloud, box, await draft.arrayBuffer(), Number(draft.headers.get("X-Lexiscope-Points").split(",")[1]));
+            sketch(cloud, box, places, dims);
           }
         }
         await pause();

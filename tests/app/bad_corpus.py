@@ -111,7 +111,7 @@ BAD_MAPS: list[tuple[str, str]] = [
 MAP_ADDRESSES = (
     "/api/v1/map", "/api/v1/map/points", "/api/v1/map/meta", "/api/v1/map/colour?by=class",
     "/api/v1/map/quality", "/api/v1/map/neighbours?index=0", "/api/v1/map/changes?to=1",
-    "/api/v1/map/cka", "/api/v1/map/search?text=a",
+    "/api/v1/map/cka", "/api/v1/map/search?text=a", "/api/v1/map/regions",
 )  # fmt: skip
 NOT_LOOKED_AT = {
     "/api/v1/map/cka": ("layer=99", "projection=axes"),  # of all layers, in the model's own space

@@ -250,7 +250,7 @@ def test_three_dimensions_are_drawn_and_can_be_turned(visit_to: Open, site: Site
 
 def test_a_layer_cell_leads_to_two_pictures(visit: Visit) -> None:
     page = open_map(visit)
-    page.locator("#layers").scroll_into_view_if_needed()
+    page.get_by_role("link", name="Show the table").click()
     page.get_by_title("layers 1 and 3").first.click()
     ready(page)
     expect(page.locator(".map-panel")).to_have_count(2)
@@ -273,7 +273,7 @@ def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_page(
 ) -> None:
     settings = {"color_scheme": scheme, "viewport": {"width": width, "height": 1000}}
     page = open_map(visit_to(site, **settings), f"{TEXT}&find=ing")
-    page.locator("#layers").scroll_into_view_if_needed()
+    page.get_by_role("link", name="Show the table").click()
     expect(page.locator("#layers table").first).to_be_visible()
     wide, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide <= room

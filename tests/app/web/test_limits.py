@@ -22,7 +22,7 @@ MANY = {"prompt": "cat " * 200}
 LAYER = {"layer": 1}
 ROWS = {"file": ("a.csv", b"text,label\n" + b"a,b\n" * BYTES)}
 READ = ("trace", "trace.csv", "trace.npz", "trace.html", "agreement", "curves", "finding", "cost")
-MAPS = ("map", "map/points", "map/meta", "map/quality", "map/cka")
+MAPS = ("map", "map/points", "map/meta", "map/quality", "map/cka", "map/regions", "map/draft")
 Case = tuple[str, str, dict[str, Any], int | str]
 
 
@@ -42,7 +42,13 @@ def cases() -> Iterator[Case]:
         ("/api/v1/map/colour", {**LAYER, "by": "norm"}),
         (f"/api/v1/calibrations/{NOBODY}/trace", {}),
     ]  # fmt: skip
-    parts = ("/map/layers", "/map/quality", "/map/changes", "/api/v1/map/colour")
+    parts = (
+        "/map/layers",
+        "/map/quality",
+        "/map/changes",
+        "/api/v1/map/colour",
+        "/api/v1/map/draft",
+    )
     for path, more in prompts:
         yield "GET", path, {"params": {**more, **LONG}}, PROMPT_CEILING
         if path not in parts and NOBODY not in path:

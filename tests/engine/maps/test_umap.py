@@ -49,7 +49,7 @@ def problem(seed: int = 0, **more: object) -> UmapProblem:
 
 def test_the_points_given_to_umap_are_unit_vectors_on_their_principal_axes() -> None:
     x, _ = clusters(200, 80)
-    found = make_problem(x, MapOptions(projection="umap"), "name")
+    found = make_problem(x, MapOptions(projection="umap", principal=50), "name")
     unit = x.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     pca = PCA(50, svd_solver="covariance_eigh")
@@ -90,13 +90,39 @@ def test_the_childs_neighbours_are_scikit_learns(capsys: pytest.CaptureFixture[s
     assert "finding neighbours" in capsys.readouterr().out
 
 
+def test_planted_crowds_are_the_regions() -> None:
+    """Four crowds on the picture and noise between them; central: nearest to the mean in the
+    space, by brute force."""
+    generator = np.random.default_rng(0)
+    truth = np.repeat(np.arange(5), [300, 250, 200, 150, 60])
+    centres = np.array([[0, 0], [9, 0], [0, 9], [9, 9], [4.5, 4.5]], dtype=float)
+    places = centres[truth] + generator.normal(size=(len(truth), 2)) * np.where(
+        truth[:, None] == 4, 6, 0.4
+    )
+    x = generator.normal(size=(len(truth), 6)).astype(np.float32)
+    labels, central = child_module().find_regions(places.astype(np.float32), x)
+    assert labels.shape[1] == len(truth)
+    coarse = labels[0]
+    owners = {
+        int(np.bincount(coarse[truth == k][coarse[truth == k] >= 0]).argmax()) for k in range(4)
+    }
+    assert len(owners) == 4
+    for own in labels:
+        for number in np.unique(own[own >= 0]):
+            members = np.flatnonzero(own == number)
+            away = np.linalg.norm(x[members].astype(float) - x[members].mean(axis=0), axis=1)
+            wanted = members[np.argsort(away, kind="stable")][:20]
+            assert list(central[number][:20])[: len(wanted)] == list(wanted)
+
+
 def test_the_cache_gives_back_what_it_got_and_nothing_else(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     xy = generator.standard_normal((30, 2)).astype(np.float32)
     cache = UmapCache(tmp_path)
     assert cache.get("a", (30, 2)) is None
     cache.put(UmapResult("a", xy, 0.5))
-    cache.put(UmapResult("b", xy, 0.7, xy[::-1].copy()))
+    labels, central = np.zeros((1, 30), np.int32), np.arange(4, dtype=np.int32)[None]
+    cache.put(UmapResult("b", xy, 0.7, xy[::-1].copy(), labels, central))
     fresh = UmapCache(tmp_path)
     a, b = fresh.get("a", (30, 2)), fresh.get("b", (30, 2))
     assert a is not None
@@ -106,6 +132,13 @@ def test_the_cache_gives_back_what_it_got_and_nothing_else(tmp_path: Path) -> No
     assert a.noise_floor is None
     assert b.second is not None
     assert (a.variance, b.variance) == (0.5, 0.7)
+    assert a.labels is None
+    np.testing.assert_array_equal(b.labels, labels)
+    np.testing.assert_array_equal(b.central, central)
+    # Regions that are none of these points are a damaged file.
+    for wrong in (labels[:, :5], labels + 1):
+        cache.put(UmapResult("c", xy, 0.7, labels=wrong, central=central))
+        assert UmapCache(tmp_path).get("c", (30, 2)) is None
     assert UmapCache(tmp_path).get("a", (31, 2)) is None  # another map's shape
     path = tmp_path / "umap-a.npz"
     whole = path.read_bytes()
@@ -152,7 +185,10 @@ def test_planted_clusters_stay_together_and_a_seed_is_a_picture(warm: UmapProces
     notes = {p.note for p in seen}
     assert {"finding neighbours", "placing points"} <= notes
     assert max(p.done for p in seen if p.note == "placing points") > 0
-    np.testing.assert_array_equal(drain(warm.layout(problem())), xy)
+    drafts: list[np.ndarray] = []
+    np.testing.assert_array_equal(drain(warm.layout(problem(), watch=drafts.append)), xy)
+    assert {one.shape for one in drafts} == {xy.shape}  # where it was on its way
+    assert not np.array_equal(drafts[0], xy)
     assert not np.array_equal(drain(warm.layout(problem(seed=1))), xy)
 
 
