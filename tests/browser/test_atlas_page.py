@@ -112,7 +112,7 @@ def test_another_text_has_its_input_at_once(visit: Visit) -> None:
     page.get_by_label("Beside it", exact=True).select_option("prompt")
     expect(area).to_be_visible()
     area.fill("He closed the window")
-    page.get_by_role("button", name="Show").click()
+    page.get_by_role("button", name="Show", exact=True).click()
     expect(page.locator(".map-panel")).to_have_count(2)
 
 
