@@ -234,7 +234,8 @@ def test_what_is_found_is_lit_and_colours_change_without_a_new_page(visit: Visit
     assert page.evaluate("lexiscope.map.all()[0].lit.length") > 0
     before = page.evaluate("performance.timeOrigin")
     page.get_by_label("Colour by").select_option("norm")
-    expect(page.locator(".map-legend .map-scale")).to_be_visible()
+    expect(page.locator(".map-legend .map-scale")).to_have_count(2)  # bases, and the text's states
+    expect(page.locator(".map-legend b")).to_have_text(["bases", "states"])
     assert "colour=norm" in page.url
     assert page.evaluate("performance.timeOrigin") == before
 
