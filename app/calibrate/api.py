@@ -88,6 +88,12 @@ class WordsQuestion(Question):
         "between semicolons; or from 2 to 20 words with commas.")  # fmt: skip
 
 
+class TextQuestion(Question):
+    """A text of one's own."""
+
+    text: PromptText = Field(description="The text; it is put into the calibration's template.")
+
+
 class SetDocument(Document):
     """A label set."""
 
@@ -139,6 +145,16 @@ class WordsDocument(Document):
 
     measured: dict[str, Any] | None
     nearest: dict[str, Any] | None
+
+
+class TextDocument(Document):
+    """A text before and after a calibration."""
+
+    text: str
+    prompt: str
+    labels: list[str]
+    before: dict[str, Any]
+    after: dict[str, Any]
 
 
 # Label sets
@@ -193,8 +209,9 @@ async def calibration_start(
 ) -> Response:
     """Queue a calibration; the job's result is the id of a saved one."""
     order = Order(
-        query.set, query.name, query.spec(), query.options(), query.compare, query.untaught
-    )
+        query.set, query.name, query.spec(), query.options(), query.compare, query.untaught,
+        query.splits,
+    )  # fmt: skip
     view = await calibrations.start(request, order, query.label_words)
     return job_answer(request, view, 202)
 
@@ -273,6 +290,15 @@ async def calibration_words(
     """The calibration's test texts read by any words: accuracy, or which word is nearest."""
     found = await calibrations.words(request, id, query.words)
     return json_answer(export.dumps(document(found)))
+
+
+@router.get("/calibrations/{id}/text", responses=described(TextDocument))
+async def calibration_text(
+    request: Request, id: Id, query: Annotated[TextQuestion, Query()], calibrations: CalibrationsDep
+) -> Response:
+    """A text of your own before and after the calibration, and where it stands on its map."""
+    found = await calibrations.own_text(request, id, query.text)
+    return json_answer(export.dumps(found.to_dict()))
 
 
 def task_document(task: Task) -> dict[str, Any]:

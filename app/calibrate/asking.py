@@ -7,6 +7,7 @@ the calibration, and moved by the two controls. So words can be asked of it late
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from engine import LatentSpace
+from engine.calibration.evidence.own_text import PLANE
+from engine.calibration.evidence.plane import Plane
 from engine.calibration.evidence.untaught import (
     Asked,
     Moved,
@@ -57,34 +60,43 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
-def save_moved(moved: Moved, truth: NDArray[np.int64], path: Path) -> None:
-    """Keep the states that a comparison was measured on, of :data:`ROWS` test texts at most."""
+def save_moved(moved: Moved, truth: NDArray[np.int64], plane: Plane, path: Path) -> None:
+    """Keep the states that a comparison was measured on, of :data:`ROWS` test texts at most, and
+    the plane in which they are drawn."""
     chosen = torch.linspace(0, len(truth) - 1, min(ROWS, len(truth))).round().long()
     named = {"before": moved.before, "after": moved.after}
     for name in ("random", "shuffled"):
         named |= {f"{name}.{i}": own for i, own in enumerate(getattr(moved, name))}
     tensors = {name: own[chosen].float().contiguous() for name, own in named.items()}
+    tensors |= dict(zip(PLANE, map(torch.from_numpy, (plane.axes, plane.centre)), strict=True))
     save_file({**tensors, "truth": torch.from_numpy(truth)[chosen].clone()}, path)
 
 
-def load_moved(path: Path) -> tuple[Moved, NDArray[np.int64]]:
+def load_states(path: Path) -> dict[str, torch.Tensor]:
     """What was kept.
 
     Raises:
         ArtifactError: nothing was, or it is damaged.
     """
-    try:
+    tensors: dict[str, torch.Tensor] = {}
+    with suppress(OSError, SafetensorError):
         tensors = load_file(path)
-        parts: dict[str, Any] = {"before": tensors["before"], "after": tensors["after"]}
-        truth = tensors["truth"].numpy()
-    except (OSError, SafetensorError, KeyError):
+    if not {"before", "after", "truth"} <= tensors.keys():
         raise ArtifactError(
-            "The test states of this calibration were not kept or are damaged, so it cannot be"
-            " asked by other words; run it again."
-        ) from None
+            "The test states of this calibration were not kept or are damaged, so nothing more can"
+            " be asked of it; run it again."
+        )
+    return tensors
+
+
+def load_moved(path: Path) -> tuple[Moved, NDArray[np.int64]]:
+    """The states of the test texts after each training, and their classes; raises as
+    :func:`load_states` does."""
+    tensors = load_states(path)
+    parts: dict[str, Any] = {"before": tensors["before"], "after": tensors["after"]}
     for name in ("random", "shuffled"):
         parts[name] = tuple(own for key, own in tensors.items() if key.startswith(f"{name}."))
-    return Moved(**parts), truth
+    return Moved(**parts), tensors["truth"].numpy()
 
 
 def ask(

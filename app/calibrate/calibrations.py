@@ -20,7 +20,7 @@ from cachetools import LRUCache
 from fastapi import Depends
 from starlette.requests import Request
 
-from app.calibrate.asking import MOVED, ask, load_moved
+from app.calibrate.asking import MOVED, ask, load_moved, load_states
 from app.calibrate.sets import Sets, text_of
 from app.calibrate.views import Saved, SavedView
 from app.calibrate.work import (
@@ -41,6 +41,7 @@ from app.web.head import client_of
 from app.web.words import iso
 from engine import LatentSpace
 from engine.calibration.evidence.methods import methods_named
+from engine.calibration.evidence.own_text import OwnText, place_text, plane_of
 from engine.calibration.evidence.untaught import Asked, Untaught
 from engine.calibration.evidence.untaught_words import TaskLabels, words_given
 from engine.calibration.labelled.spec import TaskSpec
@@ -149,9 +150,15 @@ class Calibrations:
         kept = await aside(partial(self._checkpoints, "calibration", asked))
 
         def steps() -> Steps[Made]:
-            space = self.explorer.owned()
+            space, first = self.explorer.owned(), order.spec.seed
+
+            def draw(seed: int) -> Task:
+                spec = replace(task.spec, seed=seed)
+                return make_task(spec, self.sets.table(order.set), space.model)
+
+            seeds = range(first, first + order.splits) if order.splits > 1 else ()
             return calibration_steps(
-                space, task, options, states, order.compare, kept, order.untaught
+                space, task, options, states, order.compare, kept, order.untaught, draw, seeds
             )
 
         def save(made: Made) -> str:
@@ -424,6 +431,22 @@ class Calibrations:
         held = load_moved(self.sets.kept().folder_of("calibrations", id_) / MOVED)
         check()
         return ask(space, self._opened(space, id_), held, text)
+
+    async def own_text(self, request: Request, id_: str, text: str) -> OwnText:
+        """A text of one's own before and after a saved calibration, on its map.
+
+        Raises:
+            NotFound, ArtifactError: no such calibration, another model's, or nothing was kept.
+            InputError: a text that cannot be read.
+        """
+        record = await aside(partial(self.sets.kept().record, "calibrations", id_))
+        self.check_model(self._view(record))
+        return await self.explorer.ask(request, self._own_text, id_, text)
+
+    def _own_text(self, space: LatentSpace, id_: str, text: str, *, check: Check) -> OwnText:
+        held = load_states(self.sets.kept().folder_of("calibrations", id_) / MOVED)
+        calibration = self._opened(space, id_)
+        return place_text(space, calibration, plane_of(space, calibration, held), text, check=check)
 
     def check_model(self, view: SavedView) -> None:
         """Raise `ArtifactError` where it belongs to another model than the open one."""

@@ -16,6 +16,7 @@ from app.calibrate.question import Name, Template
 from app.calibrate.tables import FRAMES
 from app.web.questions import FormQuestion, ShortText
 from app.web.words import Choice, choices
+from engine.calibration.evidence.splits import MOST
 from engine.calibration.labelled.known import example_sets
 from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tables import Table
@@ -64,6 +65,7 @@ class CalibrateQuery(FormQuestion):
     train: int | None = Field(None, ge=2, le=200_000)
     valid: Size | None = None
     test: Size | None = None
+    splits: int = Field(1, ge=1, le=MOST)
 
     @model_validator(mode="before")
     @classmethod
@@ -174,7 +176,9 @@ class SettingsForm:
     """Numbers as they were typed; empty where the default is taken."""
     defaults: Mapping[str, str]
     changed: int
-    """How many of the folded settings differ from their defaults."""
+    """How many of them differ from their defaults."""
+    splits: tuple[Choice, ...]
+    """How often all is repeated, where few texts are tested."""
 
 
 LOSSES = (
@@ -209,8 +213,9 @@ _NUMBERS = (
     "epochs", "temperature", "learning_rate", "batch", "patience", "train", "valid", "test",
 )  # fmt: skip
 _FOLDED = (
-    "frame", "centroids", "inference", "inference_over", "rule", "temperature", "learning_rate",
-    "batch", "patience", "layer", "seed", "train", "valid", "test",
+    "target", "loss", "epochs", "splits", "frame", "centroids", "inference", "inference_over",
+    "rule", "temperature", "learning_rate", "batch", "patience", "layer", "seed", "train", "valid",
+    "test",
 )  # fmt: skip
 
 
@@ -232,6 +237,7 @@ def settings_form(query: CalibrateQuery) -> SettingsForm:
             **values,
             "layer": "" if query.layer == -1 else str(query.layer),
             "seed": str(query.seed),
+            "splits": str(query.splits),
         },
         defaults={
             "epochs": f"{used.used_epochs}",
@@ -243,6 +249,13 @@ def settings_form(query: CalibrateQuery) -> SettingsForm:
             "test": f"{spec.test:g}",
         },
         changed=sum(getattr(query, name) != usual[name].default for name in _FOLDED),
+        splits=choices(
+            (
+                (f"{n}", "one split" if n == 1 else f"{n} splits")
+                for n in sorted({1, 5, 10, query.splits})
+            ),
+            f"{query.splits}",
+        ),
     )
 
 

@@ -117,7 +117,7 @@ async def run(request: Request, calibrations: CalibrationsDep) -> Response:
             )
         table = await aside(partial(calibrations.sets.table, query.set))
         spec = spec_of(query, table)
-        order = Order(query.set, query.title or "", spec, options_of(query))
+        order = Order(query.set, query.title or "", spec, options_of(query), splits=query.splits)
         job = await calibrations.start(request, order, query.words)
     except InputError as error:
         page = await _page(request, calibrations, query, problem=str(error))

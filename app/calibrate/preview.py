@@ -8,6 +8,7 @@ from typing import Literal
 
 from app.calibrate.words import thin
 from app.figures.calibrate import label_colour
+from engine.calibration.evidence.splits import FEW
 from engine.calibration.labelled.rows import Problem
 from engine.calibration.labelled.tables import Table
 from engine.calibration.labelled.tasks import SPLITS, Task
@@ -71,6 +72,8 @@ class Preview:
     """Each look at the data: what came out, its name, what was seen."""
     sizes: tuple[tuple[str, str], ...]
     tokens: str
+    few: str
+    """A warning where one split tests too few texts to say much; else empty."""
 
 
 def preview(task: Task) -> Preview:
@@ -113,6 +116,17 @@ def preview(task: Task) -> Preview:
             for split, name in zip(SPLITS, ("to learn from", "to stop by", "to test"), strict=True)
         ),
         thin(total),
+        _few(task.size("test")),
+    )
+
+
+def _few(tests: int) -> str:
+    if not 0 < tests < FEW:
+        return ""
+    return (
+        f"Only {thin(tests)} text{'s' if tests != 1 else ''} will be tested: one of them is"
+        f" {100 / tests:.0f} points of accuracy, so a single split says little. Repeat it on"
+        " several, each drawn anew, for a mean with its interval."
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.web.questions import no_nul
+from engine.calibration.evidence.splits import MOST
 from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.words import WordRule
 from engine.calibration.training.losses import LossName, Scope, Similarity
@@ -77,6 +78,9 @@ class CalibrationQuestion(BaseModel):
     untaught: dict[_Word, _Words] = Field(default_factory=dict, max_length=100,
         description="Label to words that are not taught, to read by at the end; left out: "
         "proposed.")  # fmt: skip
+
+    splits: int = Field(1, ge=1, le=MOST, description="Splits of the rows that all is repeated on, "
+        "each drawn anew; with few test texts one says little.")  # fmt: skip
 
     @field_validator("text_columns", mode="before")
     @classmethod

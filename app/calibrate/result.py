@@ -48,9 +48,32 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """The best without training, and what was reached."""
+
+    before: str
+    after: str
+    what: str
+    """Of which texts."""
+    baseline: str
+    """What the first figure is, in a sentence."""
+
+
+@dataclass(frozen=True)
+class SplitsTable:
+    """The same over several splits."""
+
+    sentence: str
+    rows: tuple[tuple[str, str, str], ...]
+    """Each split: its seed, the best without training, the calibration."""
+
+
+@dataclass(frozen=True)
 class Story:
     """Everything that the comparison says, ready to be shown."""
 
+    headline: Headline
+    splits: SplitsTable | None
     sentence: str
     warning: str
     """Where the training kept its start: it belongs to every figure."""
@@ -85,6 +108,8 @@ def story(comparison: Numbers, trace_link: Callable[[str], str | None]) -> Story
     names = [str(name) for name in task["label_names"]]
     words = [str(word) for word in task["label_words"]]
     return Story(
+        headline=_headline(comparison),
+        splits=_splits(comparison.get("splits")),
         sentence=str(comparison["sentence"])
         .removeprefix(str(comparison.get("warning", "")))
         .strip(),
@@ -109,6 +134,34 @@ def story(comparison: Numbers, trace_link: Callable[[str], str | None]) -> Story
         layers_sentence=layers_sentence(comparison),
         test_rows=f"{len(comparison['rows']):,}",
     )
+
+
+def _headline(comparison: Numbers) -> Headline:
+    splits, rows = comparison.get("splits"), f"{len(comparison['rows']):,}"
+    best = comparison.get("baseline") or {
+        "title": "the nearest label basis",
+        "accuracy": comparison["before"]["accuracy"],
+    }
+    before, after, title = best["accuracy"], comparison["after"]["accuracy"], str(best["title"])
+    what = f"of {rows} texts it never saw"
+    if splits:
+        before, after, title = splits["untrained"], splits["after"], str(splits["baseline"])
+        what = (
+            f"({between(after)}) on the average of {len(splits['seeds'])} splits, of"
+            f" {splits['tested']} texts that were held back"
+        )
+    old = share(before["value"])
+    return Headline(
+        old, share(after["value"]), what, f"{old} is {title}, the best without training."
+    )
+
+
+def _splits(measured: Numbers | None) -> SplitsTable | None:
+    if not measured:
+        return None
+    pairs = zip(measured["seeds"], measured["per_split"], strict=True)
+    rows = tuple((f"{seed}", share(before), share(after)) for seed, (before, after) in pairs)
+    return SplitsTable(str(measured["sentence"]), rows)
 
 
 _FIGURES: tuple[tuple[str, tuple[tuple[str, str, str, bool], ...]], ...] = (

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from app.calibrate import result, standings, tables
 from app.calibrate.asking import document
 from app.calibrate.calibrations import CalibrationsDep
+from app.calibrate.texts import OwnDot
 from app.calibrate.views import Saved
 from app.calibrate.words import when
 from app.model.explorer import ExplorerDep
@@ -23,7 +24,8 @@ from app.web import export
 from app.web.answers import csv_answer
 from app.web.problems import NotFound
 from app.web.rendering import link, render
-from app.web.words import size
+from app.web.words import sentence, size
+from engine.calibration.evidence.own_text import OwnText
 from engine.errors import InputError
 
 router = APIRouter(include_in_schema=False)
@@ -51,6 +53,17 @@ class Asking:
 
 
 @dataclass(frozen=True)
+class Trying:
+    """The box for a sentence of one's own."""
+
+    action: str | None
+    """None where another model is open, or there is no map."""
+    text: str
+    problem: str = ""
+    dot: OwnDot | None = None
+
+
+@dataclass(frozen=True)
 class ResultPage:
     """What ``calibrate/result.html`` shows."""
 
@@ -61,6 +74,7 @@ class ResultPage:
     """A sentence where it belongs to another model."""
     story: result.Story | None
     asked: Asking
+    tried: Trying
     learning: result.Learning | None
     methods: tables.Competitors | None
     ablation: tables.AblationTable | None
@@ -84,17 +98,25 @@ async def result_page(
     calibrations: CalibrationsDep,
     id: SavedId,
     words: Annotated[str, Query(max_length=2000)] = "",
+    text: Annotated[str, Query(max_length=2000)] = "",
 ) -> HTMLResponse:
-    """A saved calibration, before and after; with `words` it is asked by them."""
+    """A saved calibration, before and after; with `words` it is asked by them, with `text` a
+    sentence of one's own is put on its map."""
     facts = explorer.facts()
     saved = await calibrations.get(id)
     asked: Mapping[str, Any] = {}
+    own: OwnText | str = ""
+    if text.strip():
+        try:
+            own = await calibrations.own_text(request, id, text)
+        except InputError as error:
+            own = str(error)
     if words.strip():
         try:
             asked = document(await calibrations.words(request, id, words))
         except InputError as error:
             asked = {"problem": str(error)}
-    page = result_of(request, saved, facts.name, words, asked)
+    page = result_of(request, saved, facts.name, words, asked, text, own)
     return render(request, "calibrate/result.html", page)
 
 
@@ -104,8 +126,11 @@ def result_of(
     loaded: str,
     words: str = "",
     asked: Mapping[str, Any] = MappingProxyType({}),
+    text: str = "",
+    placed: OwnText | str = "",
 ) -> ResultPage:
-    """A saved calibration as its page shows it, with what it was asked and what it said."""
+    """A saved calibration as its page shows it, with what it was asked and what it said; `placed`
+    is what came of a text of one's own, or why nothing did."""
     view, compared = saved.view, saved.comparison
 
     def trace(prompt: str) -> str | None:
@@ -136,6 +161,13 @@ def result_of(
         standings.by_words(asked["measured"], names) if asked.get("measured") else None,
         standings.nearest_words(asked["nearest"]) if asked.get("nearest") else None,
     )
+    mapped = told.map if told else None
+    trying = Trying(
+        link(request, base) if view.usable and mapped else None,
+        text,
+        sentence(placed) if isinstance(placed, str) and placed else "",
+        mapped.own(placed) if mapped and isinstance(placed, OwnText) else None,
+    )
     return ResultPage(
         id=view.id,
         name=view.name,
@@ -143,6 +175,7 @@ def result_of(
         foreign=foreign,
         story=told,
         asked=asking,
+        tried=trying,
         learning=result.learning(saved.history, saved.facts.get("best_epoch"), seconds),
         methods=tables.competitors(saved.competitors, own) if saved.competitors else None,
         ablation=tables.ablation(saved.ablation) if saved.ablation else None,

@@ -239,7 +239,7 @@ class Sets:
     async def _receive(self, request: Request) -> tuple[Path, str, str]:
         """Where the file of a form lies now, what its sender calls it, and its name for people."""
         try:
-            async with uploaded(request, "name") as (file, fields):
+            async with uploaded(request, "name", pasted=_pasted_as) as (file, fields):
                 path = await aside(partial(self._spool, file))
                 return path, file.filename or "", fields.get("name", "")
         except OSError as error:  # a long upload is spooled to a file before it is read
@@ -280,6 +280,13 @@ def text_of(text: str) -> str:
 def file_name(text: str) -> str:
     """The last part of what a browser calls a file, as people see it; never part of a path."""
     return text_of(text.replace("\\", "/").rsplit("/", 1)[-1][-_NAME:])
+
+
+def _pasted_as(text: str) -> str:
+    """What a file of pasted rows is called, by which it is read."""
+    begin = text.lstrip()
+    kind = "jsonl" if begin[0] in "{[" else "tsv" if "\t" in begin.partition("\n")[0] else "csv"
+    return f"pasted texts.{kind}"
 
 
 def _of_file(error: LexiscopeError, name: str) -> LexiscopeError:

@@ -10,7 +10,8 @@ import numpy as np
 
 from app.calibrate.words import Numbers, excerpt, share
 from app.figures import calibrate as figures
-from app.figures.calibrate import Dot, Movement
+from app.figures.calibrate import Dot, Movement, Point
+from engine.calibration.evidence.own_text import OwnText
 
 MAX_FLIPS = 8
 """Changed texts of one kind that the page lists; the rest is in the CSV."""
@@ -76,6 +77,18 @@ class FlipList:
 
 
 @dataclass(frozen=True)
+class OwnDot:
+    """A text of somebody's own, as the map and the line below it show it."""
+
+    prompt: str
+    point: Point
+    outside: bool
+    """Whether it lies outside of the picture and is drawn at its edge."""
+    sides: tuple[tuple[str, int, str, str], ...]
+    """Before and after: the moment, the label's colour, the label, its probability."""
+
+
+@dataclass(frozen=True)
 class MapView:
     """The map before and after."""
 
@@ -83,6 +96,24 @@ class MapView:
     caption: str
     texts: tuple[dict[str, Any], ...]
     """For the tooltip: each drawn row's text, label and readings."""
+
+    def own(self, found: OwnText) -> OwnDot:
+        """A text of somebody's own on the same map."""
+        places, colours, inside = [], [], True
+        for one in (found.before, found.after):
+            exact = [float(x) for x in self.figure.place(one.x, one.y)]
+            edge = [min(98.0, max(2.0, x)) for x in exact]
+            inside = inside and exact == edge
+            places += [f"{x:.2f}" for x in edge]
+            colours.append(figures.label_colour(found.labels.index(one.label)))
+        x0, y0, x1, y1 = places
+        named = zip(("before", "after"), colours, (found.before, found.after), strict=True)
+        return OwnDot(
+            found.prompt,
+            Point(-1, colours[1], x0, y0, x1, y1, True, True),
+            not inside,
+            tuple((when, hue, one.label, share(one.probability)) for when, hue, one in named),
+        )
 
 
 def dot_of(part: Numbers, start: float = 0.0, end: float = 1.0) -> Dot:

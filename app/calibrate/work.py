@@ -8,7 +8,7 @@ comparison ``moved.safetensors`` holds the test states that it was measured on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from engine.calibration.evidence.comparison_result import Comparison
 from engine.calibration.evidence.evaluation import evaluate
 from engine.calibration.evidence.parts import READING, TRAINING, calibration_parts
 from engine.calibration.evidence.protocol import MethodSettings
+from engine.calibration.evidence.splits import Splits, repeat_splits
 from engine.calibration.evidence.untaught_words import Words
 from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tasks import Task
@@ -53,6 +54,8 @@ class Order:
     """Whether before and after are compared at the end, with the controls."""
     untaught: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label → words that are not taught, to read by in the comparison; none: some are proposed."""
+    splits: int = 1
+    """Splits of the rows that all is repeated on, the first included."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; what was left out stays so, since defaults depend on the model."""
@@ -68,6 +71,7 @@ class Order:
             options=CalibrationOptions.from_dict(plain["options"]),
             compare=bool(plain["compare"]),
             untaught={k: tuple(words) for k, words in plain.get("untaught", {}).items()},
+            splits=int(plain.get("splits", 1)),
         )
 
 
@@ -78,6 +82,7 @@ class Made:
     task: Task
     calibration: Calibration
     comparison: Comparison | None
+    splits: Splits | None = None
 
 
 def calibration_steps(
@@ -88,17 +93,35 @@ def calibration_steps(
     compare: bool,
     kept: Checkpoints = NOTHING,
     untaught: Words | None = None,
+    draw: Callable[[int], Task] | None = None,
+    seeds: Sequence[int] = (),
 ) -> Steps[Made]:
     """States, training, and the comparison where it is wanted and there are rows to test.
+
+    With seeds all is repeated on the rows as `draw` splits them by each.
 
     Each part goes on from what is kept of it, with the same numbers as without an interruption.
     """
     compare = compare and task.size("test") > 0
-    plan = Schedule(calibration_parts(space, task, options, compare=compare))
-    return (yield from plan.follow(_parts(space, task, options, states, compare, kept, untaught)))
+    seeds = seeds if compare and draw is not None else ()
+    plan = Schedule(calibration_parts(space, task, options, compare=compare, splits=seeds))
+    parts = 2 + compare + bool(seeds)
+
+    def work() -> Steps[Made]:
+        made = yield from _first(space, task, options, states, compare, kept, untaught, parts)
+        splits = None
+        if seeds and draw is not None:
+            repeated = repeat_splits(
+                space, draw, options, seeds, untaught=untaught, cache_dir=states, kept=kept
+            )
+            splits = yield from _part(parts, parts, repeated, curve=False)
+        yield Progress(1, 1, "saving")
+        return replace(made, splits=splits)
+
+    return (yield from plan.follow(work()))
 
 
-def _parts(
+def _first(
     space: LatentSpace,
     task: Task,
     options: CalibrationOptions,
@@ -106,8 +129,9 @@ def _parts(
     compare: bool,
     kept: Checkpoints,
     untaught: Words | None,
+    parts: int,
 ) -> Steps[Made]:
-    parts = 3 if compare else 2
+    """On the split that was asked for."""
     # The comparison reads every layer: taken at once, no text goes through the model twice.
     layers = range(space.model.blocks + 1) if compare else (options.layer,)
     reading = task_states(space, task, layers=layers, cache_dir=states)
@@ -136,7 +160,6 @@ def _parts(
             ),
         )
         comparison = yield from _part(3, parts, controls, curve=False)
-    yield Progress(1, 1, "saving")
     return Made(task, calibration, comparison)
 
 
@@ -211,8 +234,10 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
     baseline: dict[str, Any] = {"accuracy_baseline": None, "baseline": ""}
     if made.comparison is not None:
         found = made.comparison
-        (folder / "comparison.json").write_bytes(export.dumps(found.to_dict()))
-        save_moved(found.moved, task.labels["test"], folder / MOVED)
+        repeated = None if made.splits is None else made.splits.to_dict()
+        document = {**found.to_dict(), "splits": repeated}
+        (folder / "comparison.json").write_bytes(export.dumps(document))
+        save_moved(found.moved, task.labels["test"], found.plane, folder / MOVED)
         before, after = (one.report.accuracy.value for one in (found.before, found.after))
         sentence = found.sentence
         best = found.baseline

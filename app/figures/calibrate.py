@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -284,6 +284,18 @@ class Movement:
     anchors: tuple[Anchor, ...]
     count: int
     """How many texts there are, of which `points` are drawn."""
+    middle: tuple[float, float]
+    """What stands in the middle of the box."""
+    unit: float
+    """Of the height of the box; its width is `shape` of them."""
+    shape: float
+
+    def place(self, x: float, y: float) -> tuple[str, str]:
+        """From the left and from the top, in percent."""
+        return (
+            percent(0.5 + (x - self.middle[0]) / (self.unit * self.shape)),
+            percent(0.5 - (y - self.middle[1]) / self.unit),
+        )
 
 
 def movement(
@@ -321,10 +333,10 @@ def movement(
     # One unit is equally long both ways: the box is `shape` units wide where it is one high.
     unit = max(span[0] / shape, span[1]) * 1.24
 
+    box = Movement((), (), len(labels), (float(middle[0]), float(middle[1])), float(unit), shape)
+
     def place(xy: Floats) -> tuple[str, str]:
-        x = 0.5 + (float(xy[0]) - middle[0]) / (unit * shape)
-        y = 0.5 - (float(xy[1]) - middle[1]) / unit
-        return percent(x), percent(y)
+        return box.place(float(xy[0]), float(xy[1]))
 
     count = len(labels)
     rows = range(count) if count <= most else np.linspace(0, count - 1, most).astype(int).tolist()
@@ -344,4 +356,4 @@ def movement(
     for i, name in enumerate(names):
         x, y = place(anchors[i])
         marks.append(Anchor(label_colour(i), name, x, y, float(y) < 50))
-    return Movement(points, tuple(marks), count)
+    return replace(box, points=points, anchors=tuple(marks))

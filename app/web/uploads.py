@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from io import BytesIO
+from typing import Final
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -11,6 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.web.problems import ClientGone
 from engine.errors import InputError
+
+PASTED: Final = 2**20
+"""Bytes of a text that stands in a file's place."""
 
 
 def check_type(request: Request) -> None:
@@ -21,26 +26,31 @@ def check_type(request: Request) -> None:
 
 @asynccontextmanager
 async def uploaded(
-    request: Request, *fields: str
+    request: Request, *fields: str, pasted: Callable[[str], str] | None = None
 ) -> AsyncIterator[tuple[UploadFile, Mapping[str, str]]]:
     """The file of a multipart form, in its field ``file``, and the text of its other fields.
 
     Args:
         request: whose body it is.
         fields: the names of the fields that may stand beside the file.
+        pasted: what a file is called whose text comes in the field ``pasted`` in its place; None:
+            there is no such field.
 
     Raises:
         InputError: no file, or another field.
         HTTPException: 400 for a broken form, 408 and 413 past the limits.
         ClientGone: the client left.
     """
-    allowed = ("file", *fields)
+    allowed = ("file", *fields, *(("pasted",) if pasted else ()))
+    most = PASTED if pasted else 8192
     try:
-        async with request.form(max_files=1, max_fields=4, max_part_size=8192) as form:
+        async with request.form(max_files=1, max_fields=4, max_part_size=most) as form:
             if set(form) - set(allowed):
                 only = f"the fields {' and '.join(allowed)}" if fields else "the field file"
                 raise InputError(f"The form has {only} only; take out others.")
-            file = form.get("file")
+            file, text = form.get("file"), form.get("pasted")
+            if pasted and isinstance(text, str) and text.strip():
+                file = UploadFile(BytesIO(text.encode()), filename=pasted(text))
             if not isinstance(file, UploadFile) or not file.filename:
                 raise InputError("Choose a file first; it goes into the field named file.")
             given = {name: form.get(name) for name in fields}

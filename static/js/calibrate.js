@@ -33,6 +33,14 @@
     );
   }
 
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest?.("[data-replay]")) return;
+    const [before, after] = ["view-before", "view-after"].map((id) => document.getElementById(id));
+    before.checked = true;
+    before.getBoundingClientRect(); // so that the way begins anew
+    requestAnimationFrame(() => requestAnimationFrame(() => (after.checked = true)));
+  });
+
   document.addEventListener("pointerover", (event) => {
     const dot = event.target.closest?.("[data-map] [data-row]");
     if (dot) light(dot.dataset.row);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from engine.calibration.evidence.controls import runs_of
@@ -20,7 +20,12 @@ _MODULE: Final = 33 / 8
 
 
 def calibration_parts(
-    space: LatentSpace, task: Task, options: CalibrationOptions, *, compare: bool
+    space: LatentSpace,
+    task: Task,
+    options: CalibrationOptions,
+    *,
+    compare: bool,
+    splits: Sequence[int] = (),
 ) -> Iterator[Part]:
     """The parts of a calibration, in their order; the unit of their cost is a multiplication.
 
@@ -29,6 +34,7 @@ def calibration_parts(
         task: its texts.
         options: of the calibration.
         compare: whether before and after are compared with the controls.
+        splits: seeds of the splits that it is repeated on.
     """
     model, tokens = space.model, {s: sum(map(len, task.ids[s])) for s in SPLITS}
     yield Part(READING, READING, model.parameters * sum(tokens.values()))
@@ -57,3 +63,6 @@ def calibration_parts(
         if layer == options.layer % (model.blocks + 1):  # the first one
             continue
         yield Part(f"probe of layer {layer}", PROBE, one)
+    for seed in splits:
+        for name in ("own", "random"):
+            yield Part(f"split {seed}, bases {name}", TRAINING, training, stops_early=True)

@@ -9,7 +9,7 @@ then the first principal component of the states *before*, orthogonal to it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,15 @@ class Plane:
     variance_after: float
     """The same of the states after."""
     fitted_on: str
+    axes: Numbers = field(repr=False)
+    """W, d × 2."""
+    centre: Numbers = field(repr=False)
+    """The mean of the unit bases (d)."""
+
+    def place(self, states: Tensor) -> Numbers:
+        """Where other states stand in the same plane: n × d to n × 2."""
+        where: Numbers = (_unit(states) - self.centre) @ self.axes
+        return where
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
@@ -76,6 +85,8 @@ def fit_plane(before: Tensor, after: Tensor, bases: Tensor) -> Plane:
         variance_before=_shown(a, axes),
         variance_after=_shown(b, axes),
         fitted_on=words,
+        axes=axes,
+        centre=centre,
     )
 
 

@@ -161,25 +161,7 @@ def calibrated_readings(
     options = calibration.options
     tokens = space.tokenize(prompt, bos=bos, chat=chat)
     layer = options.layer if options.layer >= 0 else options.layer + space.model.blocks + 1
-    raw = space.model.states(tokens.ids, check=check).raw[layer]
-    states = space.model.read_out(raw)
-    after_states = _calibrated(space, calibration, tokens.ids, states, check)
-    check()
-    labels = [LabelToken.from_dict(one) for one in calibration.task_info["labels"]]
-    before = predict_from(
-        centroids_for(space, labels, options),
-        states,
-        options.inference,
-        options.inference_over,
-        options.reading_temperature,
-    )
-    after = calibration.read_calibrated(after_states)
-    for found in (before.scores, after.scores):
-        if not bool(torch.isfinite(found).all()):
-            raise NonFiniteError(
-                f"the readings of layer {layer} are not finite; the model's states or the "
-                "calibration went wrong there."
-            )
+    states, after_states, before, after = read_both(space, calibration, tokens.ids, check=check)
     frame = space.frame(options.frame)
     near_before = _nearest(space, frame, states, options.inference, k, None, check)
     trained = calibration.centroids if options.kind == "head" else None
@@ -206,6 +188,52 @@ def calibrated_readings(
         positions=positions,
         caution=_caution(calibration),
     )
+
+
+@torch.no_grad()
+def read_both(
+    space: LatentSpace,
+    calibration: Calibration,
+    ids: tuple[int, ...],
+    *,
+    last: bool = False,
+    check: Check = no_check,
+) -> tuple[Tensor, Tensor, Prediction, Prediction]:
+    """States of a prompt before and after a calibration (n × d each), and what each side says.
+
+    Args:
+        space: the model.
+        calibration: of that model.
+        ids: of the prompt, n tokens.
+        last: only its last position, n = 1, which is what a calibration is trained on.
+        check: called between layers; raises to stop.
+
+    Raises:
+        NonFiniteError: a score is NaN or infinite.
+    """
+    options = calibration.options
+    layer = options.layer if options.layer >= 0 else options.layer + space.model.blocks + 1
+    states = space.model.read_out(space.model.states(ids, check=check).raw[layer])
+    moved = _calibrated(space, calibration, ids, states, check)
+    if last:
+        states, moved = states[-1:], moved[-1:]
+    check()
+    labels = [LabelToken.from_dict(one) for one in calibration.task_info["labels"]]
+    before = predict_from(
+        centroids_for(space, labels, options),
+        states,
+        options.inference,
+        options.inference_over,
+        options.reading_temperature,
+    )
+    after = calibration.read_calibrated(moved)
+    for found in (before.scores, after.scores):
+        if not bool(torch.isfinite(found).all()):
+            raise NonFiniteError(
+                f"the readings of layer {layer} are not finite; the model's states or the "
+                "calibration went wrong there."
+            )
+    return states, moved, before, after
 
 
 def _calibrated(

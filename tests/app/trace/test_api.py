@@ -402,8 +402,8 @@ def test_every_address_of_the_api_is_described_with_its_errors(
             "jobs/{id}/restart", "sets", "sets/{id}", "calibrations", "calibrations/task",
             "calibrations/{id}", "calibrations/{id}/files", "calibrations/{id}/competitors",
             "calibrations/{id}/ablation", "calibrations/{id}/trace", "readings",
-            "calibrations/{id}/words", "act", "causal", "nudge", "many", "many/{id}",
-            "many/{id}/rows.csv", "uses", "models/cost",
+            "calibrations/{id}/words", "calibrations/{id}/text", "act", "causal", "nudge", "many",
+            "many/{id}", "many/{id}/rows.csv", "uses", "models/cost",
             "history", "history/file", "history/{id}", "history/{id}/file",
         )
     }  # fmt: skip
@@ -420,7 +420,7 @@ def test_every_address_of_the_api_is_described_with_its_errors(
 def test_every_described_address_answers_as_described(shared_client: TestClient) -> None:
     examples = {"frame": "output", "prompt": PROMPT, "token": "cat", "search": "a", "layer": "1",
         "by": "class", "other": "The cat sat", "to": "1", "index": "0", "words": "cat,dog",
-        "twin": TWIN}  # fmt: skip
+        "twin": TWIN, "text": PROMPT}  # fmt: skip
     either = {
         "/api/v1/map/search": {"text": "a"},
         "/api/v1/map/changes": {"to": "1"},
