@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import numpy as np
 import pytest
 from asgi import BASE, HOSTILE, load_tiny, settings_with
 from calibrate_fixture import ablation, comparison, competitors, history
@@ -104,7 +105,7 @@ def test_the_first_visit_shows_what_the_model_would_read(
         assert token.texts[token.ids.index(token.id_used)] in text
     sizes = [e.text for e in got.all("dd")][:3]
     assert sizes == [str(task.size(split)) for split in ("train", "valid", "test")]
-    button = next(e for e in got.all("button") if "Run the calibration" in e.text)
+    button = next(e for e in got.all("button") if "Teach it" in e.text)
     assert "disabled" not in button.attrs
 
 
@@ -312,7 +313,14 @@ def test_the_result_says_what_was_saved(client: TestClient, made: str) -> None:
     saved = client.get(f"/api/v1/calibrations/{made}").json()
     compared = saved["comparison"]
     got = page(client, f"/calibrate/{made}")
-    assert got.one("p", class_="verdict").text == compared["sentence"]
+    assert compared["sentence"] in [e.text for e in got.all("p", class_="verdict")]
+    best = compared["baseline"]
+    headline = got.one("p", class_="headline").text
+    assert share(best["accuracy"]["value"]) in headline
+    assert share(compared["after"]["accuracy"]["value"]) in headline
+    assert best["title"] in got.all("p", class_="verdict")[0].text
+    cards = got.one("ul", class_="verdict-checks")
+    assert len([e for e in got.all("li") if cards in e.within]) == 4
     standing = got.all("table", class_="standing")[0].text
     for part in (
         compared["before"]["accuracy"],
@@ -342,6 +350,53 @@ def test_the_result_says_what_was_saved(client: TestClient, made: str) -> None:
     assert len(lines) == len(compared["rows"]) + 1
     listed = page(client, "/calibrate").all("a", href=f"/calibrate/{made}")
     assert listed
+
+
+def test_a_sentence_of_ones_own_lands_on_the_map(client: TestClient, made: str) -> None:
+    """A test text that is typed in stands where its dot stands, and reads as in the table."""
+    compared = client.get(f"/api/v1/calibrations/{made}").json()["comparison"]
+    row = compared["rows"][0]
+    asked = client.get(f"/api/v1/calibrations/{made}/text", params={"text": row["text"]}).json()
+    assert asked["prompt"] == row["prompt"]
+    for when in ("before", "after"):
+        assert asked[when]["label"] == row[f"predicted_{when}"]
+        assert asked[when]["probability"] == pytest.approx(row[f"probability_{when}"], abs=1e-3)
+        place = [asked[when]["x"], asked[when]["y"]]
+        np.testing.assert_allclose(place, compared["map"][when][0], atol=2e-3)
+    got = page(client, f"/calibrate/{made}?{urlencode({'text': row['text']})}")
+    said = got.one("p", class_="try-said").text
+    for when in ("before", "after"):
+        assert f"{row[f'predicted_{when}']} {share(asked[when]['probability'])}" in said
+    own = got.one("svg", id="own-before")
+    here = [e for e in got.all("circle", class_="was") if own in e.within]
+    dot = next(e for e in got.all("circle") if e.attrs.get("data-row") == "0")
+    for axis in ("cx", "cy"):
+        assert float(here[0].attrs[axis][:-1]) == pytest.approx(float(dot.attrs[axis][:-1]), abs=1)
+    assert page(client, f"/calibrate/{made}").one("input", id="try-text").attrs["value"] == ""
+    empty = client.get(f"/api/v1/calibrations/{made}/text", params={"text": " "})
+    assert empty.status_code == 422
+
+
+def test_rows_are_pasted_and_few_test_texts_are_warned_of(client: TestClient) -> None:
+    lines = [f"It was {n} o'clock;{'wet' if n % 2 else 'dry'}" for n in range(40)]
+    rows = "\n".join(["text;label", *lines])
+    sent = client.post("/calibrate/sets", files={"pasted": (None, rows)}, follow_redirects=False)
+    assert sent.status_code == 303, sent.text[:300]
+    got = page(client, sent.headers["location"])
+    assert any("pasted texts.csv" in e.text for e in got.all("strong"))
+    warned = got.one("fieldset", class_="few")
+    assert "Only 10 texts will be tested: one of them is 10 points" in warned.text
+    offered = [e.attrs["value"] for e in got.all("input", name="splits")]
+    assert offered == ["1", "5", "10"]
+    assert not page(client, "/calibrate").all("fieldset", class_="few")
+    set_id = parse_qs(urlsplit(sent.headers["location"]).query)["set"][0]
+    job, _ = run(client, set_id, epochs="1", splits="3", seed="7")
+    assert job.state == "done", job.problem
+    found = client.get(f"/api/v1/calibrations/{job.result}").json()["comparison"]["splits"]
+    assert found["seeds"] == [7, 8, 9]
+    shown_ = page(client, f"/calibrate/{job.result}")
+    assert "on the average of 3 splits" in shown_.one("p", class_="headline").text
+    assert found["sentence"] in shown_.one("section", id="splits").text
 
 
 def test_a_calibration_is_asked_by_any_words(client: TestClient, made: str) -> None:

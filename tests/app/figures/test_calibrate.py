@@ -169,7 +169,10 @@ def test_the_gain_is_over_the_best_without_training_and_names_it() -> None:
     assert "the model's own answer 80" in first.figure
     for gap, level in ((part(0.3, 0.2, 0.4), "ok"), (part(0.0, -0.1, 0.1), "note")):
         alone = {"accuracy": part(0.8, 0.7, 0.9), "difference": gap}
-        assert levels(changed(thresholds=alone))["More than bias removal?"] == level
+        gained = {**own, "difference": part(0.3, 0.2, 0.4)}
+        found = story(changed(thresholds=alone, baseline=gained), lambda prompt: None).checks[0]
+        assert found.level == level
+        assert ("removal of a bias" in found.note) == (level == "note")
     below = story(changed(chance=0.99), lambda prompt: None)
     assert below.checks[0].answer == "No: it reads below chance"
     assert all("below chance" in row.what for row in below.standings)
@@ -184,7 +187,7 @@ def test_untaught_words_and_left_out_classes_are_told() -> None:
         "random": part(0.3, 0.2, 0.4), "shuffled": None, "chance": 0.5, "note": "Of 9.",
         "random_difference": part(0.5, 0.4, 0.6), "sentence": "It reads.",
     }  # fmt: skip
-    question = "Does it read words it was never taught?"
+    question = "Do the bases matter?"
     for gap, after, level in (
         (part(0.5, 0.4, 0.6), part(0.8, 0.7, 0.9), "ok"),
         (part(0.0, -0.1, 0.1), part(0.8, 0.7, 0.9), "note"),
@@ -194,6 +197,13 @@ def test_untaught_words_and_left_out_classes_are_told() -> None:
     ):
         one = {**measured, "random_difference": gap, "after": after}
         assert levels(changed(untaught=one))[question] == level
+        # Whatever other words say, that random directions learn the taught ones has its sentence.
+        for low, plain in ((-0.1, True), (0.1, False)):
+            gained = part(0.2, low, 0.3)
+            random = {"name": "random-bases", "title": "R", "accuracy": part(0.7, 0.6, 0.8),
+                      "difference": gained, "at_chance": False}  # fmt: skip
+            told = story(changed(untaught=one, controls=[random]), lambda prompt: None)
+            assert ("meaning was not why" in told.checks[-1].note) == plain
     shown = by_words(measured, ["world", "sports", "business", "technology"])
     assert shown.given.splitlines()[:2] == ["world = globe", "sports = football"]
     assert [row.name for row in shown.standings] == [
@@ -207,6 +217,30 @@ def test_untaught_words_and_left_out_classes_are_told() -> None:
     assert told.left_out.rows[0] == ("world", "0.60", "0.70", "0.50")
     assert told.left_out.rows[-1][0] == "mean"
     assert story(comparison(), lambda _: None).left_out is None
+
+
+def test_several_splits_take_the_place_of_one() -> None:
+    """Headline, the first card and the last go by the mean over all splits, and say so."""
+    splits = {
+        "seeds": [42, 43, 44], "tested": 31, "baseline": "the nearest label basis",
+        "untrained": part(0.4, 0.3, 0.5), "after": part(0.42, 0.3, 0.55),
+        "difference": part(0.02, -0.1, 0.14), "per_split": [[0.4, 0.5], [0.4, 0.3], [0.4, 0.46]],
+        "untaught": part(0.5, 0.4, 0.6), "untaught_random": part(0.45, 0.3, 0.6),
+        "untaught_difference": part(0.05, -0.1, 0.2), "sentence": "Over 3 splits.",
+    }  # fmt: skip
+    told = story(changed(splits=splits), lambda prompt: None)
+    assert (told.headline.before, told.headline.after) == (share(0.4), share(0.42))
+    assert "3 splits" in told.headline.what
+    assert "31 texts" in told.headline.what
+    assert "the nearest label basis" in told.headline.baseline
+    first, last = told.checks[0], told.checks[-1]
+    assert (first.level, first.answer) == ("note", "Not beyond the nearest label basis")
+    assert "over 3 splits" in first.figure
+    assert last.level == "note"
+    assert "over 3 splits" in last.figure
+    assert told.splits is not None
+    assert told.splits.rows[1] == ("43", share(0.4), share(0.3))
+    assert story(comparison(), lambda _: None).splits is None
 
 
 def test_figures_of_a_start_are_marked_wherever_they_stand() -> None:
@@ -255,14 +289,14 @@ def test_the_controls_are_named_when_they_say_no() -> None:
         (part(0.0, -0.1, 0.1), False, "fail"),
     ):
         one = {**shuffled, "difference": gap, "at_chance": chance}
-        assert levels(changed(controls=[one]))["And on shuffled labels?"] == level
+        assert levels(changed(controls=[one]))["Better than shuffled labels?"] == level
     for gap, level in (
         (part(0.2, 0.1, 0.3), "ok"),
         (part(0.0, -0.1, 0.1), "note"),
         (part(-0.2, -0.3, -0.1), "fail"),
     ):
         one = {**random, "difference": gap, "at_chance": False}
-        assert levels(changed(controls=[one]))["Do the bases matter, on the taught words?"] == level
+        assert levels(changed(controls=[one]))["Do the bases matter?"] == level
 
 
 def test_the_story_loses_no_text() -> None:
