@@ -34,13 +34,17 @@ _UPLOAD = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "required": ["file"],
                     "additionalProperties": False,
                     "properties": {
                         "file": {
                             "type": "string",
                             "format": "binary",
                             "description": "At most LEXISCOPE_UPLOAD_LIMIT bytes.",
+                        },
+                        "pasted": {
+                            "type": "string",
+                            "maxLength": 100_000,
+                            "description": "Rows as text, the first names the columns; no file.",
                         },
                         "name": {"type": "string", "maxLength": 400},
                     },

@@ -143,7 +143,7 @@ def test_a_refused_form_leaves_the_page_as_it_was(faulty: tuple[Visit, Faults]) 
     visit, faults = faulty
     page = visit.go("/calibrate?epochs=2")
     page.locator("#title").fill("kept while refused")
-    button = page.get_by_role("button", name="Run the calibration")
+    button = page.get_by_role("button", name="Teach it")
     for status in STATUSES:
         faults.refuse("/calibrate/run", status, sentence_of(status), method="POST")
         button.click()
@@ -165,16 +165,14 @@ def test_a_refused_form_leaves_the_page_as_it_was(faulty: tuple[Visit, Faults]) 
 def test_a_file_that_is_refused_can_be_sent_again(faulty: tuple[Visit, Faults]) -> None:
     visit, _ = faulty
     page = visit.go("/calibrate?epochs=7")
-    page.get_by_text("Bring your own").click()
     bad = {"name": "broken.parquet", "mimeType": "text/csv", "buffer": b"PAR1 and no more"}
     page.locator("#file").set_input_files(bad)
-    page.get_by_role("button", name="Add this file").click()
     problem = page.locator("#upload .lost")
     expect(problem).to_contain_text("cannot be read as Parquet")
     expect(page.locator("#epochs")).to_have_value("7")
     good = {"name": "sound.csv", "mimeType": "text/csv", "buffer": b"text,label\na,x\nb,y\n" * 9}
+    expect(page.get_by_role("button", name="Teach it")).to_have_count(0)  # it is not this file
     page.locator("#file").set_input_files(good)
-    page.get_by_role("button", name="Add this file").click()
     expect(page.locator(".set-card:has(input:checked)")).to_contain_text("sound.csv")
 
 

@@ -172,7 +172,7 @@ def test_a_tab_of_the_old_model_is_told_so_and_goes_on_with_its_question(
 
     form = tabs["/calibrate"]
     form.locator("#title").fill("of the old model")
-    form.get_by_role("button", name="Run the calibration").click()
+    form.get_by_role("button", name="Teach it").click()
     problem = form.locator(".run-card .lost")
     expect(problem).to_contain_text(told)
     expect(form.locator("#title")).to_have_value("of the old model")
