@@ -16,7 +16,7 @@ from app.calibrate.question import Name, Template
 from app.calibrate.tables import FRAMES
 from app.web.questions import FormQuestion, ShortText
 from app.web.words import Choice, choices
-from engine.calibration.evidence.splits import MOST
+from engine.calibration.evidence.repeated import MOST
 from engine.calibration.labelled.known import example_sets
 from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tables import Table

@@ -8,7 +8,7 @@ from typing import Literal
 
 from app.calibrate.words import thin
 from app.figures.calibrate import label_colour
-from engine.calibration.evidence.splits import FEW
+from engine.calibration.evidence.repeated import FEW
 from engine.calibration.labelled.rows import Problem
 from engine.calibration.labelled.tables import Table
 from engine.calibration.labelled.tasks import SPLITS, Task

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.web.questions import no_nul
-from engine.calibration.evidence.splits import MOST
+from engine.calibration.evidence.repeated import MOST
 from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.words import WordRule
 from engine.calibration.training.losses import LossName, Scope, Similarity

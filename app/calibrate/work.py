@@ -22,7 +22,7 @@ from engine.calibration.evidence.comparison_result import Comparison
 from engine.calibration.evidence.evaluation import evaluate
 from engine.calibration.evidence.parts import READING, TRAINING, calibration_parts
 from engine.calibration.evidence.protocol import MethodSettings
-from engine.calibration.evidence.splits import Splits, repeat_splits
+from engine.calibration.evidence.repeated import Splits, repeat_splits
 from engine.calibration.evidence.untaught_words import Words
 from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tasks import Task

@@ -379,15 +379,15 @@ ENTRIES: tuple[Explanation, ...] = (
         "intervals",
         "Intervals and scores",
         "Intervals are 95 % bootstraps over test rows; two methods are compared row by row. ECE is "
-        "the mean gap between confidence and accuracy over 15 bins. Over several splits both the splits "
-        "and the distinct rows that were tested are drawn.",
+        "the mean gap between confidence and accuracy over 15 bins. Over several splits both the "
+        "splits and the distinct rows that were tested are drawn.",
         "Efron 1979; Guo et al. 2017 (ECE); Hubert & Arabie 1985 (ARI)",
         False,
         (
             ("calibration.evidence.metrics", "bootstrap_interval"),
             ("calibration.evidence.metrics", "paired_interval"),
             ("calibration.evidence.metrics", "expected_calibration_error"),
-            ("calibration.evidence.splits", "repeat_splits"),
+            ("calibration.evidence.repeated", "repeat_splits"),
         ),
     ),
 )

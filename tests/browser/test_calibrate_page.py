@@ -108,6 +108,7 @@ def test_choosing_another_set_shows_its_prompts(visit: Visit) -> None:
     word.fill("wonderful")
     word.press("Tab")
     expect(page.locator(".prompts")).to_contain_text("wonderful")
+    page.get_by_text("How it learns").click()
     page.locator("#loss").select_option("sm-gt")
     expect(page.locator("#loss")).to_have_value("sm-gt")
     expect(page.get_by_label("Word for positive")).to_have_value("wonderful")

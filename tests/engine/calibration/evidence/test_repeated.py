@@ -9,7 +9,7 @@ import planted_tasks
 import pytest
 from tiny_models import Spaces
 
-from engine.calibration.evidence.splits import repeat_splits
+from engine.calibration.evidence.repeated import repeat_splits
 from engine.calibration.labelled.tasks import Task
 from engine.calibration.training.features import task_states
 from engine.calibration.training.options import CalibrationOptions
