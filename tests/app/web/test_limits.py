@@ -112,7 +112,8 @@ EVERY = list(cases())
 FIXED = {
     "/api/v1/openapi.json", "/model", "/model/frames", "/method", "/method/source/frames",
     "/api/v1/frames/output", "/api/v1/check", "/api/v1/model", "/api/v1/queue", "/health",
-    "/livez", "/ready", "/readyz", "/metrics", "/static/htmx.min.js", "/api/v1/jobs", "/jobs", "/api/v1/sets",
+    "/livez", "/ready", "/readyz", "/metrics", "/static/htmx.min.js", "/api/v1/jobs",
+    "/jobs", "/api/v1/sets",
     "/api/v1/vocabulary", "/model/opening", "/model/open", "/api/v1/models", "/api/v1/models/open",
     "/api/v1/calibrations", "/readings", "/readings/measure", "/api/v1/readings",
     "/uses", "/uses/measure", "/api/v1/uses",
