@@ -41,7 +41,6 @@ def cases() -> Iterator[Case]:
         ("/api/v1/map/changes", {**LAYER, "to": 2}),
         ("/api/v1/map/colour", {**LAYER, "by": "norm"}),
         (f"/api/v1/calibrations/{NOBODY}/trace", {}),
-        (f"/api/v1/calibrations/{NOBODY}/text", {"text": LONG["prompt"]}),
     ]  # fmt: skip
     parts = (
         "/map/layers",
@@ -101,6 +100,8 @@ def cases() -> Iterator[Case]:
         there = f"/api/v1/calibrations/{NOBODY}/{what}"
         yield "POST", there, {"json": {"seeds": 11}}, 10
     yield "GET", f"/api/v1/calibrations/{NOBODY}/words", {"params": {"words": "x" * 3000}}, 2000
+    own = {"text": LONG["prompt"]}
+    yield "GET", f"/api/v1/calibrations/{NOBODY}/text", {"params": own}, PROMPT_CEILING
     yield "POST", f"/calibrate/{NOBODY}/competitors", {"data": {"seeds": "11"}}, 10
     yield "GET", "/calibrate", {"params": {"set": "topics", "epochs": 10**9}}, 2000
     yield "POST", "/calibrate/run", {"data": {"set": "topics", "epochs": 10**9}}, 2000
@@ -115,6 +116,7 @@ FIXED = {
     "/livez", "/ready", "/readyz", "/metrics", "/static/htmx.min.js", "/api/v1/jobs",
     "/jobs", "/api/v1/sets",
     "/api/v1/vocabulary", "/model/opening", "/model/open", "/api/v1/models", "/api/v1/models/open",
+    "/api/v1/models/cost",
     "/api/v1/calibrations", "/readings", "/readings/measure", "/api/v1/readings",
     "/uses", "/uses/measure", "/api/v1/uses",
     "/present", "/present/own", "/present/paris", "/present/paris/8", "/present/paris/8/make",
