@@ -213,7 +213,7 @@ _NUMBERS = (
     "epochs", "temperature", "learning_rate", "batch", "patience", "train", "valid", "test",
 )  # fmt: skip
 _FOLDED = (
-    "target", "loss", "epochs", "splits", "frame", "centroids", "inference", "inference_over",
+    "target", "loss", "epochs", "frame", "centroids", "inference", "inference_over",
     "rule", "temperature", "learning_rate", "batch", "patience", "layer", "seed", "train", "valid",
     "test",
 )  # fmt: skip
