@@ -24,6 +24,8 @@ UNSEEN: Final = 1 / 8
 is told."""
 _BEGUN: Final = 0.05
 """Share of a part from which its own pace counts."""
+_FADES: Final = 0.7
+"""What a part counts beside the next one of its kind: other work may have come or gone since."""
 _NEARLY: Final = 0.95
 """Share that is told of a training that goes on longer than those before it."""
 
@@ -120,7 +122,7 @@ class _Seen:
     cost: float = 0.0
     seconds: float = 0.0
     shares: float = 0.0
-    parts: int = 0
+    parts: float = 0.0
 
     @property
     def end(self) -> float:
@@ -129,5 +131,5 @@ class _Seen:
 
     def ended(self, cost: float, seconds: float, share: float) -> None:
         """Take in a part; one that reported no share counts as whole."""
-        self.cost, self.seconds = self.cost + cost, self.seconds + seconds
-        self.shares, self.parts = self.shares + (share or 1.0), self.parts + 1
+        self.cost, self.seconds = _FADES * self.cost + cost, _FADES * self.seconds + seconds
+        self.shares, self.parts = _FADES * self.shares + (share or 1.0), _FADES * self.parts + 1

@@ -61,6 +61,17 @@ def test_what_is_told_of_the_time_left_is_right_within_a_third(seed: int) -> Non
     assert shares[-1] > 0.9
 
 
+def test_a_pace_that_changes_is_followed() -> None:
+    """Other work comes in between: what went before soon counts for little."""
+    clock = Clock()
+    plan = Schedule([Part(f"{i}", "training", 1.0) for i in range(20)], clock)
+    for i in range(10):
+        clock.now += 1 if i < 5 else 4
+        step = plan.tell(Progress(1, 1, part=f"{i}"))
+    assert step.left is not None
+    assert 2 / 3 <= step.left / (10 * 4) <= 4 / 3
+
+
 def test_no_time_is_told_while_most_of_what_is_left_was_never_seen() -> None:
     clock = Clock()
     plan = Schedule([Part("a", "reading", 1.0), Part("b", "training", 9.0)], clock)
