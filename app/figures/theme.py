@@ -72,7 +72,7 @@ LIGHT = Theme(
     sequential=("#eff4f2", "#d3e6e2", "#a9d2cf", "#73b7bb", "#3f94a1", "#1a6f83", "#0a4760"),
     diverging=("#0a4760", "#3f94a1", "#c9dedd", "#f4f1ea", "#ecc9a6", "#c97a35", "#7d3c05"),
     lines=(
-        "#0b6b74", "#b8430a", "#5b4bb5", "#826400", "#a82f70", "#2463a6", "#4a7410", "#47515a",
+        "#0b6b74", "#b8430a", "#6948b5", "#8e5c34", "#863f92", "#152863", "#014400", "#4b524a",
     ),
 )  # fmt: skip
 DARK = Theme(
@@ -84,7 +84,7 @@ DARK = Theme(
     sequential=("#1e272d", "#1e3c47", "#215668", "#2c7587", "#4a9aa6", "#83c4c3", "#d0f0e2"),
     diverging=("#cdf0fa", "#5fb3c9", "#2b5361", "#2a2d2f", "#63482c", "#d08a45", "#ffe0b8"),
     lines=(
-        "#5cc8d0", "#ffa06a", "#b0a4ff", "#e2c35c", "#f292c4", "#84bbf5", "#aad66e", "#c6cfd6",
+        "#5cc8d0", "#ffa06a", "#a7a0ff", "#fad766", "#c3709b", "#9bc6fb", "#a4bc2f", "#d2d9d1",
     ),
 )  # fmt: skip
 
