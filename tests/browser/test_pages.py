@@ -76,9 +76,9 @@ def test_every_page_is_readable_wide_and_light_narrow_and_dark(
             for node in v["nodes"][:3]
         ]
         assert not serious, "\n".join(serious)
-    before = page.locator("h1").first.bounding_box()
+    before = page.locator(".brand").bounding_box()
     page.evaluate(LARGER_LETTERS)
-    assert page.locator("h1").first.bounding_box() != before, "the letters are as they were"
+    assert page.locator(".brand").bounding_box() != before, "the letters are as they were"
     assert fits(page), "with wider letters"
 
 

@@ -111,3 +111,39 @@ def test_the_first_screen_holds_headline_grid_and_race(visit_to: Open, site: Sit
         assert label is not None
         inside = box["x"] <= label["x"] <= box["x"] + box["width"] - label["width"]
         assert inside, f"the last column at {width} px"
+
+
+def test_the_tour_goes_on_when_the_visitor_acts(visit: Visit) -> None:
+    """Nothing until it is asked for; three tasks, each done by an act; put away, it stays away."""
+    page = visit.go("/?prompt=He+opened+the+door+and+shut+the")
+    expect(page.locator("#grid[data-ready=yes]")).to_be_visible()
+    tour = page.locator(".tour")
+    expect(tour).to_have_count(0)
+    page.get_by_role("button", name="Tour").press("Enter")
+    expect(tour.locator("h2")).to_contain_text("1 of 3")
+    expect(tour.get_by_role("button", name="Put the tour away")).to_be_focused()
+    page.locator("#grid-table > summary").click()
+    page.locator(".cells tbody tr").last.locator("td a").last.click()  # the embedding: not yet
+    expect(page.locator("#cell-title")).to_contain_text("embedding")
+    expect(tour.locator("h2")).to_contain_text("1 of 3")
+    page.locator(".cells td.agrees:last-child a").last.click()
+    expect(tour.locator("h2")).to_contain_text("2 of 3")
+    page.reload()
+    expect(tour.locator("h2")).to_contain_text("2 of 3")  # remembered
+    tour.get_by_role("link", name="Go to Act").click()
+    expect(page.locator("#result .answer")).to_be_visible()
+    expect(tour.locator("h2")).to_contain_text("2 of 3")
+    page.locator("#token").fill("cat")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(tour.locator("h2")).to_contain_text("3 of 3")
+    page.goto(f"{visit.site.url}/?prompt=He+opened+the+door+and+shut+the")
+    page.get_by_role("link", name="random control").click()
+    expect(tour.locator("h2")).to_have_text("That is all three")
+    page.reload()
+    expect(tour).to_have_count(0)
+    page.get_by_role("button", name="Tour").click()
+    page.keyboard.press("Escape")
+    expect(tour).to_have_count(0)
+    page.reload()
+    expect(page.locator("#grid[data-ready=yes]")).to_be_visible()
+    expect(tour).to_have_count(0)

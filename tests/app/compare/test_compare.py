@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -48,6 +49,30 @@ def test_the_page_shows_both_grids_the_difference_and_the_race(shared_client: Te
     assert len(links) == 2
     for link, text in zip(links, (PROMPT, OTHER), strict=True):
         assert page(shared_client, link).one("textarea", id="prompt").text.strip() == text
+
+
+def test_the_named_readings_read_both_prompts(shared_client: TestClient) -> None:
+    """Each is a link that keeps the prompts and every other setting."""
+    here = f"/compare?prompt={PROMPT}&other={OTHER}&align=characters&bos=no"
+    got = page(shared_client, here)
+    assert got.one("section", id="result").attrs["data-reading"] == (
+        "cosine, semantic bases (output side)"
+    )
+    chips = {
+        one.text: one
+        for one in got.all("a", class_="chip")
+        if [parent for parent in one.within if parent.attrs.get("aria-label") == "Readings"]
+    }
+    assert {"the paper's", "logit lens", "random control"} <= set(chips)
+    assert "aria-current" in chips["the paper's"].attrs
+    assert "aria-current" not in chips["logit lens"].attrs
+    asked = parse_qs(urlsplit(chips["logit lens"].attrs["href"]).query)
+    assert asked == {
+        "prompt": [PROMPT], "other": [OTHER], "align": ["characters"], "bos": ["no"],
+        "geometry": ["matmul"], "frame": ["head"],
+    }  # fmt: skip
+    there = page(shared_client, chips["logit lens"].attrs["href"])
+    assert there.one("section", id="result").attrs["data-reading"].startswith("matrix product, ")
 
 
 def test_without_a_question_it_asks_for_two_prompts(shared_client: TestClient) -> None:

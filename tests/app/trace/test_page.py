@@ -16,6 +16,7 @@ from app import main
 from app.figures import theme
 from app.main import create_app
 from app.trace.question import TraceQuery, examples_of
+from engine import LatentSpace
 from engine.model.vocabulary import visible
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -282,6 +283,27 @@ def test_a_cell_says_in_words_only_what_chance_does_not(shared_client: TestClien
     ]
     control = page(shared_client, f"{asked}&panel=words&frame=random").one(id="words")
     assert ("no more than chance" in control.text) != ("together" in control.text)
+
+
+@pytest.mark.parametrize("path", ["/trace/words?", "/?panel=words&"])
+def test_a_word_is_pinned_beside_the_answer_and_its_rivals(
+    shared_client: TestClient, reference: LatentSpace, path: str
+) -> None:
+    """Those of the cell's own position: the model's answer, and the two nearest others on top."""
+    prompt, place = "The cat sat on the", 2
+    trace = reference.trace(prompt)
+    answer = int(reference.model.logits(reference.tokenize(prompt).ids)[place].argmax())
+    nearest = [int(i) for i in trace.top_ids[-1, place] if int(i) != answer][:2]
+    got = page(shared_client, f"{path}prompt={prompt}&cell=3,{place}")
+    links = [
+        parse_qs(urlsplit(one.attrs["href"]).query)["pin"]
+        for one in got.all("a", class_="tok-link")
+        if "words" in [parent.attrs.get("id") for parent in one.within]
+    ]
+    assert links
+    for pins in links:
+        assert {answer, *nearest} <= {int(one) for one in pins}
+        assert len(pins) <= 4
 
 
 def test_downloads_and_snippet_carry_the_settings(shared_client: TestClient) -> None:
