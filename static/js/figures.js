@@ -439,8 +439,28 @@
     scan(root);
   }
 
+  // What a speaker points at. Figures that are drawn later move it: it is kept in view until the
+  // speaker does something.
+  let growing = null;
+  function point(selector, root) {
+    growing?.disconnect();
+    let target = null;
+    try {
+      target = selector && $(selector, root);
+    } catch {
+      // what a file points at may be no selector
+    }
+    if (!target) return;
+    target.classList.add("pointed");
+    const show = () => target.scrollIntoView({ block: target.offsetHeight > innerHeight / 2 ? "start" : "nearest" });
+    growing = new ResizeObserver(show);
+    growing.observe(root);
+    for (const kind of ["wheel", "pointerdown", "keydown"]) addEventListener(kind, () => growing.disconnect(), { once: true, capture: true });
+    show();
+  }
+
   // What the scripts of the map and of the header use as well.
-  Object.assign(window.lexiscope, { plotly, palette, say, here, figure, redrawn });
+  Object.assign(window.lexiscope, { plotly, palette, say, here, figure, redrawn, point });
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();

@@ -71,21 +71,7 @@
   }
 
   channel?.postMessage({ story: bar.dataset.story, step: bar.dataset.step });
-  let target = null;
-  try {
-    target = bar.dataset.point && $(bar.dataset.point);
-  } catch {
-    // what a file points at may be no selector
-  }
-  if (target) {
-    target.classList.add("pointed");
-    // Figures that are drawn later move it; until the speaker does something it is kept in view.
-    const show = () => target.scrollIntoView({ block: target.offsetHeight > innerHeight / 2 ? "start" : "nearest" });
-    const growing = new ResizeObserver(show);
-    growing.observe($("#main"));
-    for (const kind of ["wheel", "pointerdown", "keydown"]) addEventListener(kind, () => growing.disconnect(), { once: true, capture: true });
-    show();
-  }
+  window.lexiscope.point(bar.dataset.point, $("#main"));
   const go = (link) => link && !link.hidden && location.assign(link.href);
   const keys = {
     ArrowRight: () => go(bar.querySelector("[data-on]")),

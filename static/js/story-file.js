@@ -1,7 +1,7 @@
 // The player inside of a story that was saved as one page: the same keys, dots and pictures, no server.
 "use strict";
 (() => {
-  const { redrawn } = window.lexiscope;
+  const { redrawn, point: pointed } = window.lexiscope;
   const slides = [...document.querySelectorAll("template.slide")];
   const main = document.getElementById("main");
   const make = (name, text = "", kind = "") => {
@@ -57,15 +57,7 @@
     });
     scrollTo(0, 0);
     redrawn(main);
-    try {
-      const target = point && main.querySelector(point);
-      if (target) {
-        target.classList.add("pointed");
-        target.scrollIntoView({ block: "nearest" });
-      }
-    } catch {
-      // what a file points at may be no selector
-    }
+    pointed(point, main);
   }
 
   const keys = {
