@@ -108,7 +108,11 @@ def difference(
                 ticktext=[layer_label(layer) for layer in found.layers], showgrid=False,
                 automargin=False,
             ),
-            meta={"kind": "grid"},
+            meta={
+                "kind": "grid",
+                "layers": list(found.layers),
+                "positions": [pair[0] for pair in found.pairs],
+            },
         )
     )  # fmt: skip
     return figure

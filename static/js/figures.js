@@ -153,6 +153,7 @@
     figure.layout.width = width(element, figure.layout);
     await Plotly.newPlot(element, figure.data, figure.layout, still);
     element.dataset.ready = "yes";
+    element.dispatchEvent(new CustomEvent("lexiscope:drawn", { bubbles: true, detail: figure }));
     if (element.dataset.plot === "grid") {
       element.on("plotly_click", (event) => {
         const point = event.points.find((p) => p.data.meta?.part === "cells");
@@ -333,6 +334,7 @@
       const x = Math.min(Math.max(column + step[1], 0), positions.length - 1);
       outline(target, y, x);
       reveal(target);
+      target.dispatchEvent(new CustomEvent("lexiscope:cursor", { bubbles: true, detail: { figure, row: y, column: x } }));
       if (target.closest(".high")) gridCaptions.clear(target, figure.layout, y);
       const cell = $(`.cells [data-cell="${layers[y]},${positions[x]}"]`);
       say(cell?.getAttribute("aria-label") ?? `layer ${layers[y]}, position ${positions[x]}`);
