@@ -96,7 +96,7 @@ async def compare_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
         query=query,
         examples=tuple(
             Choice(a, f"{a} / {b}", (a, b) == (query.prompt, query.other),
-                   href=_link(request, query, prompt=a, other=b))
+                   href=_link(request, query, prompt=a, other=b, run=None, other_run=None))
             for a, b in EXAMPLES
         ),
         presets=preset_choices(best, query, partial(_link, request, query)),
@@ -145,7 +145,10 @@ def _sides(runs: Runs, query: CompareQuery) -> tuple[tuple[str, tuple[Choice, ..
     out = []
     for name, chosen in (("run", query.run), ("other_run", query.other_run)):
         shown = [one for n, one in enumerate(found) if n < RUNS or one.id == chosen]
-        rows = [(one.id, f"{one.prompt[:60]} ({one.reading}, {one.created[:16]})") for one in shown]
+        rows = [
+            (one.id, f"{one.prompt[:60]} ({one.reading}, {one.created[:16]})", one.prompt)
+            for one in shown
+        ]
         out.append((name, choices([("", "the text above"), *rows], chosen or "")))
     return tuple(out)
 

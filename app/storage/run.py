@@ -46,7 +46,7 @@ class Run:
     model: ModelInfo
     versions: dict[str, str]
     created: float = 0.0
-    """Seconds since 1970; 0: as it is kept."""
+    """When it was kept, seconds since 1970."""
 
     @property
     def id(self) -> str:

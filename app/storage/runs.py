@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,6 +91,7 @@ class Runs:
         store = self._store()
         if states is not None and states.raw.nbytes > self.limit // _STATES:
             states = None
+        run = replace(run, created=time.time())
         body = pack([Kept(run, value, states)])
         if len(body) > self.limit:
             raise OptionError(

@@ -86,6 +86,16 @@
     });
   }
 
+  // A kept run or a text stands on a side of Compare: whichever was chosen last.
+  document.addEventListener("input", (event) => {
+    const side = event.target.closest(".field");
+    const kept = side?.querySelector("[data-kept] select");
+    if (!kept) return;
+    const text = side.querySelector("textarea");
+    if (event.target === text) kept.value = "";
+    else if (kept.value) text.value = kept.selectedOptions[0].dataset.text;
+  });
+
   document.addEventListener("lexiscope:drawn", (event) => {
     if (event.target.dataset.linked) link(event.target, event.detail);
   });

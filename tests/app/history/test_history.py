@@ -266,7 +266,7 @@ def test_an_export_is_imported_as_the_same_runs(kept: Any, space: LatentSpace) -
     with serving(settings_with(**KEPT), space) as client:
         assert [r["id"] for r in send(client, one).json()["runs"]] == [runs["act"]["id"]]
         assert send(client, whole).status_code == 201
-        same = ("id", "kind", "prompt", "strip", "model", "has_states", "reading")
+        same = ("id", "kind", "prompt", "created", "strip", "model", "has_states", "reading")
         found = {one["id"]: one for one in listed(client)}
         assert {(i, *map(str, map(r.get, same))) for i, r in found.items()} == {
             (r["id"], *map(str, map(r.get, same))) for r in before
