@@ -73,7 +73,7 @@ def recording(
             them, so that another prompt can be compared with it. None: they are not.
     """
     runs: Runs = request.app.state.runs
-    if not runs.wanted:
+    if not runs.wanted or _ahead(request):
         return None
     opened, client = explorer.models.required(), client_of(request)
 
@@ -98,3 +98,10 @@ def recording(
         await aside(partial(runs.keep, run, value, held, client=client))
 
     return BackgroundTask(keep)
+
+
+def _ahead(request: Request) -> bool:
+    """Whether a script fetched the page ahead, as a stage does, and nobody looks at it yet."""
+    headers = request.headers
+    looked = "hx-request" in headers or "text/event-stream" in headers.get("accept", "")
+    return headers.get("sec-fetch-dest") == "empty" and not looked

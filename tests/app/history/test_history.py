@@ -154,6 +154,8 @@ def test_one_question_is_one_run_and_the_newest_stands_first(space: LatentSpace)
         client.get("/")  # nothing was asked yet
         client.get(f"/api/v1/trace?prompt={PROMPT}")
         client.get(f"/api/v1/generate?prompt={PROMPT}&tokens=2")
+        fetched = {"sec-fetch-site": "same-origin", "sec-fetch-dest": "empty"}
+        client.get(f"/?prompt={PROMPT}&layers=2", headers=fetched)  # ahead, as a stage does
         assert listed(client) == []
         for query in ("", "&cell=1,2", "&colour=entropy", "&pin=5&curve=score"):
             client.get(f"/?prompt={PROMPT}{query}")
