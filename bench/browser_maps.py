@@ -41,7 +41,7 @@ PAGE = """{% import "_macros.html" as ui %}<!doctype html><html lang="en" class=
 <link id="plotly.js-style-global" class="no-inline-styles" rel="stylesheet"
  href="/static/css/plotly.css"><link rel="stylesheet" href="/static/css/map.css">
 {% for part in ["questions", "figures", "map-points", "map-cloud", "map-common", "map-paint",
- "map-look", "map-layers", "pointer", "map-touch", "map-panel", "map"] %}
+ "map-names", "map-look", "map-layers", "pointer", "map-touch", "map-panel", "map"] %}
 <script defer src="/static/js/{{ part }}.js"></script>{% endfor %}</head><body><main class="wrap">
 <select data-colour hidden><option value="class"></option></select>
 {% include "maps/_panel.html" %}</main><div id="live"></div></body></html>"""

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from engine.maps.arrays import Doubles, Floats
+from engine.maps.arrays import Bools, Doubles, Floats, Longs
 from engine.maps.options import MapOptions, versions
 from engine.maps.quality import Quality
 from engine.maps.reduction import UmapResult
@@ -27,8 +27,12 @@ FOLDER: Final = Path(__file__).with_name("atlases")
 _STEPS: Final = 65_535
 OPTIONS: Final = MapOptions(projection="umap")
 """What an atlas shows: all bases as they are by default, in the plane."""
-_FREE: Final = frozenset({"layer", "state", "lens", "bos", "chat", "prompt", "side"})
-"""Settings that change nothing where no state is on the map."""
+_FREE: Final = frozenset({"layer", "state", "lens", "bos", "chat", "prompt", "texts", "side"})
+"""Settings that are about states: none lays the bases out otherwise."""
+STATES_NOTE: Final = (
+    "The atlas was laid out without the text: each of its states stands at the word whose basis is"
+    " nearest to it (cosine), however near that is."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +46,12 @@ class Atlas:
 
 
 def is_atlas(options: MapOptions, width: int) -> bool:
-    """Whether these are the settings of an atlas.
+    """Whether these are the settings of an atlas, whatever states are drawn on it.
 
     Args:
         width: of the model: there are no more principal axes.
     """
-    if options.prompt or options.calibration is not None:
+    if options.calibration is not None:
         return False
     one, other = options.to_dict(), OPTIONS.to_dict()
     for plain in (one, other):
@@ -74,6 +78,23 @@ def find_atlas(model: str) -> Atlas | None:
         atlas=meta["digest"],
     )
     return Atlas(meta, result)
+
+
+def with_states(result: UmapResult, nearest: Longs, placed: Bools) -> UmapResult:
+    """An atlas with states on it, each where its nearest basis is.
+
+    Args:
+        nearest: of each state the id of the basis that is nearest to it (n).
+        placed: which of them are finite; the others have no place (n).
+    """
+    at = np.where(placed[:, None], result.coordinates[nearest], np.nan)
+    assert result.labels is not None
+    none = np.full((len(result.labels), len(nearest)), -1, dtype=np.int32)
+    return replace(
+        result,
+        coordinates=np.concatenate([result.coordinates, at.astype(np.float32)]),
+        labels=np.concatenate([result.labels, none], axis=1),
+    )
 
 
 def _places(steps: np.ndarray, limits: Doubles) -> Floats:

@@ -10,14 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from engine.errors import NonFiniteError, OptionError
 from engine.maps.arrays import Floats
-from engine.maps.atlas import find_atlas, is_atlas
+from engine.maps.atlas import STATES_NOTE, find_atlas, is_atlas, with_states
 from engine.maps.axes import Axes, variance_of_moments, variance_shown
 from engine.maps.border import Border, Window, draw_border, join, window
+from engine.maps.frames import first_bases
 from engine.maps.options import SIDES, MapNotReady, MapOptions, versions
 from engine.maps.points import ALONE, has_place
 from engine.maps.preprocessing import PREPROCESSINGS, treat_states
@@ -60,7 +62,7 @@ class Drawer:
         o = scene.options
         layout = PROJECTIONS[o.projection].layout
         if layout is not None:
-            return self._draw_layout(scene, layout)
+            return self._draw_layout(scene, layout, check)
         coordinates, axes, notes, seen = self._place(scene, check)
         window_, shared = self._window(scene, coordinates, check)
         shown, of = self._variance(scene, seen, axes, check)
@@ -79,8 +81,9 @@ class Drawer:
             variance_of_bases=of_bases,
         )
 
-    def layout(self, scene: Scene) -> UmapResult | None:
-        """The finished layout of a scene; None where there is none yet."""
+    def layout(self, scene: Scene, check: Check) -> UmapResult | None:
+        """The finished layout of a scene; None where there is none yet. On an atlas a state stands
+        where its nearest basis does."""
         name = self._scenes.fingerprint(scene)
         result = self._umap_cache.get(name, (len(scene.points), scene.options.dims))
         if result is not None or not self._shipped:
@@ -89,19 +92,30 @@ class Drawer:
         if not is_atlas(scene.options, model.width):
             return None
         atlas = find_atlas(model.fingerprint)
-        return None if atlas is None else atlas.result
+        if atlas is None or not scene.states:
+            return None if atlas is None else atlas.result
+        states = self._scenes.states(scene, check)
+        placed = has_place(states)
+        nearest = np.zeros(len(states), dtype=np.int64)
+        if placed.any():
+            frame = self._space.frame(scene.options.frame_key)
+            found = first_bases(frame, torch.from_numpy(states[placed]), "cosine", 1, check)
+            nearest[placed] = found.ids[:, 0].cpu().numpy()
+        return with_states(atlas.result, nearest, placed)
 
-    def _draw_layout(self, scene: Scene, layout: Layout) -> Map:
+    def _draw_layout(self, scene: Scene, layout: Layout, check: Check) -> Map:
         o = scene.options
-        result = self.layout(scene)
+        result = self.layout(scene, check)
         if result is None:
             raise MapNotReady(
                 f"this {PROJECTIONS[o.projection].title} map is not made yet; start its job and"
                 " look again when it is done."
             )
         xy = result.coordinates
-        border = draw_border(xy, window(xy, scene.points.kind), shared=False)
+        border = draw_border(xy, _window_of(xy, scene.points.kind), shared=False)
         notes = layout.notes(o, result, self._space.model.width)
+        if result.atlas and scene.states:
+            notes.append(STATES_NOTE)
         return self._finish(
             scene,
             xy,

@@ -176,7 +176,7 @@ class MapMaker:
         self, options: MapOptions, *, floor: bool = True, check: Check = no_check
     ) -> Steps[Map]:
         """Both parts and the map, in one thread; a layout that ships is not made again."""
-        kept = self._drawer.layout(self._scenes.scene(self.resolve(options), check))
+        kept = self._drawer.layout(self._scenes.scene(self.resolve(options), check), check)
         if kept is not None and kept.atlas:
             return self.map(options, check=check)
         problem = self.umap_problem(options, check=check)
@@ -202,7 +202,7 @@ class MapMaker:
         scene = self._scenes.scene(self.resolve(options), check)
         if PROJECTIONS[options.projection].layout is None:
             return ()
-        result = self._drawer.layout(scene)
+        result = self._drawer.layout(scene, check)
         return () if result is None else regions_of(result, scene.points)
 
     def points(self, options: MapOptions, *, check: Check = no_check) -> MapPoints:

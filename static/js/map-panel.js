@@ -44,15 +44,15 @@
 
     async load() {
       const { urls, fingerprint } = this.source;
-      const [Plotly, buffer, words, areas] = await Promise.all([
-        plotly(),
-        bytes(this.url(urls.points, { layer: this.layer })),
+      // The dots wait for no names.
+      const named = Promise.all([
         this.source.vocabulary ? json(urls.vocabulary) : null,
         this.flat && urls.regions ? json(this.url(urls.regions)) : null,
       ]);
+      named.catch(() => {}); // told below
+      const [Plotly, buffer] = await Promise.all([plotly(), bytes(this.url(urls.points, { layer: this.layer }))]);
       if (!this.root.isConnected) return;
-      this.words = words?.labels ?? [];
-      this.regions = areas?.regions ?? [];
+      [this.words, this.regions] = [[], []];
       this.setRuns(this.source);
       this.places = P.columns(buffer, this.source.dims);
       this.fingerprint = fingerprint;
@@ -65,6 +65,9 @@
       this.index();
       this.element.dataset.ready = "yes";
       this.home = this.view();
+      const [words, areas] = await named;
+      if (!this.root.isConnected) return;
+      [this.words, this.regions] = [words?.labels ?? [], areas?.regions ?? []];
       await this.colour($("[data-colour]")?.value);
       this.names();
       this.show(Number(this.root.dataset.point ?? -1));

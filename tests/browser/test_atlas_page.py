@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from driving import PATIENCE_MS, Open, Site, Visit, until
-from playwright.sync_api import Page, expect
-from test_map_page import PLACE, open_map
+from playwright.sync_api import Page, Route, expect
+from test_map_page import PLACE, open_map, pixels, ready
 
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=PATIENCE_MS)
@@ -38,7 +38,16 @@ def range_of(page: Page) -> Any:
 
 def test_the_picture_is_the_page_and_what_is_found_is_flown_to(visit_to: Open, site: Site) -> None:
     opened = visit_to(site, viewport=STAGE, reduced_motion="reduce")
-    page = open_map(opened, ATLAS)
+    # The dots are there before the words are: one answer that is held back.
+    held: list[Route] = []
+    opened.page.route("**/api/v1/vocabulary*", held.append)
+    page = opened.go(ATLAS)
+    expect(page.locator("#map-a[data-ready]")).to_be_attached()
+    until(page, lambda: bool(held))
+    assert pixels(page) > 500
+    assert page.locator("#map-a .scatterlayer text").count() == 0
+    held.pop().continue_()
+    ready(page)
     box = page.locator("#map-a").bounding_box()
     assert box is not None
     assert box["y"] < 0.2 * STAGE["height"]

@@ -13,9 +13,11 @@ from asgi import PROMPT
 from PIL import Image
 from same_numbers import assert_same_text
 from starlette.testclient import TestClient
+from tiny_models import SMALL
 
 from app.cli import main as cli
 from app.maps.files.export import FORMATS, read
+from engine.maps import UmapProcess
 
 QUESTION = {"prompt": PROMPT, "layer": 1, "preprocessing": "centred", "select": "search:a"}
 OPTIONS = ["--prompt", PROMPT, "--layer", "1", "--preprocessing", "centred", "--select", "search:a"]
@@ -160,6 +162,25 @@ def test_a_file_that_is_no_map_is_a_mistake(where: list[str], tmp_path: Path, ca
     file.write_text('{"a": 1}')
     assert cli.main(["verify", str(file), *where]) == 2
     assert "holds no map" in capfd.readouterr().err
+
+
+def test_the_atlas_is_used_where_there_is_one(
+    tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The contract of `lexiscope map`: no UMAP is run, and the file verifies by its quality."""
+    if not (SMALL / "config.json").is_file():
+        pytest.skip("the small model is not there")
+    monkeypatch.setattr(UmapProcess, "layout", lambda *_, **__: pytest.fail("it was laid out"))
+    file = tmp_path / "map.html"
+    where = ["--model", str(SMALL), "--device", "cpu", "--threads", "1"]
+    words = ["--select", "all", "--projection", "umap", "--out", str(file)]
+    assert cli.main(["map", *words, *where]) == 0
+    document = read(file.read_bytes())
+    assert json.loads(document["meta"])["atlas"]
+    assert cli.main(["verify", str(file), *where]) == 0
+    said = capfd.readouterr().out
+    assert "the same picture" in said
+    assert "a random picture" in said
 
 
 @pytest.mark.slow

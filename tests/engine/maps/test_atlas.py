@@ -62,7 +62,8 @@ def test_no_other_model_and_no_other_settings_have_the_atlas() -> None:
     assert is_atlas(OPTIONS, 64)
     assert is_atlas(replace(OPTIONS, principal=64, layer=3, state="raw"), 64)
     for other in (
-        {"seed": 1}, {"prompt": "a"}, {"select": "search:a"}, {"dims": 3}, {"frame": "head"},
+        {"seed": 1}, {"vocabulary": "alone"}, {"select": "search:a"}, {"dims": 3},
+        {"frame": "head"},
         {"preprocessing": "raw"}, {"neighbours": 5}, {"principal": 50}, {"projection": "shared"},
     ):  # fmt: skip
         assert not is_atlas(replace(OPTIONS, **other), 64)
@@ -165,6 +166,29 @@ def test_regions_are_named_by_central_words_of_their_own(maker: MapMaker) -> Non
             first = [vocabulary.texts[i].strip().casefold() for i in words[:2]]
             assert region.names[0].casefold() in first  # a tie may turn by rounding
     assert maker.regions(MapOptions()) == ()
+
+
+def test_a_text_stands_on_the_atlas_at_its_nearest_words(maker: MapMaker) -> None:
+    """By brute force in float64; the bases do not move, and it is said that nothing was laid out
+    for the text."""
+    if find_atlas(maker.space.model.fingerprint) is None:
+        pytest.skip("the small model's atlas does not ship")
+    alone = maker.map(OPTIONS)
+    bases = normalize(maker.space.frame("output").vectors(range(alone.n)).double().numpy())
+    seen = set()
+    for layer in (3, maker.space.model.blocks):
+        options = replace(OPTIONS, prompt="The old king and the queen", layer=layer)
+        drawn = maker.map(options)
+        np.testing.assert_array_equal(drawn.coordinates[: alone.n], alone.coordinates)
+        states = maker.vectors(options)[alone.n :].astype(np.float64)
+        near = (normalize(states) @ bases.T).argmax(axis=1)
+        np.testing.assert_array_equal(drawn.coordinates[alone.n :], alone.coordinates[near])
+        assert any("laid out without the text" in note for note in drawn.warnings)
+        assert maker.regions(options) == maker.regions(OPTIONS)
+        seen.add(tuple(near.tolist()))
+    assert len(seen) == 2  # the path goes from word to word
+    report = verify(maker, json.loads(json.dumps(drawn.to_dict())))
+    assert report.ok, report.sentence
 
 
 @pytest.mark.slow
