@@ -19,11 +19,13 @@
       const { start, count } = this.runs.points;
       const wanted = $("[data-names]")?.checked ?? true;
       const path = this.runs.path.count <= 48 ? this.runs.path : { start: 0, count: 0 };
-      const regions = wanted ? N.regions(this.regions, view) : { shown: [], boxes: [] };
+      const name = (i) => this.label(i);
+      const own = N.written(this.grid, view, name, path);
+      const regions = wanted ? N.regions(this.regions, view, own) : { shown: [], boxes: [] };
       // Among named regions single words come when one is near.
       const near = !this.regions.length || this.crowd(view, NEAR) < NEAR;
       const some = wanted && near && count && start === 0;
-      const points = some ? N.names(this.grid, view, count, (i) => this.label(i), path, regions.boxes) : [];
+      const points = some ? N.names(this.grid, view, count, name, path, regions.boxes) : [];
       const trace = this.figure.data[this.trace("names")];
       const at = points.map((one) => one.i);
       const { x, y } = this.pick(at);

@@ -41,6 +41,19 @@
     return shown;
   }
 
+  // Where a name above its dot is written.
+  function box_above(grid, view, i, text, size) {
+    const x = ((grid.x[i] - view.x0) * view.width) / (view.x1 - view.x0);
+    const y = ((view.y1 - grid.y[i]) * view.height) / (view.y1 - view.y0);
+    const half = width(text.replace(/^␣/, ""), size) / 2 + 2;
+    return { x0: x - half, x1: x + half, y0: y - size - 9, y1: y - 3 };
+  }
+
+  // Where the text's own tokens are.
+  function written(grid, view, label, path) {
+    return Array.from({ length: path.count }, (_, k) => box_above(grid, view, path.start + k, label(path.start + k), 13));
+  }
+
   function names(grid, view, count, label, path, taken_by = [], room = [104, 46]) {
     if (count <= FEW && !path.count) return few(grid, view, count, label);
     const across = Math.max(Math.floor(view.width / room[0]), 1);
@@ -61,14 +74,8 @@
     });
     // Where a name of a region or of the text's own tokens is written, no other is; and names of two
     // patches may still meet: the better one stays.
-    const [px, py] = [view.width / (view.x1 - view.x0), view.height / (view.y1 - view.y0)];
-    const box_of = (i) => {
-      const [x, y] = [(grid.x[i] - view.x0) * px, (view.y1 - grid.y[i]) * py];
-      const half = width(label(i).replace(/^␣/, ""), 11.5) / 2 + 2;
-      return { x0: x - half, x1: x + half, y0: y - 20, y1: y - 3 };
-    };
-    const boxes = [...taken_by];
-    for (let k = path.start; k < path.start + path.count; k++) boxes.push(box_of(k));
+    const box_of = (i) => box_above(grid, view, i, label(i), 11.5);
+    const boxes = [...taken_by, ...written(grid, view, label, path)];
     const shown = [];
     for (const place of [...taken.keys()].sort((a, b) => rank[a] - rank[b])) {
       const i = taken[place];
@@ -89,10 +96,10 @@
 
   // The regions whose names have room: large before small. One that fills the view names nothing in
   // it, one that is a speck has to wait until one is nearer.
-  function regions(all, view) {
+  function regions(all, view, taken_by = []) {
     const [px, py] = [view.width / (view.x1 - view.x0), view.height / (view.y1 - view.y0)];
     const small = Math.min(view.width, view.height);
-    const boxes = [];
+    const boxes = [...taken_by];
     const shown = [];
     for (const region of all) {
       const { size, words, weight } = LEVELS[Math.min(region.level, LEVELS.length - 1)];
@@ -132,5 +139,5 @@
     return order.slice(0, limit).map(([word]) => word);
   }
 
-  window.lexiscope.names = { names, regions, complete };
+  window.lexiscope.names = { names, regions, written, complete };
 })();
