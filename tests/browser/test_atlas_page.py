@@ -40,7 +40,7 @@ def test_the_picture_is_the_page_and_what_is_found_is_flown_to(visit_to: Open, s
     opened = visit_to(site, viewport=STAGE, reduced_motion="reduce")
     # The dots are there before the words are: one answer that is held back.
     held: list[Route] = []
-    opened.page.route("**/api/v1/vocabulary*", held.append)
+    opened.page.route("**/api/v1/vocabulary*", lambda route: held.append(route))
     page = opened.go(ATLAS)
     expect(page.locator("#map-a[data-ready]")).to_be_attached()
     until(page, lambda: bool(held))
