@@ -128,7 +128,7 @@ def test_a_map_says_what_could_not_be_fetched(faulty: tuple[Visit, Faults]) -> N
     expect(page.locator(".map-panel .lost")).to_contain_text(sentence_of(507))
     faults.stop()
     again(page, ".map-panel")
-    expect(page.locator(".map-legend .map-scale")).to_be_visible()
+    expect(page.locator(".map-legend .map-scale").first).to_be_visible()
     expect(page.locator(".map-panel .lost")).to_have_count(0)
     faults.refuse("/", 413, sentence_of(413))
     page.get_by_role("button", name="One layer back").click()
