@@ -48,6 +48,16 @@ class ControlDocument(Document):
     probability_after: float
 
 
+class WrittenDocument(Document):
+    """What follows the prompt."""
+
+    tokens: int
+    before: str
+    once: str
+    after: str
+    control: str | None
+
+
 class ActDocument(Document):
     """What an action does."""
 
@@ -57,6 +67,7 @@ class ActDocument(Document):
     kl: float
     controls: list[ControlDocument]
     beyond_controls: bool
+    written: WrittenDocument | None
 
 
 class CausalDocument(Document):
@@ -74,7 +85,9 @@ async def act(
 ) -> Response:
     """What one action inside the model does to its answer, beside the controls."""
     write = explorer.writer(query.prompt)
-    body = await explorer.document(request, write, effect, query.prompt, query.action())
+    body = await explorer.document(
+        request, write, effect, query.prompt, query.action(), query.writing()
+    )
     return json_answer(body)
 
 

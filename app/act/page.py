@@ -13,10 +13,10 @@ from starlette.background import BackgroundTask
 from starlette.responses import RedirectResponse, Response
 
 from app.act.many import ManyQuestion
-from app.act.question import ActingQuestion, PartName
-from app.act.reading import RUNNER_UP, ActReading, read
+from app.act.question import ActingQuestion, GoingOn, PartName
+from app.act.reading import RUNNER_UP, ActReading, Colour, read
 from app.act.work import start_causal
-from app.figures.act import COLUMNS, causal, controls, reading
+from app.figures.act import COLUMNS, causal, controls, ranks, reading
 from app.figures.theme import FRAMES, payload
 from app.jobs.lanes import JobsDep
 from app.method.terms import TERMS, Term
@@ -27,7 +27,7 @@ from app.web.rendering import Page, as_text, link, render
 from app.web.words import Choice, choices, seconds
 from engine.errors import InputError, NonFiniteError
 from engine.frames.kinds import FRAMES as FRAMES_BY_NAME
-from engine.interventions.action import PARTS, Action
+from engine.interventions.action import PARTS, Action, default_layer
 from engine.interventions.effect import Answer
 from engine.interventions.sentences import spans
 from engine.model.vocabulary import Token, visible
@@ -42,10 +42,15 @@ DOES = (
     ("scale", "scale", "Multiply what a block, its attention or its MLP gives."),
     ("patch", "patch", "Put in the state that another prompt has there."),
 )
+_COLOURS = (
+    ("moved", "how far the state moved", "As a share of its length."),
+    ("kl", "KL of the readings", "Before to after, nats."),
+    ("rank", "rank of the watched token", "Before → after, by cosine."),
+)
 _PARTS = tuple((part, {"mlp": "MLP"}.get(part, part)) for part in PARTS)
 
 
-class ActQuery(ActingQuestion, PageQuestion):
+class ActQuery(ActingQuestion, GoingOn, PageQuestion):
     """The whole state of the page."""
 
     prompt: PromptText | None = None
@@ -59,12 +64,14 @@ class ActQuery(ActingQuestion, PageQuestion):
     part: PartName = "block"
     source: PromptText | None = None
     twin: PromptText | None = None
+    colour: Colour = "moved"
+    """What the grid with the action is coloured by."""
 
     def action(self) -> Action:
         """The engine's action; raises OptionError."""
         where = self.where()
         if not FRAMES_BY_NAME[self.frame].dialled:
-            where["alpha"] = None
+            where["alpha"] = where["ridge"] = None
         texts, away = (
             tuple(line for line in text.splitlines() if line.strip())
             for text in (self.texts, self.texts_from)
@@ -100,7 +107,7 @@ EXAMPLES: Mapping[str, tuple[Example, ...]] = {
             "Paris becomes Rome",
             "One push of 0.3 of the state's length at layer 25 of 30, and the capital of France is"
             " Rome; none of five random pushes of that size does anything like it.",
-            _CAPITAL | {"token": "Rome", "foil": "Paris", "layers": "25"},
+            _CAPITAL | {"token": "Rome", "foil": "Paris", "layers": "25", "generate": 12},
         ),
         Example(
             "… and at layer 20 it does not",
@@ -147,9 +154,12 @@ class ActPage:
     does: tuple[Choice, ...]
     frames: tuple[Choice, ...]
     parts: tuple[Choice, ...]
+    colours: tuple[Choice, ...]
     kept: tuple[tuple[str, object], ...]
     """State that no visible field of this action holds."""
     default_layer: int
+    layers: int
+    """With the embedding."""
     found: ActReading | None
     where: str
     """Layers and positions in words."""
@@ -171,14 +181,15 @@ class ActPage:
 
 _FIELDS = {
     "steer": ("token", "foil", "dose", "absolute", "random", "texts", "texts_from", "frame",
-              "alpha"),
-    "swap": ("token", "foil", "frame", "alpha"),
-    "ablate": ("token", "random", "texts", "texts_from", "frame", "alpha"),
+              "alpha", "ridge"),
+    "swap": ("token", "foil", "frame", "alpha", "ridge"),
+    "ablate": ("token", "random", "texts", "texts_from", "frame", "alpha", "ridge"),
     "zero": ("part",),
     "scale": ("part", "factor"),
     "patch": ("source",),
 }  # fmt: skip
-_ALWAYS = ("prompt", "layers", "positions", "target", "bos", "chat")
+_ALWAYS = ("prompt", "layers", "positions", "target", "bos", "chat", "generate", "temperature",
+           "seed")  # fmt: skip
 
 
 @router.get("/act", response_class=HTMLResponse)
@@ -201,6 +212,8 @@ async def act_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
                 query.action(),
                 query.twin,
                 request.app.state.runs,
+                query.writing(),
+                query.colour,
             )
         except (InputError, NonFiniteError) as error:
             problem = str(error)
@@ -246,7 +259,7 @@ def _link(request: Request, query: ActQuery, **changes: Any) -> str:
     fields = ActQuery.model_fields
     state = query.model_dump(exclude_defaults=True) | changes
     kept = {k: v for k, v in state.items() if k == "prompt" or v != fields[k].default}
-    for name in ("dose", "factor", "alpha"):
+    for name in ("dose", "factor", "alpha", "ridge", "temperature"):
         if isinstance(kept.get(name), float):
             kept[name] = f"{kept[name]:g}"
     return link(request, "/act", **kept)
@@ -263,7 +276,8 @@ def _page(
     shown = (*_ALWAYS, *_FIELDS[query.do], "do")
     defaults = ActQuery.model_fields
     state = query.model_dump()
-    shown = shown if found is None else (*shown, "twin")  # the twin's field stands in the result
+    # The twin's field and the colours stand in the result.
+    shown = shown if found is None else (*shown, "twin", "colour")
     kept = [(n, v) for n, v in state.items() if n not in shown and v != defaults[n].default]
     asked = query.model_dump(exclude_defaults=True)
     examples = tuple(
@@ -288,12 +302,14 @@ def _page(
         frames=choices(FRAMES, query.frame),
         parts=choices(_PARTS, query.part),
         kept=tuple(kept),
-        default_layer=max(1, round(5 * blocks / 6)),
+        default_layer=default_layer(blocks),
+        layers=blocks + 1,
         found=found,
         where="" if found is None else where(found),
         token=token,
         rows=() if found is None else rows(found),
         figures={} if found is None else figures(found),
+        colours=choices(_COLOURS, query.colour),
         window="" if found is None else window(found),
         takes=None if found is None or found.seconds is None else seconds(found.seconds),
         map_action=link(request, "/act/causal"),
@@ -333,10 +349,16 @@ def rows(found: ActReading) -> tuple[tuple[str, float, int, Answer], ...]:
 
 def figures(found: ActReading) -> dict[str, dict[str, Any]]:
     """The figures of an action, by their names."""
+    if found.cells is None:
+        after = reading(found.after, cells=found.effect.moved, what="moved by")
+    elif found.colour == "kl":
+        after = reading(found.after, cells=found.cells.divergence, what="KL")
+    else:
+        after = ranks(found.after, found.cells.rank_before, found.cells.rank_after)
     out = {
         "controls": payload(controls(found.effect)),
         "before": payload(reading(found.before)),
-        "after": payload(reading(found.after, moved=found.effect.moved)),
+        "after": payload(after),
     }
     if found.causal is not None:
         out["causal"] = payload(causal(found.causal))
@@ -361,7 +383,7 @@ def _exports(request: Request, query: ActQuery, found: ActReading) -> dict[str, 
         "scale": {"scale": action.part, "factor": action.factor},
         "patch": {"patch_from": action.source},
     }  # fmt: skip
-    own = set(ActingQuestion.model_fields) - {"factor"}
+    own = (set(ActingQuestion.model_fields) | set(GoingOn.model_fields)) - {"factor"}
     where = query.model_dump(include=own, exclude_defaults=True)
     plain = Action(kind="zero")
     fields = {

@@ -6,14 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.web.questions import PromptText, Question, RangeText, ShortText
+from app.web.questions import Alpha, PromptText, Question, RangeText, Ridge, ShortText
 from engine.errors import OptionError
 from engine.frames.kinds import FrameName
 from engine.interventions.action import DOSE, FACTOR, LARGEST, Action
+from engine.interventions.written import Writing
 
 PartName = Literal["block", "attention", "mlp"]
 Strength = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 MAX_TEXTS = 64
+MAX_WRITTEN = 64
 Texts = Annotated[tuple[PromptText, ...], Field(max_length=MAX_TEXTS)]
 
 
@@ -28,8 +30,8 @@ class ActingQuestion(Question):
     absolute: bool = Field(False, description="The dose is in the units of the states instead.")
     factor: Strength = Field(FACTOR, description="What 'scale' multiplies by.")
     frame: FrameName = Field("output", description="The frame that gives tokens their directions.")
-    alpha: float | None = Field(None, ge=-0.5, le=1, description="Where the frame 'dial' stands: "
-        "0 head rows, 0.5 tight, 1 semantic bases; left out: 0.1.")  # fmt: skip
+    alpha: Alpha = None
+    ridge: Ridge = None
     target: ShortText | None = Field(None, description="The token whose probability is watched; "
         "left out: what the action is about.")  # fmt: skip
     bos: Literal["auto", "yes", "no"] = Field("auto", description="Whether the model's first "
@@ -41,7 +43,21 @@ class ActingQuestion(Question):
         return {name: getattr(self, name) for name in ActingQuestion.model_fields}
 
 
-class ActQuestion(ActingQuestion):
+class GoingOn(Question):
+    """How far the text goes on, before and after."""
+
+    generate: int = Field(0, ge=0, le=MAX_WRITTEN, description="Write so many tokens on as the "
+        "model is, under the action and under a random one, held meanwhile.")  # fmt: skip
+    temperature: float = Field(0.0, ge=0, le=100, description="Of the draws of what is written; 0 "
+        "takes the likeliest token.")  # fmt: skip
+    seed: int = Field(0, ge=0, le=2**53, description="Of the draws.")
+
+    def writing(self) -> Writing:
+        """The engine's options."""
+        return Writing(self.generate, self.temperature, self.seed)
+
+
+class ActQuestion(ActingQuestion, GoingOn):
     """A prompt and one thing that is done to the model while it reads it."""
 
     prompt: PromptText = Field(description="The text that is read.")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from app.act.work import recall
 from app.storage.runs import Runs
 from engine import LatentSpace, Trace, TraceOptions
+from engine.compare.acted import ActedCells, acted_cells
 from engine.errors import InputError, OptionError
 from engine.interventions.action import Action
 from engine.interventions.causal import CausalMap
 from engine.interventions.effect import Effect, answers, effect
 from engine.interventions.nudge import Nudge, nudge
 from engine.interventions.sentences import causal_sentence, effect_sentence, nudge_sentence
+from engine.interventions.written import NOTHING, Writing
 from engine.progress import Check
+
+Colour = Literal["moved", "kl", "rank"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class ActReading:
     """Of the map; or why there can be none; empty where no twin was named."""
     seconds: float | None
     """What a map that is not computed yet would take."""
+    colour: Colour = "moved"
+    """What the grid with the action is coloured by."""
+    cells: ActedCells | None = None
+    """What it is coloured by needs; None where the states' movement is enough."""
 
     def to_dict(self) -> dict[str, Any]:
         """The effect's JSON with its sentence, and the traces on either side."""
@@ -41,9 +49,18 @@ class ActReading:
 
 
 def read(
-    space: LatentSpace, prompt: str, action: Action, twin: str | None, runs: Runs, *, check: Check
+    space: LatentSpace,
+    prompt: str,
+    action: Action,
+    twin: str | None,
+    runs: Runs,
+    writing: Writing = NOTHING,
+    colour: Colour = "moved",
+    *,
+    check: Check,
 ) -> ActReading:
-    """An action's effect, the traces before and after, the nudge and the causal map if known.
+    """An action's effect, the traces before and after, what is written under it, the nudge and the
+    causal map if known; and where a colour needs them, every cell's reading before and after.
 
     A push without a token goes from the model's own answer to the next one.
     """
@@ -51,11 +68,15 @@ def read(
         raw = space.states(prompt, **action.settings, check=check).raw
         first, second = answers(space, raw[-1:, -1])[0].topk(2).indices.tolist()
         action = replace(action, random=None, token=second, foil=first)
-    found = effect(space, prompt, action, check=check)
+    found = effect(space, prompt, action, writing, check=check)
     options = TraceOptions(bos=action.bos, chat=action.chat)
     before = space.trace(prompt, options, check=check)
     with space.act(found.action, check=check):
         after = space.trace(prompt, options, check=check)
+    apart = None
+    if colour != "moved":
+        target = found.target.id
+        apart = acted_cells(space, prompt, found.action, target, options, check=check)
     small, said = None, ""
     try:
         small = nudge(space, prompt, found.target.id, **action.settings, check=check)
@@ -81,6 +102,8 @@ def read(
         causal,
         where,
         seconds,
+        colour,
+        apart,
     )
 
 

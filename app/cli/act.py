@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.act.many import ManyTable
-from app.act.question import ActingQuestion, ActQuestion, NudgeQuestion
+from app.act.question import ActingQuestion, ActQuestion, GoingOn, NudgeQuestion
 from app.cli.options import Mistake, add, space_of
 from app.cli.terminal import document, follow, visible, write
 from app.model.open_model import facts_of
@@ -51,7 +51,7 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     act.add_argument("--from", dest="foil", metavar="FOIL", help="Steer away from this token.")
     act.add_argument("--from-texts", nargs="+", default=(), metavar="TEXT", help="And away from "
                      "the mean state after these.")  # fmt: skip
-    add(act, ActingQuestion, *ActingQuestion.model_fields)
+    add(act, ActQuestion, *ActingQuestion.model_fields, *GoingOn.model_fields)
     act.add_argument("--json", action="store_true", help="The JSON of /api/v1/act.")
     act.set_defaults(run=_act)
 
@@ -89,7 +89,7 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
 
 def _question(given: argparse.Namespace) -> ActQuestion:
     names = ("prompt", "steer", "random", "swap", "ablate", "zero", "scale", "patch_from",
-             *ActingQuestion.model_fields)  # fmt: skip
+             *ActingQuestion.model_fields, *GoingOn.model_fields)  # fmt: skip
     asked = {name: value for name in names if (value := getattr(given, name)) is not None}
     if given.foil is not None:
         asked["from"] = given.foil
@@ -104,7 +104,7 @@ def _act(given: argparse.Namespace) -> int:
     question = _question(given)
     action = question.action()
     space = space_of(given)
-    found = effect(space, question.prompt, action)
+    found = effect(space, question.prompt, action, question.writing())
     if given.json:
         return document(space, found, question.prompt)
     return write(visible(_act_text(found, effect_sentence(found, space.vocabulary))))
@@ -118,6 +118,11 @@ def _act_text(found: Effect, sentence: str) -> str:
     ]
     lines = [f"{what:32} {share(p):>12} {rank:>8,}  {word(text)}" for what, p, rank, text in rows]
     head = f"{'':32} {'P(target)':>12} {'rank':>8}  answer"
+    said = found.written
+    if said is not None:
+        sides = (("before", said.before), ("once", said.once), ("held", said.after),
+                 (said.what, said.control))  # fmt: skip
+        lines += ["", *(f"{what}: {text!r}" for what, text in sides if text is not None)]
     return "\n".join([sentence, "", head, *lines, "", f"KL {found.kl:.4f} nats", ""])
 
 

@@ -24,7 +24,7 @@ from app.figures.theme import (
 )
 from engine.interventions.causal import CausalMap
 from engine.interventions.effect import Effect
-from engine.trace.result import Trace
+from engine.trace.result import Ints, Trace
 
 Floats = NDArray[np.float32]
 KINDS = {"random": "five random", "opposite": "opposite sign", "layer": "another layer"}
@@ -83,27 +83,52 @@ def controls(found: Effect, *, dark: bool = False) -> go.Figure:
     return figure
 
 
-def reading(trace: Trace, *, moved: Floats | None = None, dark: bool = False) -> go.Figure:
-    """A trace's first tokens; coloured by their probability, or by how far each state moved.
+def reading(
+    trace: Trace, *, cells: Floats | None = None, what: str = "probability", dark: bool = False
+) -> go.Figure:
+    """A trace's first tokens; coloured by their probability, or by other numbers of the cells.
 
     Args:
         trace: what was read.
-        moved: layer × position, shares of a state's length; None: the probabilities.
+        cells: layer × position, at least 0; None: the probabilities.
+        what: they are, in a word.
         dark: colours for a dark page.
     """
     last = slice(max(0, len(trace.positions) - COLUMNS), None)
     ids = trace.top_ids[:, last, 0]
-    z = trace.top_probabilities[:, last, 0] if moved is None else moved[:, last]
-    what = "probability" if moved is None else "moved by"
+    z = trace.top_probabilities[:, last, 0] if cells is None else cells[:, last]
     return _grid(
         np.where(trace.finite[:, last], z, np.nan),
         [[_label(trace, int(i)) for i in row] for row in ids],
         trace.layers,
         [(p, trace.tokens[p].piece or trace.tokens[p].label) for p in trace.positions[last]],
         what,
-        high=min(1.0, max(0.05, float(np.nanmax(z, initial=0.0)))),
+        high=max(0.05, float(np.nanmax(z, initial=0.0))),
         above=[_label(trace, int(i)) for i in trace.final_ids[last]],
         dark=dark,
+    )
+
+
+def ranks(trace: Trace, before: Ints, after: Ints, *, dark: bool = False) -> go.Figure:
+    """A token's rank in every cell before → after; strong colour: first afterwards."""
+    last = slice(max(0, len(trace.positions) - COLUMNS), None)
+    old, new = before[:, last], after[:, last]
+    z = 1 - np.log(np.maximum(new, 1)) / np.log(max(2, int(new.max())))
+    pairs = zip(old.tolist(), new.tolist(), strict=True)
+    texts = [
+        [f"{a:,} → {b:,}" if a != b else f"{b:,}" for a, b in zip(*row, strict=True)]
+        for row in pairs
+    ]
+    return _grid(
+        np.where(trace.finite[:, last], z, np.nan).astype(np.float32),
+        texts,
+        trace.layers,
+        [(p, trace.tokens[p].piece or trace.tokens[p].label) for p in trace.positions[last]],
+        "nearness",
+        high=1.0,
+        above=[_label(trace, int(i)) for i in trace.final_ids[last]],
+        dark=dark,
+        cut=22,
     )
 
 

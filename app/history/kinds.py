@@ -203,6 +203,8 @@ def check_shapes(found: Any) -> None:
             sides = (found.before, found.after)
             for one in (*sides, *((found.causal,) if found.causal is not None else ())):
                 check_shapes(one)
+            if found.cells is not None:
+                _fits(found.cells, found.effect.moved.shape)
         case Generation():
             for column in found.columns:
                 _fits(column, (len(found.columns[0].entropy),))

@@ -181,10 +181,38 @@ def write(
     Raises:
         NonFiniteError: the model's logits are not finite; the columns so far stand.
     """
-    sampler, ends = Sampler(reader.options), end_ids(model)
+    for one in _steps(model, tokens, reader.options, check):
+        yield reader.column(*one, check)
+
+
+def continuation(
+    model: LanguageModel, tokens: Tokens, options: GenerateOptions, *, check: Check = no_check
+) -> str:
+    """What follows a prompt, as text; nothing is read.
+
+    Args:
+        model: a causal one, with room for the text (:func:`check_room`).
+        tokens: the prompt.
+        options: how many tokens, chosen how.
+        check: called before each block; raises to stop.
+
+    Raises:
+        NonFiniteError: the model's logits are not finite.
+    """
+    chosen = [token for *_, token, _ in _steps(model, tokens, options, check)]
+    return _continued(model.tokenizer, tokens.ids, chosen)
+
+
+def _steps(
+    model: LanguageModel, tokens: Tokens, options: GenerateOptions, check: Check
+) -> Iterator[tuple[Tensor, Tensor, int, int, int, int, bool]]:
+    """The text goes on: the states at a position (layer × 1 × 1 × residual width), the logits after
+    it, the number of the new token, the position, the token there, the new one, and whether it was
+    forced."""
+    sampler, ends = Sampler(options), end_ids(model)
     ids = torch.tensor([tokens.ids])
     new, past = ids, None
-    for index in range(reader.options.tokens):
+    for index in range(options.tokens):
         states, whole, past = model.advance(new, past, check=check)
         logits = whole[0].cpu()
         position = ids.shape[1] - 1
@@ -195,9 +223,7 @@ def write(
             )
         token, forced = sampler.next(logits)
         before = int(ids[0, -1])
-        yield reader.column(
-            states[:, :, -1:], logits, index, position, before, token, forced, check
-        )
+        yield states[:, :, -1:], logits, index, position, before, token, forced
         if token in ends:
             return
         chosen = torch.tensor([[token]])

@@ -57,6 +57,7 @@ class Action(Plain):
     frame: str = "output"
     """The frame that gives a token its direction."""
     alpha: float | None = None
+    ridge: float | None = None
     bos: str = "auto"
     chat: bool = False
     target: int | str | None = None
@@ -67,7 +68,7 @@ class Action(Plain):
         _one_of("part", self.part, PARTS)
         _one_of("when", self.when, WHEN)
         _one_of("bos", self.bos, BOS)
-        key_of(self.frame, self.alpha)
+        key_of(self.frame, self.alpha, self.ridge)
         for name in ("dose", "factor"):
             value = getattr(self, name)
             if not math.isfinite(value) or abs(value) > LARGEST:
@@ -89,7 +90,7 @@ class Action(Plain):
     @property
     def frame_key(self) -> str:
         """The frame with its dial."""
-        return key_of(self.frame, self.alpha)
+        return key_of(self.frame, self.alpha, self.ridge)
 
     @property
     def places(self) -> str:

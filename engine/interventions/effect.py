@@ -9,7 +9,7 @@ of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -32,6 +32,7 @@ from engine.interventions.plan import (
     resolved,
 )
 from engine.interventions.space import Space
+from engine.interventions.written import NOTHING, Writing, Written, write_on
 from engine.json_number import plain
 from engine.model.ranges import parse_range
 from engine.progress import Check, no_check
@@ -99,6 +100,8 @@ class Effect:
     beyond_controls: bool
     moved: NDArray[np.float32] = field(repr=False)
     """layer × position: ‖h′ − h‖/‖h‖."""
+    written: Written | None = None
+    """None where nothing was to be written."""
 
     @property
     def turned(self) -> bool:
@@ -126,16 +129,25 @@ class Effect:
             "controls": plain(self.controls),
             "beyond_controls": self.beyond_controls,
             "moved": plain(self.moved),
+            "written": plain(self.written),
         }
 
 
-def effect(space: Space, prompt: str, action: Action, *, check: Check = no_check) -> Effect:
+def effect(
+    space: Space,
+    prompt: str,
+    action: Action,
+    writing: Writing = NOTHING,
+    *,
+    check: Check = no_check,
+) -> Effect:
     """Read a prompt as it is, under an action, and under the action's controls.
 
     Args:
         space: called on its thread.
         prompt: any text within the limits.
         action: what is done.
+        writing: whether the text goes on as well, each time.
         check: raises to stop.
 
     Raises:
@@ -160,7 +172,10 @@ def effect(space: Space, prompt: str, action: Action, *, check: Check = no_check
     logits = answers(space, torch.cat([before[-1:, -1], after[-1:, -1], beside]))
     if not bool(torch.isfinite(torch.logsumexp(logits[:2], 1)).all()):
         raise NonFiniteError("this model's answer to the prompt is not finite; choose another.")
-    return _effect(space, prompt, action, layers, positions, (before, after), logits, planned)
+    found = _effect(space, prompt, action, layers, positions, (before, after), logits, planned)
+    if not writing.tokens:
+        return found
+    return replace(found, written=write_on(space, prompt, action, edits, planned, writing, check))
 
 
 def run(space: Space, ids: Sequence[int], edits: Edits, check: Check) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.frames.decomposition import HeadDecomposition
 from engine.frames.frame import Frame
@@ -39,4 +39,8 @@ class Space(Protocol):
         self, prompt: str, *, bos: str = "auto", chat: bool = False, check: Check = ...
     ) -> States:
         """The hidden states of a prompt before the final norm."""
+        ...
+
+    def continuation(self, prompt: str, *, check: Check = ..., **settings: Any) -> str:
+        """What follows a prompt, as text."""
         ...

@@ -16,11 +16,10 @@ from engine.maps import MapMaker
 from engine.model.opening import Tell
 from engine.progress import Check
 from engine.space.acting import Acting
-from engine.space.writing import Writing
 from engine.trace.contexts import ContextFinder
 
 
-class LatentSpace(Writing, Acting):
+class LatentSpace(Acting):
     """One model with its frames; opened by :func:`engine.load`."""
 
     def _begin(self, check: Check, tell: Tell) -> None:

@@ -20,11 +20,12 @@ from engine.model.state_cache import StateCache
 from engine.progress import Check, Steps, no_check
 from engine.space.bases import Bases
 from engine.space.reading import Reading
+from engine.space.writing import Writing
 
 _MAPS: Final = 64
 
 
-class Acting(Reading, Bases):
+class Acting(Writing, Reading, Bases):
     """Interventions, and what is learned by many of them."""
 
     @cached_property

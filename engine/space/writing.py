@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.generation.column import Column, Generation
 from engine.generation.options import GenerateOptions
-from engine.generation.write import Reader, check_room, generation, write
+from engine.generation.write import Reader, check_room, continuation, generation, write
 from engine.model.language_model import LanguageModel
 from engine.model.prompts import Tokens
 from engine.progress import Check, Progress, drain, no_check
@@ -59,6 +59,19 @@ class Writing(Fitted):
     ) -> Generator[Column | Progress, None, Generation]:
         """The same in steps: a column each, then the controls; returns the finished text."""
         return generation(*self._to_write(prompt, options, settings), check=check)
+
+    def continuation(
+        self,
+        prompt: str,
+        options: GenerateOptions | None = None,
+        *,
+        check: Check = no_check,
+        **settings: Any,
+    ) -> str:
+        """What follows a prompt, as text and without any reading; the same tokens as
+        :meth:`generate` chooses."""
+        model, tokens, reader = self._to_write(prompt, options, settings)
+        return continuation(model, tokens, reader.options, check=check)
 
     def _to_write(
         self, prompt: str, options: GenerateOptions | None, settings: dict[str, Any]

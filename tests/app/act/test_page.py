@@ -51,6 +51,28 @@ def test_every_action_shows_what_its_json_says(shared_client: TestClient, do: st
     )
 
 
+def test_what_is_written_and_how_each_cell_changes(shared_client: TestClient) -> None:
+    asked = {"prompt": PROMPT, **QUERIES["steer"], "generate": 3, "dose": 0.9}
+    dialled = {"frame": "dial", "alpha": 1.0, "ridge": 0.1}
+    json = shared_client.get("/api/v1/act", params={
+        "prompt": PROMPT, "steer": "#70", "from": "#75", "layers": "2", "generate": 3, "dose": 0.9,
+        **dialled}).json()  # fmt: skip
+    assert json["written"]["tokens"] == 3
+    assert json["action"]["ridge"] == 0.1
+    for colour, words in (("moved", "the state moved far"), ("kl", "KL of the readings before"),
+                          ("rank", "near the first")):  # fmt: skip
+        page = shared_client.get("/act", params=asked | dialled | {"colour": colour})
+        assert page.status_code == 200
+        assert words in page.text
+        for side in ("before", "once", "after", "control"):
+            assert html.escape(json["written"][side]) in page.text
+    assert 'data-count="' in page.text
+    # A dial that stands in the form beside another frame is no mistake.
+    assert shared_client.get("/act", params=asked | {"ridge": 0.1}).status_code == 200
+    too_many = shared_client.get("/act", params=asked | {"generate": 65})
+    assert too_many.status_code == 422
+
+
 def test_the_first_visit_has_an_action_ready(shared_client: TestClient) -> None:
     """Of a model without examples: from its own answer to the token that stands second."""
     page = shared_client.get("/act")
