@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse, Response
 
 from app import version
 from app.act.question import ActingQuestion, PartName
+from app.calibrate.text_sets import text_set
 from app.jobs.api import JobDocument, job_answer
 from app.jobs.job import JobView
 from app.jobs.lanes import Jobs, JobsDep
@@ -31,7 +32,16 @@ from app.web.questions import PageQuestion, PromptText
 from app.web.rendering import link, render
 from engine import LatentSpace
 from engine.interventions.action import Action
-from engine.interventions.many import Case, Done, Many, facts, name_of, parse_cases
+from engine.interventions.many import (
+    MOST,
+    Case,
+    Done,
+    Many,
+    facts,
+    labelled_cases,
+    name_of,
+    parse_cases,
+)
 from engine.interventions.sentences import many_sentence, spans
 from engine.json_number import plain
 from engine.progress import Check, Steps
@@ -51,13 +61,21 @@ class ManyQuestion(ActingQuestion):
     cases: PromptText = Field("", description="Lines 'prompt | target | own answer | other "
         "prompt', of which the last two may be left out; empty: the facts that ship.")  # fmt: skip
 
+    label_set: Annotated[str, Field(max_length=40)] = Field("", description="Instead of cases a "
+        "label set by its name or id: each text, with the next label as wanted answer."
+        )  # fmt: skip
+    limit: int = Field(100, ge=1, le=MOST, description="Texts of it at most, evenly spaced.")
+
     def action(self) -> Action:
         """The engine's action; each case brings its own tokens."""
         blank: dict[str, Any] = {"token": "a", "foil": "b", "source": "a"}
         return Action(kind=self.do, part=self.part, **blank, **self.where() | {"target": None})
 
-    def listed(self) -> tuple[Case, ...]:
+    async def listed(self, request: Request) -> tuple[Case, ...]:
         """The cases; raises OptionError."""
+        found = await text_set(request, self.label_set)
+        if found is not None:
+            return labelled_cases(found.read, found.labels or [""] * len(found.read), self.limit)
         return parse_cases(self.cases) if self.cases.strip() else facts()
 
 
@@ -168,9 +186,8 @@ async def many_post(
     request: Request, query: ManyQuestion, explorer: ExplorerDep, jobs: JobsDep
 ) -> Response:
     """Run an action over many prompts in the background; answers with the job."""
-    return job_answer(
-        request, await start(request, explorer, jobs, query.listed(), query.action()), 202
-    )
+    cases = await query.listed(request)
+    return job_answer(request, await start(request, explorer, jobs, cases, query.action()), 202)
 
 
 @router.get("/api/v1/many/{id}", tags=["api"], responses=described(ManyDocument))
@@ -195,7 +212,7 @@ async def many_form(
     request: Request, form: Annotated[ManyForm, Form()], explorer: ExplorerDep, jobs: JobsDep
 ) -> Response:
     """Begin; the job's page shows how far it is."""
-    job = await start(request, explorer, jobs, form.listed(), form.action())
+    job = await start(request, explorer, jobs, await form.listed(request), form.action())
     return RedirectResponse(link(request, f"/jobs/{job.id}"), 303)
 
 

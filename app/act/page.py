@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from app.act.many import ManyQuestion
 from app.act.question import ActingQuestion, GoingOn, PartName
 from app.act.reading import RUNNER_UP, ActReading, Colour, read
 from app.act.work import start_causal
+from app.calibrate.sets import Sets
 from app.figures.act import COLUMNS, causal, controls, ranks, reading
 from app.figures.theme import FRAMES, payload
 from app.jobs.lanes import JobsDep
@@ -173,6 +175,7 @@ class ActPage:
     """What the causal map would take."""
     map_action: str
     many_action: str
+    sets: tuple[Choice, ...]
     many_fields: tuple[tuple[str, object], ...]
     exports: Mapping[str, str]
     problem: str | None
@@ -217,7 +220,9 @@ async def act_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
             )
         except (InputError, NonFiniteError) as error:
             problem = str(error)
-    context = _page(request, query, known, found, problem, facts.blocks)
+    kept: Sets = request.app.state.sets
+    sets = [(one.id, one.name) for one in await asyncio.to_thread(kept.all)]
+    context = _page(request, query, known, found, problem, facts.blocks, sets)
     answer = render(
         request,
         "act/page.html",
@@ -272,6 +277,7 @@ def _page(
     found: ActReading | None,
     problem: str | None,
     blocks: int,
+    sets: list[tuple[str, str]],
 ) -> ActPage:
     shown = (*_ALWAYS, *_FIELDS[query.do], "do")
     defaults = ActQuery.model_fields
@@ -314,6 +320,7 @@ def _page(
         takes=None if found is None or found.seconds is None else seconds(found.seconds),
         map_action=link(request, "/act/causal"),
         many_action=link(request, "/act/many"),
+        sets=choices([("", "none"), *sets], ""),
         many_fields=tuple(
             (name, as_text(value))
             for name, value in asked.items()

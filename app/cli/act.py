@@ -11,15 +11,17 @@ from pydantic import ValidationError
 
 from app.act.many import ManyTable
 from app.act.question import ActingQuestion, ActQuestion, GoingOn, NudgeQuestion
+from app.calibrate.text_sets import example_text_set
 from app.cli.options import Mistake, add, space_of
 from app.cli.terminal import document, follow, visible, write
 from app.model.open_model import facts_of
 from app.web import export
 from app.web.errors import validation_sentence
+from engine.calibration.labelled.known import example_sets
 from engine.interventions.action import KINDS, PARTS, Action
 from engine.interventions.causal import CausalMap
 from engine.interventions.effect import Effect, effect
-from engine.interventions.many import Many, facts, parse_cases
+from engine.interventions.many import Many, facts, labelled_cases, parse_cases
 from engine.interventions.nudge import nudge
 from engine.interventions.sentences import (
     causal_sentence,
@@ -69,6 +71,8 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     over.add_argument("action", choices=KINDS, help="What is done.")
     over.add_argument("--cases", type=Path, metavar="FILE", help="Lines 'prompt | target | own "
                       "answer | other prompt'. Without it: the facts that ship.")  # fmt: skip
+    over.add_argument("--set", choices=sorted(example_sets()), help="Instead a label set that "
+                      "ships: each text, with the next label as the wanted answer.")  # fmt: skip
     over.add_argument("--part", choices=PARTS, default="block", help="Of zero and scale.")
     names = (n for n in ActingQuestion.model_fields if n != "target")
     add(over, ActingQuestion, *names)
@@ -163,7 +167,11 @@ def _many(given: argparse.Namespace) -> int:
     where = {name: getattr(given, name) for name in ActingQuestion.model_fields if name != "target"}
     swapped: dict[str, Any] = {"token": "a", "foil": "b", "source": "a"}  # each case brings its own
     action = Action(kind=given.action, part=given.part, **swapped, **where)
-    cases = facts() if given.cases is None else parse_cases(_read(given.cases))
+    if given.set is not None:
+        one = example_text_set(given.set)
+        cases = labelled_cases(one.read, one.labels, 100)
+    else:
+        cases = facts() if given.cases is None else parse_cases(_read(given.cases))
     space = space_of(given)
     found = follow(space.many(cases, action))
     if given.json:

@@ -148,6 +148,29 @@ def parse_cases(text: str) -> tuple[Case, ...]:
     return tuple(out)
 
 
+def labelled_cases(
+    prompts: Sequence[str], labels: Sequence[str], limit: int = MOST
+) -> tuple[Case, ...]:
+    """Cases of a labelled set: each text, to be answered with the label after its own.
+
+    Labels are taken in the order of the alphabet, the first after the last; rows without one are
+    left out, and of more rows than `limit` some are taken, evenly spaced.
+
+    Raises:
+        OptionError: fewer than two labels.
+    """
+    known = sorted({label for label in labels if label.strip()})
+    if len(known) < 2:
+        raise OptionError(
+            f"a set needs at least two labels, so that another one can be wanted; this has"
+            f" {len(known)}."
+        )
+    after = dict(zip(known, [*known[1:], known[0]], strict=True))
+    rows = [(p, after[own]) for p, own in zip(prompts, labels, strict=True) if own in after]
+    step = max(1.0, len(rows) / limit)
+    return tuple(Case(*rows[int(i * step)]) for i in range(min(limit, len(rows))))
+
+
 def name_of(cases: Sequence[Case], action: Action) -> str:
     """A name for what is asked: the same for the same cases and action."""
     return hashlib.blake2b(repr((tuple(cases), action)).encode(), digest_size=12).hexdigest()

@@ -73,3 +73,18 @@ def test_what_cannot_be_run_is_a_sentence(client: TestClient) -> None:
     until(lambda: client.get(place).json()["finished"], lambda: client.get(place).json())
     assert client.get(place).json()["state"] == "failed"
     assert "none of the 1 prompts" in client.get(place).text.lower()
+
+
+def test_a_label_set_gives_the_cases(client: TestClient) -> None:
+    """Its labels are several tokens of this model each, which is said of as many as were asked."""
+    page = client.get("/act", params={"prompt": PROMPT})
+    assert '<option value="topics">' in page.text
+    form = {"do": "zero", "layers": "1", "label_set": "topics", "limit": "3"}
+    started = client.post("/act/many", data=form, follow_redirects=False)
+    assert started.status_code == 303
+    place = "/api/v1" + started.headers["location"]
+    until(lambda: client.get(place).json()["finished"], lambda: client.get(place).json())
+    assert "none of the 3 prompts" in client.get(place).text.lower()
+    gone = client.post("/api/v1/many", json={"do": "zero", "label_set": "nothing"})
+    assert gone.status_code == 422
+    assert "no text set of that name" in gone.text

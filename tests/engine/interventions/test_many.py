@@ -11,7 +11,7 @@ from tiny_models import Spaces
 from engine import LatentSpace
 from engine.errors import OptionError
 from engine.interventions.action import Action
-from engine.interventions.many import Case, facts, many, parse_cases
+from engine.interventions.many import Case, facts, labelled_cases, many, parse_cases
 from engine.interventions.plan import token_of
 from engine.progress import drain
 
@@ -128,3 +128,17 @@ def test_the_facts_that_ship() -> None:
         assert case.source == before + case.swap[1] + after
         relations[f"{before}{{}}{after}"] += 1
     assert sum(count >= 20 for count in relations.values()) == 6
+
+
+def test_a_label_set_asks_for_the_label_after_its_own() -> None:
+    prompts = [f"text {n}" for n in range(9)]
+    labels = ["sports", "", "arts", "world", "arts", "sports", "world", "world", "arts"]
+    found = labelled_cases(prompts, labels)
+    wanted = {"arts": "sports", "sports": "world", "world": "arts"}
+    assert [(case.prompt, case.target) for case in found] == [
+        (p, wanted[own]) for p, own in zip(prompts, labels, strict=True) if own
+    ]
+    few = labelled_cases(prompts, labels, 4)
+    assert [case.prompt for case in few] == ["text 0", "text 3", "text 5", "text 7"]
+    with pytest.raises(OptionError, match="at least two labels"):
+        labelled_cases(prompts, ["one"] * 9)
