@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.act.page import EXAMPLES, ActQuery
+from app.act.examples import EXAMPLES
+from app.act.page import ActQuery
 from engine import LatentSpace
 from engine.interventions.causal import causal_map
 from engine.interventions.effect import Effect, effect

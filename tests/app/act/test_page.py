@@ -12,7 +12,8 @@ from asgi import PROMPT, TWIN
 from starlette.testclient import TestClient
 from waiting import until
 
-from app.act.page import DOES, EXAMPLES, ActQuery
+from app.act.examples import EXAMPLES
+from app.act.page import DOES, ActQuery
 
 QUERIES: dict[str, dict[str, Any]] = {
     "steer": {"token": "#70", "foil": "#75", "layers": "2"},
