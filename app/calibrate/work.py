@@ -242,6 +242,10 @@ def write_calibration(made: Made, order: Order, set_name: str, folder: Path) -> 
         sentence = found.sentence
         best = found.baseline
         baseline = {"accuracy_baseline": best.accuracy.value, "baseline": best.title}
+    if made.splits is not None:  # what one split says is not what is listed
+        several = made.splits
+        sentence, after = several.sentence, several.after.value
+        baseline = {"accuracy_baseline": several.untrained.value, "baseline": several.baseline}
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {
         "name": order.name,

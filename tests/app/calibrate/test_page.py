@@ -392,8 +392,13 @@ def test_rows_are_pasted_and_few_test_texts_are_warned_of(client: TestClient) ->
     set_id = parse_qs(urlsplit(sent.headers["location"]).query)["set"][0]
     job, _ = run(client, set_id, epochs="1", splits="3", seed="7")
     assert job.state == "done", job.problem
-    found = client.get(f"/api/v1/calibrations/{job.result}").json()["comparison"]["splits"]
+    kept = client.get(f"/api/v1/calibrations/{job.result}").json()
+    found = kept["comparison"]["splits"]
     assert found["seeds"] == [7, 8, 9]
+    # What the list says is what all splits say.
+    assert kept["accuracy_after"] == found["after"]["value"]
+    assert kept["accuracy_baseline"] == found["untrained"]["value"]
+    assert kept["sentence"] == found["sentence"]
     shown_ = page(client, f"/calibrate/{job.result}")
     assert "on the average of 3 splits" in shown_.one("p", class_="headline").text
     assert found["sentence"] in shown_.one("section", id="splits").text
