@@ -209,8 +209,9 @@ def _fields(context: object) -> dict[str, object]:
 
 
 def _here(request: Request) -> str:
-    """The address that was asked for, as a link inside the app."""
+    """The address that was asked for, as a link inside the app; its texts as they were typed."""
     query = quote(request.scope["query_string"], safe="=&%+-_.~*!();:@,/?$'")
+    query = query.replace("%0D%0A", "%0A").replace("%0d%0a", "%0A")
     return link(request, own_path(request.scope)) + (f"?{query}" if query else "")
 
 

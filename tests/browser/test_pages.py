@@ -25,6 +25,8 @@ PAGES = {
     "map": "/map",
     "calibrate": "/calibrate",
     "jobs": "/jobs",
+    "a story": "/present/paris",
+    "own story": "/present/own",
     "readings": "/readings",
     "uses": "/uses",
     "agreement": "/agreement",
