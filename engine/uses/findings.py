@@ -98,7 +98,7 @@ def _beside_head(bases: Interval, head: Interval) -> str:
     """A verdict of two intervals that are not paired."""
     if bases.low > head.high:
         return "better than head rows"
-    return "worse than head rows" if bases.high < head.low else "no better than head rows"
+    return "worse than head rows" if bases.high < head.low else "not told apart from head rows"
 
 
 def _act(found: Doses) -> tuple[str, str]:

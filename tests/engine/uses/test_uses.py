@@ -73,6 +73,10 @@ def words(bases: float, head: float, random: float) -> Words:
              "swap": "at the embedding only", "keep": "yes, no better than head rows"},
         ),
         (
+            Uses("m", curve(0.42, 0.4, 0.0)),
+            dict.fromkeys(("read", "name"), "not told apart from head rows") | {"act": ""},
+        ),
+        (
             Uses("m", curve(0.2, 0.1, 0.15), doses(0.1, 0.1, 0.1), words(0.9, 0.6, 0.9)),
             dict.fromkeys(("read", "name", "act", "keep"), "no more than chance"),
         ),
