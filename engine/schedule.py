@@ -5,7 +5,8 @@ The pace of a kind is measured on its parts that have ended, and on the one unde
 that has not begun, the mean pace of the others is taken. (An estimate of our own.)
 
 A training may stop early, at some share of what it might have done: its end is foretold by those of
-its kind that have ended, and before one has by none.
+its kind that have ended, and before one has by none. A part whose work may lie on the disk says so
+at its first report, and what is done by then counts for nothing.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Part:
     """What it takes, in a unit that is the same for all parts."""
     stops_early: bool = False
     """Whether it may end at any share of itself, so that its own pace does not tell its end."""
+    may_be_kept: bool = False
+    """Whether what its first report says to be done was done before, and took no time."""
 
 
 class Schedule:
@@ -58,7 +61,9 @@ class Schedule:
         self._place = {part.name: i for i, part in enumerate(self._parts)}
         self._clock = clock
         self._begin = self._since = self._last = clock()
+        self._costs = [part.cost for part in self._parts]
         self._at, self._share, self._short = 0, 0.0, 0.0
+        self._before: float | None = None
         self._seen: dict[str, _Seen] = defaultdict(_Seen)
         self._whole = 0.0
 
@@ -72,11 +77,19 @@ class Schedule:
         if here > self._at:  # what is passed over was done before, and took no time
             part = self._parts[self._at]
             if self._last > self._since:
-                self._seen[part.kind].ended(part.cost, self._last - self._since, self._short)
+                self._seen[part.kind].ended(
+                    self._costs[self._at], self._last - self._since, self._short
+                )
+            self._costs[self._at + 1 : here] = [0.0] * (here - self._at - 1)
             self._at, self._since, self._share, self._short = here, self._last, 0.0, 0.0
+            self._before = None
         self._last = now  # what passes until the next report is of the part that it is of
         if step.share is not None:
-            self._share = max(self._share, step.share)  # a part may have stages of its own
+            if self._before is None:
+                self._before = step.share if self._parts[self._at].may_be_kept else 0.0
+                self._costs[self._at] *= 1 - self._before
+            own = (step.share - self._before) / (1 - self._before) if self._before < 1 else 1.0
+            self._share = max(self._share, own)  # a part may have stages of its own
             self._short = self._share if self._share < 1 else self._short
         left, unseen = self._left(now)
         share = self._foretold if left is None else self._by_time(now - self._begin, left)
@@ -86,8 +99,8 @@ class Schedule:
 
     @property
     def _foretold(self) -> float:
-        costs = [part.cost for part in self._parts]
-        return (sum(costs[: self._at]) + costs[self._at] * self._share) / (sum(costs) or 1.0)
+        done = sum(self._costs[: self._at]) + self._costs[self._at] * self._share
+        return done / (sum(self._costs) or 1.0)
 
     @staticmethod
     def _by_time(taken: float, left: float) -> float:
@@ -101,7 +114,8 @@ class Schedule:
             share = 1.0 if share == 1 else min(share / seen[part.kind].end, _NEARLY)
         elif part.kind not in seen and not part.stops_early and share >= _BEGUN:
             seen[part.kind] = _Seen()
-            seen[part.kind].ended(part.cost * share, now - self._since, 1.0)
+            seen[part.kind].ended(self._costs[self._at] * share, now - self._since, 1.0)
+        seen = {kind: one for kind, one in seen.items() if one.cost > 0}
         cost = sum(one.cost for one in seen.values())
         if not cost:
             return None, 0.0
@@ -109,7 +123,7 @@ class Schedule:
         left = unseen = 0.0
         for i, one in enumerate(self._parts[self._at :]):
             pace = seen[one.kind].seconds / seen[one.kind].cost if one.kind in seen else mean
-            seconds = one.cost * pace * (1 - share if i == 0 else 1)
+            seconds = self._costs[self._at + i] * pace * (1 - share if i == 0 else 1)
             left += seconds
             unseen += 0.0 if one.kind in seen else seconds
         return left, unseen

@@ -72,6 +72,28 @@ def test_a_pace_that_changes_is_followed() -> None:
     assert 2 / 3 <= step.left / (10 * 4) <= 4 / 3
 
 
+def test_what_lay_on_the_disk_is_no_progress() -> None:
+    """Texts that were read in an earlier run are most of the cost, and none of the time."""
+    clock = Clock()
+    reading = Part("a", "reading", 90.0, may_be_kept=True)
+    parts = [reading, *(Part(f"{i}", "training", 1.0) for i in range(10))]
+    plan = Schedule(parts, clock)
+    clock.now += 0.01
+    assert plan.tell(Progress(436, 436, part="a")).whole == 0
+    clock.now += 2
+    plan.tell(Progress(1, 1, part="0"))
+    clock.now += 1
+    step = plan.tell(Progress(1, 2, part="1"))
+    assert step.whole == pytest.approx(0.15, abs=0.02)
+    # Half of them lay there: the other half goes at its own pace.
+    plan = Schedule(parts[:1], clock)
+    plan.tell(Progress(50, 100, part="a"))
+    clock.now += 10
+    step = plan.tell(Progress(75, 100, part="a"))
+    assert step.left == pytest.approx(10.0)
+    assert step.whole == pytest.approx(0.5)
+
+
 def test_no_time_is_told_while_most_of_what_is_left_was_never_seen() -> None:
     clock = Clock()
     plan = Schedule([Part("a", "reading", 1.0), Part("b", "training", 9.0)], clock)

@@ -37,7 +37,7 @@ def calibration_parts(
         splits: seeds of the splits that it is repeated on.
     """
     model, tokens = space.model, {s: sum(map(len, task.ids[s])) for s in SPLITS}
-    yield Part(READING, READING, model.parameters * sum(tokens.values()))
+    yield Part(READING, READING, model.parameters * sum(tokens.values()), may_be_kept=True)
     learned = {"module": _MODULE * model.width**2, "head": task.classes * model.width}
     if options.kind in learned:  # forwards and backwards over cached states
         epoch = 3 * learned[options.kind] * task.size("train")
