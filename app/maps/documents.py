@@ -17,7 +17,7 @@ from app.web.export import dumps
 from engine import LatentSpace
 from engine.json_number import number
 from engine.maps import Changes, Cka, Colour, Map, Near
-from engine.maps.regions import Region
+from engine.maps.named_regions import Region
 from engine.progress import Check
 
 LABELS = 5_000

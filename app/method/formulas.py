@@ -244,7 +244,7 @@ ENTRIES: tuple[Explanation, ...] = (
         "what a region has in common is for the reader to see.",
         "HDBSCAN: Campello, Moulavi, Sander 2013; naming is ours",
         False,
-        (("maps.regions", "regions_of"),),
+        (("maps.named_regions", "regions_of"),),
     ),
     Explanation(
         "preprocessing",

@@ -24,6 +24,7 @@ from engine.maps.changes import Changes, measure_changes
 from engine.maps.colours import Colour, Coloured, colour_of
 from engine.maps.drawing import Drawer
 from engine.maps.frames import first_bases
+from engine.maps.named_regions import Region, regions_of
 from engine.maps.neighbours import (
     Cka,
     NearBasis,
@@ -45,7 +46,6 @@ from engine.maps.points import (
 from engine.maps.projections import PROJECTIONS, SHARED
 from engine.maps.quality import Distortion, Quality, distortion, measure_quality
 from engine.maps.reduction import UmapCache, UmapResult, reduce
-from engine.maps.regions import Region, regions_of
 from engine.maps.result import Map
 from engine.maps.scenes import KEPT, Scene, Scenes
 from engine.maps.selection import find_expression, find_text, inside_polygon
