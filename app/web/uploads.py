@@ -16,6 +16,8 @@ from engine.errors import InputError
 
 PASTED: Final = 2**20
 """Bytes of a text that stands in a file's place."""
+_FIELD: Final = 8192
+"""Bytes of any other field."""
 
 
 def check_type(request: Request) -> None:
@@ -42,7 +44,7 @@ async def uploaded(
         ClientGone: the client left.
     """
     allowed = ("file", *fields, *(("pasted",) if pasted else ()))
-    most = PASTED if pasted else 8192
+    most = PASTED if pasted else _FIELD
     try:
         async with request.form(max_files=1, max_fields=4, max_part_size=most) as form:
             if set(form) - set(allowed):
@@ -53,8 +55,13 @@ async def uploaded(
                 file = UploadFile(BytesIO(text.encode()), filename=pasted(text))
             if not isinstance(file, UploadFile) or not file.filename:
                 raise InputError("Choose a file first; it goes into the field named file.")
-            given = {name: form.get(name) for name in fields}
-            yield file, {name: one for name, one in given.items() if isinstance(one, str)}
+            given = {name: one for name in fields if isinstance(one := form.get(name), str)}
+            for name, one in given.items():
+                if len(one.encode()) > _FIELD:
+                    raise HTTPException(
+                        400, f"The field {name} may hold {_FIELD:,} bytes; shorten it."
+                    )
+            yield file, given
     except ClientDisconnect:
         raise ClientGone from None
     except UnicodeError:  # the form names a character set that cannot read its own words

@@ -59,6 +59,7 @@ def load_tiny(folder: Path, cache: Path) -> LatentSpace:
     So is what it keeps, in a folder of its own under `cache`: what one test measures on a model
     that it spoilt, or fits, no other test reads by.
     """
+    cache.mkdir(parents=True, exist_ok=True)
     own = tempfile.mkdtemp(dir=cache)
     return engine.load(
         folder, device="cpu", dtype="float32", threads=1, offline=True, cache_dir=own

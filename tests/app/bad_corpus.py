@@ -116,6 +116,7 @@ MAP_ADDRESSES = (
 NOT_LOOKED_AT = {
     "/api/v1/map/cka": ("layer=99", "projection=axes"),  # of all layers, in the model's own space
     "/api/v1/map/colour?by=class": ("projection=axes",),  # of the points, wherever they are drawn
+    "/api/v1/map/regions": ("projection=axes",),  # only a layout has some
 }
 """What an address does not need, and so does not check beyond its form."""
 
