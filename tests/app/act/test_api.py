@@ -96,6 +96,7 @@ def test_a_mistake_is_one_sentence(
     assert "\n" not in sentence
 
 
+@pytest.mark.slow
 def test_a_causal_map_is_the_same_bytes_and_a_job_keeps_it(
     client: TestClient, model_folder: Path, capfdbinary: Any
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_causal_map_is_the_same_bytes_and_a_job_keeps_it(
     assert "as many tokens" in refused.text
 
 
+@pytest.mark.slow
 def test_the_commands_write_for_a_terminal(model_folder: Path, capfd: Any) -> None:
     place = where(model_folder)
     assert cli.main(["act", PROMPT, *place, "--steer", "#70", "--layers", "2"]) == 0

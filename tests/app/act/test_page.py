@@ -52,6 +52,7 @@ def test_every_action_shows_what_its_json_says(shared_client: TestClient, do: st
     )
 
 
+@pytest.mark.slow
 def test_what_is_written_and_how_each_cell_changes(shared_client: TestClient) -> None:
     asked = {"prompt": PROMPT, **QUERIES["steer"], "generate": 3, "dose": 0.9}
     dialled = {"frame": "dial", "alpha": 1.0, "ridge": 0.1}
@@ -119,6 +120,7 @@ def test_a_mistake_is_a_sentence_and_the_form_stands(
     assert 'id="act-form"' in text
 
 
+@pytest.mark.slow
 def test_a_twin_is_mapped_in_the_background_and_then_drawn(client: TestClient) -> None:
     other = "The mat sat on the dog"  # of this test alone: maps are kept
     asked = {"prompt": PROMPT, "random": "1", "twin": other}

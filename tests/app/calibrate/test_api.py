@@ -503,6 +503,7 @@ def test_a_full_disk_is_507_and_readings_go_on(space: LatentSpace) -> None:
         assert c.get("/api/v1/jobs").json() == {"jobs": []}
 
 
+@pytest.mark.slow
 def test_without_a_data_folder_everything_else_works(space: LatentSpace, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     settings = settings_with(data_dir=tmp_path / "file" / "data")

@@ -19,6 +19,7 @@ from app.trace.reading import KeptTrace
 from engine import LatentSpace
 
 
+@pytest.mark.slow
 def test_runs_are_listed_shown_exported_deleted_and_imported(
     reference: LatentSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any
 ) -> None:

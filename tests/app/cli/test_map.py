@@ -67,6 +67,7 @@ def test_every_option_reaches_the_map(where: list[str], capfdbinary: Any) -> Non
     assert options["axes"] == [["#40", "#41"], ["#42", "#43"], ["#50", "#51"]]
 
 
+@pytest.mark.slow
 def test_a_picture_has_the_size_and_the_theme_that_were_asked_for(
     where: list[str], tmp_path: Path
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_file_that_is_no_map_is_a_mistake(where: list[str], tmp_path: Path, ca
     assert "holds no map" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_atlas_is_used_where_there_is_one(
     tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

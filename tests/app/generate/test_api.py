@@ -207,6 +207,7 @@ async def test_others_are_served_between_two_tokens(space: LatentSpace) -> None:
     assert order == ["trace", "text"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", ["true", "false"])
 async def test_leaving_stops_the_text_and_frees_its_place(slow: Slow, stream: str) -> None:
     app = create_app(settings_with(queue_places=1), slow)

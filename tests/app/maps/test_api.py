@@ -234,6 +234,7 @@ def test_neighbours_are_those_of_the_original_space(
     assert got["to"] is None
 
 
+@pytest.mark.slow
 def test_gained_and_lost_make_one_list_out_of_the_other(shared_client: TestClient) -> None:
     n = shared_client.get(f"{MAP}/meta", params={"prompt": PROMPT}).json()["n"]
     question = {"prompt": PROMPT, "layer": 1, "index": n - 1, "k": 10}

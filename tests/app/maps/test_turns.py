@@ -40,6 +40,7 @@ def test_a_page_is_one_turn(client: TestClient, more: str) -> None:
         assert seen == []
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_a_layout_ends_when_it_gets_further(
     client: TestClient, space: LatentSpace
 ) -> None:

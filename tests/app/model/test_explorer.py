@@ -395,6 +395,7 @@ def test_the_cache_keeps_to_its_bytes_and_forgets_what_was_used_least() -> None:
     assert (cache.get("a"), cache.size) == ("again", 80)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60)), max_size=60))
 def test_the_cache_never_holds_more_than_its_limit(puts: list[tuple[int, int]]) -> None:
     cache = ResultCache(100)

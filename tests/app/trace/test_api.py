@@ -345,6 +345,7 @@ def unbounded(schema: dict[str, Any], components: dict[str, Any], where: str) ->
     return [where]
 
 
+@pytest.mark.slow
 def test_every_field_that_is_asked_for_has_a_bound(shared_client: TestClient) -> None:
     description = described(shared_client)
     components = description["components"]["schemas"]
@@ -417,6 +418,7 @@ def test_every_address_of_the_api_is_described_with_its_errors(
             assert operation["description"]
 
 
+@pytest.mark.slow
 def test_every_described_address_answers_as_described(shared_client: TestClient) -> None:
     examples = {"frame": "output", "prompt": PROMPT, "token": "cat", "search": "a", "layer": "1",
         "by": "class", "other": "The cat sat", "to": "1", "index": "0", "words": "cat,dog",

@@ -266,6 +266,7 @@ def test_the_agreement_panel_names_its_control(shared_client: TestClient) -> Non
         assert len(got.all("tr", class_="control")) == 1
 
 
+@pytest.mark.slow
 def test_a_cell_says_in_words_only_what_chance_does_not(shared_client: TestClient) -> None:
     """The panel by itself and in the page are one; a random frame's words are not named."""
     asked = "/?prompt=The cat sat&cell=2,1"

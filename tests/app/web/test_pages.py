@@ -57,6 +57,7 @@ def test_only_the_engine_can_be_read(shared_client: TestClient) -> None:
         assert shared_client.get(f"/method/source/{name}").status_code in (404, 422)
 
 
+@pytest.mark.slow
 def test_the_model_page_shows_each_check_with_its_reason(shared_client: TestClient) -> None:
     got = page(shared_client, "/model")
     checks = shared_client.get("/api/v1/check").json()

@@ -125,6 +125,7 @@ SITES = [None, "same-origin", "none", "same-site", "cross-site", "nonsense"]
 ORIGINS = [None, BASE, "http://localhost:9000", "https://localhost:8000", "http://evil.com", "null"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("origin", ORIGINS)
 @pytest.mark.parametrize("cookie", [False, True])
@@ -220,6 +221,7 @@ def gated(space: LatentSpace) -> Any:
         yield client
 
 
+@pytest.mark.slow
 def test_with_a_token_every_route_but_the_public_ones_asks_for_it(gated: TestClient) -> None:
     app: Any = gated.app
     public = set()

@@ -21,6 +21,7 @@ TYPED = "The king\nand\n\nthe queen"
 SENT = quote(TYPED.replace("\n", "\r\n"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/", "/map", "/map?compare=prompt&compare_prompt=a%0D%0Ab"])
 def test_a_form_without_script_asks_for_what_was_typed(
     shared_client: TestClient, path: str

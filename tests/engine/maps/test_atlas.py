@@ -104,6 +104,7 @@ def test_the_atlas_keeps_as_many_neighbours_as_it_says(maker: MapMaker) -> None:
     assert trustworthiness(x[part], places[part]) > trustworthiness(x[part], random[part]) + 0.15
 
 
+@pytest.mark.slow
 def test_the_atlas_is_there_at_once_and_verifies_by_its_quality(
     maker: MapMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

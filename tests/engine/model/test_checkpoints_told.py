@@ -140,6 +140,7 @@ def test_parts_beside_the_language_model_are_left_and_said(tmp_path: Path) -> No
     close(wanted, space.model.logits(ids).double())
 
 
+@pytest.mark.slow
 def test_a_model_that_also_takes_pictures_is_read_by_its_language_part(tmp_path: Path) -> None:
     text = LLAMA | {"head_dim": 8, "vocab_size": 300, "pad_token_id": 1, "bos_token_id": 0}
     vision = {

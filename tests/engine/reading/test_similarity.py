@@ -240,6 +240,7 @@ def test_copies_of_the_target_never_push_its_rank_down() -> None:
 # --- the same numbers whatever the chunks ---------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FRAMES)
 @pytest.mark.parametrize("budget", [1, 40_000, 300_000, 3_000_000])
 def test_budget_changes_no_number(name: str, budget: int) -> None:

@@ -108,6 +108,7 @@ def test_a_changed_coordinate_is_found_by_its_size(reference: LatentSpace, forma
     assert report.largest_difference == pytest.approx(0.25, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_same_question_gives_the_same_bytes(reference: LatentSpace, format: Any) -> None:
     assert write(drawing(reference), format) == write(drawing(reference), format)

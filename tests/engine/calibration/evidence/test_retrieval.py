@@ -77,6 +77,7 @@ def test_knn_prompting_by_brute_force(spaces: Spaces) -> None:
         np.testing.assert_allclose(outcome.scores[row], counts / k, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_knn_prompting_chooses_k_without_the_row_itself(spaces: Spaces) -> None:
     """k is the best by leave-one-out: recounted here row by row."""
     space = spaces["llama"]
