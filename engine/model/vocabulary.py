@@ -148,6 +148,10 @@ class Vocabulary:
         """Whether the tokenizer calls this id a special token."""
         return id in self._special
 
+    def is_token(self, id: int) -> bool:
+        """Whether the row is a token's, and not padding of the head."""
+        return self._raw[id] is not None
+
     def is_word(self, id: int) -> bool:
         """Whether a reader would call it a word or a part of one: letters or digits only."""
         if id in self._special or self._raw[id] is None:
