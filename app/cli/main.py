@@ -15,6 +15,7 @@ from app.cli import (
     bases,
     calibrate,
     compare,
+    compare_models,
     contexts,
     cost,
     generate,
@@ -55,7 +56,20 @@ def parser() -> Parser:
     line = Parser(prog="lexiscope", description="Look into a language model's latent space.")
     commands = line.add_subparsers(required=True)
     model = of_the_model()
-    families = (serve, models, cost, trace, contexts, compare, generate, act, lens, bases, map)
+    families = (
+        serve,
+        models,
+        cost,
+        trace,
+        contexts,
+        compare,
+        compare_models,
+        generate,
+        act,
+        lens,
+        bases,
+        map,
+    )
     for family in (*families, uses, verify, calibrate, history, present):
         family.register(commands, model)
     commands.metavar = "|".join(commands.choices)

@@ -12,7 +12,7 @@ length says what so few texts leave to chance.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -173,7 +173,10 @@ def compare_over(
     for n, text in enumerate(texts, 1):
         yield Progress(n - 1, len(texts), f"{n:,} of {len(texts):,} texts")
         try:
-            sides = tuple(side_of(one, text, options, check=check) for one in (first, other))
+            sides = (
+                side_of(first, text, options, check=check),
+                side_of(other, text, replace(options, layers=None), check=check),
+            )
         except LexiscopeError as error:
             skipped.append((n, str(error)))
             continue

@@ -19,7 +19,7 @@ is counted again in float64.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -240,8 +240,10 @@ def compare_models(
             which both have read the same text.
     """
     options = with_settings(options, settings, TraceOptions)
-    sides = [side_of(one, prompt, options, check=check) for one in (first, other)]
-    return beside(sides[0], sides[1], options, check=check)
+    own = side_of(first, prompt, options, check=check)
+    # `layers` counts in the first model: the other's stand beside those.
+    its = side_of(other, prompt, replace(options, layers=None), check=check)
+    return beside(own, its, options, check=check)
 
 
 def beside(
