@@ -23,6 +23,7 @@ from app.calibrate import saved
 from app.calibrate.calibrations import Calibrations
 from app.calibrate.sets import Sets
 from app.compare import api as compare_api
+from app.compare import models_api, models_page
 from app.compare import page as compare
 from app.generate import api as generate_api
 from app.generate import page as generate
@@ -78,11 +79,12 @@ PAGES = (
 )
 """The pages, in the order of the navigation."""
 FURTHER = (
-    *(saved, choice, present, jobs_page, assets, health),  # HTML and files
+    *(saved, choice, models_page, present, jobs_page, assets, health),  # HTML and files
     over_sets,
     *(
         trace_api,
         compare_api,
+        models_api,
         generate_api,
         bases_api,
         model_api,

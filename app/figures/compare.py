@@ -5,7 +5,8 @@ Pure: a result of the engine goes in, a Plotly figure comes out. Usable from a n
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import plotly.graph_objects as go
@@ -25,6 +26,8 @@ from app.figures.theme import (
 )
 from app.figures.trace import MARGIN, aside, cells_height, letters
 from engine.compare import PromptComparison
+from engine.model.vocabulary import Token
+from engine.trace.result import Floats
 
 MEASURES = {
     "divergence": "KL between the two readings (nats)",
@@ -46,76 +49,124 @@ def difference(
         colour: one of `MEASURES`; strong colour is where the two are far apart.
         dark: colours for a dark page.
     """
+    cells = [(y, x) for y in range(len(found.layers)) for x in range(len(found.pairs))]
+    return cells_grid(
+        np.asarray(getattr(found, colour), np.float32),
+        "ranks" if colour != "divergence" else "nats",
+        texts={(y, x): _cell(found, y, x) for y, x in cells},
+        hovers={(y, x): _hover(found, y, x) for y, x in cells},
+        columns=[heading(found.tokens[0][a], found.tokens[1][b]) for a, b in found.pairs],
+        layers=[layer_label(layer) for layer in found.layers],
+        about="↑ the prompt's token, and the other's",
+        meta={"layers": list(found.layers), "positions": [pair[0] for pair in found.pairs]},
+        dark=dark,
+    )
+
+
+SCALES: Final[Mapping[str, tuple[Callable[[Any], Any], list[float]]]] = {
+    "ranks": (np.log10, [10.0**i for i in range(7)]),
+    "nats": (np.sqrt, [0, 0.1, 0.5, 1, 2, 5, 10, 20, 40]),
+    "js": (np.sqrt, [0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.69]),
+    "share": (np.asarray, [0, 0.25, 0.5, 0.75, 1]),
+}
+"""How values are drawn, and what the bar names: a rank by its logarithm, a divergence by its root,
+so that small differences are seen beside large ones."""
+
+
+def cells_grid(
+    values: Floats,
+    scale: str,
+    *,
+    texts: Mapping[tuple[int, int], str],
+    hovers: Mapping[tuple[int, int], str],
+    columns: Sequence[str],
+    layers: Sequence[str],
+    about: str,
+    meta: Mapping[str, Any],
+    high: float | None = None,
+    low: float = 0.0,
+    dark: bool = False,
+) -> go.Figure:
+    """A layer × pair grid with a word in every cell.
+
+    Args:
+        values: layer × pair; NaN where nothing is compared.
+        scale: one of `SCALES`.
+        texts: of each cell, safe for Plotly.
+        hovers: the same.
+        columns: their headings.
+        layers: of the rows, the lowest first.
+        about: what the headings are.
+        meta: besides the figure's kind.
+        high: the value of the strongest colour; None: the largest.
+        low: of the weakest.
+        dark: colours for a dark page.
+    """
     colours = theme(dark)
-    values = np.asarray(getattr(found, colour), np.float32)
-    ranked = colour != "divergence"
-    # A rank by its logarithm, a divergence by its root: small differences are seen beside large.
+    drawn, marks = SCALES[scale]
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = np.where(values > 0, np.log10(values), np.nan) if ranked else np.sqrt(values)
+        values = np.where((values > 0) | (scale != "ranks"), drawn(values), np.nan)
+        floor = float(drawn(low)) if scale != "ranks" else 0.0
     values = values.astype(np.float32)
-    high = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
-    high = high if high > 0 else 1.0
+    top = float(np.nanmax(values)) if np.isfinite(values).any() else floor
+    top = float(drawn(high)) if high is not None else top
+    top = top if top > floor else floor + 1.0
     rows, width = values.shape
     xs, ys = list(range(width)), list(range(rows))
     shown_y, shown_x = np.nonzero(np.isfinite(values))
     height = cells_height(rows)
-    marks = [10.0**i for i in range(7)] if ranked else [0, 0.1, 0.5, 1, 2, 5, 10, 20, 40]
     bar: dict[str, Any] = {
         "title": {"text": "", "side": "right", "font": {"size": 11.5, "color": colours.muted}},
         "thickness": 10, "outlinewidth": 0, "ypad": 0, "lenmode": "pixels", "len": height,
         "x": 1.0, "xpad": 12, "tickfont": {"size": 11, "color": colours.muted},
         "tickmode": "array", "ticktext": [f"{mark:,g}" for mark in marks],
-        "tickvals": (np.log10(marks) if ranked else np.sqrt(marks)).tolist(),
+        "tickvals": [float(drawn(mark)) for mark in marks],
     }  # fmt: skip
-    texts = [_cell(found, int(y), int(x)) for y, x in zip(shown_y, shown_x, strict=True)]
+    strength = (values[shown_y, shown_x] - floor) / (top - floor)
     figure = go.Figure(
         [
             go.Heatmap(
-                x=xs, y=ys, z=values, zmin=0.0, zmax=high,
+                x=xs, y=ys, z=values, zmin=floor, zmax=top,
                 colorscale=colourscale(colours.sequential),
-                hovertext=[[_hover(found, y, x) for x in xs] for y in ys],
+                hovertext=[[hovers[y, x] for x in xs] for y in ys],
                 hoverinfo="text", hoverongaps=False, xgap=2, ygap=2, colorbar=bar,
                 meta={"role": "sequential", "reverse": False, "part": "cells"},
             ),
             go.Scatter(
-                x=shown_x.tolist(), y=shown_y.tolist(), mode="text", text=texts,
+                x=shown_x.tolist(), y=shown_y.tolist(), mode="text",
+                text=[texts[int(y), int(x)] for y, x in zip(shown_y, shown_x, strict=True)],
                 textfont={
                     "size": letters(rows),
-                    "color": text_colours(values[shown_y, shown_x] / high, colours.sequential),
+                    "color": text_colours(strength.clip(0, 1), colours.sequential),
                 },
                 hoverinfo="skip", showlegend=False, meta={"part": "texts"},
             ),
         ]
     )  # fmt: skip
     column = {"range": [-0.5, width - 0.5], "tickmode": "array", "tickvals": xs, "showgrid": False}
-    named = [
-        "<br>".join(plot_text(own[p].label, 11) for own, p in zip(found.tokens, pair, strict=True))
-        if found.tokens[0][pair[0]].id != found.tokens[1][pair[1]].id
-        else plot_text(found.tokens[0][pair[0]].label, 11)
-        for pair in found.pairs
-    ]
     figure.update_layout(
         base_layout(
             colours,
             height=height + MARGIN["t"] + MARGIN["b"],
             width=width * _WIDTH + MARGIN["l"] + MARGIN["r"],
             margin=MARGIN | {"autoexpand": False},
-            annotations=[aside("↑ the prompt's token, and the other's", 0, -44, colours)],
-            xaxis=axis(colours, "", **column, ticktext=named, tickangle=0, automargin=False,
-                       tickfont={"color": colours.ink, "size": 12}),
+            annotations=[aside(about, 0, -44, colours)],
+            xaxis=axis(colours, "", **column, ticktext=list(columns), tickangle=0,
+                       automargin=False, tickfont={"color": colours.ink, "size": 12}),
             yaxis=axis(
                 colours, "layer", range=[-0.5, rows - 0.5], tickmode="array", tickvals=ys,
-                ticktext=[layer_label(layer) for layer in found.layers], showgrid=False,
-                automargin=False,
+                ticktext=list(layers), showgrid=False, automargin=False,
             ),
-            meta={
-                "kind": "grid",
-                "layers": list(found.layers),
-                "positions": [pair[0] for pair in found.pairs],
-            },
+            meta={"kind": "grid", **meta},
         )
     )  # fmt: skip
     return figure
+
+
+def heading(first: Token, other: Token) -> str:
+    """Of a column: one token, or both where they differ."""
+    shown = [plot_text(one.label, 11) for one in (first, other)]
+    return shown[0] if first.text == other.text else "<br>".join(shown)
 
 
 def race(found: PromptComparison, *, dark: bool = False) -> go.Figure:

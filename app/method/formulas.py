@@ -293,6 +293,55 @@ ENTRIES: tuple[Explanation, ...] = (
         (("maps.neighbours", "linear_cka"),),
     ),
     Explanation(
+        "two-models",
+        "Two models on one text",
+        "How far apart two models read the same text, over the tokens that both vocabularies have; "
+        "a model beside itself is 0 in every cell. Neighbouring positions say what chance is.",
+        "Lin 1991 (Jensen–Shannon divergence); the pairing is ours",
+        True,
+        (
+            ("compare.two_models", "compare_models"),
+            ("compare.cells", "cells_of"),
+            ("compare.shared", "shared_vocabulary"),
+        ),
+    ),
+    Explanation(
+        "debiased-cka",
+        "Layers of two models",
+        "As between two layers, but without the bias that makes few states in many dimensions look "
+        "alike: unrelated states have 0 on average, and shuffled ones stand beside it.",
+        "Song et al. 2012, eq. 5; Kornblith et al. 2019",
+        False,
+        (("compare.alike", "debiased_cka"),),
+    ),
+    Explanation(
+        "frames-apart",
+        "Frames of two models",
+        "What is left between the vectors of the same tokens after the best turn and scale: 0 for "
+        "one figure, 1 for none in common. The same with the pairs shuffled stands beside it.",
+        "Schönemann 1966 (Procrustes); on frames of vocabularies it is ours",
+        True,
+        (("compare.frames", "compare_frames"),),
+    ),
+    Explanation(
+        "drift",
+        "Interface drift",
+        "How far reading a state by the head and writing it again with the embedding is from doing "
+        "nothing, up to one factor. For the semantic bases it is 0 by construction.",
+        "after arXiv 2602.04556 (pseudo-inverse tying)",
+        True,
+        (("bases.drift", "interface_drift"),),
+    ),
+    Explanation(
+        "activation-difference",
+        "What one model has and another has not",
+        "The mean difference of their states on the same texts, read as a state; beside its length "
+        "that of the difference between two halves of the texts by one model.",
+        "ours",
+        True,
+        (("compare.over_texts", "compare_over"),),
+    ),
+    Explanation(
         "module",
         "Calibration module",
         "A small network behind the frozen model: channels of the state are weighed, then moved. "

@@ -31,6 +31,7 @@ OF_NO_MODEL = (
     *("/model/open", "/model/opening", "/api/v1/models"),
     *("/jobs", "/api/v1/jobs", "/api/v1/sets", "/api/v1/openapi.json"),
     *("/history", "/api/v1/history"),
+    *("/compare/models/second", "/compare/models/close", "/api/v1/compare/beside"),
 )
 """What is not about the open model, and works whatever model a page remembers; with what is under
 these paths."""

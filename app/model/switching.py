@@ -34,6 +34,7 @@ from app.model.loading import (
     on_device,
 )
 from app.model.open_model import Opened, facts_of, is_pinned, pin_of
+from app.model.second import Second
 from app.settings import Settings
 from app.web.problems import Conflict, ModelChanged, NotFound, NotReady
 from engine import LatentSpace
@@ -97,6 +98,7 @@ class Models:
         self._threads = None if space is not None else threads
         self._space = space
         self._opened: Opened | None = None
+        self.second = Second()
         self._known: dict[str, str] = {}
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -171,6 +173,17 @@ class Models:
             raise NotReady(f"{self.progress} Try again in a moment.")
         return self._space
 
+    def owned_beside(self, opened: Opened) -> LatentSpace:
+        """The space that the open one is compared with, on the device thread: the second model's,
+        or the open one's own.
+
+        Raises:
+            ModelChanged: it is not open any more.
+        """
+        if opened is self._opened and self._space is not None:
+            return self._space
+        return self.second.owned(opened)
+
     def changed(self, asked: Opened | str | None) -> ModelChanged:
         """What is said where another model is open than the one that was asked.
 
@@ -220,26 +233,66 @@ class Models:
             NotFound: no model of that name is on the list.
             Conflict: another one is being opened, or jobs wait or run.
         """
-        entry = self.catalogue.get(name)
-        if entry is None:
-            raise NotFound(
-                "There is no model of this name on the server's list; choose one of those that "
-                "the page Model shows."
-            )
         opened = self._opened
         if opened is not None and opened.entry == name and self.opening is None:
             return None
-        if entry.ready:
-            raise Conflict(
-                f"{name} was handed over when the server started and cannot be loaded again; "
-                "restart the server."
-            )
+        entry = self._loadable(name)
         if not await to_thread.run_sync(self.jobs_idle, partial(self._begin, entry, None)):
             raise Conflict(
                 f"Jobs are under way or waiting, and they hold their model; open {name} when they "
                 "have ended, or cancel them."
             )
         return self.opening
+
+    async def open_beside(self, name: str) -> Opening | None:
+        """Begin to open a second model for comparisons; the open one answers meanwhile and stays.
+
+        Args:
+            name: of the list.
+
+        Returns:
+            The opening that began; None where it stands beside already.
+
+        Raises:
+            NotFound: no model of that name is on the list.
+            Conflict: another one is being opened, or this server holds one model at a time.
+        """
+        opened, beside = self.required(), self.second.opened
+        if self.opening is None and name in (opened.entry, beside.entry if beside else None):
+            return None
+        if self._settings.one_model_at_a_time:
+            raise Conflict(
+                "This server holds one model at a time, so none can stand beside it; compare them"
+                " on the command line: lexiscope compare MODEL_A MODEL_B --one-at-a-time."
+            )
+        self._begin(self._loadable(name), None, beside=True)
+        return self.opening
+
+    async def close_beside(self) -> None:
+        """Let the second model go; nothing where there is none."""
+        if self.second.opened is not None:
+            await to_thread.run_sync(self._let_second_go)
+            self.on_change()
+
+    def _loadable(self, name: str) -> Entry:
+        """A model of the list.
+
+        Raises:
+            NotFound: it is not on it.
+            Conflict: it cannot be loaded again.
+        """
+        entry = self.catalogue.get(name)
+        if entry is None:
+            raise NotFound(
+                "There is no model of this name on the server's list; choose one of those that "
+                "the page Model shows."
+            )
+        if entry.ready:
+            raise Conflict(
+                f"{name} was handed over when the server started and cannot be loaded again; "
+                "restart the server."
+            )
+        return entry
 
     def admit(self) -> None:
         """Let a job in that was asked for here; called while no switch can begin.
@@ -269,7 +322,7 @@ class Models:
             self._thread.join(1.0)
         _end_processes(self._space)
 
-    def _begin(self, entry: Entry, ready: LatentSpace | None) -> None:
+    def _begin(self, entry: Entry, ready: LatentSpace | None, *, beside: bool = False) -> None:
         if self._closing:
             raise NotReady("The server is shutting down; try again in a moment.")
         if self.opening is not None:
@@ -278,9 +331,11 @@ class Models:
             )
         self._settled = asyncio.Event()
         self._say(entry.name, "")
-        self.failed = self.failure = self.error = None
+        self.failed = None
+        if not beside:
+            self.failure = self.error = None
         thread = threading.Thread(
-            target=self._run, args=(entry, ready), name="lexiscope-loader", daemon=True
+            target=self._run, args=(entry, ready, beside), name="lexiscope-loader", daemon=True
         )
         try:
             thread.start()
@@ -304,12 +359,12 @@ class Models:
 
     # On the loading thread
 
-    def _run(self, entry: Entry, ready: LatentSpace | None) -> None:
+    def _run(self, entry: Entry, ready: LatentSpace | None, beside: bool) -> None:
         before = self._entry_now()
         box = [ready] if ready is not None else []
         del ready
         try:
-            self._open(entry, box)
+            self._open(entry, box, beside=beside)
         except Exception as error:
             box.clear()
             failure = self._logged(entry, error)
@@ -325,7 +380,9 @@ class Models:
         opened = self._opened
         return self.catalogue.get(opened.entry) if opened is not None else None
 
-    def _open(self, entry: Entry, box: list[LatentSpace]) -> None:
+    def _open(self, entry: Entry, box: list[LatentSpace], *, beside: bool = False) -> None:
+        if self.second.opened is not None:  # the memory is for one more
+            self._let_second_go()
         if not box:
             if self._settings.one_model_at_a_time and self._opened is not None:
                 self._on_device(lambda check: self._let_go(), "letting a model go")
@@ -333,7 +390,11 @@ class Models:
         space = box[0]
         opened = Opened(entry.name, facts_of(space), space.self_check)
         del space
-        self._on_device(lambda check: self._put(opened, box), "changing the model")
+        if beside:
+            put = partial(self.second.put, opened, box, self._threads)
+            self._on_device(lambda check: put(), "a second model")
+        else:
+            self._on_device(lambda check: self._put(opened, box), "changing the model")
         log.info("%s is ready on %s", opened.facts.name, opened.facts.device)
 
     def _loaded(self, entry: Entry) -> LatentSpace:
@@ -407,6 +468,9 @@ class Models:
     def _on_device(self, work: Callable[[Check], T], label: str) -> T:
         """Do this on the device thread before all that waits."""
         return on_device(self._device, work, label, self._settings.deadline_s, self._check)
+
+    def _let_second_go(self) -> None:
+        self._on_device(lambda check: self.second.let_go(), "letting a model go")
 
     def _tell_loop(self) -> None:
         assert self._loop is not None

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from engine.bases.drift import interface_drift
-from engine.compare.shared import FEWEST, Shared, shared_vocabulary
+from engine.compare.shared import FEWEST, SharedCount, shared_vocabulary
 from engine.errors import OptionError
 from engine.frames.decomposition import CHUNK
 from engine.frames.frame import Frame
@@ -47,7 +47,7 @@ class FramesApart:
 
     names: tuple[str, str]
     frame: str
-    shared: Shared
+    shared: SharedCount
     distance: float
     """In [0, 1]; see the module."""
     by_chance: float
@@ -67,9 +67,9 @@ class FramesApart:
         """How far apart they are, beside chance."""
         a, b = self.names
         told = (
-            f"Turned onto each other, the {len(self.shared):,} shared vectors of {a} and {b} keep a"
-            f" distance of {self.distance:.3f} (0: the same figure, 1: unrelated); the same tokens"
-            f" paired at random {self.by_chance:.3f}."
+            f"Turned onto each other, the {self.shared.shared:,} shared vectors of {a} and {b}"
+            f" keep a distance of {self.distance:.3f} (0: the same figure, 1: unrelated); the same"
+            f" tokens paired at random {self.by_chance:.3f}."
         )
         if self.distance >= self.by_chance:
             told += " So the two frames have no more in common than chance."
@@ -79,7 +79,7 @@ class FramesApart:
         """For JSON."""
         return {
             "frame": self.frame,
-            "shared": len(self.shared),
+            "shared": self.shared.shared,
             "distance": number(self.distance),
             "distance_by_chance": number(self.by_chance),
             "cosine": number(self.cosine) if self.cosine is not None else None,
@@ -130,7 +130,7 @@ def compare_frames(
     return FramesApart(
         names=(first.model.name, other.model.name),
         frame=frame,
-        shared=shared,
+        shared=shared.count,
         distance=_distance(left[1], sizes),
         by_chance=_distance(right[1], sizes),
         cosine=plain,

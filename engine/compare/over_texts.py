@@ -21,7 +21,7 @@ from torch import Tensor
 
 from engine.compare.alignment import align
 from engine.compare.cells import cells_of
-from engine.compare.shared import FEWEST, Shared, shared_vocabulary
+from engine.compare.shared import FEWEST, SharedCount, shared_vocabulary
 from engine.compare.side import Side, side_of
 from engine.errors import LexiscopeError, OptionError
 from engine.json_number import number
@@ -79,7 +79,7 @@ class TextsComparison:
 
     names: tuple[str, str]
     options: TraceOptions
-    shared: Shared
+    shared: SharedCount
     layers: tuple[LayerApart, ...]
     most: tuple[TextApart, ...]
     """The texts that are read most differently at the last layer."""
@@ -96,10 +96,14 @@ class TextsComparison:
         a, b = self.names
         most = max(self.layers, key=lambda one: one.js)
         low, high = most.interval
-        return (
+        told = (
             f"{a} and {b} go on with the same token after {self.agree:,} of {self.texts:,} texts;"
-            f" their readings are furthest apart at layer {most.layers[0]}, {most.js:.3f} nats JS"
-            f" on average ({low:.3f} to {high:.3f})."
+        )
+        if most.js == 0:
+            return f"{told} their readings are the same at every layer."
+        return (
+            f"{told} their readings are furthest apart at layer {most.layers[0]}, {most.js:.3f}"
+            f" nats JS on average ({low:.3f} to {high:.3f})."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,7 +133,7 @@ class TextsComparison:
                 }
                 for one in self.most
             ],
-            "vocabulary": {"shared": len(self.shared), "sizes": list(self.shared.sizes)},
+            "vocabulary": self.shared.to_dict(),
             "options": self.options.to_dict(),
         }  # fmt: skip
 
@@ -206,7 +210,7 @@ def compare_over(
     return TextsComparison(
         names=(first.model.name, other.model.name),
         options=options,
-        shared=shared,
+        shared=shared.count,
         layers=tuple(_layers(first, options, layers, rows, means, check)),
         most=tuple(sorted(found, key=lambda one: -one.js)[:_LISTED]),
         texts=len(rows),

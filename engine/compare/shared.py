@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -14,6 +14,31 @@ from engine.model.vocabulary import Vocabulary
 
 FEWEST: Final = 500
 """Vocabularies that share fewer tokens are not compared."""
+
+
+@dataclass(frozen=True)
+class SharedCount:
+    """How many tokens two vocabularies share."""
+
+    shared: int
+    sizes: tuple[int, int]
+    """Rows of either."""
+    whole: bool
+    """Whether every row stands for the same token in both, so that nothing is left out."""
+
+    @property
+    def sentence(self) -> str:
+        """How much is shared."""
+        if self.whole:
+            return f"Both have the same vocabulary of {self.shared:,} tokens."
+        return (
+            f"{self.shared:,} tokens stand in both vocabularies, of {self.sizes[0]:,} and"
+            f" {self.sizes[1]:,}; probabilities are compared over these, scaled to sum to 1."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "sizes": list(self.sizes), "sentence": self.sentence}
 
 
 @dataclass(frozen=True)
@@ -27,7 +52,7 @@ class Shared:
     sizes: tuple[int, int]
     """Rows of either vocabulary."""
     whole: bool
-    """Whether every row stands for the same token in both, so that nothing is left out."""
+    """As in the count."""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -38,14 +63,9 @@ class Shared:
         return self.first, self.other
 
     @property
-    def sentence(self) -> str:
-        """How much is shared."""
-        if self.whole:
-            return f"Both have the same vocabulary of {len(self):,} tokens."
-        return (
-            f"{len(self):,} tokens stand in both vocabularies, of {self.sizes[0]:,} and"
-            f" {self.sizes[1]:,}; probabilities are compared over these, scaled to sum to 1."
-        )
+    def count(self) -> SharedCount:
+        """Their number alone."""
+        return SharedCount(len(self), self.sizes, self.whole)
 
 
 def shared_vocabulary(first: Vocabulary, other: Vocabulary, *, fewest: int = FEWEST) -> Shared:

@@ -7,7 +7,7 @@ not fit in memory together are compared one after the other.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,19 @@ Logits = Callable[[Cells], Tensor]
 
 
 @dataclass(frozen=True)
+class SideFacts:
+    """What stays of a side when it was compared: nothing that holds a model."""
+
+    about: ModelInfo
+    tokens: tuple[Token, ...]
+    temperature: float
+    answers: tuple[int, ...]
+    """The model's own next token at each position; −1 where its last layer is not finite."""
+    token_info: Mapping[int, Token]
+    """Of every id that is named."""
+
+
+@dataclass(frozen=True)
 class Side:
     """What is read of a text at all layers and positions."""
 
@@ -48,6 +61,16 @@ class Side:
     """The model's own next token at each position; −1 where its last layer is not finite."""
     temperature: float
     logits: Logits
+
+    def facts(self, ids: Iterable[int]) -> SideFacts:
+        """What stays of it.
+
+        Args:
+            ids: of the tokens that are named besides the answers.
+        """
+        named = {int(id) for id in (*ids, *self.answers) if id >= 0}
+        info = {id: self.vocabulary.token(id) for id in sorted(named)}
+        return SideFacts(self.about, self.tokens, self.temperature, self.answers, info)
 
 
 def side_of(

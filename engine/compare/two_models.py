@@ -30,8 +30,8 @@ from torch import Tensor
 from engine.compare.alignment import Pairs, align
 from engine.compare.alike import debiased_cka
 from engine.compare.cells import cells_of, mean_of, shared_logs
-from engine.compare.shared import FEWEST, Shared, shared_vocabulary
-from engine.compare.side import Side, side_of
+from engine.compare.shared import FEWEST, Shared, SharedCount, shared_vocabulary
+from engine.compare.side import Side, SideFacts, side_of
 from engine.errors import OptionError
 from engine.json_number import number, plain
 from engine.model.vocabulary import Token
@@ -60,9 +60,9 @@ class Mover:
 class ModelComparison:
     """Two models on one text; arrays are layer × pair unless said otherwise."""
 
-    sides: tuple[Side, Side]
+    sides: tuple[SideFacts, SideFacts]
     options: TraceOptions
-    shared: Shared
+    shared: SharedCount
     pairs: Pairs
     """(position by the first tokenizer, position by the other)."""
     layers: tuple[tuple[int, int], ...]
@@ -103,7 +103,7 @@ class ModelComparison:
     def answers(self) -> tuple[Token | None, Token | None]:
         """What either model says after the last pair."""
         first, other = (
-            side.vocabulary.token(side.answers[at]) if side.answers[at] >= 0 else None
+            side.token_info.get(side.answers[at])
             for side, at in zip(self.sides, self.pairs[-1], strict=True)
         )
         return first, other
@@ -117,6 +117,23 @@ class ModelComparison:
             for side, with_partner in zip(self.sides, held, strict=True)
         )
         return first, other
+
+    def at(self, pairs: slice) -> ModelComparison:
+        """The same with some of the pairs."""
+        cut = {name: getattr(self, name)[:, pairs] for name in ("kl", "js", "overlap", "agreement")}
+        return replace(
+            self,
+            pairs=self.pairs[pairs],
+            cosine=None if self.cosine is None else self.cosine[:, pairs],
+            left_out=self.left_out[:, :, pairs],
+            top_ids=(self.top_ids[0][:, pairs], self.top_ids[1][:, pairs]),
+            top_probabilities=(
+                self.top_probabilities[0][:, pairs],
+                self.top_probabilities[1][:, pairs],
+            ),
+            ranks=self.ranks[..., pairs],
+            **cut,
+        )
 
     @property
     def names(self) -> tuple[str, str]:
@@ -136,24 +153,27 @@ class ModelComparison:
         told = f"{a} goes on with {said[0]}, {b} " + (
             "with the same." if same else f"with {said[1]}."
         )
-        last = self.js[:, -1]
-        apart = np.flatnonzero(last > APART)
-        if not np.isfinite(last).any():
+        column = self.js[:, -1]
+        apart = np.flatnonzero(column > APART)
+        if not np.isfinite(column).any():
             return told
-        where = (
-            f"after the last token their readings are nowhere more than {APART:g} nats apart (JS)"
-            if not len(apart)
-            else f"after the last token their readings are furthest apart at layer"
-            f" {self.layers[int(np.nanargmax(last))][0]} ({np.nanmax(last):.2f} nats JS, of ln 2 ="
-            " 0.69 at most)"
-        )
-        final = mean_of(self.js[-1])
-        if not math.isfinite(self.by_chance[-1]):
-            return f"{told} {where[:1].upper()}{where[1:]}."
-        return (
-            f"{told} {where[:1].upper()}{where[1:]}. At the last layer, over all positions, they"
-            f" are {final:.2f} nats apart; readings of unlike positions {self.by_chance[-1]:.2f}."
-        )
+        if len(apart):
+            at = [self.layers[int(n)][0] for n in (apart[0], np.nanargmax(column))]
+            without_gap = len(apart) == len(column) - int(apart[0])
+            told += (
+                f" After the last token their readings part {'from' if without_gap else 'at'} layer"
+                f" {at[0]}{' on' if without_gap else ''} (JS above {APART:g} nats), furthest at"
+                f" layer {at[1]} ({np.nanmax(column):.2f}, of 0.69 at most)."
+            )
+        else:
+            told += f" After the last token they are nowhere more than {APART:g} nats apart (JS)."
+        final, chance = mean_of(self.js[-1]), float(self.by_chance[-1])
+        if not math.isfinite(chance):
+            return told
+        told += " At the last layer, over all positions, they are"
+        if final >= chance:
+            return f"{told} no nearer ({final:.2f} nats) than unlike positions ({chance:.2f})."
+        return f"{told} {final:.2f} nats apart, unlike positions {chance:.2f}."
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: the command's contract, and what else was found."""
@@ -172,9 +192,10 @@ class ModelComparison:
                     "top": [
                         [
                             [
-                                {"id": int(id), "text": side.vocabulary.texts[id],
+                                {"id": int(id), "text": side.token_info[int(id)].text,
                                  "probability": number(p)}
                                 for id, p in zip(ids, ps, strict=True)
+                                if id >= 0
                             ]
                             for ids, ps in zip(row, chances, strict=True)
                         ]
@@ -203,10 +224,7 @@ class ModelComparison:
             "aligned": len(self.pairs),
             "left_out": [len(one) for one in self.alone],
             "alone": [[token.to_dict() for token in one] for one in self.alone],
-            "vocabulary": {
-                "shared": len(self.shared), "sizes": list(self.shared.sizes),
-                "whole": self.shared.whole, "sentence": self.shared.sentence,
-            },
+            "vocabulary": self.shared.to_dict(),
             "answers": [None if one is None else one.to_dict() for one in (first, other)],
             "movers": [
                 {"token": one.token.to_dict(), "first": one.first, "other": one.other}
@@ -288,9 +306,12 @@ def beside(
     ]
     cka, chance = debiased_cka(states[0].numpy(), states[1].numpy(), check=check)
     return ModelComparison(
-        sides=sides,
+        sides=(
+            first.facts(joined["first_ids"].ravel()),
+            other.facts(joined["other_ids"].ravel()),
+        ),
         options=options,
-        shared=shared,
+        shared=shared.count,
         pairs=pairs,
         layers=layers,
         kl=joined["kl"],

@@ -19,6 +19,7 @@ PAGES = {
     "act": "/act",
     "generate": "/generate?prompt=Once+upon+a&tokens=4&forks=1%3A300&branch=1",
     "history": "/history",
+    "two models": "/compare/models",
     "two prompts": "/compare?prompt=The+cat+sat&other=The+dog+sat",
     "bases": "/bases",
     "search": "/bases?search=e&geometry=matmul",

@@ -38,7 +38,7 @@ TOKEN = "a-token-of-more-than-22-characters"
 TOUR = [
     "/?prompt=the+cat", "/trace/agreement?prompt=the+cat", "/trace/words?prompt=the+cat",
     "/trace/contexts?prompt=the+cat", "/cost?prompt=the+cat",
-    "/compare?prompt=the+cat&other=the+dog", "/history",
+    "/compare?prompt=the+cat&other=the+dog", "/compare/models", "/history",
     "/bases?token=cat&search=a", "/calibrate", "/model", "/model/frames", "/model/opening",
     "/method", "/method/source/frames", "/jobs", "/map", "/map/quality", "/map/layers",
     "/metrics", "/readyz", "/static/plotly.min.js", "/api/v1/openapi.json",

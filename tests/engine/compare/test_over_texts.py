@@ -47,8 +47,10 @@ def test_the_same_as_one_text_after_another(spaces: Spaces) -> None:
     means = []
     for one in alone:
         some = [a for a, _ in one.pairs][1 : FIRST + 1] or [0]
-        means.append([side.states[:, some].double().mean(1) for side in one.sides])
-    apart = sum(b - a for a, b in means) / len(means)
+        ids = [token.id for token in one.sides[0].tokens]
+        read = [space.model.read_out(space.model.states(ids).raw) for space in (first, other)]
+        means.append([states[:, some].double().mean(1) for states in read])
+    apart = sum((b - a for a, b in means), torch.zeros(())) / len(means)
     assert [one.difference for one in found.layers] == pytest.approx(apart.norm(dim=1).tolist())
     chance = (means[0][0] + means[1][0] - means[2][0] - means[3][0]) / 2
     assert [one.by_chance for one in found.layers] == pytest.approx(chance.norm(dim=1).tolist())

@@ -111,7 +111,8 @@ def test_other_tokenizers_widths_and_depths(spaces: Spaces, shallow: LatentSpace
     assert found.layers == ((0, 0), (1, 1), (2, 1), (3, 2))
     assert found.cosine is None
     assert found.cka.shape == (4, 4)
-    shared = found.shared
+    shared = shared_vocabulary(sides[0].vocabulary, sides[1].vocabulary, fewest=FEW)
+    assert found.shared == shared.count
     assert not shared.whole
     assert FEW < len(shared) < 290
     texts = [side.vocabulary.texts for side in sides]

@@ -1,0 +1,91 @@
+"""Two models as JSON, under ``/api/v1/compare``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from app.compare.models_question import ModelsQuestion
+from app.compare.models_reading import compared, frames_compared, opened_beside
+from app.model.choice import ModelName, OpenOrder
+from app.model.explorer import Explorer, ExplorerDep
+from app.web import export
+from app.web.answers import Document, described, json_answer
+from engine.frames.kinds import FrameName
+
+router = APIRouter(prefix="/api/v1/compare", tags=["api"])
+
+
+class BesideDocument(Document):
+    """The second model of the server."""
+
+    beside: str | None
+    opening: str | None
+    progress: str
+
+
+@router.get("/models", responses=described())
+async def models(
+    request: Request, query: Annotated[ModelsQuestion, Query()], explorer: ExplorerDep
+) -> Response:
+    """One text by the open model and by the second one, cell beside cell."""
+    body = await explorer.document(
+        request,
+        explorer.writer(query.prompt),
+        compared,
+        explorer.models,
+        opened_beside(explorer, query.beside),
+        query.prompt,
+        query.options(),
+    )
+    return json_answer(body)
+
+
+@router.get("/frames", responses=described())
+async def frames(
+    request: Request,
+    explorer: ExplorerDep,
+    beside: Annotated[ModelName, Query()],
+    frame: Annotated[FrameName, Query()] = "output",
+) -> Response:
+    """The frame of the open model turned onto the second one's: how far apart they stay."""
+    body = await explorer.document(
+        request,
+        explorer.writer(),
+        frames_compared,
+        explorer.models,
+        opened_beside(explorer, beside),
+        frame,
+    )
+    return json_answer(body)
+
+
+@router.get("/beside", responses=described(BesideDocument))
+async def beside(explorer: ExplorerDep) -> Response:
+    """Which model stands open beside the one that answers, and how far an opening is."""
+    return json_answer(export.dumps(_document(explorer)))
+
+
+@router.post("/beside", status_code=202, responses=described(BesideDocument, status=202))
+async def open_beside(order: OpenOrder, explorer: ExplorerDep) -> Response:
+    """Begin to open a model of the list beside the one that answers, for comparisons alone."""
+    await explorer.models.open_beside(order.name)
+    return json_answer(export.dumps(_document(explorer)), 202)
+
+
+@router.delete("/beside", responses=described(BesideDocument))
+async def close_beside(explorer: ExplorerDep) -> Response:
+    """Let the second model go."""
+    await explorer.models.close_beside()
+    return json_answer(export.dumps(_document(explorer)))
+
+
+def _document(explorer: Explorer) -> dict[str, str | None]:
+    models = explorer.models
+    return {
+        "beside": models.second.opened.entry if models.second.opened is not None else None,
+        "opening": models.opening.name if models.opening is not None else None,
+        "progress": models.progress,
+    }
