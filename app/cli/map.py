@@ -15,7 +15,7 @@ from typing import Any, Final
 from app.cli.labelled import named_texts
 from app.cli.options import add, add_lens, lens_of, space_of, taken
 from app.cli.terminal import follow, save, write
-from app.maps.api import MapFileQuestion
+from app.maps.api import MapFileQuestion, MapQualityQuestion
 from app.maps.calibrated import open_folder, reading_in
 from app.maps.files.export import FORMATS, drawing_of, format_of
 from app.maps.files.export import write as file_of
@@ -41,6 +41,7 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     draw.add_argument("--calibration", metavar="FOLDER", help=SAVED)
     add(draw, MapFileQuestion, *(n for n in MapFileQuestion.model_fields if n not in _OWN))
     add(draw, MapFileQuestion, colour=f"Of HTML and pictures: {', '.join(COLOURS)}.")
+    add(draw, MapQualityQuestion, exact="Say how true it is with every point looked at.")
     add_lens(draw)
     draw.set_defaults(run=_map)
 
@@ -73,10 +74,11 @@ def _map(given: argparse.Namespace) -> int:
             follow(maps.umap(options))
         drawing = drawing_of(maps, options, format, given.colour, check=no_check)
         body = file_of(drawing, format, look)
+        found = maps.quality(options, exact=True) if given.exact else drawing.quality
     if given.json:
         return write(body)
     save(Path(given.out), body)
     print(f"{given.out}: {drawing.map.title}. {drawing.map.how_chosen}.", file=sys.stderr)
-    if drawing.quality is not None:
-        print(drawing.quality.sentence, file=sys.stderr)
+    if found is not None:
+        print(found.sentence, file=sys.stderr)
     return 0

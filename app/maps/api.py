@@ -68,6 +68,13 @@ class MapChangesQuestion(MapQuestion):
     values: bool = Field(False, description="Every point's figures as well.")
 
 
+class MapQualityQuestion(MapQuestion):
+    """Which map, and whether every point is looked at."""
+
+    exact: bool = Field(False, description="Every point asked for its neighbours, however many: "
+        "of a whole vocabulary a minute or more, at most the server's deadline.")  # fmt: skip
+
+
 class MapSearchQuestion(MapQuestion):
     """Which map, and what is looked for on it."""
 
@@ -217,9 +224,9 @@ async def colour(request: Request, query: Annotated[MapColourQuestion, Query()])
 
 
 @router.get("/map/quality", responses=_MAP)
-async def quality(request: Request, query: Annotated[MapQuestion, Query()]) -> Response:
+async def quality(request: Request, query: Annotated[MapQualityQuestion, Query()]) -> Response:
     """How true the picture is, one sentence first."""
-    return await _json(request, query, export.document, MapMaker.quality)
+    return await _json(request, query, export.document, MapMaker.quality, query.exact)
 
 
 @router.get("/map/neighbours", responses=_MAP)

@@ -23,10 +23,12 @@ import numpy as np
 
 from engine.errors import NonFiniteError, OptionError
 from engine.maps.arrays import Doubles, Floats
-from engine.maps.preprocessing import Moments
+from engine.maps.preprocessing import Moments, moments_of
 
 _NEAR_TIE = 0.02
 """Relative gap of eigenvalues below which two axes are not to be told apart."""
+_FEW = 8
+"""Points are few where there are so many times more dimensions."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +73,57 @@ def principal_axes(moments: Moments, dims: int) -> Axes:
     from scipy.linalg import eigh
 
     d = len(moments.mean)
-    if not (np.isfinite(moments.covariance).all() and np.isfinite(moments.mean).all()):
+    total = float(np.trace(moments.covariance))
+    _check_spread(moments.n, moments.mean, total)
+    kept = min(dims + 1, d)
+    values, vectors = eigh(moments.covariance, subset_by_index=[d - kept, d - 1])
+    return _chosen(moments.mean, values[::-1], vectors[:, ::-1], total, dims)
+
+
+def principal_axes_of(vectors: Floats | Doubles, dims: int) -> Axes:
+    """:func:`principal_axes` of points at hand (n × d): of few from their singular vectors, which
+    needs no d × d matrix.
+
+    Raises:
+        OptionError, NonFiniteError: as there.
+    """
+    n, d = vectors.shape
+    if not dims < n <= d // _FEW:
+        return principal_axes(moments_of(vectors), dims)
+    mean: Doubles = vectors.mean(axis=0, dtype=np.float64)
+    _check_spread(n, mean, 1.0)
+    x = vectors.astype(np.float64) - mean
+    total = float(np.sum(x**2)) / (n - 1)
+    _check_spread(n, mean, total)
+    _, lengths, directions = np.linalg.svd(x, full_matrices=False)
+    kept = slice(dims + 1)
+    return _chosen(mean, lengths[kept] ** 2 / (n - 1), directions[kept].T, total, dims)
+
+
+def _check_spread(n: int, mean: Doubles, total: float) -> None:
+    """Refuse points that are not finite, or lie in one place.
+
+    Args:
+        total: their variance.
+    """
+    if not (np.isfinite(total) and np.isfinite(mean).all()):
         raise NonFiniteError(
             "the points hold NaN or infinity, so they have no principal axes; choose another layer"
             " or preprocessing."
         )
-    total = float(np.trace(moments.covariance))
-    floor = 1e-24 * max(float(moments.mean @ moments.mean), 1e-300)
-    if moments.n < 2 or total <= floor:
-        what = "there is only one point" if moments.n < 2 else "all points are equal"
+    floor = 1e-24 * max(float(mean @ mean), 1e-300)
+    if n < 2 or total <= floor:
+        what = "there is only one point" if n < 2 else "all points are equal"
         raise OptionError(
             f"{what} to fit the picture on, so it has no axes; choose more tokens or text, or"
             " another preprocessing."
         )
-    kept = min(dims + 1, d)
-    values, vectors = eigh(moments.covariance, subset_by_index=[d - kept, d - 1])
-    values, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
+
+
+def _chosen(mean: Doubles, values: Doubles, vectors: Doubles, total: float, dims: int) -> Axes:
+    """Axes of the largest eigenvalues and one more, which says whether the last are tied."""
+    values = np.clip(values, 0, None)
+    kept = len(values)
     shown = vectors[:, :dims]
     if shown.shape[1] < dims:
         shown = np.pad(shown, ((0, 0), (0, dims - shown.shape[1])))
@@ -96,7 +133,7 @@ def principal_axes(moments: Moments, dims: int) -> Axes:
     gaps = values[: kept - 1] - values[1:kept]
     tied = bool((gaps <= _NEAR_TIE * values[: kept - 1]).any() and values[-1] > 1e-12 * total)
     return Axes(
-        centre=moments.mean,
+        centre=mean,
         directions=np.ascontiguousarray(shown),
         offset=np.zeros(dims),
         shares=tuple(float(x / total) for x in values[:dims]),

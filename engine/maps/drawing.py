@@ -5,7 +5,8 @@ A :class:`Drawer` keeps what the next layer needs again: places of bases, and wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -32,8 +33,8 @@ from engine.model.vocabulary import visible
 from engine.progress import Check, no_check
 from engine.trace.compute import model_info
 
-_PLACES = 8
-"""Places of bases that are kept."""
+_PLACES = 32 * 2**20
+"""Bytes of places of bases that are kept."""
 
 
 class Drawer:
@@ -51,7 +52,9 @@ class Drawer:
         self._umap_cache = umap_cache
         self._shipped = shipped
         self._windows: LRUCache[tuple[Any, ...], Window] = LRUCache(KEPT)
-        self._placed: LRUCache[tuple[Any, ...], Floats] = LRUCache(_PLACES)
+        self._placed: LRUCache[tuple[Any, ...], Floats] = LRUCache(
+            _PLACES, getsizeof=lambda places: places.nbytes
+        )
 
     def draw(self, scene: Scene, check: Check) -> Map:
         """The map of this scene.
@@ -202,6 +205,17 @@ class Drawer:
     def _place(self, scene: Scene, check: Check) -> tuple[Floats, Axes, list[str], Floats]:
         """Coordinates of all points, the axes, warnings, and the states after preprocessing."""
         o = scene.options
+        axes, notes, seen = self._fit(scene, check)
+        if 0 < scene.states < 20 and PREPROCESSINGS[o.preprocessing].scaled:
+            notes.append(
+                f"The states are standardised by the spread of only {scene.states}; read with care."
+            )
+        bases = self._bases(scene, [axes], check)[0]
+        return _on(axes, bases, seen), axes, notes, seen
+
+    def _fit(self, scene: Scene, check: Check) -> tuple[Axes, list[str], Floats]:
+        """The axes, warnings about them, and the states after preprocessing."""
+        o = scene.options
         seen, fitted = self._scenes.seen(scene, check)
         if scene.states == len(scene.points) and not has_place(seen).any():
             raise NonFiniteError(
@@ -211,29 +225,34 @@ class Drawer:
         fit = PROJECTIONS[o.projection].fit
         assert fit is not None
         axes, notes = fit(self._fitting(scene, fitted, check))
-        parts = []
-        if len(scene.points) > scene.states:
-            key = (
+        return axes, list(notes), seen
+
+    def _bases(self, scene: Scene, axes: Sequence[Axes], check: Check) -> list[Floats]:
+        """Coordinates of the bases of a scene on each of some axes; none where it has none."""
+        if len(scene.points) == scene.states:
+            return [np.empty((0, one.dims), dtype=np.float32) for one in axes]
+        o = scene.options
+        keys = [
+            (
                 o.frame_key,
                 o.preprocessing,
-                axes.directions.tobytes(),
-                axes.centre.tobytes(),
-                axes.offset.tobytes(),
+                one.directions.tobytes(),
+                one.centre.tobytes(),
+                one.offset.tobytes(),
                 scene.ids.tobytes(),
             )
-            bases = self._placed.get(key)
-            if bases is None:
-                bases = self._scenes.landscape.place_bases(o, scene.ids, axes, check)
-                self._placed[key] = bases
-            parts.append(bases)
-        if scene.states:
-            parts.append(axes.place(seen).astype(np.float32))
-        if 0 < scene.states < 20 and PREPROCESSINGS[o.preprocessing].scaled:
-            notes.append(
-                f"The states are standardised by the spread of only {scene.states}; read with care."
-            )
-        coordinates = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        return np.ascontiguousarray(coordinates), axes, notes, seen
+            for one in axes
+        ]
+        found = {key: self._placed[key] for key in keys if key in self._placed}
+        missing = {key: one for key, one in zip(keys, axes, strict=True) if key not in found}
+        if missing:
+            given = list(missing.values())
+            placed = self._scenes.landscape.place_bases(o, scene.ids, given, check)
+            found |= zip(missing, placed, strict=True)
+            for key, places in zip(missing, placed, strict=True):
+                with suppress(ValueError):  # larger than all that may be kept
+                    self._placed[key] = places
+        return [found[key] for key in keys]
 
     def _fitting(self, scene: Scene, states: Floats, check: Check) -> Fitting:
         """What the fit of a projection may ask of a scene.
@@ -303,16 +322,21 @@ class Drawer:
         key = (replace(whole, layer=0) if joined else whole, scene.ids.tobytes())
         if key not in self._windows:
             found = [_window_of(coordinates, scene.points.kind)]
+            others: list[tuple[Axes, Floats]] = []
+            for other in self._beside(scene, joined=joined):
+                # A layer that has no map of its own has no window either.
+                with suppress(OptionError, NonFiniteError):
+                    axes, _, seen = self._fit(replace(scene, options=other), check)
+                    others.append((axes, seen))
             still = not PROJECTIONS[o.projection].bases_move
             moving = len(scene.points) - scene.states if still else 0
-            for other in self._beside(scene, joined=joined):
-                there = replace(scene, options=other)
-                try:
-                    placed, _, _, _ = self._place(there, check)
-                except (OptionError, NonFiniteError):
-                    continue  # a layer that has no map of its own has no window either
-                if has_place(placed[moving:]).any():
-                    found.append(_window_of(placed[moving:], scene.points.kind[moving:]))
+            bases = [np.empty((0, o.dims), dtype=np.float32)] * len(others)
+            if others and not still:
+                bases = self._bases(scene, [axes for axes, _ in others], check)
+            for (axes, seen), at in zip(others, bases, strict=True):
+                placed = _on(axes, at, seen)
+                if has_place(placed).any():
+                    found.append(_window_of(placed, scene.points.kind[moving:]))
             self._windows[key] = join(found)
         return self._windows[key], joined
 
@@ -328,6 +352,14 @@ class Drawer:
             for side in SIDES if both else (o.side,):
                 if (number, side) != (scene.layer, o.side):
                     yield replace(o, layer=number, side=side)
+
+
+def _on(axes: Axes, bases: Floats, states: Floats) -> Floats:
+    """Coordinates of all points, of bases that are placed and of states to be (n × dims)."""
+    if not len(states):
+        return bases
+    placed = axes.place(states).astype(np.float32)
+    return np.ascontiguousarray(np.concatenate([bases, placed]))
 
 
 def _window_of(coordinates: Floats, kind: NDArray[np.uint8]) -> Window:

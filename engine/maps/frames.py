@@ -30,6 +30,8 @@ from engine.progress import Check
 from engine.reading.read import Reading, read
 
 _BLOCK = 8192
+_PLACED = 1024
+"""Rows that are placed at once: they stay in the processor's cache for all axes."""
 
 
 @dataclass(frozen=True)
@@ -74,49 +76,65 @@ class Landscape:
             self._shared[key] = principal_axes(ground.moments, dims)
         return self._shared[key]
 
-    def place_bases(self, options: MapOptions, ids: Longs, axes: Axes, check: Check) -> Floats:
-        """Coordinates of some bases (n × dims), without writing them out.
+    def place_bases(
+        self, options: MapOptions, ids: Longs, axes: Sequence[Axes], check: Check
+    ) -> list[Floats]:
+        """Coordinates of some bases (n × dims) on each of some axes, without writing them out and
+        in one pass over the rows.
 
         y_i = ((M·x_i·f − o)·s / ‖·‖ − c)·D + t: M, the scales s and the directions D become one
-        d × dims matrix.
+        d × dims matrix. Each axes' product is one by itself, so its bits do not depend on what
+        else is placed.
         """
         frame = self.space.frame(options.frame_key)
         treatment = self.bases(options.frame_key, options.preprocessing, check).treatment
-        directions: Doubles = axes.directions
-        if treatment.factor is not None:
-            directions = directions * treatment.factor[:, None]
-        start = np.zeros(axes.dims)
-        if treatment.offset is not None:
-            start = treatment.offset @ directions
-        matrix = torch.from_numpy(np.ascontiguousarray(directions))
-        if frame.transform is not None:
-            matrix = frame.transform @ matrix
-        matrix = matrix * frame.factor
-        rest = axes.offset - axes.centre @ axes.directions
-        out = np.empty((len(ids), axes.dims), dtype=np.float32)
+        maps = [_affine(frame, treatment, one) for one in axes]
+        found = [np.empty((len(ids), one.dims), dtype=np.float32) for one in axes]
         whole = len(ids) == frame.size
-        for first in range(0, len(ids), _BLOCK):
+        lengths = frame.norms.cpu() if treatment.unit else None
+        for first in range(0, len(ids), _PLACED):
             check()
-            some = ids[first : first + _BLOCK]
+            some = ids[first : first + _PLACED]
             stop = first + len(some)
-            rows = frame.block(first, stop) if whole else frame.gather(torch.from_numpy(some))
-            y: Doubles = (rows.cpu().double() @ matrix).numpy() - start
-            if treatment.unit:
-                norms = frame.norms.cpu()[torch.from_numpy(some)].double().numpy()[:, None]
-                y /= np.where(norms > 0, norms, 1.0)
-            out[first:stop] = y + rest
-        if not np.isfinite(out).all():
+            block = frame.block(first, stop) if whole else frame.gather(torch.from_numpy(some))
+            rows = block.cpu().double()
+            if lengths is not None:
+                norms = lengths[torch.from_numpy(some)].double().numpy()[:, None]
+                norms = np.where(norms > 0, norms, 1.0)
+            for (matrix, start, rest), out in zip(maps, found, strict=True):
+                y: Doubles = (rows @ matrix).numpy() - start
+                if lengths is not None:
+                    y /= norms
+                out[first:stop] = y + rest
+        if not all(np.isfinite(out).all() for out in found):
             raise NonFiniteError(
                 f"some bases of the frame {options.frame_words!r} hold NaN or infinity, so they"
                 " have no place on a map."
             )
-        return out
+        return found
 
     def tokens(self, frame: str, preprocessing: str, words: Sequence[str], check: Check) -> Doubles:
         """The bases of some tokens after preprocessing (n × d)."""
         ids = [self.space.find_token(w) for w in words]
         vectors: Doubles = self.space.frame(frame).vectors(ids).numpy()
         return self.bases(frame, preprocessing, check).treatment.exact(vectors)
+
+
+def _affine(
+    frame: Frame, treatment: Treatment, axes: Axes
+) -> tuple[torch.Tensor, Doubles, Doubles]:
+    """What a row is multiplied by (d × dims), what is taken off before it is divided by its length,
+    and what is added after that (dims each)."""
+    directions: Doubles = axes.directions
+    if treatment.factor is not None:
+        directions = directions * treatment.factor[:, None]
+    start = np.zeros(axes.dims)
+    if treatment.offset is not None:
+        start = treatment.offset @ directions
+    matrix = torch.from_numpy(np.ascontiguousarray(directions))
+    if frame.transform is not None:
+        matrix = frame.transform @ matrix
+    return matrix * frame.factor, start, axes.offset - axes.centre @ axes.directions
 
 
 def basis_vectors(frame: Frame, ids: Longs, check: Check) -> Floats:

@@ -30,9 +30,8 @@ from engine.maps.neighbours import (
     NearBasis,
     Neighbours,
     check_metric,
-    cka_matrix,
+    cka_matrices,
     near_point,
-    without_largest,
 )
 from engine.maps.options import MapOptions
 from engine.maps.points import (
@@ -44,7 +43,7 @@ from engine.maps.points import (
     has_place,
 )
 from engine.maps.projections import PROJECTIONS, SHARED
-from engine.maps.quality import Distortion, Quality, distortion, measure_quality
+from engine.maps.quality import QUERIES, Distortion, Quality, distortion, measure_quality
 from engine.maps.reduction import UmapCache, UmapResult, reduce
 from engine.maps.result import Map
 from engine.maps.scenes import KEPT, Scene, Scenes
@@ -87,7 +86,7 @@ class MapMaker:
         self.umap_cache = layouts
         self._drawer = Drawer(self._scenes, self.umap_cache, shipped=shipped)
         self._maps: LRUCache[MapOptions, Map] = LRUCache(KEPT)
-        self._qualities: LRUCache[MapOptions, Quality] = LRUCache(KEPT)
+        self._qualities: LRUCache[tuple[MapOptions, bool], Quality] = LRUCache(KEPT)
         self._distortions: LRUCache[MapOptions, Distortion] = LRUCache(KEPT)
         self._changes: LRUCache[tuple[MapOptions, MapOptions, int], Changes] = LRUCache(_FEW)
         self._ckas: LRUCache[MapOptions, Cka] = LRUCache(_FEW)
@@ -215,16 +214,28 @@ class MapMaker:
 
     # --- evidence ---
 
-    def quality(self, options: MapOptions, *, check: Check = no_check) -> Quality:
-        """How true the map is: see :mod:`engine.maps.quality`."""
+    def quality(
+        self, options: MapOptions, exact: bool = False, *, check: Check = no_check
+    ) -> Quality:
+        """How true the map is: see :mod:`engine.maps.quality`.
+
+        Args:
+            exact: every point is asked for its neighbours, however many there are: n²·d products.
+        """
         options = self.resolve(options)
-        if options not in self._qualities:
-            vectors, coordinates = self._both(options, check)
-            placed = has_place(vectors)
-            self._qualities[options] = measure_quality(
-                vectors[placed], coordinates[placed], seed=options.seed, check=check
+        key = options, exact
+        if key not in self._qualities:
+            drawn = self.map(options, check=check)
+            placed = has_place(drawn.coordinates)
+            scene = self._scenes.scene(options, check)
+            self._qualities[key] = measure_quality(
+                self._scenes.cloud(scene, check),
+                drawn.coordinates[placed],
+                seed=options.seed,
+                queries=drawn.n if exact else QUERIES,
+                check=check,
             )
-        return self._qualities[options]
+        return self._qualities[key]
 
     def distortion(self, options: MapOptions, *, check: Check = no_check) -> Distortion:
         """How wrong the map is about each point."""
@@ -426,6 +437,5 @@ class MapMaker:
             left = int((~placed).sum())
             note = f"{note} {left:,} that are not finite at every layer are left out.".strip()
         dropped = min(_CKA_DROPPED, stacks[0].shape[1] - 1)
-        values = cka_matrix(stacks, check)
-        without = cka_matrix([without_largest(x, dropped) for x in stacks], check)
+        values, without = cka_matrices(stacks, dropped, check)
         return Cka(layers, values, without, dropped, len(stacks[0]), what, note)

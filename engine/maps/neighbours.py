@@ -5,6 +5,7 @@ Knows nothing about pictures: everything here is computed on vectors of full wid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -27,6 +28,8 @@ _FEW = 4
 _MIDDLE = 512
 """Rows whose median is taken for the middle."""
 _SCAN = 4096
+_GRAMS = 64 * 2**20
+"""Bytes of the Gram matrices that are held at once."""
 _BYTES = 16 * 2**20
 """Of a block: memory of larger ones is given back to the system and fetched anew every time."""
 
@@ -56,7 +59,7 @@ def distance_blocks(
     middle = np.median(vectors[:: max(1, len(vectors) // _MIDDLE)], axis=0).astype(np.float32)
     x = torch.from_numpy(vectors - middle)
     square = torch.linalg.vecdot(x, x)
-    step = max(16, min(_ROWS, _BYTES // (4 * max(len(x), 1))))
+    step = block_rows(len(x))
     for start in range(0, len(queries), step):
         check()
         some = torch.from_numpy(queries[start : start + step])
@@ -71,6 +74,11 @@ def distance_blocks(
             block.clamp_min_(0)
         block[torch.arange(len(some)), some] = torch.inf
         yield slice(start, start + len(some)), block
+
+
+def block_rows(n: int) -> int:
+    """Queries whose distances to n points are held at once."""
+    return max(16, min(_ROWS, _BYTES // (4 * max(n, 1))))
 
 
 def nearest(
@@ -265,28 +273,80 @@ def linear_cka(a: Floats | Doubles, b: Floats | Doubles) -> float:
     return _cka(x, y, _self_norm(x), _self_norm(y))
 
 
-def cka_matrix(stacks: list[Floats], check: Check = no_check) -> Doubles:
-    """:func:`linear_cka` of every pair of layers, float64."""
+def cka_matrices(
+    stacks: Sequence[Floats], dropped: int, check: Check = no_check
+) -> tuple[Doubles, Doubles]:
+    """:func:`linear_cka` of every pair of layers, and the same without each layer's `dropped`
+    dimensions of largest variance; float64.
+
+    ‖X_iᵀX_j‖² is tr(K_i·K_j) with the Gram matrices K = XXᵀ of the states: one of them for each
+    layer, where products of dimensions are one for each pair. Fewer operations decide which.
+
+    Args:
+        stacks: the same states at each layer (each n × d).
+        dropped: at least one dimension stays.
+    """
     centred = [_centred(x) for x in stacks]
-    own = []
-    for x in centred:
+    left_out = [_largest(x, dropped) for x in stacks]
+    n, d, layers = len(centred[0]), centred[0].shape[1], len(centred)
+    sums = _by_states if 2 * n <= layers * d else _by_dimensions
+    whole, without = (_scaled(one) for one in sums(centred, left_out, check))
+    return whole, without
+
+
+def _by_states(centred: list[Doubles], left_out: list[Longs], check: Check) -> list[Doubles]:
+    """‖X_iᵀX_j‖² of all pairs, with all dimensions and without some, from Gram matrices of the
+    states: a band of rows of all layers at a time, of which the square on the diagonal counts once
+    and what is right of it twice."""
+    n, layers = len(centred[0]), len(centred)
+    step = min(n, max(1, _GRAMS // (16 * n * layers)))
+    room = torch.empty(2, layers * step * n, dtype=torch.float64)
+    out = [torch.zeros(layers, layers, dtype=torch.float64) for _ in room]
+    for start in range(0, n, step):
         check()
-        own.append(_self_norm(x))
-    out = np.eye(len(stacks))
+        stop = min(start + step, n)
+        shape = layers, stop - start, n - start
+        whole, without = (one[: math.prod(shape)].view(shape) for one in room)
+        for i, (given, dims) in enumerate(zip(centred, left_out, strict=True)):
+            x = torch.from_numpy(given[start:])
+            few = x[:, dims]
+            torch.mm(x[: shape[1]], x.T, out=whole[i])
+            torch.addmm(whole[i], few[: shape[1]], few.T, alpha=-1, out=without[i])
+        for total, band in zip(out, (whole, without), strict=True):
+            flat, square = band.reshape(layers, -1), band[:, :, : shape[1]].reshape(layers, -1)
+            total += 2 * (flat @ flat.T) - square @ square.T
+    return [total.numpy() for total in out]
+
+
+def _by_dimensions(centred: list[Doubles], left_out: list[Longs], check: Check) -> list[Doubles]:
+    """The same from products of dimensions, a pair at a time."""
+    layers = len(centred)
+    out = [np.zeros((layers, layers)), np.zeros((layers, layers))]
     for i, x in enumerate(centred):
-        out[i, i] = 1.0 if own[i] > 0 else np.nan
-        for j in range(i):
+        for j in range(i + 1):
             check()
-            out[i, j] = out[j, i] = _cka(x, centred[j], own[i], own[j])
+            square = (x.T @ centred[j]) ** 2
+            out[0][i, j] = out[0][j, i] = square.sum()
+            square[left_out[i]] = 0
+            square[:, left_out[j]] = 0
+            out[1][i, j] = out[1][j, i] = square.sum()
     return out
 
 
-def without_largest(vectors: Floats, count: int) -> Floats:
-    """The vectors without their `count` dimensions of largest variance."""
-    order = np.argsort(vectors.var(axis=0, dtype=np.float64))
-    keep = np.sort(order[: max(1, vectors.shape[1] - count)])
-    out: Floats = vectors[:, keep]
+def _scaled(sums: Doubles) -> Doubles:
+    """‖X_iᵀX_j‖² over the layers' own; NaN where a layer does not vary."""
+    own = np.sqrt(np.diag(sums))
+    bottom = np.outer(own, own)
+    out: Doubles = np.full(sums.shape, np.nan)
+    np.divide(sums, bottom, out=out, where=bottom > 0)
+    np.fill_diagonal(out, np.where(own > 0, 1.0, np.nan))
     return out
+
+
+def _largest(vectors: Floats, count: int) -> Longs:
+    """The `count` dimensions of largest variance; one at least is none of them."""
+    order: Longs = np.argsort(vectors.var(axis=0, dtype=np.float64))
+    return order[max(1, vectors.shape[1] - count) :]
 
 
 def _centred(x: Floats | Doubles) -> Doubles:

@@ -24,12 +24,13 @@ import numpy as np
 
 from engine.json_number import Plain
 from engine.maps.arrays import Doubles, Floats, Longs
+from engine.maps.clouds import Cloud, Written
 from engine.maps.neighbours import distance_blocks, overlap
 from engine.progress import Check, no_check
 
 K: Final = 15
 EXACT: Final = 3000
-QUERIES: Final = 1000
+QUERIES: Final = 750
 _PAIRS: Final = 20
 """Distances per query that the rank correlation takes."""
 _RESAMPLES: Final = 1000
@@ -85,7 +86,7 @@ class _Scores:
 
 
 def measure_quality(
-    vectors: Floats,
+    vectors: Floats | Cloud,
     coordinates: Floats,
     *,
     k: int = K,
@@ -100,9 +101,10 @@ def measure_quality(
         coordinates: where the map puts them, far points unclipped (n × dims).
         k: neighbours looked at.
         seed: of the sample, the pairs, the random projection and the bootstrap.
-        queries: how many points are compared with all above :data:`EXACT`.
+        queries: how many points are compared with all above :data:`EXACT`; n or more: every one.
     """
-    n, d = vectors.shape
+    cloud = Written(vectors) if isinstance(vectors, np.ndarray) else vectors
+    n = len(cloud)
     k = min(k, (n - 1) // 2)
     generator = np.random.default_rng(seed)
     nan = float("nan")
@@ -113,15 +115,15 @@ def measure_quality(
         )
         none, names = Estimate(nan), ("kept", "trustworthiness", "continuity", "rank_correlation")
         return Quality(words, True, n, 0, 0, True, none, none, none, nan, dict.fromkeys(names, nan))
-    exact = n <= EXACT
+    exact = n <= max(EXACT, queries)
     chosen: Longs = (
         np.arange(n) if exact else np.sort(generator.choice(n, size=min(queries, n), replace=False))
     )
-    plane = generator.standard_normal((d, coordinates.shape[1])) / np.sqrt(d)
-    chance = vectors @ plane.astype(np.float32)
+    plane = generator.standard_normal((cloud.width, coordinates.shape[1])) / np.sqrt(cloud.width)
+    chance = cloud.along(plane)
     pairs = generator.integers(0, n - 1, size=(len(chosen), min(_PAIRS, n - 1)))
     pairs += pairs >= chosen[:, None]  # never the point itself
-    far, (ours, random) = _compare(vectors, (coordinates, chance), chosen, k, pairs, check)
+    far, (ours, random) = _compare(cloud, (coordinates, chance), chosen, k, pairs, check)
     scale = 2.0 / (k * (2.0 * n - 3.0 * k - 1.0))
 
     def estimate(values: Doubles) -> Estimate:
@@ -171,7 +173,7 @@ def count_words(x: float) -> str:
 
 
 def _compare(
-    vectors: Floats,
+    cloud: Cloud,
     maps: tuple[Floats, ...],
     queries: Longs,
     k: int,
@@ -184,7 +186,7 @@ def _compare(
     scores = [_Scores(np.empty(m), np.empty(m), np.empty(m), np.empty(pairs.shape)) for _ in maps]
     planes = [distance_blocks(x, queries, check) for x in maps]
     # Blocks of all spaces have the same rows: their size depends on n only.
-    for rows, block in distance_blocks(vectors, queries, check):
+    for rows, block in cloud.blocks(queries, check):
         true = block.numpy()
         true_near = block.topk(k, dim=1, largest=False).indices.numpy()
         true_sorted = np.sort(true, axis=1)

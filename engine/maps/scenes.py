@@ -18,6 +18,7 @@ from cachetools import LRUCache
 from engine.errors import BudgetExceeded, LayerError, OptionError
 from engine.maps.arrays import Floats, Longs
 from engine.maps.calibrated import Calibrator
+from engine.maps.clouds import Cloud, UnitBases, Written
 from engine.maps.frames import Landscape, basis_vectors
 from engine.maps.options import MapOptions
 from engine.maps.points import (
@@ -31,8 +32,9 @@ from engine.maps.points import (
     prompts_of,
     state_vectors,
 )
-from engine.maps.preprocessing import treat_states
+from engine.maps.preprocessing import PREPROCESSINGS, treat_states
 from engine.maps.projections import SHARED
+from engine.maps.quality import EXACT
 from engine.maps.selection import select_tokens, word_groups
 from engine.model.vocabulary import Token
 from engine.progress import Check, Steps
@@ -233,16 +235,31 @@ class Scenes:
 
     def treated(self, scene: Scene, check: Check) -> Floats:
         """Vectors of all points after preprocessing (n × d)."""
-        raw = self.raw(scene, check)
         count = len(scene.points) - scene.states
+        if not count:
+            return self.seen(scene, check)[0]
         o = scene.options
-        parts = []
-        if count:
-            treatment = self.landscape.bases(o.frame_key, o.preprocessing, check).treatment
-            parts.append(treatment.apply(raw[:count]))
-        if scene.states:
-            parts.append(self.seen(scene, check)[0])
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+        bases = self.parts(scene, check)[0]
+        treatment = self.landscape.bases(o.frame_key, o.preprocessing, check).treatment
+        if not scene.states:
+            return treatment.apply(bases)
+        out = np.empty((len(scene.points), bases.shape[1]), dtype=np.float32)
+        treatment.apply(bases, out[:count])
+        out[count:] = self.seen(scene, check)[0]
+        return out
+
+    def cloud(self, scene: Scene, check: Check) -> Cloud:
+        """The points that have a place, after preprocessing, as their distances need them: many
+        bases of length 1 are not written out."""
+        o = scene.options
+        frame = self.space.frame(o.frame_key)
+        plain = PREPROCESSINGS[o.preprocessing].unit and frame.rows is not None
+        if not plain or len(scene.ids) <= EXACT or scene.states == len(scene.points):
+            vectors = self.treated(scene, check)
+            placed = has_place(vectors)
+            return Written(vectors if placed.all() else vectors[placed])
+        states = self.seen(scene, check)[0]
+        return UnitBases(self.landscape, frame, o, scene.ids, states[has_place(states)])
 
     def _held(self, key: tuple[Any, ...], make: Callable[[], Floats]) -> Floats:
         found = self._vectors.get(key)

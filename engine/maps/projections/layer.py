@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from engine.errors import OptionError
-from engine.maps.axes import Axes, principal_axes, procrustes, procrustes_of_moments
-from engine.maps.preprocessing import moments_of
+from engine.maps.axes import Axes, principal_axes_of, procrustes, procrustes_of_moments
 from engine.maps.projections.projection import Fitting, Projection, Settings, tie_note
 
 
@@ -20,9 +19,9 @@ def _fit(given: Fitting) -> tuple[Axes, list[str]]:
             f"a frame of this layer needs more than {dims} states and there are"
             f" {len(fitted)}; give more text or choose the shared projection."
         )
-    axes = principal_axes(moments_of(fitted), dims)
+    axes = principal_axes_of(fitted, dims)
     if len(own):
-        reference = principal_axes(moments_of(there), dims)
+        reference = principal_axes_of(there, dims)
         fit = procrustes(axes.place(own), reference.place(there))
     else:
         fit = procrustes_of_moments(given.moments(), axes, shared)

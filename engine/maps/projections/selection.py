@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from engine.errors import OptionError
-from engine.maps.axes import Axes, principal_axes
-from engine.maps.preprocessing import moments_of
+from engine.maps.axes import Axes, principal_axes_of
 from engine.maps.projections.projection import Fitting, Settings, principal_names, tie_note
 from engine.maps.projections.shared import SHARED
 
@@ -26,7 +25,7 @@ def _fit(given: Fitting) -> tuple[Axes, list[str]]:
             f"a frame of the selection needs more than {dims} tokens and there are"
             f" {len(selected)}; select more, or choose the shared projection."
         )
-    axes = principal_axes(moments_of(selected), dims)
+    axes = principal_axes_of(selected, dims)
     return axes, tie_note(axes)
 
 

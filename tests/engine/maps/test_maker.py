@@ -23,6 +23,7 @@ from engine.errors import (
     PromptError,
     TokenError,
 )
+from engine.frames.frame import Frame
 from engine.maps import COLOURS, KINDS, MapMaker, MapNotReady, MapOptions, TextSet, verify
 from engine.maps.axes import rms_radius
 from engine.maps.colours import CLASSES
@@ -92,6 +93,32 @@ def test_the_layer_switch_keeps_points_and_window_and_bases(maker: MapMaker) -> 
     np.testing.assert_array_equal(again.coordinates, maps[3].coordinates)
     assert again.fingerprint == maps[3].fingerprint
     assert again.layer == 3
+
+
+def test_bases_that_move_are_placed_at_all_layers_in_one_pass(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bases of the per-layer projection lie elsewhere at every layer, and one window holds all of
+    them: one pass for the map, one for the others, none for the next layer; and window and places
+    are the same whichever layer is drawn first."""
+    maker = MapMaker(spaces["llama"])
+    options = MapOptions(prompt=PROMPT, projection="layer")
+    rows: list[int] = []
+    block = Frame.block
+
+    def counted(self: Frame, start: int, stop: int) -> torch.Tensor:
+        rows.append(stop - start)
+        return block(self, start, stop)
+
+    maker.map(MapOptions(prompt=PROMPT))  # the moments of all bases
+    monkeypatch.setattr(Frame, "block", counted)
+    drawn = {layer: maker.map(replace(options, layer=layer)) for layer in (1, 3, 2)}
+    assert sum(rows) == 2 * maker.space.model.vocabulary
+    other = MapMaker(maker.space)
+    for layer in (2, 3, 1):
+        again = other.map(replace(options, layer=layer))
+        assert again.border.range == drawn[layer].border.range == drawn[1].border.range
+        np.testing.assert_array_equal(again.coordinates, drawn[layer].coordinates)
 
 
 def test_alone_points_are_states_of_one_token_prompts(maker: MapMaker) -> None:

@@ -11,8 +11,10 @@ from tiny_models import Spaces
 
 from engine.errors import NonFiniteError, OptionError
 from engine.maps.axes import (
+    Axes,
     concept_axes,
     principal_axes,
+    principal_axes_of,
     procrustes,
     procrustes_of_moments,
     rms_radius,
@@ -63,6 +65,27 @@ def test_principal_axes_are_those_of_scikit_learn(dims: int) -> None:
     assert (axes.directions[largest, np.arange(dims)] > 0).all()
 
 
+@pytest.mark.parametrize("n", [4, 25])
+def test_axes_of_few_points_are_those_of_scikit_learn(n: int) -> None:
+    """From singular vectors; of four points three directions vary and the plane has two."""
+    x = cloud(n, 200, 5)
+    pca = PCA(2, svd_solver="full").fit(x)
+    axes = principal_axes_of(x, 2)
+    np.testing.assert_allclose(axes.directions.T, fixed(pca), atol=1e-9)
+    np.testing.assert_allclose(axes.place(x), (x - pca.mean_) @ fixed(pca).T, atol=1e-9)
+    np.testing.assert_allclose(axes.shares, pca.explained_variance_ratio_, rtol=1e-9)
+    with pytest.raises(OptionError, match="all points are equal"):
+        principal_axes_of(np.ones((n, 200)), 2)
+    x[1, 3] = np.inf
+    with pytest.raises(NonFiniteError, match="NaN"):
+        principal_axes_of(x, 2)
+
+
+def turned_axes(axes: Axes) -> Axes:
+    """The same with its two axes exchanged, one further along both."""
+    return axes.turned(np.eye(2)[::-1], np.ones(2))
+
+
 @pytest.mark.parametrize("frame", ["output", "input", "head", "tight", "random"])
 @pytest.mark.parametrize("preprocessing", ["raw", "centred", "unit", "standardised"])
 @pytest.mark.parametrize("model", ["llama", "deficient"])
@@ -88,7 +111,7 @@ def test_bases_are_placed_as_scikit_learn_places_the_written_out_ones(
     options = MapOptions(frame=frame, preprocessing=preprocessing)
     axes = landscape.shared(frame, preprocessing, 2, no_check)
     ids = np.arange(space.model.vocabulary)
-    found = landscape.place_bases(options, ids, axes, no_check)
+    found, turned = landscape.place_bases(options, ids, [axes, turned_axes(axes)], no_check)
     explained = pca.explained_variance_ratio_.sum()
     assert sum(axes.shares) == pytest.approx(explained, rel=1e-5)
     if frame == "tight" and preprocessing in ("raw", "centred"):
@@ -96,7 +119,13 @@ def test_bases_are_placed_as_scikit_learn_places_the_written_out_ones(
     else:
         np.testing.assert_allclose(found, wanted, atol=20 * TOLERANCE * rms_radius(wanted))
     some = np.array([5, 17, 200])
-    np.testing.assert_array_equal(landscape.place_bases(options, some, axes, no_check), found[some])
+    np.testing.assert_array_equal(
+        landscape.place_bases(options, some, [axes], no_check)[0], found[some]
+    )
+    # Others in the same pass change no bit, and have their own places.
+    alone = landscape.place_bases(options, ids, [turned_axes(axes)], no_check)[0]
+    np.testing.assert_array_equal(turned, alone)
+    np.testing.assert_allclose(turned, found[:, ::-1] + 1, atol=1e-4 * rms_radius(found))
     treatment = landscape.bases(frame, preprocessing, no_check).treatment
     np.testing.assert_allclose(treatment.exact(b), x, atol=1e-6 * np.abs(x).max())
 

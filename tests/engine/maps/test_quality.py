@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import ortho_group, spearmanr
@@ -9,14 +11,13 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
+import engine.maps.neighbours as neighbours_module
 import engine.maps.quality as quality_module
 from engine.maps.neighbours import (
-    cka_matrix,
     jaccard,
     linear_cka,
     nearest,
     overlap,
-    without_largest,
 )
 from engine.maps.quality import distortion, measure_quality
 
@@ -96,7 +97,7 @@ def test_the_sampled_badge_is_within_a_hundredth_and_its_interval_holds_the_trut
     monkeypatch.setattr(quality_module, "EXACT", 100)
     some = measure_quality(x, y)
     assert not some.exact
-    assert some.queries == 1000
+    assert some.queries == quality_module.QUERIES
     for name in ("trustworthiness", "continuity"):
         a, b = getattr(whole, name), getattr(some, name)
         assert a.value == pytest.approx(b.value, abs=0.01)
@@ -189,16 +190,43 @@ def test_cka_is_its_definition_and_knows_no_rotation_or_scale(n: int) -> None:
     assert linear_cka(turned, y) == pytest.approx(linear_cka(x, y), abs=1e-9)
     assert linear_cka(x, turned) == pytest.approx(1, abs=1e-9)
     assert linear_cka(x, x[generator.permutation(n)]) < 0.9
-    both = cka_matrix([x, y, turned])
-    np.testing.assert_allclose(both, both.T)
-    assert both[0, 1] == pytest.approx(hsic_cka(x, y), abs=1e-9)
     assert np.isnan(linear_cka(np.ones((n, 3)), x))
 
 
-def test_without_largest_drops_the_planted_dimension() -> None:
-    x = clusters(100, 6)
-    x[:, 4] *= 100
-    np.testing.assert_array_equal(without_largest(x, 1), np.delete(x, 4, axis=1))
+@pytest.mark.parametrize(("n", "band"), [(40, 2**20), (40, 2**14), (400, 2**20)])
+def test_cka_of_all_layers_is_that_of_every_two(
+    n: int, band: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Gram matrices of the states, in one band and in several, and by products of dimensions:
+    each pair by the definition, with all dimensions and without the planted large one."""
+    monkeypatch.setattr(neighbours_module, "_GRAMS", band)
+    generator = np.random.default_rng(3)
+    layers = [
+        generator.standard_normal((n, 30)) @ generator.standard_normal((30, 30)) for _ in "ab"
+    ]
+    layers += [np.tanh(layers[0]) + 3, np.ones((n, 30)), 2 * layers[1]]
+    for place, x in enumerate(layers[:3]):
+        x[:, place] *= 100
+    stacks = [x.astype(np.float32) for x in layers]
+    products: list[int] = []
+
+    def whole_and_without() -> tuple[np.ndarray, np.ndarray]:
+        return neighbours_module.cka_matrices(stacks, 1, lambda: products.append(1))
+
+    found = whole_and_without()
+    # A pair at a time there are 15 of them; by states only as many steps as bands.
+    assert (len(products) == 15) == (n == 400)
+    for drop, matrix in zip((0, 1), found, strict=True):
+        kept = [
+            np.delete(x, np.argsort(x.var(0, dtype=np.float64))[30 - drop :], axis=1).astype(float)
+            for x in stacks
+        ]
+        np.testing.assert_array_equal(matrix, matrix.T)
+        for i, j in itertools.product(range(5), repeat=2):
+            if 3 in (i, j):  # one that does not vary
+                assert np.isnan(matrix[i, j])
+            else:
+                assert matrix[i, j] == pytest.approx(hsic_cka(kept[i], kept[j]), abs=1e-9)
 
 
 def test_ranks_are_scipys() -> None:
