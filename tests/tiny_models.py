@@ -7,6 +7,7 @@ applied twice shows) and saved by `save_pretrained` with a small tokenizer train
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,19 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None], **config: An
     plain = json.loads(path.read_text()) | config
     path.write_text(json.dumps({k: v for k, v in plain.items() if v is not None}))
     return folder
+
+
+def turned_copy(folders: Folders, folder: Path) -> Path:
+    """The model `llama` with its head turned by an orthogonal matrix and doubled."""
+    shutil.copytree(folders["llama"], folder)
+    draw = torch.Generator().manual_seed(0)
+
+    def turn(tensors: dict[str, Any]) -> None:
+        head = tensors["lm_head.weight"].double()
+        q = torch.linalg.qr(torch.randn(head.shape[1], head.shape[1], generator=draw).double())[0]
+        tensors["lm_head.weight"] = (2 * head @ q).float().contiguous()
+
+    return rewrite(folder, turn)
 
 
 class Folders:

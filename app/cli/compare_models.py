@@ -20,6 +20,7 @@ from app.trace.question import TraceQuestion
 from app.web import export
 from engine import LatentSpace, TraceOptions
 from engine.compare.frames import compare_frames
+from engine.compare.one_map import one_map
 from engine.compare.over_texts import compare_over
 from engine.compare.side import Side, bytes_of, keep, side_of
 from engine.compare.two_models import beside
@@ -39,6 +40,8 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
         " JSONL), each read at its last token.")  # fmt: skip
     parser.add_argument("--frames", action="store_true", help="Or no text: the frame of the one"
         " turned onto the other's.")  # fmt: skip
+    parser.add_argument("--map", action="store_true", help="With or without --prompt: the words of"
+        " both models on one map.")  # fmt: skip
     parser.add_argument("--one-at-a-time", action="store_true", help="Let the first model go before"
         " the second is loaded; done by itself where both do not fit. For --prompt.")  # fmt: skip
     own = {"prompt", "lens", "positions"}
@@ -50,16 +53,19 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
 
 
 def _compare(given: argparse.Namespace) -> int:
-    if sum((given.prompt is not None, given.texts is not None, given.frames)) != 1:
-        raise OptionError("give one of --prompt TEXT, --texts SET and --frames.")
+    asked = (given.prompt is not None or given.map, given.texts is not None, given.frames)
+    if sum(asked) != 1:
+        raise OptionError("give one of --prompt TEXT, --texts SET, --frames and --map.")
     if given.model is not None:
         raise OptionError("--model is not asked here: the two models stand in its place.")
     options = TraceOptions(**taken(TraceOptions.__dataclass_fields__, given) | lens_of(given))
-    if given.prompt is not None:
+    if given.prompt is not None and not given.map:
         return _prompt(given, options)
     texts = evenly(named_texts(given.texts).read, given.limit) if given.texts is not None else ()
     first, other = _open(given, given.first), _open(given, given.second)
     source = export.Source.of(facts_of(first))
+    if given.map:
+        return write(export.Document(source)(one_map(first, other, given.prompt, options)))
     if given.frames:
         return write(export.Document(source)(compare_frames(first, other, options.frame_key)))
     return write(export.Document(source)(follow(compare_over(first, other, texts, options))))

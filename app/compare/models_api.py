@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.compare.models_question import ModelsQuestion
-from app.compare.models_reading import compared, frames_compared, opened_beside
+from app.compare.models_reading import compared, frames_compared, on_one_map, opened_beside
 from app.model.choice import ModelName, OpenOrder
 from app.model.explorer import Explorer, ExplorerDep
 from app.web import export
@@ -58,6 +58,23 @@ async def frames(
         explorer.models,
         opened_beside(explorer, beside),
         frame,
+    )
+    return json_answer(body)
+
+
+@router.get("/map", responses=described())
+async def on_map(
+    request: Request, query: Annotated[ModelsQuestion, Query()], explorer: ExplorerDep
+) -> Response:
+    """Both models' words, and the text's way through the layers of either, on one map."""
+    body = await explorer.document(
+        request,
+        explorer.writer(query.prompt),
+        on_one_map,
+        explorer.models,
+        opened_beside(explorer, query.beside),
+        query.prompt,
+        query.options(),
     )
     return json_answer(body)
 

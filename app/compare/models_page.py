@@ -13,9 +13,23 @@ from pydantic import Field
 from starlette.responses import RedirectResponse, Response
 
 from app.compare.models_question import ModelsQuery, ModelsQuestion
-from app.compare.models_reading import compared_with_best, frames_compared, opened_beside
+from app.compare.models_reading import (
+    compared_with_best,
+    frames_compared,
+    on_one_map,
+    opened_beside,
+)
 from app.figures.theme import FRAMES, GEOMETRIES, LENSES, layer_label, payload
-from app.figures.two_models import MEASURES, alike, difference, measures, race, reading, values_of
+from app.figures.two_models import (
+    MEASURES,
+    alike,
+    difference,
+    measures,
+    one_map,
+    race,
+    reading,
+    values_of,
+)
 from app.method.terms import TERMS, Term
 from app.model.choice import REFRESH_S, ModelName
 from app.model.explorer import Explorer, ExplorerDep
@@ -157,6 +171,20 @@ async def frames_panel(request: Request, explorer: ExplorerDep) -> Response:
     return HTMLResponse(render_text(request, "compare/_frames.html", context, is_fragment=True))
 
 
+@router.get(f"{PATH}/map", response_class=HTMLResponse)
+async def map_panel(request: Request, explorer: ExplorerDep) -> Response:
+    """Both models' words, and the text's way, on one map: asked for by itself as well."""
+    query, mistake = ask(ModelsQuery, request)
+    if mistake is not None:
+        raise OptionError(mistake)
+    found = await explorer.ask(
+        request, on_one_map, explorer.models, opened_beside(explorer, query.beside),
+        query.prompt, query.options(),
+    )  # fmt: skip
+    context = {"found": found, "figure": payload(one_map(found))}
+    return HTMLResponse(render_text(request, "compare/_one_map.html", context, is_fragment=True))
+
+
 def second_model(request: Request, explorer: Explorer, query: ModelsQuery) -> SecondModel:
     """Which models may stand beside the open one, and how far an opening is."""
     models = explorer.models
@@ -236,6 +264,7 @@ def panel(request: Request, query: ModelsQuery, found: ModelComparison) -> Panel
         ],
         "movers": [(one.token, number(one.first, 3), number(one.other, 3)) for one in found.movers],
         "frames": _link(request, query, f"{PATH}/frames", prompt=""),
+        "map": _link(request, query, f"{PATH}/map"),
         "json": link(request, "/api/v1/compare/models", **own),
     }
 

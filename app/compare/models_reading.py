@@ -10,6 +10,7 @@ from app.web.problems import Conflict, NotFound
 from engine import LatentSpace, TraceOptions
 from engine.compare import ModelComparison, compare_models
 from engine.compare.frames import FramesApart, compare_frames
+from engine.compare.one_map import OneMap, one_map
 from engine.progress import Check
 
 
@@ -45,6 +46,20 @@ def frames_compared(
 ) -> FramesApart:
     """As `engine.compare.frames.compare_frames`, with the second model of the server."""
     return compare_frames(space, models.owned_beside(beside), frame, check=check)
+
+
+def on_one_map(
+    space: LatentSpace,
+    models: Models,
+    beside: Opened,
+    prompt: str,
+    options: TraceOptions,
+    *,
+    check: Check,
+) -> OneMap:
+    """As `engine.compare.one_map.one_map`, with the second model of the server."""
+    other = models.owned_beside(beside)
+    return one_map(space, other, prompt or None, options, check=check)
 
 
 def opened_beside(explorer: Explorer, name: str) -> Opened:

@@ -24,6 +24,7 @@ from app.figures.theme import (
     unified,
 )
 from engine.compare import ModelComparison
+from engine.compare.one_map import OneMap
 from engine.trace.result import Floats, Ints
 
 MEASURES = {
@@ -177,6 +178,52 @@ def alike(found: ModelComparison, *, dark: bool = False) -> go.Figure:
             xaxis=axis(colours, f"layer of {names[1]}", **layers(its)),
             yaxis=axis(colours, f"layer of {names[0]}", **layers(own)),
             meta={"kind": "alike"},
+        )
+    )
+    return figure
+
+
+def one_map(found: OneMap, *, dark: bool = False) -> go.Figure:
+    """The words of both models, and a text's way through the layers of either, on one map."""
+    colours = theme(dark)
+    figure = go.Figure()
+    labels = [plot_text(token.label, 24) for token in found.words]
+    for side, name in enumerate(found.names):
+        place = found.places[side].astype(np.float32)
+        figure.add_trace(
+            go.Scatter(
+                x=place[:, 0], y=place[:, 1], mode="markers", text=labels,
+                name=f"words, {plot_text(name, 24)}",
+                marker={"size": 4, "symbol": SYMBOLS[side], "color": colours.lines[side],
+                        "opacity": 0.45},
+                hovertemplate="%{text}<extra></extra>", meta={"role": "line", "line": side},
+            )
+        )  # fmt: skip
+    for side, name in enumerate(found.names):
+        path = found.paths[side].astype(np.float32)
+        if not len(path):
+            continue
+        figure.add_trace(
+            go.Scatter(
+                x=path[:, 0], y=path[:, 1], mode="lines+markers",
+                text=[f"layer {layer}" for layer in found.layers[side]],
+                name=f"the text, {plot_text(name, 24)}",
+                line={"color": colours.lines[side], "width": 2, "dash": DASHES[side]},
+                marker={"size": 7, "symbol": SYMBOLS[side], "color": colours.lines[side]},
+                hovertemplate="%{text}<extra></extra>", meta={"role": "line", "line": side},
+            )
+        )  # fmt: skip
+    bare = {"showgrid": False, "zeroline": False, "showticklabels": False}
+    figure.update_layout(
+        base_layout(
+            colours,
+            height=460,
+            showlegend=True,
+            legend=ABOVE | {"font": {"color": colours.ink}},
+            margin={"l": 16, "r": 16, "t": 72, "b": 16},
+            xaxis=axis(colours, "", **bare),
+            yaxis=axis(colours, "", **bare, scaleanchor="x"),
+            meta={"kind": "one-map"},
         )
     )
     return figure

@@ -324,6 +324,16 @@ ENTRIES: tuple[Explanation, ...] = (
         (("compare.frames", "compare_frames"),),
     ),
     Explanation(
+        "one-map",
+        "Two models on one map",
+        "A state is placed by its cosines with the vectors of tokens that both models have, so "
+        "models of other widths share one space. How often a word finds itself in the other model, "
+        "beside landmarks named at random, says what the map is worth.",
+        "after SemAlign (arXiv 2510.24208); the check is ours",
+        True,
+        (("compare.one_map", "one_map"),),
+    ),
+    Explanation(
         "drift",
         "Interface drift",
         "How far reading a state by the head and writing it again with the embedding is from doing "

@@ -111,6 +111,10 @@ async def test_the_page_leads_from_nothing_to_a_comparison(
         laid = await Call(app, f"{PAGE}/frames", {"beside": "b"}).answer()
         assert "Turned onto each other" in laid.body.decode()
         assert "Interface drift" in laid.body.decode()
+        drawn = await Call(app, f"{PAGE}/map", asked()).answer()
+        placed = (await Call(app, "/api/v1/compare/map", asked()).answer()).json
+        assert placed["sentence"] in html.unescape(drawn.body.decode())
+        assert len(placed["paths"][1]) == 4
         closed = await Call(app, f"{PAGE}/close", method="POST").answer()
         assert closed.status == 303
         assert app.state.explorer.models.second.opened is None
@@ -185,6 +189,8 @@ def test_the_command_line_says_the_same_also_one_after_the_other(
     }
     monkeypatch.setattr(command, "_open", real)
     assert run("--frames")["distance"] == pytest.approx(wanted[1].distance, rel=1e-6)
+    placed = run("--map")
+    assert 100 < placed["landmarks"] <= len(placed["words"]) < 160
     texts = tmp_path / "texts.csv"
     texts.write_text("text,label\nthe cat,a\nthe dog sat,b\na hat,a\n")
     assert run("--texts", str(texts))["texts"] == 3

@@ -406,7 +406,7 @@ def test_every_address_of_the_api_is_described_with_its_errors(
             "calibrations/{id}/words", "calibrations/{id}/text", "act", "causal", "nudge", "many",
             "many/{id}", "many/{id}/rows.csv", "uses", "models/cost",
             "history", "history/file", "history/{id}", "history/{id}/file",
-            "compare/models", "compare/frames", "compare/beside",
+            "compare/models", "compare/frames", "compare/beside", "compare/map",
         )
     }  # fmt: skip
     for path, operations in paths.items():

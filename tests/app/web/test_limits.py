@@ -55,7 +55,8 @@ def cases() -> Iterator[Case]:
         yield "GET", path, {"params": {**more, **LONG}}, PROMPT_CEILING
         if path not in parts and NOBODY not in path:
             yield "GET", path, {"params": {**more, **MANY}}, TOKENS
-    for path in ("/compare/models", "/api/v1/compare/models"):
+    for path in ("/compare/models", "/compare/models/map", "/api/v1/compare/models",
+                 "/api/v1/compare/map"):  # fmt: skip
         yield "GET", path, {"params": {"beside": OPEN, **MANY}}, TOKENS
         yield "GET", path, {"params": {"beside": OPEN, **LONG}}, PROMPT_CEILING
     yield "POST", "/api/v1/trace", {"json": MANY}, TOKENS

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy.linalg import orthogonal_procrustes
-from tiny_models import Spaces, rewrite
+from tiny_models import Spaces, turned_copy
 
 import engine
 from engine.bases.drift import interface_drift
@@ -16,35 +15,20 @@ from engine.compare.frames import compare_frames
 from engine.errors import OptionError
 
 
-def test_a_frame_beside_itself_and_beside_itself_turned(spaces: Spaces, tmp_path: Path) -> None:
+def test_a_frame_beside_itself_and_beside_itselfturned_copy(spaces: Spaces, tmp_path: Path) -> None:
     first = spaces["llama"]
     found = compare_frames(first, first)
     assert found.distance == 0
     assert found.cosine == pytest.approx(1)
     assert not found.movers
     assert found.by_chance > 0.9
-    folder = spaces.folders.root / "turned"
-    turned = engine.load(_turned(spaces, folder), offline=True, cache_dir=tmp_path)
+    folder = tmp_path / "turned"
+    turned = engine.load(turned_copy(spaces.folders, folder), offline=True, cache_dir=tmp_path)
     moved = compare_frames(first, turned, "head")
     assert moved.distance == pytest.approx(0, abs=1e-5)
     assert moved.cosine_turned == pytest.approx(1, abs=1e-9)
     assert moved.cosine is not None
     assert abs(moved.cosine) < 0.5, "as they lie they have little in common"
-
-
-def _turned(spaces: Spaces, folder: Path) -> Path:
-    """The model `llama` with its head turned by an orthogonal matrix and doubled."""
-    import shutil
-
-    shutil.copytree(spaces.folders["llama"], folder)
-    draw = torch.Generator().manual_seed(0)
-
-    def turn(tensors: dict[str, torch.Tensor]) -> None:
-        head = tensors["lm_head.weight"].double()
-        q = torch.linalg.qr(torch.randn(head.shape[1], head.shape[1], generator=draw).double())[0]
-        tensors["lm_head.weight"] = (2 * head @ q).float().contiguous()
-
-    return rewrite(folder, turn)
 
 
 @pytest.mark.parametrize("frame", ["output", "head", "input"])
