@@ -15,8 +15,10 @@ from typing import Any, Final
 from app.cli.labelled import named_texts
 from app.cli.options import add, add_lens, lens_of, space_of, taken
 from app.cli.terminal import follow, save, write
-from app.maps.api import MapFileQuestion, MapQualityQuestion
+from app.maps.answers import motion
+from app.maps.api import MapChangesQuestion, MapFileQuestion, MapQualityQuestion
 from app.maps.calibrated import open_folder, reading_in
+from app.maps.documents import WriteChanges
 from app.maps.files.export import FORMATS, drawing_of, format_of
 from app.maps.files.export import write as file_of
 from app.maps.files.picture import Look
@@ -41,6 +43,8 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     draw.add_argument("--calibration", metavar="FOLDER", help=SAVED)
     add(draw, MapFileQuestion, *(n for n in MapFileQuestion.model_fields if n not in _OWN))
     add(draw, MapFileQuestion, colour=f"Of HTML and pictures: {', '.join(COLOURS)}.")
+    add(draw, MapChangesQuestion, to="A second layer: what moves until there is said, with --json "
+        "as /api/v1/map/changes.")  # fmt: skip
     add(draw, MapQualityQuestion, exact="Say how true it is with every point looked at.")
     add_lens(draw)
     draw.set_defaults(run=_map)
@@ -72,6 +76,13 @@ def _map(given: argparse.Namespace) -> int:
             options = replace(options, calibration=named, side=given.side)
         if PROJECTIONS[options.projection].is_job:
             follow(maps.umap(options))
+            if given.to is not None:
+                follow(maps.umap(replace(options, layer=given.to), floor=False))
+        if given.to is not None:
+            moved = motion(maps, options, given.to, check=no_check)
+            print(moved[1].sentence, file=sys.stderr)
+            if given.json:
+                return write(WriteChanges(limit=20, values=False)(moved))
         drawing = drawing_of(maps, options, format, given.colour, check=no_check)
         body = file_of(drawing, format, look)
         found = maps.quality(options, exact=True) if given.exact else drawing.quality

@@ -18,6 +18,7 @@ from engine import LatentSpace
 from engine.json_number import number
 from engine.maps import Changes, Cka, Colour, Map, Near
 from engine.maps.named_regions import Region
+from engine.maps.quality import Estimate
 from engine.progress import Check
 
 LABELS = 5_000
@@ -229,7 +230,9 @@ class WriteChanges:
             "median_relative": number(found.median_relative),
             "median_jaccard": number(found.median_jaccard),
             "noise_floor": None if floor is None else number(floor),
-            "noise_ratio": None if found.noise_ratio is None else number(found.noise_ratio),
+            "noise_ratio": None if found.noise_ratio is None else number(found.noise_ratio.value),
+            "noise_range": _range(found.noise_ratio),
+            "noise_pairs": found.noise_pairs,
             "blind_to": drawn.blind_to,
             "movers": [
                 {**_point(drawn, one.index), **one.to_dict()} for one in found.movers[: self.limit]
@@ -241,6 +244,10 @@ class WriteChanges:
             if self.values:
                 out[f"{name}_values"] = packed(array)
         return dumps(out)
+
+
+def _range(ratio: Estimate | None) -> list[float | None] | None:
+    return None if ratio is None else [number(ratio.low), number(ratio.high)]
 
 
 def _summary(array: npt.NDArray[np.float32]) -> dict[str, float] | None:

@@ -21,7 +21,7 @@ from app.maps.answers import (
     search,
 )
 from app.maps.documents import border_points, kinds_of, labels_of
-from app.maps.files.drawing import border_sentence
+from app.maps.files.drawing import border_sentence, noise_words
 from app.maps.files.export import FORMATS
 from app.maps.form import bar_of
 from app.maps.panels import (
@@ -266,7 +266,7 @@ def _panel(
         badge=badge,
         warnings=tuple(dict.fromkeys([*caution, *drawn.warnings])),
         variance=variance_words(drawn.variance_shown, drawn.variance_of),
-        noise="" if noise is None else f"another seed moves a point {noise:.2f} map radii",
+        noise="" if noise is None else f"another seed moves a point {noise_words(drawn)}",
         border=border_sentence(drawn),
         border_rows=listed,
         border_more=(

@@ -107,7 +107,10 @@ def changes_part(
     if found.noise_floor is not None:
         facts.append(("noise floor: another seed", f"{number(found.noise_floor)} map radii"))
     if found.noise_ratio is not None:
-        facts.append(("moved, in noise floors (1 is no motion)", number(found.noise_ratio, 2)))
+        ratio, pairs = found.noise_ratio, found.noise_pairs
+        spread = f" ({number(ratio.low, 2)} to {number(ratio.high, 2)} in {pairs} pairs of seeds)"
+        words = number(ratio.value, 2) + (spread if pairs > 1 else "")
+        facts.append(("moved, in noise floors (about 1 is no motion)", words))
     rows = tuple(
         MoverRow(
             name_of(one.label),

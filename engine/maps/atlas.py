@@ -74,7 +74,7 @@ def find_atlas(model: str) -> Atlas | None:
         meta["variance"],
         labels=parts["labels"].astype(np.int32),
         central=parts["central"].astype(np.int32),
-        floor=meta["noise_floor"],
+        shipped=tuple(meta.get("noise_floors") or [meta["noise_floor"]]),
         atlas=meta["digest"],
     )
     return Atlas(meta, result)
@@ -139,6 +139,7 @@ def write_atlas(
         "versions": versions(options),
         "variance": result.variance,
         "noise_floor": result.noise_floor,
+        "noise_floors": list(result.noise_floors),
         "quality": quality.to_dict(),
         "digest": digest_of(places),
     }

@@ -7,12 +7,14 @@ For a point at y_i on one map and z_i on the other, in units of the first map's 
   the model: what it does that its neighbourhood does not;
 * kNN Jaccard in the model: |A_i ∩ B_i| / |A_i ∪ B_i|, which no projection can distort.
 
-For UMAP the second map is turned onto the first (Procrustes) and the motion between two seeds on
-the same data, its noise floor, stands beside every figure.
+For UMAP the second map is turned onto the first (Procrustes). Beside its motion stand the noise
+floor, the motion between two seeds on the same data of the first map, and the ratio of the two,
+median displacement / noise floor, for every pair of seeds: its median, and its range.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +27,7 @@ from engine.maps.axes import procrustes, rms_radius
 from engine.maps.neighbours import jaccard, nearest
 from engine.maps.points import BASIS, KINDS, MapPoints
 from engine.maps.projections import PROJECTIONS
+from engine.maps.quality import Estimate
 from engine.maps.result import Map
 from engine.progress import Check, no_check
 
@@ -67,9 +70,13 @@ class Changes(Plain):
     median_relative: float
     median_jaccard: float
     noise_floor: float | None
-    """UMAP: median displacement between two seeds on the first layer's data."""
-    noise_ratio: float | None
-    """Median displacement over the noise floor: about 1 where nothing but the seed differs."""
+    """UMAP: median displacement between two seeds on the first layer's data; the median over the
+    pairs of seeds."""
+    noise_ratio: Estimate | None
+    """Median displacement over the noise floor, about 1 where nothing but the seed differs: the
+    median over the pairs of seeds, and the least and largest of them."""
+    noise_pairs: int
+    """Pairs of seeds."""
     sentence: str
     movers: tuple[Mover, ...]
     """Largest displacement first."""
@@ -86,7 +93,6 @@ def measure_changes(
     vectors: tuple[Floats, Floats],
     *,
     k: int = 15,
-    floor: Floats | None = None,
     check: Check = no_check,
 ) -> Changes:
     """Compare two maps of the same points.
@@ -94,7 +100,6 @@ def measure_changes(
     Args:
         maps: the first and the second.
         vectors: of their points after preprocessing, in the model (each n × d).
-        floor: UMAP: displacement of each point between two seeds (n).
 
     Raises:
         OptionError: the maps do not have the same points.
@@ -149,8 +154,8 @@ def measure_changes(
         for i in top.tolist()
         for before, after in [lists.get(i, (none, none))]
     )
-    noise = None if floor is None else float(np.median(floor))
     median = float(np.median(displacement[moving])) if len(moving) else 0.0
+    ratio = _ratio(median, first.noise_floors)
     return Changes(
         layers=(first.layer, second.layer),
         n=n,
@@ -164,10 +169,19 @@ def measure_changes(
         median_relative=_median(relative[chosen]),
         median_jaccard=_median(alike[chosen]),
         movers=movers,
-        noise_floor=noise,
-        noise_ratio=None if not noise else median / noise,
-        sentence=_sentence(first, second, median, _median(alike[chosen]), noise, len(moving)),
+        noise_floor=first.noise_floor,
+        noise_ratio=ratio,
+        noise_pairs=len(first.noise_floors),
+        sentence=_sentence(first, second, median, _median(alike[chosen]), ratio, len(moving)),
     )
+
+
+def _ratio(median: float, floors: Sequence[float]) -> Estimate | None:
+    """A motion in each of the noise floors; None where one is not known or nothing."""
+    if not floors or not all(floors):
+        return None
+    every = [median / one for one in floors]
+    return Estimate(float(np.median(every)), min(every), max(every))
 
 
 def _chosen(moving: Longs, top: Longs, seed: int) -> Longs:
@@ -194,7 +208,7 @@ def _span(first: Map, second: Map) -> str:
 
 
 def _sentence(
-    first: Map, second: Map, median: float, alike: float, floor: float | None, moving: int
+    first: Map, second: Map, median: float, alike: float, ratio: Estimate | None, moving: int
 ) -> str:
     if not moving:
         return (
@@ -205,4 +219,4 @@ def _sentence(
         f"{_span(first, second)} a point moves {median:.2f} map radii (median)"
         f" and keeps {100 * alike:.0f} % of its neighbourhood in the model (kNN Jaccard)."
     )
-    return text + PROJECTIONS[first.options.projection].motion(median, floor)
+    return text + PROJECTIONS[first.options.projection].motion(first.noise_floors, ratio)

@@ -126,6 +126,7 @@ class Drawer:
             notes,
             variance_of="",
             noise_floor=result.noise_floor,
+            noise_floors=result.noise_floors,
             atlas=result.atlas,
         )
 

@@ -141,7 +141,7 @@ class MapMaker:
         """
         options = self.resolve(options)
         found = self._maps.get(options)
-        # The map of a job is looked up anew while its second seed is missing.
+        # The map of a job is looked up anew while seeds of its noise floor are missing.
         is_job = PROJECTIONS[options.projection].is_job
         if found is not None and not (is_job and found.noise_floor is None):
             return found
@@ -309,7 +309,7 @@ class MapMaker:
         options, other = self.resolve(options), self.resolve(other)
         key = (options, other, k)
         kept = self._changes.get(key)
-        # Before UMAP's second seed is there, the noise floor is not known: look again.
+        # Before UMAP's further seeds are there, the noise floor is not known: look again.
         is_job = PROJECTIONS[options.projection].is_job
         if kept is None or (is_job and kept.noise_floor is None):
             scene = self._scenes.scene(options, check)
@@ -321,12 +321,7 @@ class MapMaker:
             vectors = self._scenes.treated(scene, check), self._scenes.treated(there, check)
             for one, drawn in zip(vectors, maps, strict=True):
                 all_placed(one, drawn.layer, "comparing two maps")
-            floor = None
-            if is_job:
-                result = self.umap_cache.get(maps[0].fingerprint, maps[0].coordinates.shape)
-                floor = result.movement() if result is not None else None
-            found = measure_changes(maps, vectors, k=k, floor=floor, check=check)
-            self._changes[key] = found
+            self._changes[key] = measure_changes(maps, vectors, k=k, check=check)
         return self._changes[key]
 
     def cka(self, options: MapOptions, *, check: Check = no_check) -> Cka:

@@ -3,9 +3,9 @@
 What is fitted: all points of the map after preprocessing, each divided by its length; their
 principal axes (exact; all unless asked otherwise); Euclidean distances there, which for vectors of
 length 1 have the order of cosine; exact nearest neighbours up to 40,000 points and UMAP's
-own search above; started from the first principal axes, seeded and therefore on one thread. A
-second run with the next seed on the same points gives the noise
-floor: how far points lie from themselves when nothing has changed.
+own search above; started from the first principal axes, seeded and therefore on one thread.
+Further runs with the next seeds on the same points give the noise floor: how far points lie from
+themselves when nothing has changed, between every two of the layouts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import threading
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,57 +23,61 @@ import numpy as np
 from cachetools import LRUCache
 
 from engine.checkpoints import write_aside
-from engine.maps.arrays import Floats, Ints
+from engine.maps.arrays import Doubles, Floats, Ints
 from engine.maps.axes import procrustes, rms_radius
 from engine.maps.umap_process import UmapProblem, UmapProcess
 from engine.progress import Steps
 
 MANY: Final = 200
 """From so many points on a layout has regions."""
+SEEDS: Final = 2
+"""Further seeds that a layout is made with for the noise floor: with its own, three pairs."""
 FILES: Final = 100
 """Layouts that stay on the disk."""
+_OTHER: Final = "other"
+"""In a file, the layouts from further seeds are named so, and numbered."""
 
 
 @dataclass(frozen=True)
 class UmapResult:
-    """Coordinates, and the same from the next seed."""
+    """Coordinates, and the same from the next seeds."""
 
     fingerprint: str
     coordinates: Floats
     """n × dims."""
     variance: float = 1.0
     """Share of the variance that the axes under it hold, in [0, 1]."""
-    second: Floats | None = None
-    """From seed + 1; None until it is done."""
+    others: tuple[Floats, ...] = ()
+    """From the seeds after its own, as far as they are done."""
     labels: Ints | None = None
     """The region of each point at each level, the coarsest first; −1 for none (levels × n). None
     until they are found, and where there are few points."""
     central: Ints | None = None
     """Of each region its most central points, and −1 behind them (regions × some)."""
-    floor: float | None = None
-    """Of a layout that was shipped: the noise floor as it was measured."""
+    shipped: tuple[float, ...] = ()
+    """Of a layout that was shipped: the noise floors as they were measured."""
     atlas: str = ""
     """Of a layout that was shipped: the digest of its places."""
 
-    def movement(self) -> Floats | None:
-        """Distance of each point from itself between the two seeds, after Procrustes, in RMS radii
-        of the map (n)."""
-        if self.second is None:
-            return None
-        target = self.coordinates.astype(np.float64)
-        fit = procrustes(self.second.astype(np.float64), target)
-        moved = self.second.astype(np.float64) @ fit.rotation + fit.offset - target
-        radius = rms_radius(target)
-        out: Floats = (np.linalg.norm(moved, axis=1) / max(radius, 1e-300)).astype(np.float32)
-        return out
+    @cached_property
+    def noise_floors(self) -> tuple[float, ...]:
+        """Of every two of the layouts the median distance of a point from itself, after Procrustes,
+        in RMS radii of the first; none until all seeds are done."""
+        if len(self.others) < SEEDS:
+            return self.shipped
+        every = [one.astype(np.float64) for one in (self.coordinates, *self.others)]
+        return tuple(_movement(a, b) for a, b in combinations(every, 2))
 
     @property
     def noise_floor(self) -> float | None:
-        """Median of :meth:`movement`."""
-        moved = self.movement()
-        if moved is None:
-            return self.floor
-        return float(np.median(moved))
+        """Their median."""
+        return float(np.median(self.noise_floors)) if self.noise_floors else None
+
+
+def _movement(target: Doubles, other: Doubles) -> float:
+    fit = procrustes(other, target)
+    moved = np.linalg.norm(other @ fit.rotation + fit.offset - target, axis=1)
+    return float(np.median(moved)) / max(rms_radius(target), 1e-300)
 
 
 class UmapCache:
@@ -109,8 +114,8 @@ class UmapCache:
             return None
         sound = all(
             parts[n].shape == shape and parts[n].dtype == np.float32 and np.isfinite(parts[n]).all()
-            for n in ("coordinates", "second")
-            if n in parts
+            for n in parts
+            if n == "coordinates" or n.startswith(_OTHER)
         )
         if "coordinates" not in parts or not sound or not _whole(parts, shape[0]):
             return None
@@ -118,7 +123,7 @@ class UmapCache:
             fingerprint,
             parts["coordinates"],
             float(parts["variance"]) if "variance" in parts else 1.0,
-            parts.get("second"),
+            tuple(parts[n] for n in sorted(parts) if n.startswith(_OTHER)),
             parts.get("labels"),
             parts.get("central"),
         )
@@ -135,7 +140,8 @@ class UmapCache:
             "coordinates": result.coordinates,
             "variance": np.float64(result.variance),
         }
-        more = {"second": result.second, "labels": result.labels, "central": result.central}
+        more: dict[str, Any] = {"labels": result.labels, "central": result.central}
+        more |= {f"{_OTHER}{n}": one for n, one in enumerate(result.others)}
         arrays |= {name: array for name, array in more.items() if array is not None}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -185,8 +191,8 @@ def _whole(parts: dict[str, Any], n: int) -> bool:
 def reduce(
     problem: UmapProblem, cache: UmapCache, process: UmapProcess, *, floor: bool = True
 ) -> Steps[UmapResult]:
-    """Lay a problem out and keep it, find its regions, then lay it out again with the next seed for
-    the noise floor.
+    """Lay a problem out and keep it, find its regions, then lay it out again with the next seeds
+    for the noise floor.
 
     Needs no model: any thread may drive it. What is cached is not done again; a result is kept
     whole or not at all.
@@ -195,7 +201,7 @@ def reduce(
         problem: what to lay out.
         cache: where results are looked for and kept.
         process: that runs UMAP.
-        floor: whether the second seed is run too.
+        floor: whether the further seeds are run too.
 
     Raises:
         WorkError: UMAP failed.
@@ -211,9 +217,10 @@ def reduce(
         labels, central = yield from process.regions(problem, result.coordinates)
         result = replace(result, labels=labels, central=central)
         cache.put(result)
-    if floor and result.second is None:
-        again = replace(problem, seed=problem.seed + 1)
-        second = yield from process.layout(again, note="noise floor: ")
-        result = replace(result, second=second)
+    while floor and len(result.others) < SEEDS:
+        number = len(result.others) + 1
+        again = replace(problem, seed=problem.seed + number)
+        other = yield from process.layout(again, note=f"noise floor, seed {number} of {SEEDS}: ")
+        result = replace(result, others=(*result.others, other))
         cache.put(result)
     return result

@@ -58,8 +58,10 @@ class Map:
     fingerprint: str
     """Of settings, model and versions: the same map has the same fingerprint."""
     noise_floor: float | None = None
-    """UMAP only: median distance of a point from itself between two seeds, in RMS map radii; None
-    until the second seed is done."""
+    """UMAP only: median distance of a point from itself between two seeds, in RMS map radii, the
+    median over all pairs of them; None until all seeds are done."""
+    noise_floors: tuple[float, ...] = ()
+    """The same of each pair of seeds."""
     atlas: str = ""
     """The digest of the shipped atlas whose places these are; empty where they are not one's."""
     axes: Axes | None = field(default=None, repr=False)
@@ -109,6 +111,7 @@ class Map:
             "variance_of": self.variance_of,
             "variance_of_bases": plain(self.variance_of_bases),
             "noise_floor": plain(self.noise_floor),
+            "noise_floors": [number(one) for one in self.noise_floors],
             "range": self.border.range,
             "range_shared_by_layers": self.border.shared,
             "outside": self.border.count,

@@ -45,11 +45,11 @@ class Exact:
             ids: of the tokens (m).
         """
         step = max(16, _NUMBERS // self.frame.width)
-        parts = [
-            self._some(geometry, row[at : at + step], ids[at : at + step])
-            for at in range(0, len(row), step)
-        ]
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+        out = torch.empty(len(row), dtype=torch.float64)
+        # Those of one token together: its row is fetched once, or drawn with its neighbours.
+        for some in torch.split(ids.cpu().argsort(), step):
+            out[some] = self._some(geometry, row.cpu()[some], ids.cpu()[some])
+        return out
 
     @cached_property
     def _placed(self) -> Tensor:
@@ -63,7 +63,7 @@ class Exact:
         return self._placed if matrix is None else self._placed @ matrix.cpu()
 
     def _some(self, geometry: Geometry, row: Tensor, ids: Tensor) -> Tensor:
-        frame, row, ids = self.frame, row.cpu(), ids.cpu()
+        frame = self.frame
         unique, place = torch.unique(ids, return_inverse=True)
         x = frame.gather(unique).cpu().double() * frame.factor
         norms = frame.lengths(unique)

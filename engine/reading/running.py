@@ -190,8 +190,8 @@ class Running:
         """Decide what was too near, in float64: ranks, and the order of the list."""
         if self.near:
             row, token, j = (torch.cat(parts) for parts in zip(*self.near, strict=True))
-            theirs = exact.bare(geometry, row, token)
-            own = exact.bare(geometry, row, self.targets[row, j])
+            both = torch.cat([token, self.targets[row, j]])
+            theirs, own = exact.bare(geometry, row.repeat(2), both).chunk(2)
             larger = (theirs > own).to(self.above.device).long()
             self.above.view(-1).index_add_(0, row * self.targets.shape[1] + j, larger)
         if self.targets.shape[1] == 0 or self.k < 2 or self.best.requires_grad:

@@ -121,11 +121,16 @@ class Drawing:
             share = f"{100 * drawn.variance_shown:.1f} %"
             parts.append(f"It shows {share} of the variance of {drawn.variance_of}")
         if drawn.noise_floor is not None:
-            parts.append(
-                f"Between two seeds a point moves by {drawn.noise_floor:.2f} map radii (median)"
-            )
+            parts.append(f"Between two seeds a point moves by {noise_words(drawn)} (median)")
         parts += [drawn.blind_to, border_sentence(drawn)]
         return " ".join(f"{one.rstrip('.')}." for one in parts if one)
+
+
+def noise_words(map: Map) -> str:
+    """How far a point moves between two seeds, and how far that differs from pair to pair."""
+    floors = map.noise_floors
+    spread = f", {min(floors):.2f} to {max(floors):.2f} in {len(floors)} pairs"
+    return f"{map.noise_floor:.2f} map radii{spread if len(floors) > 1 else ''}"
 
 
 def provenance(map: Map) -> str:

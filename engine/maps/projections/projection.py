@@ -13,6 +13,17 @@ from engine.maps.reduction import UmapResult
 from engine.maps.umap_process import UmapProblem
 
 
+class Ratio(Protocol):
+    """What a projection reads of motion in noise floors (:class:`engine.maps.quality.Estimate`)."""
+
+    @property
+    def value(self) -> float: ...  # noqa: D102
+    @property
+    def low(self) -> float | None: ...  # noqa: D102
+    @property
+    def high(self) -> float | None: ...  # noqa: D102
+
+
 class Settings(Protocol):
     """What a projection reads of a map's options (:class:`engine.maps.options.MapOptions`)."""
 
@@ -105,9 +116,9 @@ class Projection:
     """What stands along each axis."""
     blind_to: Callable[[Settings, Axes | None], str]
     """What the picture cannot show, in a sentence or two."""
-    motion: Callable[[float, float | None], str] = lambda median, floor: ""
-    """What must be said of motion between two maps, of its median and the noise floor (None where
-    it is not known), in map radii; begins with a space, or is empty."""
+    motion: Callable[[Sequence[float], Ratio | None], str] = lambda floors, ratio: ""
+    """What must be said of motion between two maps, of the noise floors in map radii and of the
+    motion in them (None where they are not known); begins with a space, or is empty."""
     check: Callable[[Settings], None] = lambda options: None
     """Raises `OptionError` where the settings do not allow it."""
     beside: bool = True

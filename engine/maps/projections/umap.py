@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -10,13 +11,15 @@ from engine.errors import OptionError
 from engine.maps.arrays import Floats
 from engine.maps.axes import Axes, principal_axes
 from engine.maps.preprocessing import moments_of
-from engine.maps.projections.projection import Layout, Projection, Settings
+from engine.maps.projections.projection import Layout, Projection, Ratio, Settings
 from engine.maps.reduction import UmapResult
 from engine.maps.umap_process import UmapProblem
 
 CAUTION: Final = (
     "Gaps, sizes and distances between groups are not meaningful here; neighbours may be."
 )
+_NOISE: Final = 2.0
+"""Motion of so many noise floors is not told from noise."""
 LEAST: Final = 10
 """Points that UMAP needs to say anything."""
 
@@ -68,18 +71,24 @@ def _notes(options: Settings, result: UmapResult, width: int) -> list[str]:
     return notes
 
 
-def _motion(median: float, floor: float | None) -> str:
-    if floor is None:
+def _motion(floors: Sequence[float], ratio: Ratio | None) -> str:
+    if ratio is None:
         return (
             " How far points move between two seeds is not known yet, so the motion cannot be"
             " judged."
         )
+    pairs, spread = len(floors), ""
+    if pairs > 1:
+        spread = f", the median of {pairs} pairs of seeds; from {ratio.low:.2f} to {ratio.high:.2f}"
     noise = (
-        ": this motion is not above the noise of UMAP."
-        if median <= 2 * floor
-        else ", so only a part of the motion can be real."
+        "this motion is not above the noise of UMAP."
+        if ratio.value <= _NOISE
+        else "only a part of the motion can be real."
     )
-    return f" Two seeds on the same data already differ by {floor:.2f}{noise}"
+    return (
+        f" Two seeds on the same data already differ by {np.median(floors):.2f}; the motion is"
+        f" {ratio.value:.2f} times that{spread}: {noise}"
+    )
 
 
 def _blind_to(options: Settings, axes: Axes | None) -> str:

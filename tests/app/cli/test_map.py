@@ -67,6 +67,20 @@ def test_every_option_reaches_the_map(where: list[str], capfdbinary: Any) -> Non
     assert options["axes"] == [["#40", "#41"], ["#42", "#43"], ["#50", "#51"]]
 
 
+def test_what_moves_to_another_layer_is_that_of_the_api(
+    shared_client: TestClient, where: list[str], tmp_path: Path, capfdbinary: Any
+) -> None:
+    assert cli.main(["map", *OPTIONS, "--to", "2", "--json", *where]) == 0
+    out, err = capfdbinary.readouterr()
+    answer = shared_client.get("/api/v1/map/changes", params={**QUESTION, "to": 2})
+    assert_same_text(out, answer.content)
+    assert answer.json()["sentence"] in err.decode()
+    assert cli.main(["map", *OPTIONS, "--exact", "--out", str(tmp_path / "m.npz"), *where]) == 0
+    quality = shared_client.get("/api/v1/map/quality", params={**QUESTION, "exact": True}).json()
+    assert quality["exact"]
+    assert quality["sentence"] in capfdbinary.readouterr().err.decode()
+
+
 @pytest.mark.slow
 def test_a_picture_has_the_size_and_the_theme_that_were_asked_for(
     where: list[str], tmp_path: Path
