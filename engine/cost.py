@@ -1,9 +1,10 @@
 """What a run will need, foretold from runs that were measured on this machine.
 
 Time is modelled as non-negative combinations of what the work is made of (runs of the model, tokens
-through it, states that are read and plain products, each times vocabulary rows, and states), fitted
-by least squares on relative errors over the latest runs; memory is counted from the sizes of what
-is held at once. Before any run there is a short calibration at load.
+through it, states that are read, read again for words alone, and plain products, each times
+vocabulary rows, states, and rows that are drawn), fitted by least squares on relative errors over
+the latest runs; memory is counted from the sizes of what is held at once. Before any run there is a
+short calibration at load.
 """
 
 from __future__ import annotations
@@ -46,6 +47,14 @@ class Work:
     """States that are multiplied with the vocabulary, and no more."""
     passes: float = 1.0
     """Runs of the model, of whose blocks a share counts as that share."""
+    again: int = 0
+    """States that are read once more, since words alone are listed."""
+    drawn: int = 0
+    """Rows that are drawn at random on the way, in passes over them that a tile of states takes."""
+    made: int = 0
+    """Bytes that a frame takes at its first use."""
+    spans: int = 4
+    """Copies of the listed vectors that are held at once for the walls of regions."""
 
     def features(self) -> tuple[float, ...]:
         """What time is made of."""
@@ -55,6 +64,8 @@ class Work:
             float(self.states) * self.vocabulary * 1e-6,
             float(self.states),
             float(self.products) * self.vocabulary * 1e-6,
+            float(self.again) * self.vocabulary * 1e-6,
+            float(self.drawn) * self.vocabulary * self.width * 1e-6,
         )
 
 
@@ -108,16 +119,18 @@ def _count(work: Work) -> float:
 
     The states before and after the final norm; then whichever is larger of the blocks of scores
     (:mod:`engine.reading.similarity` takes them in tiles) and the vectors of the nearest tokens,
-    which are taken in steps of half the budget.
+    which are taken in steps of half the budget, or those of all layers' lists. A list shares about
+    a quarter of its tokens with those beside it, and a tenth of them is distinct over all layers.
     """
     d, rows = work.width, work.states
-    held = 4.0 * d * (2.0 * (work.layers + 1) * work.tokens + 8.0 * rows)
+    held = work.made + 4.0 * d * (4.0 * (work.layers + 1) * work.tokens + 10.0 * rows)
     blocks = 4.0 * 6 * min(work.vocabulary, 1024) * min(rows, 512)
     listed = max(work.k, 32)
     step = min(rows, work.budget_bytes / 2 / (28.0 * listed * d))
-    near = 16.0 * listed * d * step
-    lists = 60.0 * rows * listed
-    return held + max(blocks, near) + lists + 2**20
+    near = (4.0 * work.spans + 1.5) * listed * d * step
+    unique = min(20.0 * d * min(0.12 * rows * work.k, work.vocabulary), work.budget_bytes / 2)
+    lists = 150.0 * rows * listed + 5.0 * work.again * min(work.vocabulary, 4096)
+    return held + max(blocks, near, unique) + lists + 4 * 2**20
 
 
 @contextmanager

@@ -30,6 +30,14 @@ from torch import Tensor
 from engine.frames.decomposition import CHUNK
 
 _RANDOM_BLOCK: Final = 2048
+_DRAWN: Final = 128 * 2**20
+"""Bytes of drawn rows that are kept: all of a frame, or its latest block where all are more."""
+
+
+def draws_kept(v: int, d: int) -> int:
+    """Bytes of v drawn rows of width d where they are few enough to be kept, else 0."""
+    need = 4 * v * d
+    return need if need <= _DRAWN else 0
 
 
 @dataclass(frozen=True)
@@ -112,12 +120,18 @@ class Frame:
         whole = drawn[0] if len(drawn) == 1 else torch.cat(drawn)
         return whole[start - offset : stop - offset].to(self.device)
 
+    @property
+    def draws_again(self) -> bool:
+        """Whether its rows are drawn, and are too many to be kept."""
+        return self.rows is None and draws_kept(self.size, self.width) == 0
+
     def _drawn(self, block: int) -> Tensor:
-        """The latest block is kept: chunks of a pass are shorter than it is."""
+        """Few are kept; of many the latest block: chunks of a pass are shorter than it is."""
         key = f"drawn:{block}"
         if key not in self._cache:
-            for old in [name for name in self._cache if name.startswith("drawn:")]:
-                del self._cache[old]
+            if self.draws_again:
+                for old in [name for name in self._cache if name.startswith("drawn:")]:
+                    del self._cache[old]
             self._cache[key] = self._draw(block)
         return self._cache[key]
 
@@ -143,7 +157,8 @@ class Frame:
         # Each block is drawn once, however many rows it gives.
         for block in sorted(set(blocks.tolist())):
             inside = blocks == block
-            out[inside] = self._draw(block)[index[inside] - block * _RANDOM_BLOCK]
+            rows = self._draw(block) if self.draws_again else self._drawn(block)
+            out[inside] = rows[index[inside] - block * _RANDOM_BLOCK]
         return out.to(self.device)
 
     def vectors(self, ids: Sequence[int] | Tensor) -> Tensor:

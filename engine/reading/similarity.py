@@ -29,7 +29,7 @@ from engine.reading.geometries import geometry_of
 from engine.reading.geometries.geometry import Columns, Rows
 
 _CPU_CHUNK: Final = 1024
-_CPU_TILE: Final = 512
+CPU_TILE: Final = 512
 """Columns and rows of a block on the CPU: 2 MiB, which the passes after the product find in cache
 (measured: a third of the time of blocks of 4096 × 832). An accelerator takes all rows at once."""
 _CPU_WIDEST: Final = 8192
@@ -110,14 +110,14 @@ def tiling(n: int, v: int, d: int, budget_bytes: int, device: torch.device) -> t
     cpu = device.type == "cpu"
     chunk = min(v, 4096)
     if cpu:
-        wide = _CPU_CHUNK * (_CPU_TILE // max(n, 1))
+        wide = _CPU_CHUNK * (CPU_TILE // max(n, 1))
         chunk = min(v, max(_CPU_CHUNK, min(wide, _CPU_WIDEST)))
     while chunk > 256 and chunk * d * 4 > budget_bytes // 2:
         chunk //= 2
     left = max(budget_bytes - chunk * d * 4, budget_bytes // 2)
     tile = max(1, left // (4 * (_TEMPORARIES * chunk + 8 * d)))
-    if cpu and tile > _CPU_TILE:
-        tile = -(-n // -(-n // _CPU_TILE)) if n else 1  # tiles of about the same size
+    if cpu and tile > CPU_TILE:
+        tile = -(-n // -(-n // CPU_TILE)) if n else 1  # tiles of about the same size
     return chunk, min(n, tile) if n else 1
 
 

@@ -13,9 +13,9 @@ from cachetools import LRUCache
 from engine.bases.selfcheck import SelfCheck
 from engine.cost import CostModel, Work
 from engine.errors import ArtifactError, OptionError
-from engine.frames.decomposition import HeadDecomposition
+from engine.frames.decomposition import CHUNK, HeadDecomposition
 from engine.frames.decomposition_cache import cached_decomposition
-from engine.frames.frame import Frame
+from engine.frames.frame import Frame, draws_kept
 from engine.frames.kinds import build_frame
 from engine.frames.kinds.kind import Source
 from engine.interventions.hooks import Switch
@@ -26,10 +26,15 @@ from engine.model.ranges import parse_range
 from engine.model.state_cache import StateCache
 from engine.model.vocabulary import Vocabulary
 from engine.progress import Check, no_check
+from engine.reading.geometries import GEOMETRIES
+from engine.reading.similarity import CPU_TILE as ROWS
 from engine.trace.options import TraceOptions, with_settings
 from engine.trace.result import Cost
 
 _FRAMES: Final = 12
+_DRAWS: Final = 19
+"""Times that a reading draws a frame whose rows are not kept, for each tile of states: once for the
+products, and for near ties and walls (counted on three models, 16 to 20)."""
 
 
 class Core:
@@ -176,11 +181,23 @@ class Core:
         positions = parse_range(
             options.positions, count, "position", f"this prompt of {count} tokens"
         )
+        states = len(layers) * len(positions)
+        frame = self._frames.get(options.frame_key)
+        tiles = -(-states // ROWS) if frame is not None and frame.draws_again else 0
+        v, d = self.model.vocabulary, self.model.width
+        made = 0
+        if frame is None:  # its vectors go by in chunks; those that are drawn may stay
+            made = 12 * min(CHUNK, v) * d + (draws_kept(v, d) if options.frame == "random" else 0)
+        bounds = GEOMETRIES[options.geometry].borders
         return Work(
             forward_tokens=forward_tokens,
-            states=len(layers) * len(positions),
-            vocabulary=self.model.vocabulary,
-            width=self.model.width,
+            states=states,
+            again=states if options.words_only else 0,
+            drawn=_DRAWS * tiles,
+            made=made,
+            spans=4 if bounds is not None and bounds.directions else 3,
+            vocabulary=v,
+            width=d,
             layers=self.model.blocks,
             tokens=count,
             k=options.k,

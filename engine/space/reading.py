@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
@@ -10,13 +10,15 @@ from typing import Any, Final
 import torch
 from cachetools import LRUCache
 
-from engine.cost import measured, timed
+from engine.cost import Measured, Work, measured, timed
 from engine.errors import LayerError, LexiscopeError, PromptError, TokenError
 from engine.lenses.kind import Lens
+from engine.model.language_model import States
 from engine.model.prompts import Tokens
 from engine.progress import Check, Steps, no_check
 from engine.reading.pursuit import MOST, Floats, by_chance
 from engine.reading.similarity import scores
+from engine.reading.temperature import Temperature
 from engine.space.fitted import Fitted
 from engine.trace.agreement import Agreement, agreement_over, compute_agreement
 from engine.trace.cell import Cell, Curves, compute_cell, compute_curves
@@ -382,15 +384,33 @@ class Reading(Fitted):
                     self._costs.add(work, spent)
                     alone = replace(work, states=0)
                     self._costs.add(alone, run_alone)
-                    self._costs.add(
-                        replace(alone, forward_tokens=0, passes=0, products=n), multiplied
-                    )
+                    product = replace(alone, forward_tokens=0, passes=0)
+                    self._costs.add(replace(product, products=n), multiplied)
+                if run == 1:
+                    self._costs.add(*self._of_words(work, tokens, states, options, warm, check))
                 if run and spent.seconds > 2.0:
                     break
         except LexiscopeError as error:
             if not self.self_check.ok:
                 return
             raise error
+
+    def _of_words(
+        self,
+        work: Work,
+        tokens: Tokens,
+        states: States,
+        options: TraceOptions,
+        warm: Mapping[str, Temperature],
+        check: Check,
+    ) -> tuple[Work, Measured]:
+        """What reading the same states takes where words alone are listed."""
+        options = replace(options, words_only=True)
+        with torch.no_grad(), timed(self.model.anatomy.weight.device) as spent:
+            read_states(
+                self.model, self.frame, tokens, states, options, temperatures=warm, check=check
+            )
+        return replace(work, forward_tokens=0, passes=0, again=work.states), spent
 
 
 def _set_key(texts: Sequence[str], options: TraceOptions, lens: Lens | None) -> tuple[object, ...]:

@@ -9,7 +9,11 @@ import pytest
 import torch
 from tiny_models import PROMPT, Spaces
 
+import engine.reading.read as read_module
 from engine.cost import CostModel, Measured, Work, measured
+from engine.progress import no_check
+from engine.reading.geometries.geometry import Rows
+from engine.trace.options import TraceOptions
 
 CPU = torch.device("cpu")
 WITHIN = 0.25
@@ -158,3 +162,78 @@ def test_a_trace_says_its_cost_before_and_after(spaces: Spaces) -> None:
     longer = space.predict_cost(120)
     assert longer.predicted_bytes > before.predicted_bytes
     assert longer.predicted_seconds >= before.predicted_seconds
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"words_only": True}, {"layers": "1:3", "positions": "0:4"}, {"frame": "random", "k": 50}],
+)
+def test_the_work_that_is_foretold_is_the_work_that_is_done(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
+) -> None:
+    """Tokens through the model, and products of states with the whole vocabulary, as hooks count
+    them: those of the reading, those of words alone, and one of each position for its answer."""
+    space = spaces.fresh("gpt2")
+    options = TraceOptions(**settings)  # type: ignore[arg-type]
+    tokens, through, entries = len(space.tokenize(PROMPT).ids), [], []
+    foretold = space._work(tokens, options, forward_tokens=tokens)
+    forward, product = space.model.module.forward, read_module.products
+
+    def passing(*given: object, **more: torch.Tensor) -> object:
+        through.append(more["input_ids"].numel())
+        return forward(*given, **more)
+
+    def multiplied(
+        rows: Rows, block: torch.Tensor, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        found = product(rows, block, out)
+        entries.append(found.numel())
+        return found
+
+    space._temperatures_for(options, no_check)
+    monkeypatch.setattr(space.model.module, "forward", passing)
+    monkeypatch.setattr(read_module, "products", multiplied)
+    trace = space.trace(PROMPT, options)
+    assert sum(through) == foretold.forward_tokens
+    rows = foretold.states + foretold.again + len(trace.positions)
+    distinct = foretold.states * len(set(trace.final_ids.tolist()))  # for the targets' own scores
+    assert sum(entries) == rows * foretold.vocabulary + distinct
+
+
+def test_a_setting_that_was_never_run_is_foretold_by_its_parts(spaces: Spaces) -> None:
+    """Planted costs of a unit of each kind of work; reading for words alone was seen once, on few
+    states, and never together with a run of the model."""
+
+    def own(job: Work) -> float:
+        entries = job.vocabulary * 1e-6
+        return (
+            4e-3 * job.passes
+            + 2e-4 * job.forward_tokens
+            + 3e-3 * job.states * entries
+            + (2e-3 * job.again * entries)
+        )
+
+    model = CostModel()
+    for tokens in (4, 12, 32):
+        whole = work(tokens, 13 * tokens)
+        for job in (whole, replace(whole, states=0)):
+            model.add(job, Measured(own(job), 0))
+    few = replace(work(4, 52, forward=False), passes=0, again=52)
+    model.add(few, Measured(own(few), 0))
+    words = replace(work(60, 780), again=780)
+    assert model.seconds(words) == pytest.approx(own(words), rel=0.02)
+    assert own(words) > 1.3 * own(replace(words, again=0))
+
+
+def test_a_frame_that_is_drawn_anew_is_counted_and_one_that_is_kept_is_not(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = spaces.fresh("gpt2")
+    options = TraceOptions(frame="random")
+    first = space._work(9, options, forward_tokens=9)
+    assert first.made > 4 * space.model.vocabulary * space.model.width
+    space.frame("random")
+    kept = space._work(9, options, forward_tokens=9)
+    assert (kept.drawn, kept.made) == (0, 0)
+    monkeypatch.setattr("engine.frames.frame._DRAWN", 0)
+    assert space._work(9, options, forward_tokens=9).drawn > 0

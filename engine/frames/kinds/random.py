@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -18,7 +19,7 @@ def _build(source: Source) -> Frame:
     for start in range(0, frame.size, CHUNK):
         rows = frame.block(start, min(start + CHUNK, frame.size))
         total = total + rows.cpu().double().sum(0)
-    return Frame("random", None, None, norms, total / frame.size, seed=source.seed)
+    return replace(frame, mean=total / frame.size)
 
 
 RANDOM: Final = FrameKind(

@@ -429,8 +429,19 @@ def test_gathering_many_random_vectors_does_not_draw_their_blocks_again_and_agai
     drawn = []
     whole = Frame._draw
     monkeypatch.setattr(Frame, "_draw", lambda self, b: drawn.append(b) or whole(self, b))
-    frame.vectors(torch.arange(0, 4096, 4))
+    wanted = frame.vectors(torch.arange(0, 4096, 4))
     assert len(drawn) <= 8
+    # As many rows as are kept are drawn once, by whatever way they are asked for.
+    for _ in range(2):
+        frame.gather([3, 4000])
+        assert torch.equal(frame.block(2000, 2100), frame.gather(torch.arange(2000, 2100)))
+    assert len(drawn) <= 8
+    # Of more the latest block is kept, and the numbers are the same.
+    monkeypatch.setattr("engine.frames.frame._DRAWN", 4 * 4 * 4095)
+    many = frame_of("random", draw(4096, 4))
+    assert many.draws_again
+    assert torch.equal(many.vectors(torch.arange(0, 4096, 4)), wanted)
+    assert sum(name.startswith("drawn:") for name in many._cache) <= 1
 
 
 # --- head bias ------------------------------------------------------------------------------------
