@@ -125,7 +125,7 @@ FIXED = {
     "/api/v1/models/cost",
     "/api/v1/calibrations", "/readings", "/readings/measure", "/api/v1/readings",
     "/uses", "/uses/measure", "/api/v1/uses",
-    "/present", "/present/own", "/present/paris", "/present/paris/8", "/present/paris/8/make",
+    "/present", "/present/own", "/present/paris", "/present/paris/9", "/present/paris/9/make",
     "/compare/models/second", "/compare/models/close", "/compare/models/frames",
     "/api/v1/compare/beside", "/api/v1/compare/frames",
     "/history", "/history/clear", "/history/import", "/api/v1/history", "/api/v1/history/file",

@@ -76,7 +76,7 @@ class Proxied:
             self.seen[path] += 1
             answer = self.ask("GET", url)
             # What a step of a story shows is not made by itself.
-            missing = path.endswith(("/no/such/page", "/present/paris/8"))
+            missing = path.endswith(("/no/such/page", "/present/paris/9"))
             # A story is told of a model of its own; of another, a step may say that it cannot be.
             of_story = any(one in url for one in ("present=", "/api/v1/act?", "/api/v1/causal?"))
             told = of_story and answer.status_code == 422
