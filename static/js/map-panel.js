@@ -8,7 +8,7 @@
   const { escaped, short, json, bytes } = common;
   const $ = (selector, root = document) => root.querySelector(selector);
   const spacious = matchMedia("(min-width: 68rem)");
-  const BELOW = 94; // pixels of legend and bar
+  const BELOW = 66; // pixels of the bar
   const panels = new Map(); // element -> Panel
   const CONFIG = { displayModeBar: false, responsive: false, scrollZoom: true, doubleClick: "reset" };
 
