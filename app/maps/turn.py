@@ -141,15 +141,15 @@ def _steps(
     explorer: Explorer, jobs: Jobs, options: MapOptions, store: Store | None
 ) -> Steps[UmapResult]:
     """Runs on the lane's own thread."""
-    maker, problem = yield from jobs.on_device(partial(_problem, explorer, options, store))
-    return (yield from maker.reduce(problem))
+    maker, make = yield from jobs.on_device(partial(_points, explorer, options, store))
+    yield Progress(0, 0, "finding the principal axes")
+    return (yield from maker.reduce(make()))
 
 
-def _problem(
+def _points(
     explorer: Explorer, options: MapOptions, store: Store | None
-) -> Steps[tuple[MapMaker, UmapProblem]]:
+) -> Steps[tuple[MapMaker, Callable[[], UmapProblem]]]:
     yield Progress(0, 0, "taking the points")
     space = explorer.owned()
     open_saved(space, store, options.calibration)
-    yield from space.maps.read_states(options)
-    return space.maps, space.maps.umap_problem(options)
+    return space.maps, (yield from space.maps.umap_points(options))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from engine.frames.kinds import FRAMES
 from engine.json_number import plain
 from engine.lenses import LENSES
 from engine.lenses.kind import Lens
-from engine.progress import Check, Progress, Steps, relabelled
+from engine.progress import Check, Progress, Steps, as_part, relabelled
 from engine.reading.temperature import Temperature
 from engine.trace.dial import DialCurve
 
@@ -75,11 +76,10 @@ def measured(space: LatentSpace, *, check: Check) -> Measured:
 def steps(space: LatentSpace) -> Steps[None]:
     """Measure all that is not known yet."""
     for n, frame in enumerate(FRAMES):
-        yield Progress(n, len(FRAMES), "part 1 of 3: temperatures")
-        try:
-            space.temperatures(frame)
-        except OptionError:  # a frame that this model does not have
-            continue
+        note = "part 1 of 3: temperatures"
+        yield Progress(n, len(FRAMES), note)
+        with suppress(OptionError):  # a frame that this model does not have
+            yield from as_part(space.measure_temperatures(frame), n, len(FRAMES), note)
     if space.dial() is None:
         yield from _part(2, space.measure_dial())
     for name, kind in LENSES.items():

@@ -6,7 +6,7 @@ written out: their moments say all that a fit needs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +67,12 @@ class Landscape:
                 moments = treated_moments(self._raw[frame], treatment)
             self._grounds[key] = Ground(treatment, moments)
         return self._grounds[key]
+
+    def treatment(self, frame: str, preprocessing: str, check: Check) -> Treatment:
+        """What is done to the bases of a frame; no moments of theirs where none are needed."""
+        if PREPROCESSINGS[preprocessing].centred:
+            return self.bases(frame, preprocessing, check).treatment
+        return treat_bases(None, preprocessing)
 
     def shared(self, frame: str, preprocessing: str, dims: int, check: Check) -> Axes:
         """Frame A: principal axes of all bases of a frame, the same for everything."""
@@ -139,12 +145,19 @@ def _affine(
 
 def basis_vectors(frame: Frame, ids: Longs, check: Check) -> Floats:
     """Vectors of a frame, float32 (n × d): float64 where they are computed."""
-    out = np.empty((len(ids), frame.width), dtype=np.float32)
+    out, start = np.empty((len(ids), frame.width), dtype=np.float32), 0
+    for block in basis_blocks(frame, ids, check):
+        out[start : start + len(block)] = block
+        start += len(block)
+    return out
+
+
+def basis_blocks(frame: Frame, ids: Longs, check: Check) -> Iterator[Floats]:
+    """The same, a block at a time."""
     for start in range(0, len(ids), _BLOCK):
         check()
         some = torch.from_numpy(ids[start : start + _BLOCK])
-        out[start : start + len(some)] = frame.vectors(some).numpy()
-    return out
+        yield frame.vectors(some).numpy().astype(np.float32)
 
 
 def first_bases(

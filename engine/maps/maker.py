@@ -7,9 +7,10 @@ may be driven by any thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -49,7 +50,7 @@ from engine.maps.result import Map
 from engine.maps.scenes import KEPT, Scene, Scenes
 from engine.maps.selection import find_expression, find_text, inside_polygon
 from engine.maps.umap_process import UmapProblem, UmapProcess
-from engine.progress import Check, Steps, no_check
+from engine.progress import Check, Steps, drain, no_check
 
 _FEW: Final = 8
 """Comparisons of whole maps that are kept."""
@@ -150,7 +151,14 @@ class MapMaker:
         return drawn
 
     def umap_problem(self, options: MapOptions, *, check: Check = no_check) -> UmapProblem:
-        """What UMAP is to lay out: the part of the work that needs the model."""
+        """What UMAP is to lay out."""
+        return drain(self.umap_points(options, check=check))()
+
+    def umap_points(
+        self, options: MapOptions, *, check: Check = no_check
+    ) -> Steps[Callable[[], UmapProblem]]:
+        """The part of the work that needs the model, in small steps: states are read and vectors
+        written out. What it gives makes the problem of them, on any thread."""
         options = self.resolve(options)
         layout = PROJECTIONS[options.projection].layout
         if layout is None:
@@ -158,14 +166,10 @@ class MapMaker:
                 f"the projection of this map is {options.projection!r}; choose umap to run UMAP."
             )
         scene = self._scenes.scene(options, check)
-        vectors = self._scenes.treated(scene, check)
-        all_placed(vectors, options.layer, "UMAP")
-        return layout.problem(vectors, options, self._scenes.fingerprint(scene))
-
-    def read_states(self, options: MapOptions) -> Steps[None]:
-        """Take the states of a map through the model in small steps; its drawing finds them."""
-        scene = self._scenes.scene(self.resolve(options), no_check)
         yield from self._scenes.read(scene)
+        vectors = yield from self._scenes.treating(scene, check)
+        all_placed(vectors, options.layer, "UMAP")
+        return partial(layout.problem, vectors, options, self._scenes.fingerprint(scene))
 
     def reduce(self, problem: UmapProblem, *, floor: bool = True) -> Steps[UmapResult]:
         """Run UMAP in its process; any thread may drive this, and closing it ends the process."""

@@ -19,7 +19,7 @@ from engine.errors import BudgetExceeded, LayerError, OptionError
 from engine.maps.arrays import Floats, Longs
 from engine.maps.calibrated import Calibrator
 from engine.maps.clouds import Cloud, UnitBases, Written
-from engine.maps.frames import Landscape, basis_vectors
+from engine.maps.frames import Landscape, basis_blocks, basis_vectors
 from engine.maps.options import MapOptions
 from engine.maps.points import (
     BASIS,
@@ -32,12 +32,12 @@ from engine.maps.points import (
     prompts_of,
     state_vectors,
 )
-from engine.maps.preprocessing import PREPROCESSINGS, treat_states
+from engine.maps.preprocessing import PREPROCESSINGS, Treatment, treat_states
 from engine.maps.projections import SHARED
 from engine.maps.quality import EXACT
 from engine.maps.selection import select_tokens, word_groups
 from engine.model.vocabulary import Token
-from engine.progress import Check, Steps
+from engine.progress import Check, Progress, Steps
 
 KEPT: Final = 48
 """Maps, windows and the like that are kept."""
@@ -238,15 +238,33 @@ class Scenes:
         count = len(scene.points) - scene.states
         if not count:
             return self.seen(scene, check)[0]
-        o = scene.options
-        bases = self.parts(scene, check)[0]
-        treatment = self.landscape.bases(o.frame_key, o.preprocessing, check).treatment
-        if not scene.states:
-            return treatment.apply(bases)
-        out = np.empty((len(scene.points), bases.shape[1]), dtype=np.float32)
-        treatment.apply(bases, out[:count])
-        out[count:] = self.seen(scene, check)[0]
+        out, treatment = self._room(scene, check)
+        treatment.apply(self.parts(scene, check)[0], out[:count])
+        if scene.states:
+            out[count:] = self.seen(scene, check)[0]
         return out
+
+    def treating(self, scene: Scene, check: Check) -> Steps[Floats]:
+        """The same, a block of bases at a time; their bare vectors are not kept."""
+        if not len(scene.ids) or scene.states == len(scene.points):
+            return self.treated(scene, check)
+        out, treatment = self._room(scene, check)
+        frame, done = self.space.frame(scene.options.frame_key), 0
+        for block in basis_blocks(frame, scene.ids, check):
+            treatment.apply(block, out[done : done + len(block)])
+            done += len(block)
+            yield Progress(done, len(scene.ids), "taking the points")
+        if scene.states:
+            out[done:] = self.seen(scene, check)[0]
+        return out
+
+    def _room(self, scene: Scene, check: Check) -> tuple[Floats, Treatment]:
+        """Room for the vectors of a scene (n × d), and what is done to its bases."""
+        n, d = len(scene.points), self.space.model.width
+        _check_budget(n, d, self._vector_bytes)
+        o = scene.options
+        treatment = self.landscape.treatment(o.frame_key, o.preprocessing, check)
+        return np.empty((n, d), dtype=np.float32), treatment
 
     def cloud(self, scene: Scene, check: Check) -> Cloud:
         """The points that have a place, after preprocessing, as their distances need them: many

@@ -49,6 +49,10 @@ class Fitted(Core):
         with contextlib.nullcontext() if self._switch is None else self._switch.off():
             return self._temperatures.of(frame, check=check)
 
+    def measure_temperatures(self, frame: str) -> Steps[dict[str, Temperature]]:
+        """The same in small steps."""
+        return self._temperatures.measuring(frame)
+
     def known_temperatures(self) -> dict[str, dict[str, Temperature]]:
         """Those that were measured, by frame and geometry."""
         return self._temperatures.known()

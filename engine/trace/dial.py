@@ -25,7 +25,7 @@ from engine.model.language_model import LanguageModel
 from engine.progress import Progress, Steps
 from engine.reading.read import read
 from engine.trace.fields import by_chance, field_words, together
-from engine.trace.reference import reference_states
+from engine.trace.reference import read_reference
 
 ALPHAS: Final = (-0.25, 0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 RIDGES: Final = (0.01, 0.1, 1.0)
@@ -88,19 +88,20 @@ def measure_dial(
         frames: gives a frame by its key.
         alphas: places of the dial.
     """
-    yield Progress(0, 1, "reading a text")
-    states = reference_states(model, POSITIONS)
+    states = yield from read_reference(model, POSITIONS)
     layers, n = states.shape[:2]
     if n == 0:
         return None
     budget = model.limits.reading_bytes
     own = _nearest(frames("head"), states[-1], "matmul", budget)
+    yield Progress(0, 1, "agreement over the dial")
     places = [*((alpha, None) for alpha in alphas), *((1.0, ridge) for ridge in RIDGES)]
     words = field_words(model)
     total, done, rows = (len(places) + 1) * layers, 0, []
     for alpha, ridge in [*places, (None, None)]:
         frame = frames("random" if alpha is None else key_of("dial", alpha, ridge))
         hits = []
+        yield Progress(done, total, "agreement over the dial")
         for layer in range(layers):
             hits.append(int((_nearest(frame, states[layer], "cosine", budget) == own).sum()))
             done += 1

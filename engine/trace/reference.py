@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.errors import PromptError
 from engine.model.language_model import LanguageModel
 from engine.model.prompts import Tokens
-from engine.progress import Check, no_check
+from engine.progress import Check, Progress, Steps, drain, no_check
 
 TEXT: Final = Path(__file__).resolve().parents[1] / "examples" / "reading.txt"
 """Ten paragraphs, written for this."""
@@ -53,10 +53,18 @@ def reference_states(model: LanguageModel, positions: int, *, check: Check = no_
     Returns:
         layer × n × d, finite at every layer; n is 0 where the model answers nothing finite.
     """
-    parts = []
-    for tokens in reference_tokens(model):
+    return drain(read_reference(model, positions, check=check))
+
+
+def read_reference(
+    model: LanguageModel, positions: int, *, check: Check = no_check
+) -> Steps[Tensor]:
+    """:func:`reference_states`, a paragraph at a time."""
+    parts, given = [], reference_tokens(model)
+    for tokens in given:
         states = model.read_out(model.states(tokens.ids, check=check).raw)
         parts.append(states[:, min(_SKIPPED, states.shape[1] - 1) :])
+        yield Progress(len(parts), len(given), "reading a text")
     if not parts:
         return torch.empty(model.blocks + 1, 0, model.width)
     states = torch.cat(parts, 1)

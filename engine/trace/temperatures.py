@@ -16,12 +16,12 @@ from torch import Tensor
 
 from engine.checkpoints import write_text
 from engine.model.language_model import LanguageModel
-from engine.progress import Check, no_check
+from engine.progress import Check, Progress, Steps, drain, no_check
 from engine.reading.geometries import GEOMETRIES
 from engine.reading.similarity import scores
 from engine.reading.temperature import Temperature, fit_temperatures
 from engine.trace.compute import Frames
-from engine.trace.reference import reference_states
+from engine.trace.reference import read_reference
 
 POSITIONS: Final = 64
 """How many states the temperatures are measured on."""
@@ -54,27 +54,40 @@ class Temperatures:
 
         Where the model answers none of our text with finite numbers, the geometries' own.
         """
+        return drain(self.measuring(frame, check=check))
+
+    def measuring(self, frame: str, *, check: Check = no_check) -> Steps[dict[str, Temperature]]:
+        """The same in small steps: the text, the model's own answers, the frame, each geometry."""
         if frame not in self._found:
-            kept = self._kept()
-            if frame not in kept:
-                kept[frame] = self._measure(frame, check)
-                self._keep(kept)
-            self._found[frame] = kept[frame]
+            found = self._kept().get(frame)
+            if found is None:
+                found = yield from self._measure(frame, check)
+                self._keep(self._kept() | {frame: found})  # others may have come meanwhile
+            self._found[frame] = found
         return self._found[frame]
 
     def known(self) -> dict[str, dict[str, Temperature]]:
         """Those that were measured, by frame."""
         return self._kept() | self._found
 
-    @torch.no_grad()
-    def _measure(self, frame: str, check: Check) -> dict[str, Temperature]:
+    def _measure(self, frame: str, check: Check) -> Steps[dict[str, Temperature]]:
+        step = Progress(0, 0, "temperatures")
         if self._states is None:
-            self._states = reference_states(self._model, POSITIONS, check=check)[-1].clone()
+            states = yield from read_reference(self._model, POSITIONS, check=check)
+            self._states = states[-1].clone()
         states = self._states
         if not len(states):
             return default_temperatures()
-        own = torch.log_softmax(scores(self._frames("head"), states, "matmul"), 1)
-        return fit_temperatures(self._frames(frame), states, own, check=check)
+        with torch.no_grad():
+            own = torch.log_softmax(scores(self._frames("head"), states, "matmul"), 1)
+        yield step
+        vectors = self._frames(frame)
+        yield step
+        found: dict[str, Temperature] = {}
+        for name in GEOMETRIES:
+            found |= fit_temperatures(vectors, states, own, geometries=(name,), check=check)
+            yield step
+        return found
 
     def _kept(self) -> dict[str, dict[str, Temperature]]:
         """What the file holds; nothing where it is damaged or of another format."""

@@ -10,10 +10,11 @@ import pytest
 import torch
 from tiny_models import PROMPT, Spaces
 
+from engine.model.language_model import LanguageModel, States
 from engine.reading.geometries import GEOMETRIES
 from engine.reading.similarity import scores
 from engine.reading.temperature import HOTTEST, fit_scale, fit_temperatures
-from engine.trace.reference import reference_states
+from engine.trace.reference import reference_states, reference_tokens
 from engine.trace.temperatures import Temperatures
 
 
@@ -112,3 +113,40 @@ def test_where_nothing_is_finite_the_geometries_own_stand(spaces: Spaces, tmp_pa
     assert not any(one.fitted for one in found.values())
     # Nor does a process that could measure nothing tell the next one what to read by.
     assert Temperatures(space.model, space.frame, tmp_path).known() == {"tight": well}
+
+
+def test_measuring_yields_after_every_geometry(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step reads more than one paragraph or makes more than one product with the whole
+    vocabulary, and the whole is the same."""
+    space = spaces["gpt2"]
+    wanted = Temperatures(space.model, space.frame, None).of("output")
+    made, through, states = [0], [0], LanguageModel.states
+
+    def passed(*given: object, **more: object) -> States:
+        through[-1] += 1
+        return states(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LanguageModel, "states", passed)
+
+    def counted(*given: object) -> torch.Tensor:
+        made[-1] += 1
+        return scores(*given)  # type: ignore[arg-type]
+
+    for place in ("engine.trace.temperatures", "engine.reading.temperature"):
+        monkeypatch.setattr(f"{place}.scores", counted)
+    steps = Temperatures(space.model, space.frame, None).measuring("output")
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found = end.value
+            break
+        made.append(0)
+        through.append(0)
+    assert found == wanted
+    assert max(through) == 1
+    assert sum(through) == len(reference_tokens(space.model))
+    assert max(made) == 1
+    assert sum(made) == 1 + len(GEOMETRIES)
