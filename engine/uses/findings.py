@@ -6,6 +6,7 @@ the model has without any theory of frames.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,7 +59,6 @@ def findings(uses: Uses) -> tuple[Finding, ...]:
 
 def _read(curve: DialCurve) -> tuple[str, str]:
     bases, head, random = (_agreement(curve.at(alpha)) for alpha in (1.0, 0.0, None))
-    best = curve.best
     said = (
         f"At the last layer, by cosine, they name the model's own next token at {_share(bases)} of"
         f" {curve.positions} positions, head rows at {_share(head)}, random vectors at"
@@ -66,10 +66,7 @@ def _read(curve: DialCurve) -> tuple[str, str]:
     )
     if bases.low <= random.high:
         return "no more than chance", f"{said}: no more than chance does."
-    if best.alpha != 1.0 and _agreement(best).low > bases.high:
-        where = f"α {best.alpha:g}" + (f" with ridge {best.ridge:g}" if best.ridge else "")
-        said += f"; best is {where} of the dial with {_share(_agreement(best))}"
-    return _beside_head(bases, head), f"{said}."
+    return _beside_head(bases, head), f"{said}; {_highest(curve, _agreement)}."
 
 
 def _agreement(row: DialRow) -> Interval:
@@ -85,7 +82,24 @@ def _name(curve: DialCurve) -> tuple[str, str]:
     )
     if bases.low <= random.high:
         return "no more than chance", f"{said}: no more than chance does."
-    return _beside_head(bases, head), f"{said}."
+    return _beside_head(bases, head), f"{said}; {_highest(curve, _together)}."
+
+
+def _highest(curve: DialCurve, of: Callable[[DialRow], Interval]) -> str:
+    """The best place of the dial, and from which ends of it it can be told.
+
+    It is picked by the figure that it is shown with, hence a little too high: only an interval
+    that lies wholly above an end's is called more.
+    """
+    places = [row for row in curve.rows if row.alpha is not None]
+    best = max(places, key=lambda row: of(row).value)
+    if (best.alpha, best.ridge) == (1.0, None):
+        return f"no other of {len(places)} places of the dial does better"
+    ends = {"bases": 1.0, "head rows": 0.0}
+    beaten = [name for name, alpha in ends.items() if of(best).low > of(curve.at(alpha)).high]
+    more = "not told apart from either end" if not beaten else f"more than {' and '.join(beaten)}"
+    where = f"α {best.alpha:g}" + (f" with ridge {best.ridge:g}" if best.ridge else "")
+    return f"highest of {len(places)} places of the dial is {where} with {_share(of(best))}, {more}"
 
 
 def _together(row: DialRow) -> Interval:

@@ -94,6 +94,36 @@ def test_a_verdict_is_what_the_controls_leave_of_it(uses: Uses, verdicts: dict[s
     assert all(bool(one.verdict) == bool(one.sentence) for one in found.values())
 
 
+@pytest.mark.parametrize(
+    ("alpha", "ridge", "value", "ending"),
+    [
+        (0.2, None, 0.9, "of 3 places of the dial is α 0.2 with 90.0 % (85.0 to 95.0), more than"
+                         " bases and head rows."),
+        (1.0, 0.1, 0.75, "of 3 places of the dial is α 1 with ridge 0.1 with 75.0 % (70.0 to 80.0),"
+                         " more than head rows."),
+        (0.2, None, 0.5, "; no other of 3 places of the dial does better."),
+    ],
+)  # fmt: skip
+def test_the_dials_best_place_is_named_with_what_it_can_be_told_from(
+    alpha: float, ridge: float | None, value: float, ending: str
+) -> None:
+    base = curve(0.7, 0.6, 0.0)
+    at = share(value)
+    ends = (at.low, at.high)
+    more = DialRow(alpha, (value,), (ends,), ridge, value, ends)
+    found = {
+        one.key: one.sentence for one in findings(Uses("m", replace(base, rows=(*base.rows, more))))
+    }
+    assert found["read"].endswith(ending)
+    assert found["name"].endswith(ending)
+
+
+def test_a_best_place_whose_interval_meets_both_ends_is_told_from_neither() -> None:
+    (said,) = (one.sentence for one in findings(Uses("m", curve(0.68, 0.7, 0.0)))
+               if one.key == "name")  # fmt: skip
+    assert said.endswith("is α 0 with 70.0 % (65.0 to 75.0), not told apart from either end.")
+
+
 def test_parts_are_kept_as_they_end_and_over_a_restart(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
