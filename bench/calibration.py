@@ -41,6 +41,7 @@ from engine.calibration.labelled.rows import Row
 from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tables import Table, read_table
 from engine.calibration.labelled.tasks import Task, make_task
+from engine.checkpoints import Checkpoints
 from engine.progress import Steps, drain
 
 SETS = ("agnews", "sst2", "subj", "trec", "mr")
@@ -62,7 +63,7 @@ def source(space: LatentSpace, folder: Path, sizes: dict[str, int]) -> Callable[
 
 
 def table(given: argparse.Namespace) -> None:
-    """All methods on all sets for one model; kept after each set."""
+    """All methods on all sets for one model; every run is kept and none is done again."""
     space = load(given.model, device="cpu", offline=True, threads=given.threads)
     sizes = {"train": given.rows, "valid": given.valid, "test": given.test}
     settings = MethodSettings(
@@ -83,6 +84,7 @@ def table(given: argparse.Namespace) -> None:
                 [given.methods],
                 seeds,
                 settings=settings,
+                kept=Checkpoints(given.out.with_suffix(".runs")),
             )
         )
         lines += found.tasks

@@ -36,6 +36,30 @@ def exponents(found: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, floa
     return out
 
 
+_SAME = ("kind", "model", "methods", "seeds", "settings", "adapters", "context", "title")
+
+
+def joined(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Parts, those tables made one that differ in nothing but their sets, in the order given."""
+    out: list[dict[str, Any]] = []
+    for part in parts:
+        alike = (p for p in out if part["kind"] == "table" and _alike(p, part))
+        first = next(alike, None)
+        if first is None:
+            out.append(part)
+            continue
+        whole = first | {name: first[name] | part[name] for name in ("runs", "left_out")}
+        whole |= {name: first[name] + part[name] for name in ("lines", "cpu", "wall")}
+        whole["remarks"] = list(dict.fromkeys([*first["remarks"], *part["remarks"]]))
+        out[out.index(first)] = whole
+    return out
+
+
+def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    names = [{line.name for line in part.get("lines", ())} for part in (one, other)]
+    return not names[0] & names[1] and all(one.get(k) == other.get(k) for k in _SAME)
+
+
 def _summed(part: dict[str, Any]) -> dict[str, Any]:
     """A table with its intervals and sentences, which come from the rows' outcomes."""
     if part["kind"] != "table":
@@ -63,7 +87,7 @@ def _outcomes(part: dict[str, Any]) -> dict[str, Any]:
 
 def write(given: argparse.Namespace) -> None:
     """Parts → bench/results/calibration_*.md and .json."""
-    parts = [_summed(pickle.loads(path.read_bytes())) for path in given.parts]
+    parts = [_summed(p) for p in joined([pickle.loads(path.read_bytes()) for path in given.parts])]
     words, slug = hardware()
     today = datetime.date.today().isoformat()
     tables = [p for p in parts if p["kind"] == "table"]

@@ -33,6 +33,7 @@ from engine.calibration.training.artifact import save
 from engine.calibration.training.losses import LOSS_NAMES
 from engine.calibration.training.options import CalibrationOptions
 from engine.calibration.training.train import calibrate
+from engine.checkpoints import Checkpoints
 from engine.errors import OptionError
 
 _DATA: Final = (
@@ -123,6 +124,10 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
     many.add_argument("--seeds", type=count, default=3, help="How many. Without it: 3.")
     add(many, CalibrationQuestion, seed="The first of them, the others follow it.")
     many.add_argument("--adapter-rows", type=count, help="Training rows of LoRA and IA3, or all.")
+    many.add_argument(
+        "--keep", type=Path, metavar="FOLDER",
+        help="Keep each run there as it ends; the same command goes on where it was stopped.",
+    )  # fmt: skip
     many.add_argument("--out", type=Path, help="report.html, .json or .csv; else a table.")
     many.add_argument("--json", action="store_true", help="JSON to stdout.")
     many.set_defaults(run=_evaluate)
@@ -233,6 +238,7 @@ def _evaluate(given: argparse.Namespace) -> int:
                 untaught=_untaught(given),
             ),
             cache_dir=_states(given),
+            kept=Checkpoints(given.keep),
         )
     )
     if given.out is not None:

@@ -19,17 +19,18 @@ from app.cli import main as cli
 from app.cli.report import evaluation_csv, report_html
 from app.cli.text import evaluation_text
 from engine import LatentSpace, load
+from engine.calibration.evidence import evaluation as running
 from engine.calibration.evidence.evaluation import evaluate
 from engine.calibration.evidence.evaluation_result import Evaluation
 from engine.calibration.evidence.methods import METHODS
-from engine.calibration.evidence.protocol import MethodSettings
+from engine.calibration.evidence.protocol import Method, MethodContext, MethodSettings, Outcome
 from engine.calibration.labelled.spec import TaskSpec
 from engine.calibration.labelled.tables import Table, read_table
 from engine.calibration.labelled.tasks import make_task
 from engine.calibration.training.artifact import load_calibration
 from engine.calibration.training.losses import LOSSES
 from engine.calibration.training.options import CalibrationOptions
-from engine.progress import drain
+from engine.progress import Steps, drain
 
 pytestmark = pytest.mark.slow
 
@@ -132,6 +133,32 @@ def test_an_evaluation_verifies(where: list[str], data: Path, tmp_path: Path, ca
     found = json.loads(capfd.readouterr().out)
     assert found["differs"].endswith("macro_f1.value differs")
     assert found["largest_difference"] == pytest.approx(0.01)
+
+
+def test_an_evaluation_that_is_kept_goes_on_where_it_was_stopped(
+    where: list[str], data: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    run = running.run_method
+
+    def stops(method: Method, context: MethodContext) -> Steps[Outcome]:
+        if method.name == "class-mean" and not ran.count("class-mean"):
+            ran.append("class-mean")
+            raise KeyboardInterrupt
+        ran.append(method.name)
+        return run(method, context)
+
+    monkeypatch.setattr(running, "run_method", stops)
+    many = ["evaluate", str(data), *COLUMNS, *WORDS, "--methods", "zero-shot,class-mean", "--json"]
+    keep = ["--seeds", "1", "--keep", str(tmp_path / "runs"), *where]
+    assert cli.main([*many, *keep]) == 130
+    assert cli.main([*many, *keep]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert cli.main([*many, *keep]) == 0
+    again = json.loads(capfd.readouterr().out)
+    assert ran == ["zero-shot", "class-mean", "class-mean"]
+    scores = [[m["average"]["accuracy"] for m in one["methods"]] for one in (found, again)]
+    assert scores[0] == scores[1]
 
 
 def test_untaught_words_reach_the_comparison_and_the_table(
