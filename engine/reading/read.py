@@ -15,6 +15,7 @@ from torch import Tensor
 from engine.frames.frame import Frame
 from engine.progress import Check, no_check
 from engine.reading.exact import Exact, grain
+from engine.reading.fused import Fused, worth_it
 from engine.reading.geometries import GEOMETRIES, geometry_of
 from engine.reading.geometries.geometry import Columns, Geometry, Rows
 from engine.reading.running import Running, Scratch
@@ -152,13 +153,15 @@ def _read_tile(
         targets = torch.empty((n, 0), dtype=torch.long, device=device)
     wanted, grains = _target_scores(frame, geometries, rows, targets, columns)
     graph = torch.is_grad_enabled() and rows.queries.requires_grad
+    fused = worth_it(n * v, rows.queries)
     scratch = Scratch(n, chunk, device, reuse=not graph)
-    running = []
+    running: list[Running] = []
     for geometry, own, fine in zip(geometries, wanted, grains, strict=True):
         gain, _ = geometry.row_part(rows)
         cold = 1.0 / temperatures[geometry.name]
         warmth = cold if gain is None else gain * cold
-        running.append(Running(n, k, targets, own.detach(), fine, warmth, scratch))
+        kind = Fused if fused else Running
+        running.append(kind(n, k, targets, own.detach(), fine, warmth, scratch))
     for start in range(0, v, chunk):
         check()
         stop = min(start + chunk, v)
@@ -174,7 +177,7 @@ def _read_tile(
         state.settle(geometry, exact)
         if whole is not None:
             warmth = torch.as_tensor(state.cold, device=device)
-            torch.addcmul(-state.peak - state.mass.log(), whole, warmth, out=whole).exp_()
+            whole.sub_(state.crest).mul_(warmth).sub_(state.mass.log()).exp_()
     return {
         g.name: _finish(state, own, temperatures[g.name], g.row_part(rows))
         for g, state, own in zip(geometries, running, wanted, strict=True)
@@ -207,15 +210,15 @@ def _finish(
     temperature: float,
     row_part: tuple[Tensor | None, Tensor | None],
 ) -> Reading:
-    log_partition = running.peak + running.mass.log()
-    entropy = running.mass.log() - running.moment / running.mass
+    log_mass = running.mass.log()
+    log_partition = running.crest * running.cold + log_mass
+    entropy = log_mass - running.moment / running.mass
     ranks = 1 + running.above
     best = running.best
     ids = torch.where(best > -torch.inf, running.ids, -1)  # fewer allowed tokens than places
     # Probabilities from bare scores: ‖r‖² may be too large to be added and taken off again.
-    log_mass = running.mass.log()
-    probabilities = (best * running.cold - running.peak - log_mass).exp()
-    target_probabilities = (wanted * running.cold - running.peak - log_mass).exp()
+    probabilities = ((best - running.crest) * running.cold - log_mass).exp()
+    target_probabilities = ((wanted - running.crest) * running.cold - log_mass).exp()
     gain, lift = row_part
     if gain is not None:
         best, wanted = best * gain, wanted * gain

@@ -42,11 +42,11 @@ def borders(
     * l2: (‖r − b_j‖² − ‖r − b_i‖²) / (2·‖b_i − b_j‖), a length;
     * matmul: (f_i − f_j) / ‖b_i − b_j‖, a length, f before the soft cap (which keeps the order).
 
-    Exact over the whole vocabulary. The walls to the nearest tokens are tried first: any other
-    wall is at least (gap to the last of them) / (largest possible ‖b_i − b_j‖) away, and where that
-    is further than the best of them, no other needs to be looked at. The rest goes through another
-    product, of the distinct b_i with every b_j. Tokens whose vectors are b_i's own but for a
-    thousandth (a copied row) make no wall.
+    Exact over the whole vocabulary. The walls to the nearest tokens, and to those of the longest
+    vectors, are tried first: any other wall is at least (gap to the last of the nearest) / (largest
+    ‖b_i − b_j‖ that is left) away, and where that is further than the best of them, no other needs
+    to be looked at. The rest goes through another product, of the distinct b_i with every b_j.
+    Tokens whose vectors are b_i's own but for a thousandth (a copied row) make no wall.
 
     Args:
         regions: the nearest token of each state (n).
@@ -78,6 +78,10 @@ def borders(
     return _distance(frame, states, regions, beyond, bounds, centred), beyond
 
 
+_LONG: Final = 256
+"""Longest vectors of a frame, to which every wall is looked at."""
+_ROWS: Final = 64
+"""States whose listed vectors are laid beside each other at once."""
 _COPY: Final = 1e-3
 """Vectors closer than this share of their length are one and the same for a border."""
 
@@ -90,10 +94,15 @@ def _lengths(bounds: Borders, norms: Tensor) -> Tensor:
 def _near_walls(
     frame: Frame, states: Tensor, near: Reading, bounds: Borders, centred: bool, budget_bytes: int
 ) -> tuple[Tensor, Tensor]:
-    """The nearest wall among listed tokens, and whether no other can be nearer (n, n)."""
+    """The nearest wall among listed tokens and those of the longest vectors, and whether no other
+    can be nearer (n, n)."""
     columns = columns_of(frame, centred=centred)
     lengths = _lengths(bounds, columns.norms)
-    longest = float(lengths.max())
+    long, longest = lengths.new_empty(0, dtype=torch.long), float(lengths.max())
+    if not bounds.directions and frame.size > _LONG:
+        # Some outliers would make the bound of all others a weak one.
+        values, order = lengths.topk(_LONG + 1)
+        long, longest = order[:-1], float(values[-1])
     k = near.ids.shape[1]
     # Of a row's k vectors: the float64 rows and products of the distinct ones, and three float32.
     step = max(1, budget_bytes // (28 * k * frame.width))
@@ -105,19 +114,78 @@ def _near_walls(
         flat = frame.vectors(unique)
         if centred:
             flat -= frame.mean
-        points = flat.float().to(states.device)[place]  # (row, k, d)
+        points = flat.float().to(states.device)
         if bounds.directions:
-            points = points * columns.inverse[ids].unsqueeze(2)
-        span = (points[:, :1] - points).norm(dim=2)
+            points *= columns.inverse[unique].unsqueeze(1)
+        # By a few rows, whose k vectors find room in a cache.
+        span = torch.cat([(points[p[:, :1]] - points[p]).norm(dim=2) for p in place.split(_ROWS)])
         own = lengths[ids[:, 0]]
         gap = (score[:, :1] - score) / bounds.slope
         wall = torch.where(span > (_COPY * own)[:, None], gap / span, torch.inf)
+        if len(long):
+            walls = _Walls(frame, states[first : first + step], ids[:, 0], bounds, centred)
+            wall = torch.cat([wall, walls.to(long)], 1)
+            ids = torch.cat([ids, long.expand(len(ids), -1)], 1)
         best, where = wall.min(1)
         certain.append(best <= gap[:, -1] / (own + longest))
         tokens.append(ids.gather(1, where[:, None]).squeeze(1))
     found = torch.cat(certain)
     # A soft cap bends the gaps, so they bound nothing.
     return torch.cat(tokens), found if frame.finish is None else torch.zeros_like(found)
+
+
+class _Walls:
+    """Some states' walls to whatever tokens (distances before `Borders.measure`)."""
+
+    def __init__(
+        self, frame: Frame, states: Tensor, own: Tensor, bounds: Borders, centred: bool
+    ) -> None:
+        columns = columns_of(frame, centred=centred)
+        self.frame, self.own = frame, own
+        self.rows = prepare_rows(frame, states, centred=centred)
+        self.scale = columns.inverse if bounds.directions else None
+        self.lengths = _lengths(bounds, columns.norms)
+        self.lift = bounds.lift(columns.norms.square(), columns.bias)
+        self.centre = frame.centre_scores() if centred else None
+        self.square = float(frame.mean @ frame.mean)
+        self.unique, self.place = torch.unique(own, return_inverse=True)
+        vectors = frame.vectors(self.unique).to(states.device, torch.float32)
+        self.queries = frame.queries(vectors)
+        dots = products(self.rows, frame.gather(self.unique).float())
+        self.dot = dots.gather(1, self.place[:, None])
+
+    def to(self, part: slice | Tensor) -> Tensor:
+        """To those tokens (n × c); infinite to the own one and its copies."""
+        if isinstance(part, slice):
+            block = self.frame.block(part.start, part.stop)
+        else:
+            block = self.frame.gather(part).float()
+        # One product for both: few rows, and the block comes from memory once.
+        both = torch.cat([self.rows.queries, self.queries]) @ block.T
+        dots, between = both[: len(self.own)], both[len(self.own) :]  # r·b_j; b_i·b_j (distinct i)
+        if self.rows.offset is not None:
+            dots = dots - self.rows.offset
+        if self.centre is not None:
+            centre = self.centre
+            between = between - centre[self.unique][:, None] - centre[part] + self.square
+        between = 2 * between[self.place]
+        own_length = self.lengths[self.own][:, None]
+        if self.scale is None:
+            gap = self.dot - dots
+        else:
+            own_scale = self.scale[self.own][:, None]
+            gap = self.dot * own_scale - dots * self.scale[part]
+            between = between * own_scale * self.scale[part]
+        if self.lift is not None:
+            gap = gap + self.lift[self.own][:, None] - self.lift[part]
+        span = (own_length**2 + self.lengths[part] ** 2 - between).clamp_min(0).sqrt()
+        wall = torch.where(span > _COPY * own_length, gap.clamp_min(0) / span, torch.inf)
+        if isinstance(part, slice):
+            inside = ((self.own >= part.start) & (self.own < part.stop)).nonzero().squeeze(1)
+            wall[inside, self.own[inside] - part.start] = torch.inf
+        else:
+            wall = wall.masked_fill(self.own[:, None] == part, torch.inf)
+        return wall
 
 
 def _all_walls(
@@ -133,44 +201,15 @@ def _all_walls(
     n, v = len(states), frame.size
     # Half as many blocks again are alive here as in a reading.
     chunk, tile = tiling(n, v, frame.width, budget_bytes * 3 // 5, frame.device)
-    columns = columns_of(frame, centred=centred)
-    scale = columns.inverse if bounds.directions else None
-    lengths = _lengths(bounds, columns.norms)
-    lift = bounds.lift(columns.norms.square(), columns.bias)
-    centre = frame.centre_scores() if centred else None
-    square = float(frame.mean @ frame.mean)
     found = []
     for first in range(0, n, tile):
-        rows = prepare_rows(frame, states[first : first + tile], centred=centred)
-        own_ids = regions[first : first + tile]
-        unique, place = torch.unique(own_ids, return_inverse=True)
-        queries = frame.queries(frame.vectors(unique).to(states.device, torch.float32))
-        own_dot = products(rows, frame.gather(unique).float()).gather(1, place[:, None])
-        own_length = lengths[own_ids][:, None]
-        best = torch.full((len(own_ids),), torch.inf, device=states.device)
-        token = own_ids.clone()
+        own = regions[first : first + tile]
+        walls = _Walls(frame, states[first : first + tile], own, bounds, centred)
+        best = torch.full((len(own),), torch.inf, device=states.device)
+        token = own.clone()
         for start in range(0, v, chunk):
             check()
-            part = slice(start, min(start + chunk, v))
-            block = frame.block(part.start, part.stop)
-            dots = products(rows, block)
-            between = queries @ block.T  # b_i·b_j (distinct i, c)
-            if centre is not None:
-                between = between - centre[unique][:, None] - centre[part] + square
-            between = 2 * between[place]
-            if scale is None:
-                gap = own_dot - dots
-            else:
-                own_scale = scale[own_ids][:, None]
-                gap = own_dot * own_scale - dots * scale[part]
-                between = between * own_scale * scale[part]
-            if lift is not None:
-                gap = gap + lift[own_ids][:, None] - lift[part]
-            span = (own_length**2 + lengths[part] ** 2 - between).clamp_min(0).sqrt()
-            wall = torch.where(span > _COPY * own_length, gap.clamp_min(0) / span, torch.inf)
-            inside = ((own_ids >= start) & (own_ids < part.stop)).nonzero().squeeze(1)
-            wall[inside, own_ids[inside] - start] = torch.inf
-            nearest, where = wall.min(1)
+            nearest, where = walls.to(slice(start, min(start + chunk, v))).min(1)
             token = torch.where(nearest < best, where + start, token)
             best = torch.minimum(nearest, best)
         found.append(token)
@@ -185,7 +224,8 @@ def _distance(
     Near-equal bases make 2 − 2·cos a difference of near-equal numbers, too coarse in float32.
     """
     r = (states if centred else frame.place(states)).cpu().double()
-    a, b = frame.vectors(own), frame.vectors(other)
+    unique, place = torch.unique(torch.stack([own, other]), return_inverse=True)
+    a, b = frame.vectors(unique)[place]
     if centred:
         a, b = a - frame.mean, b - frame.mean
     if bounds.directions:

@@ -60,10 +60,11 @@ class Running:
         """1/T, or a factor per row that turns bare scores into score/T (n × 1)."""
         self.best = torch.full((n, k), -torch.inf, device=device)
         self.ids = torch.full((n, k), -1, dtype=torch.long, device=device)
-        self.peak = torch.full((n, 1), -torch.inf, device=device)
+        self.crest = torch.full((n, 1), -torch.inf, device=device)
+        """The largest bare score."""
         self.mass = torch.zeros((n, 1), device=device)
         self.moment = torch.zeros((n, 1), device=device)
-        """Σ exp(e)·e with e = score/T − peak ≤ 0."""
+        """Σ exp(e)·e with e = (bare score − crest)·cold ≤ 0."""
         self.above = torch.zeros(targets.shape, dtype=torch.long, device=device)
         self._scratch = scratch
 
@@ -88,26 +89,21 @@ class Running:
         The energy is kept relative to the maximum: entropy is the difference of two numbers that
         would each be as large as the scores.
         """
-        plain = isinstance(self.cold, float) and self.cold == 1.0
         # Detached: what is taken off and added again has no slope.
-        cold = self.cold.detach() if isinstance(self.cold, Tensor) else self.cold
-        peak = torch.maximum(self.peak, peaks * cold)
+        crest = torch.maximum(self.crest, peaks.detach())
         room, more = (self._scratch.block(i, *block.shape) for i in (0, 1))
-        if plain:
-            energy = torch.sub(block, peak, out=room)
-        elif room is None:
-            energy = block * self.cold - peak
-        else:
-            energy = torch.mul(block, self.cold, out=room).sub_(peak)
+        energy = torch.sub(block, crest, out=room)
+        if not (isinstance(self.cold, float) and self.cold == 1.0):
+            energy = torch.mul(energy, self.cold, out=room)
         weights = torch.exp(energy, out=more)
         # Where the maximum rises by s, e falls by s: Σ exp(e − s)(e − s) from the sums at hand.
-        step = torch.where(self.peak > -torch.inf, self.peak - peak, 0.0)
+        step = torch.where(self.crest > -torch.inf, self.crest - crest, 0.0) * self.cold
         fade = step.exp()
         mass = weights.sum(1, keepdim=True)
         product = torch.mul(weights, energy, out=room)
         self.moment = fade * (self.moment + step * self.mass) + product.sum(1, keepdim=True)
         self.mass = self.mass * fade + mass
-        self.peak = peak
+        self.crest = crest
 
     def _keep_top(self, block: Tensor, groups: Tensor, start: int) -> None:
         """Merge the chunk's best into the best so far.
@@ -170,20 +166,25 @@ class Running:
             own = block[rows, target[rows] - start]
             surely[rows] -= (own > high[rows, 0]).long()
             perhaps[rows] -= (own > low[rows, 0]).long()
-            between = perhaps - surely
-            self.above[:, j] += surely
-            some = ((between > 0) & (between <= MOST)).nonzero().squeeze(1)
-            if len(some):
-                picked = block[some]
-                found = (picked > low[some]) & (picked <= high[some])
-                row, column = found.nonzero(as_tuple=True)
-                token, row = column + start, some[row]
-                other = token != target[row]
-                self.near.append((row[other], token[other], torch.full_like(row[other], j)))
-            many = (between > MOST).nonzero().squeeze(1)
-            if len(many):
-                thick = (block[many] > self.wanted[many, j : j + 1]).sum(1)
-                self.above[many, j] += thick - surely[many]
+            self._counted(block, start, j, surely, perhaps)
+
+    def _counted(self, block: Tensor, start: int, j: int, surely: Tensor, perhaps: Tensor) -> None:
+        """Of target j so many are above `high` and `low` (n each), the target itself left out."""
+        target, low, high = self.targets[:, j], self.low[:, j : j + 1], self.high[:, j : j + 1]
+        between = perhaps - surely
+        self.above[:, j] += surely
+        some = ((between > 0) & (between <= MOST)).nonzero().squeeze(1)
+        if len(some):
+            picked = block[some]
+            found = (picked > low[some]) & (picked <= high[some])
+            row, column = found.nonzero(as_tuple=True)
+            token, row = column + start, some[row]
+            other = token != target[row]
+            self.near.append((row[other], token[other], torch.full_like(row[other], j)))
+        many = (between > MOST).nonzero().squeeze(1)
+        if len(many):
+            thick = (block[many] > self.wanted[many, j : j + 1]).sum(1)
+            self.above[many, j] += thick - surely[many]
 
     @torch.no_grad()
     def settle(self, geometry: Geometry, exact: Exact) -> None:
