@@ -35,6 +35,7 @@ from app.jobs import page as jobs_page
 from app.jobs.lanes import Jobs
 from app.maps import api as map_api
 from app.maps import page as maps
+from app.maps.background import BackgroundAtlas
 from app.method import page as method
 from app.model import api as model_api
 from app.model import choice
@@ -164,11 +165,15 @@ def create_app(
                 forget = partial(loop.call_soon_threadsafe, explorer.forget)
                 app.state.lens = BackgroundLens(explorer, jobs, settings.step_patience_s, forget)
                 app.state.lens.start()
+            if settings.make_atlas:
+                app.state.atlas = BackgroundAtlas(explorer, jobs, settings.step_patience_s)
+                app.state.atlas.start()
             yield
         finally:
             disk.close()
-            if app.state.lens is not None:
-                await to_thread.run_sync(app.state.lens.close)
+            for one in (app.state.lens, app.state.atlas):
+                if one is not None:
+                    await to_thread.run_sync(one.close)
             # The jobs first: their last step needs the device thread.
             await to_thread.run_sync(jobs.close)
             explorer.close()
@@ -195,7 +200,7 @@ def create_app(
     app.state.sets = sets
     app.state.runs = runs
     app.state.disk = disk
-    app.state.lens = None
+    app.state.lens = app.state.atlas = None
     app.state.calibrations = Calibrations(explorer, jobs, sets)
     app.state.metrics = explorer.metrics()
     app.state.metrics.watch(

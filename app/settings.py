@@ -144,6 +144,9 @@ class Settings(BaseSettings):
         )  # fmt: skip
     fit_lens: bool = Field(True, description="Fit the linear lens of the open model by itself, in "
         "the background while nothing else is wanted, and keep it in the cache.")  # fmt: skip
+    make_atlas: bool = Field(True, description="Lay out the atlas (a UMAP of all bases) of the "
+        "open model by itself, in the background while nothing else is wanted, and keep it in the "
+        "cache.")  # fmt: skip
     story: Path | None = Field(None, description="A story's file, TOML or JSON, that can be told "
         "beside those that ship.")  # fmt: skip
     log_messages: bool = Field(False, description="Write the messages of unforeseen errors to the "

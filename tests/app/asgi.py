@@ -48,7 +48,7 @@ PATIENT = dict.fromkeys(
 def settings_with(**values: Any) -> Settings:
     """Settings with some values of our own, patient where nothing else is given, and a data folder
     that nobody else uses."""
-    values = PATIENT | {"fit_lens": False, "history_mib": 0} | values
+    values = PATIENT | {"fit_lens": False, "make_atlas": False, "history_mib": 0} | values
     values.setdefault("data_dir", Path(tempfile.mkdtemp(prefix="lexiscope-test-", dir=_DATA.name)))
     return Settings(**values)
 
@@ -75,7 +75,7 @@ def routes_of(app: FastAPI) -> list[tuple[str, str]]:
         "{name:path}": "htmx.min.js",
         "{module}": "frames",
         "{story}": "paris",
-        "{number}": "8",
+        "{number}": "9",
     }
     found = []
     for context in iter_route_contexts(app.routes):

@@ -99,6 +99,7 @@ def server_process(
     values = {k: v for k, v in os.environ.items() if not k.startswith("LEXISCOPE_")}
     values |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     own = {"data_dir": folder / "data", "offline": "true", "fit_lens": "false"}
+    own |= {"make_atlas": "false"}
     own |= environment or {}
     values |= {f"LEXISCOPE_{name.upper()}": str(value) for name, value in own.items()}
     log = folder / "log"

@@ -17,7 +17,9 @@ from app.settings import Settings
 
 def serve(settings: Settings, data: Path) -> Iterator[Site]:
     # Nothing is fitted beside a test: which reading is the best known would change under it.
-    settings = settings.model_copy(update={"data_dir": data, "fit_lens": False})
+    settings = settings.model_copy(
+        update={"data_dir": data, "fit_lens": False, "make_atlas": False}
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

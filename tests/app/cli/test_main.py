@@ -188,7 +188,7 @@ def test_the_server_says_its_address_answers_and_stops_on_a_signal(
     log = tmp_path / "log"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LEXISCOPE_")}
     environment["LEXISCOPE_DATA_DIR"] = str(tmp_path / "data")
-    environment["LEXISCOPE_FIT_LENS"] = "false"
+    environment["LEXISCOPE_FIT_LENS"] = environment["LEXISCOPE_MAKE_ATLAS"] = "false"
     with log.open("wb") as errors:
         server = subprocess.Popen(
             [sys.executable, "-m", "app.cli.main", "serve", "--port", "0", *where],
