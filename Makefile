@@ -5,9 +5,9 @@ BIN    := $(VENV)/bin
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 MODEL  ?=
-# Tests run in so many processes, those of the browser after the others and apart from them: their
+# Tests run in so many processes, those of the browser beside the others and apart from them: their
 # driver keeps an event loop running in it, beside which no asynchronous test can start one.
-# Three for two cores, since some tests wait for other processes; Chromium is one by itself.
+# Both at once, five for two cores, since they wait for servers, for Chromium and for the page.
 WORKERS ?= 3
 BROWSERS ?= 2
 PARTS  ?=
@@ -17,7 +17,7 @@ FONTS := fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji
 SOURCES := app engine training tests bench
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup setup-dev browser run test test-quick check fmt bench soak audit model-report clean
+.PHONY: help setup setup-dev browser run test units pages test-quick check fmt bench soak audit model-report clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -70,7 +70,13 @@ run: setup ## serve on http://127.0.0.1:8000 (MODEL=folder, GGUF file or id, HOS
 	$(BIN)/lexiscope serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model $(MODEL))
 
 test: setup-dev browser check ## everything: style, types, import rules, unit, contracts, real browser
+	@echo "Now all tests, in two halves at once; each shows what it found when it ends."
+	@$(MAKE) --no-print-directory -j2 --output-sync=target units pages
+
+units:
 	$(PYTEST) tests -n $(WORKERS) --dist worksteal --ignore=tests/browser
+
+pages:
 	$(PYTEST) tests/browser -n $(BROWSERS) --dist loadfile
 
 test-quick: setup-dev ## the tests that need no browser, no server process and little time each

@@ -1,7 +1,8 @@
 """The process that runs UMAP: read a job per line, write where it is, line by line.
 
-Run as a file, never imported by the engine. Compiling UMAP takes tens of seconds and its threads
-may abort a process that uses them twice at once, so it has one of its own, which can be ended.
+Run as a file, never imported by the engine. Compiling UMAP takes tens of seconds the first time,
+and its threads may abort a process that uses them twice at once, so it has one of its own, which
+can be ended. What was compiled is kept where numba keeps such things (`NUMBA_CACHE_DIR`).
 
 A job is a line of JSON on standard input::
 
@@ -16,6 +17,7 @@ while it runs (with ``"draft": true`` where the places as they are by now were w
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -154,6 +156,9 @@ def fit(job: dict[str, Any]) -> Any:
     import numpy as np
 
     say(stage="starting UMAP", done=0, total=0)
+    import numba
+
+    numba.njit = functools.partial(numba.njit, cache=True)  # UMAP itself keeps nothing compiled
     import umap
 
     x = np.load(job["points"], allow_pickle=False)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -204,6 +207,24 @@ def test_planted_clusters_stay_together_and_a_seed_is_a_picture(warm: UmapProces
     assert {one.shape for one in drafts} == {xy.shape}  # where it was on its way
     assert not np.array_equal(drafts[0], xy)
     assert not np.array_equal(drain(warm.layout(problem(seed=1))), xy)
+
+
+@pytest.mark.slow
+def test_what_was_compiled_once_is_loaded(warm: UmapProcess, tmp_path: Path) -> None:
+    """Another process of the same work compiles nothing, and its picture is the same to the bit."""
+    one = problem()
+    xy = drain(warm.layout(one))  # whoever is first keeps what is compiled
+    np.save(tmp_path / "in.npy", one.points)
+    job = {"points": "in.npy", "out": "out.npz", "draft": "draft.npy", "exact": one.exact}
+    job |= {"dims": one.dims, "neighbours": one.neighbours, "min_dist": one.min_dist}
+    job |= {"seed": one.seed, "epochs": one.epochs}
+    said = subprocess.run(
+        [sys.executable, "-P", str(child_module().__file__)], input=json.dumps(job), text=True, check=True,
+        capture_output=True, cwd=tmp_path, env=os.environ | {"NUMBA_DEBUG_CACHE": "1"},
+    ).stdout  # fmt: skip
+    assert "data saved to" not in said
+    assert "_optimize_layout_euclidean_single_epoch" in said
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npz")["coordinates"], xy)
 
 
 @pytest.mark.slow
