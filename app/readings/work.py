@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from fastapi import Request
 
 from app.jobs.job import JobView
 from app.jobs.lanes import Jobs
+from app.jobs.measuring import start_measuring
 from app.model.explorer import Explorer
-from app.web.head import client_of
 from engine import LatentSpace
 from engine.errors import OptionError
 from engine.frames.kinds import FRAMES
@@ -96,22 +94,5 @@ def _part(number: int, work: Steps[Any]) -> Steps[Any]:
 
 async def start(request: Request, explorer: Explorer, jobs: Jobs) -> JobView:
     """Queue the job; one that is under way for the same model is given instead."""
-    facts = explorer.facts()
-    return await jobs.start(
-        KIND,
-        TITLE.format(name=facts.name),
-        partial(_begin, explorer),
-        partial(_known_now, explorer, asyncio.get_running_loop()),
-        client=client_of(request),
-        href="/readings",
-        key=f"{KIND} {facts.fingerprint}",
-    )
-
-
-def _begin(explorer: Explorer) -> Steps[None]:
-    return steps(explorer.owned())
-
-
-def _known_now(explorer: Explorer, loop: asyncio.AbstractEventLoop, result: None) -> None:
-    """The engine keeps what it measured; answers from before say that it is not known."""
-    loop.call_soon_threadsafe(explorer.forget)
+    title = TITLE.format(name=explorer.facts().name)
+    return await start_measuring(request, explorer, jobs, KIND, title, steps, href="/readings")

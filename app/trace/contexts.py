@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Annotated
 
 from fastapi import Request
@@ -12,10 +11,10 @@ from pydantic import Field
 from app.calibrate.sets import Sets
 from app.jobs.job import JobView
 from app.jobs.lanes import Jobs
+from app.jobs.measuring import start_measuring
 from app.model.explorer import Explorer
 from app.settings import TOKEN_CEILING
 from app.trace.question import BankName
-from app.web.head import client_of
 from app.web.questions import FormQuestion, LayerNumber, PromptText, Question
 from engine import LatentSpace
 from engine.calibration.labelled.tables import Table
@@ -114,22 +113,11 @@ def plan(space: LatentSpace, source: BankTexts, *, check: Check) -> Plan:
 
 async def start(request: Request, explorer: Explorer, jobs: Jobs, source: BankTexts) -> JobView:
     """Queue the building of a bank; one that is under way for the same texts is given instead."""
-    facts = explorer.facts()
-    return await jobs.start(
-        KIND,
-        f"Keeping the states of {source.title}"[:120],
-        partial(_begin, explorer, source),
-        partial(_forget, explorer, asyncio.get_running_loop()),
-        client=client_of(request),
-        href="/",
-        key=f"{KIND} {facts.fingerprint} {source.digest}",
+    title = f"Keeping the states of {source.title}"[:120]
+
+    def build(space: LatentSpace) -> Steps[Bank]:
+        return space.contexts.build(source)
+
+    return await start_measuring(
+        request, explorer, jobs, KIND, title, build, href="/", of=source.digest
     )
-
-
-def _begin(explorer: Explorer, source: BankTexts) -> Steps[Bank]:
-    return explorer.owned().contexts.build(source)
-
-
-def _forget(explorer: Explorer, loop: asyncio.AbstractEventLoop, bank: Bank) -> None:
-    """The engine keeps the bank; answers from before say that there is none."""
-    loop.call_soon_threadsafe(explorer.forget)

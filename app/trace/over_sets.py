@@ -22,11 +22,11 @@ from app.calibrate.text_sets import text_set
 from app.figures.theme import LENSES
 from app.jobs.job import JobView
 from app.jobs.lanes import Jobs, JobsDep
+from app.jobs.measuring import start_measuring
 from app.method.terms import TERMS, Term
 from app.model.explorer import Explorer, ExplorerDep
 from app.trace.panels import agreement
 from app.trace.question import TraceQuery
-from app.web.head import client_of
 from app.web.questions import PageQuestion, Question, RangeText, ask
 from app.web.rendering import link, render
 from app.web.words import Choice, choices
@@ -105,23 +105,20 @@ async def known_agreement(
 async def start(request: Request, explorer: Explorer, jobs: Jobs, query: SetQuestion) -> JobView:
     """Queue the job; one that is under way for the same question is given instead."""
     texts, options = await texts_of(request, query), query.options()
-    loop = asyncio.get_running_loop()
     asked = query.model_dump(exclude_defaults=True)
 
-    def steps() -> Steps[Agreement]:
-        return explorer.owned().agreement_over(texts, options)
+    def measure(space: LatentSpace) -> Steps[Agreement]:
+        return space.agreement_over(texts, options)
 
-    def known_now(result: Agreement) -> None:
-        loop.call_soon_threadsafe(explorer.forget)
-
-    return await jobs.start(
+    return await start_measuring(
+        request,
+        explorer,
+        jobs,
         KIND,
         f"Agreement over {len(texts):,} texts of {query.texts}",
-        steps,
-        known_now,
-        client=client_of(request),
+        measure,
         href="/agreement" + (f"?{urlencode(asked)}" if asked else ""),
-        key=f"{KIND} {explorer.facts().fingerprint} {sorted(asked.items())}",
+        of=str(sorted(asked.items())),
     )
 
 

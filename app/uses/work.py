@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from fastapi import Request
 
 from app.jobs.job import JobView
 from app.jobs.lanes import Jobs
+from app.jobs.measuring import start_measuring
 from app.model.explorer import Explorer
-from app.web.head import client_of
 from engine import LatentSpace
-from engine.progress import Check, Steps
+from engine.progress import Check
 from engine.uses.findings import Finding, findings
 from engine.uses.measure import Uses, known_uses, measure_uses, predict_uses
 
@@ -48,22 +46,5 @@ def known(space: LatentSpace, *, check: Check) -> Known:
 
 async def start(request: Request, explorer: Explorer, jobs: Jobs) -> JobView:
     """Queue the job; one that is under way for the same model is given instead."""
-    facts = explorer.facts()
-    return await jobs.start(
-        KIND,
-        f"Measuring what the semantic bases of {facts.name} are for",
-        partial(_begin, explorer),
-        partial(_known_now, explorer, asyncio.get_running_loop()),
-        client=client_of(request),
-        href="/uses",
-        key=f"{KIND} {facts.fingerprint}",
-    )
-
-
-def _begin(explorer: Explorer) -> Steps[Uses]:
-    return measure_uses(explorer.owned())
-
-
-def _known_now(explorer: Explorer, loop: asyncio.AbstractEventLoop, result: Uses) -> None:
-    """The engine keeps what it measured; answers from before say that it is not known."""
-    loop.call_soon_threadsafe(explorer.forget)
+    title = f"Measuring what the semantic bases of {explorer.facts().name} are for"
+    return await start_measuring(request, explorer, jobs, KIND, title, measure_uses, href="/uses")

@@ -158,7 +158,8 @@ def fit(job: dict[str, Any]) -> Any:
     say(stage="starting UMAP", done=0, total=0)
     import numba
 
-    numba.njit = functools.partial(numba.njit, cache=True)  # UMAP itself keeps nothing compiled
+    # UMAP itself keeps nothing that it compiled.
+    numba.njit = functools.partial(numba.njit, cache=True)  # type: ignore[assignment]
     import umap
 
     x = np.load(job["points"], allow_pickle=False)

@@ -219,8 +219,8 @@ def test_what_was_compiled_once_is_loaded(warm: UmapProcess, tmp_path: Path) -> 
     job |= {"dims": one.dims, "neighbours": one.neighbours, "min_dist": one.min_dist}
     job |= {"seed": one.seed, "epochs": one.epochs}
     said = subprocess.run(
-        [sys.executable, "-P", str(child_module().__file__)], input=json.dumps(job), text=True, check=True,
-        capture_output=True, cwd=tmp_path, env=os.environ | {"NUMBA_DEBUG_CACHE": "1"},
+        [sys.executable, "-P", str(child_module().__file__)], input=json.dumps(job), text=True,
+        capture_output=True, check=True, cwd=tmp_path, env=os.environ | {"NUMBA_DEBUG_CACHE": "1"},
     ).stdout  # fmt: skip
     assert "data saved to" not in said
     assert "_optimize_layout_euclidean_single_epoch" in said
