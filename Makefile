@@ -73,10 +73,10 @@ test: setup-dev browser check ## everything: style, types, import rules, unit, c
 	@echo "Now all tests, in two halves at once; each shows what it found when it ends."
 	@$(MAKE) --no-print-directory -j2 --output-sync=target units pages
 
-units: ## all tests but the browser's
+units: setup-dev ## all tests but the browser's
 	$(PYTEST) tests -n $(WORKERS) --dist worksteal --ignore=tests/browser
 
-pages: ## the browser's tests
+pages: setup-dev browser ## the browser's tests
 	$(PYTEST) tests/browser -n $(BROWSERS) --dist loadfile
 
 test-quick: setup-dev ## the tests that need no browser, no server process and little time each
