@@ -159,7 +159,7 @@ def fit(job: dict[str, Any]) -> Any:
     import numba
 
     # UMAP itself keeps nothing that it compiled.
-    numba.njit = functools.partial(numba.njit, cache=True)  # type: ignore[assignment]
+    vars(numba)["njit"] = functools.partial(numba.njit, cache=True)
     import umap
 
     x = np.load(job["points"], allow_pickle=False)
