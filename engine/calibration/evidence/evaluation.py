@@ -54,6 +54,7 @@ COMPARED: Final = (
     ("calibration-sm", "zero-shot"),
     ("calibration-sm", "zero-shot-cosine"),
     ("calibration-sm", "head-thresholds"),
+    ("calibration-sm", "lora"),
     ("calibration-sm", "ia3"),
     ("calibration-sm", "random-bases"),
     ("calibration-sm", "head-rows"),

@@ -48,6 +48,11 @@ def difference_draws(first: list[NDArray[np.bool_]], second: list[NDArray[np.boo
     return drawn.accuracy(first).minus(drawn.accuracy(second))
 
 
+def test_calibration_is_set_against_every_trained_rival() -> None:
+    rivals = {m.name for m in METHODS.values() if m.kind == "trained"}
+    assert {("calibration-sm", name) for name in rivals} <= set(evaluation.COMPARED)
+
+
 def test_accuracy_draws_equal_a_plain_bootstrap() -> None:
     """Drawing counts and drawing rows are the same: percentiles agree within their own noise."""
     draw = np.random.default_rng(0)
