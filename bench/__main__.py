@@ -22,8 +22,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 RESULTS = Path(__file__).with_name("results")
-NAMES = ("trace", "readings", "generate", "peers", "memory", "growth", "cost", "bases", "maps",
-         "maps-browser", "calibration")  # fmt: skip
+NAMES = ("smollm2", "trace", "readings", "generate", "peers", "memory", "growth", "cost", "bases",
+         "maps", "maps-browser", "calibration")  # fmt: skip
 
 
 def main() -> int:
@@ -60,9 +60,11 @@ def _run(chosen: list[str], given: argparse.Namespace) -> int:
     from bench.peers import peers
     from bench.report import Section, write
     from bench.setting import Bench, Setting
+    from bench.smollm2 import smollm2
     from bench.speed import readings, trace
 
     sections: dict[str, Callable[[Bench], Section]] = {
+        "smollm2": lambda bench: smollm2(bench.setting),
         "trace": trace,
         "readings": readings,
         "generate": lambda bench: generate(bench.setting),
