@@ -22,7 +22,7 @@ from engine.reading.temperature import Temperature
 from engine.space.fitted import Fitted
 from engine.trace.agreement import Agreement, agreement_over, compute_agreement
 from engine.trace.cell import Cell, Curves, compute_cell, compute_curves
-from engine.trace.compute import Read, compute_trace, default_pins, read_states
+from engine.trace.compute import Read, Said, compute_trace, default_pins, read_states
 from engine.trace.finding import Finding, find
 from engine.trace.options import TraceOptions, prepare
 from engine.trace.result import Cost, Trace
@@ -48,12 +48,17 @@ class Reading(Fitted):
         return LRUCache(self._states_bytes // 8, getsizeof=lambda read: read.bytes)
 
     @cached_property
+    def _said(self) -> LRUCache[tuple[Any, ...], Said]:
+        return LRUCache(_TRACES)
+
+    @cached_property
     def _agreements(self) -> LRUCache[tuple[Any, ...], Agreement]:
         return LRUCache(_SETS)
 
     def _forget(self) -> None:
         self._traces.clear()
         self._reads.clear()
+        self._said.clear()
 
     def trace(
         self,
@@ -116,6 +121,8 @@ class Reading(Fitted):
         # By whatever geometry: another one passes over no vocabulary again.
         warmth = tuple(one.value for one in temperatures.values())
         name = (tokens.ids, replace(options, geometry="cosine"), warmth)
+        # Nor does another frame ask the head again.
+        where = (options.layers, options.positions, options.state, options.lens)
         found = self._reads.get(name)
         with torch.no_grad(), measured(self.model.anatomy.weight.device) as spent:
             known = found is not None
@@ -128,8 +135,10 @@ class Reading(Fitted):
                     options,
                     temperatures=temperatures,
                     lens=lens,
+                    said=self._said.get((tokens.ids, where)),
                     check=check,
                 )
+                self._said[tokens.ids, where] = found.said
                 if found.bytes <= self._reads.maxsize // 2:
                     self._reads[name] = found
             trace = compute_trace(

@@ -59,19 +59,26 @@ Frames = Callable[[str], Frame]
 
 
 @dataclass(frozen=True)
+class Said:
+    """What the model's own head says of the states, whatever frame they are read on."""
+
+    final_ids: Tensor
+    """The model's own next token at each position."""
+    final_probabilities: Tensor
+    divergence: Tensor
+    """KL from it to each layer read by the head, layer × position."""
+
+
+@dataclass(frozen=True)
 class Read:
     """What a prompt's states say on one frame by every geometry: all that needs the vocabulary."""
 
     got: Prepared
-    final_ids: Tensor
-    """The model's own next token at each position."""
-    final_probabilities: Tensor
+    said: Said
     near: Mapping[str, Reading]
     """By geometry: the nearest tokens that may be listed."""
     whole: Mapping[str, Reading]
     """By geometry: the nearest of the whole vocabulary; `near` where all may be listed."""
-    divergence: Tensor
-    """layer × position."""
     steps: Mapping[str, Tensor]
 
     @property
@@ -92,6 +99,7 @@ def read_states(
     *,
     temperatures: Mapping[str, Temperature],
     lens: Lens | None = None,
+    said: Said | None = None,
     check: Check = no_check,
 ) -> Read:
     """Read the states of a prompt by every geometry; the model does not run.
@@ -106,13 +114,18 @@ def read_states(
         options: what to read.
         temperatures: by geometry, on the chosen frame.
         lens: the fitted lens of the options; None reads without.
+        said: what the head says of these states, where that is known from another frame.
         check: called between chunks of the vocabulary; raises to stop.
     """
     budget = model.limits.reading_bytes
     got = prepare(model, states, options, lens=lens, check=check)
     n_layers, _, d = got.states.shape
     head, frame = frames("head"), frames(options.frame_key)
-    final_ids, final_probabilities = final_answers(head, got.last, budget_bytes=budget, check=check)
+    if said is None:
+        answer = final_answers(head, got.last, budget_bytes=budget, check=check)
+        kl = divergence(head, got.reading, got.last, budget_bytes=budget, check=check)
+        said = Said(*answer, kl)
+    final_ids = said.final_ids
     flat = got.states.reshape(-1, d)
     allowed = words_mask(model, head.device) if options.words_only else None
     near = read(
@@ -130,10 +143,9 @@ def read_states(
     if allowed is not None:
         k = min(NEAR, frame.size)
         whole = read(frame, flat, k=k, centred=options.centred, budget_bytes=budget, check=check)
-    kl = divergence(head, got.reading, got.last, budget_bytes=budget, check=check)
     check()
     steps = transitions(model, frames, tokens, got, final_ids, centred=options.centred)
-    return Read(got, final_ids, final_probabilities, near, whole, kl, steps)
+    return Read(got, said, near, whole, steps)
 
 
 def compute_trace(
@@ -160,8 +172,8 @@ def compute_trace(
         check: called between chunks of the vocabulary; raises to stop.
     """
     budget = model.limits.reading_bytes
-    got, near, kl, steps = found.got, found.near, found.divergence, found.steps
-    final_ids, final_probabilities = found.final_ids, found.final_probabilities
+    got, near, steps, said = found.got, found.near, found.steps, found.said
+    final_ids, final_probabilities, kl = said.final_ids, said.final_probabilities, said.divergence
     n_layers, n_positions, d = got.states.shape
     frame, output = frames(options.frame_key), frames("output")
     flat = got.states.reshape(-1, d)

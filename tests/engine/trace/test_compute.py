@@ -20,7 +20,7 @@ from engine.errors import LayerError, OptionError, PromptError, TokenError, Work
 from engine.frames.isotropy import isotropy
 from engine.frames.kinds import FRAMES
 from engine.model.ranges import parse_range
-from engine.reading.similarity import scores
+from engine.reading.similarity import divergence, scores
 from engine.trace.compute import default_pins, find_crossings
 
 STATE = 1e-5
@@ -942,3 +942,26 @@ def test_options_may_be_given_as_a_value_or_as_keywords(spaces: Spaces) -> None:
     options = TraceOptions(geometry="l2", k=4)
     assert space.trace(PROMPT, options) is space.trace(PROMPT, geometry="l2", k=4)
     assert space.trace(PROMPT, options, k=5).options == TraceOptions(geometry="l2", k=5)
+
+
+def test_another_frame_does_not_ask_the_head_again(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers and the KL to them are of the model; other layers or a lens are asked for."""
+    space, other, asked = spaces.fresh("llama"), spaces.fresh("llama"), []
+
+    def counted(*given: Any, **more: Any) -> Tensor:
+        asked.append(1)
+        return divergence(*given, **more)
+
+    space.trace(PROMPT)
+    monkeypatch.setattr("engine.trace.compute.divergence", counted)
+    again = space.trace(PROMPT, frame="tight", centred=True, k=3)
+    assert not asked
+    wanted = other.trace(PROMPT, frame="tight", centred=True, k=3)
+    assert np.array_equal(again.final_ids, wanted.final_ids)
+    np.testing.assert_allclose(again.divergence, wanted.divergence, atol=1e-5)
+    asked.clear()
+    space.trace(PROMPT, state="raw")
+    space.trace(PROMPT, layers="1:3")
+    assert len(asked) == 2
