@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 RESULTS = Path(__file__).with_name("results")
 NAMES = ("smollm2", "trace", "readings", "generate", "peers", "memory", "growth", "cost", "bases",
-         "maps", "maps-browser", "calibration")  # fmt: skip
+         "maps", "maps-browser", "calibration", "acting")  # fmt: skip
 
 
 def main() -> int:
@@ -49,6 +49,7 @@ def main() -> int:
 def _run(chosen: list[str], given: argparse.Namespace) -> int:
     import torch
 
+    from bench.acting import acting
     from bench.bases import bases
     from bench.browser_maps import maps_in_the_browser
     from bench.calibration import calibration
@@ -76,6 +77,7 @@ def _run(chosen: list[str], given: argparse.Namespace) -> int:
         "maps": lambda bench: maps(bench.setting),
         "maps-browser": lambda _: maps_in_the_browser(),
         "calibration": lambda bench: calibration(bench.setting),
+        "acting": lambda bench: acting(bench.setting),
     }
     torch.set_num_threads(given.threads)
     setting = Setting(threads=given.threads, rounds=given.rounds or (2 if given.quick else 5))

@@ -76,7 +76,11 @@ class Measured:
     """Filled in when a run ends."""
 
     seconds: float = 0.0
+    """On the clock."""
     bytes: int = 0
+    busy: float = 0.0
+    """Seconds in which the thread had a processor: what the run takes on an idle machine. 0 where
+    an accelerator works meanwhile."""
 
 
 @dataclass
@@ -84,6 +88,8 @@ class CostModel:
     """Learns what runs cost on this machine with this model."""
 
     _runs: deque[tuple[Work, Measured]] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    _pace: dict[str, float] = field(default_factory=dict)
+    """Of a kind of long work: what its latest run took, over what was foretold."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, work: Work, measured: Measured) -> None:
@@ -91,18 +97,30 @@ class CostModel:
         with self._lock:
             self._runs.append((work, measured))
 
-    def seconds(self, work: Work) -> float:
-        """Foretell how long a run takes."""
+    def add_long(self, kind: str, work: Work, measured: Measured) -> None:
+        """Learn from long work, whose parts are foretold from short runs: by its pace alone."""
+        foretold = self.seconds(work)
+        if foretold > 0:
+            self._pace[kind] = (measured.busy or measured.seconds) / foretold
+
+    def seconds(self, work: Work, kind: str = "") -> float:
+        """Foretell how long a run takes on an idle machine.
+
+        Args:
+            work: its size.
+            kind: of long work that may have run before (:meth:`add_long`).
+        """
         with self._lock:
             runs = list(self._runs)
         if not runs:
             return 0.0
         x = np.array([w.features() for w, _ in runs])
-        y = np.array([max(m.seconds, 1e-4) for _, m in runs])
+        # What other programs took of the clock is no property of the work.
+        y = np.array([max(m.busy or m.seconds, 1e-4) for _, m in runs])
         age = 0.97 ** np.arange(len(runs))[::-1]
         weights = (age / y)[:, None]
         coefficients, _ = nnls(x * weights, age)
-        return float(np.dot(work.features(), coefficients))
+        return float(np.dot(work.features(), coefficients)) * self._pace.get(kind, 1.0)
 
     def bytes(self, work: Work) -> int:
         """Foretell the peak memory of a run beyond what was held before it.
@@ -137,7 +155,7 @@ def _count(work: Work) -> float:
 
 @contextmanager
 def measured(device: torch.device) -> Iterator[Measured]:
-    """Measure a run: wall seconds, and bytes of peak memory beyond what was held before.
+    """Measure a run: seconds, and bytes of peak memory beyond what was held before.
 
     On CUDA the allocator's own peak; on Linux the kernel's high-water mark of this process, reset
     before the run; elsewhere the difference of the resident size.
@@ -154,7 +172,7 @@ def measured(device: torch.device) -> Iterator[Measured]:
         with timed(device) as spent:
             yield out
     finally:
-        out.seconds = spent.seconds
+        out.seconds, out.busy = spent.seconds, spent.busy
         peak = torch.cuda.max_memory_allocated(device) if cuda else _peak()
         out.bytes = max(0, peak - before)
 
@@ -165,12 +183,13 @@ def timed(device: torch.device) -> Iterator[Measured]:
     out = Measured()
     finish = partial(torch.cuda.synchronize, device) if device.type == "cuda" else int
     finish()
-    begin = clock()
+    begin, had = clock(), time.thread_time()
     try:
         yield out
     finally:
         finish()
         out.seconds = clock() - begin
+        out.busy = time.thread_time() - had if device.type == "cpu" else 0.0
 
 
 def give_memory_back() -> None:

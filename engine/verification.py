@@ -104,7 +104,7 @@ def traced_again(
     except _MISTAKES as error:
         raise _damaged("trace", error) from None
     if fingerprint != space.model.fingerprint:
-        return _other_model("trace", str(name))
+        return other_model("trace", str(name))
     return space.trace_ids(ids, options, check=check)
 
 
@@ -127,7 +127,7 @@ def verify_calibration(
     try:
         told, name = info["task"], str(info["model"]["name"])
         if info["model"]["fingerprint"] != space.model.fingerprint:
-            return _other_model("calibration", name)
+            return other_model("calibration", name)
         spec = TaskSpec.from_dict(told["spec"])
         options = CalibrationOptions.from_dict(info["options"])
         wanted = str(told["fingerprint"])
@@ -177,7 +177,7 @@ def verify_evaluation(
     """
     try:
         if document["model"]["fingerprint"] != space.model.fingerprint:
-            return _other_model("evaluation", str(document["model"]["name"]))
+            return other_model("evaluation", str(document["model"]["name"]))
         told = list(document["tasks"])
         settings = dict(document["settings"])
         options = CalibrationOptions.from_dict(settings.pop("calibration"))
@@ -240,7 +240,8 @@ def report(what: str, found: Differences) -> Verification:
     )
 
 
-def _other_model(what: str, name: str) -> Verification:
+def other_model(what: str, name: str) -> Verification:
+    """What is said where the open model is not the one that the file is of."""
     return Verification(
         what=what,
         same_model=False,

@@ -47,7 +47,7 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def _runs(*, writes: bool) -> Iterator[Runs]:
+def kept_runs(*, writes: bool) -> Iterator[Runs]:
     """The kept runs; to look at them no server need be stopped.
 
     Raises:
@@ -66,7 +66,12 @@ def _runs(*, writes: bool) -> Iterator[Runs]:
             runs.store.close()
 
 
-def _id(runs: Runs, beginning: str) -> str:
+def run_id(runs: Runs, beginning: str) -> str:
+    """The id of the run whose id begins so; what is none is given back.
+
+    Raises:
+        Mistake: several begin so.
+    """
     found = [one.id for one in runs.all() if one.id.startswith(beginning)]
     if len(found) > 1:
         raise Mistake(f"{len(found)} runs begin with {beginning[:24]!r}; give more of the id.")
@@ -74,7 +79,7 @@ def _id(runs: Runs, beginning: str) -> str:
 
 
 def _list(given: argparse.Namespace) -> int:
-    with _runs(writes=False) as runs:
+    with kept_runs(writes=False) as runs:
         found = runs.all()
     if given.json:
         return write(dumps({"runs": [one.to_dict() for one in found]}))
@@ -88,22 +93,22 @@ def _list(given: argparse.Namespace) -> int:
 
 
 def _show(given: argparse.Namespace) -> int:
-    with _runs(writes=False) as runs:
-        return write(document(runs, _id(runs, given.id)))
+    with kept_runs(writes=False) as runs:
+        return write(document(runs, run_id(runs, given.id)))
 
 
 def _delete(given: argparse.Namespace) -> int:
-    with _runs(writes=True) as runs:
+    with kept_runs(writes=True) as runs:
         if given.id == "all":
             runs.clear()
         else:
-            runs.delete(_id(runs, given.id))
+            runs.delete(run_id(runs, given.id))
     return 0
 
 
 def _export(given: argparse.Namespace) -> int:
-    with _runs(writes=False) as runs:
-        body = runs.export() if given.id == "all" else runs.file(_id(runs, given.id))
+    with kept_runs(writes=False) as runs:
+        body = runs.export() if given.id == "all" else runs.file(run_id(runs, given.id))
     save(given.out, body)
     return 0
 
@@ -114,7 +119,7 @@ def _import(given: argparse.Namespace) -> int:
             body = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise Mistake(f"{str(given.file)[:60]!r} cannot be read: {error.strerror}.") from None
-    with _runs(writes=True) as runs:
+    with kept_runs(writes=True) as runs:
         found = runs.add(body)
     print(f"{len(found)} runs are kept.", file=sys.stderr)
     return 0

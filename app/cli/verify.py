@@ -23,7 +23,14 @@ from engine import LatentSpace
 from engine.errors import ArtifactError, OptionError
 from engine.maps import verify
 from engine.maps.verify import VerifyReport
-from engine.verification import Verification, verify_calibration, verify_evaluation
+from engine.uses.again import measured_again
+from engine.verification import (
+    Verification,
+    other_model,
+    report,
+    verify_calibration,
+    verify_evaluation,
+)
 
 
 def register(commands: Any, model: argparse.ArgumentParser) -> None:
@@ -32,11 +39,14 @@ def register(commands: Any, model: argparse.ArgumentParser) -> None:
         "verify",
         parents=[model],
         help="compute again what was saved, and compare",
-        description="A map or a trace from its file alone; a saved calibration, and an evaluation"
-        " that was written as JSON, with the rows that they were made of.",
+        description="A map or a trace from its file alone; of what 'lexiscope uses --json' wrote a"
+        " part; a saved calibration, and an evaluation that was written as JSON, with the rows that"
+        " they were made of.",
     )
     check.add_argument(
-        "file", help="A map's or a trace's file, a calibration's folder, an evaluation's JSON."
+        "file",
+        help="A map's or a trace's file, a calibration's folder, the JSON of an evaluation or of"
+        " uses.",
     )
     check.add_argument(
         "--data", nargs="+", metavar="DATA",
@@ -70,7 +80,12 @@ def _report(given: argparse.Namespace) -> Verification | VerifyReport:
         raise ArtifactError(f"{given.file} cannot be read: {error.strerror}.") from None
     if trace_files.is_trace(body):
         return trace_files.verify(space_of(given), body)
-    evaluation = _evaluation(body)
+    uses = _document(body, b'"findings"', {"findings", "dial", "doses", "words"})
+    if uses is not None:
+        found = follow(measured_again(space_of(given), uses))
+        what = "measurement of uses"
+        return other_model(what, uses["dial"]["model"]) if found is None else report(what, found)
+    evaluation = _document(body, b'"methods"', {"methods", "tasks", "seeds"})
     if evaluation is not None:
         rows = _rows(given)
         states = settings_of(given).data_folder / "states"
@@ -89,16 +104,15 @@ def _rows(given: argparse.Namespace) -> list[Any]:
     return [(one.table, one.test) for one in found]
 
 
-def _evaluation(body: bytes) -> Any:
-    """The document, if it is one of ``lexiscope evaluate``."""
-    if not body.startswith(b"{") or len(body) > LARGEST_FILE or b'"methods"' not in body:
+def _document(body: bytes, word: bytes, names: set[str]) -> Any:
+    """The JSON document, if it has this word and these fields."""
+    if not body.startswith(b"{") or len(body) > LARGEST_FILE or word not in body:
         return None
     try:
         document = orjson.loads(body)
     except ValueError:
         return None
-    known = isinstance(document, dict) and {"methods", "tasks", "seeds"} <= document.keys()
-    return document if known else None
+    return document if isinstance(document, dict) and names <= document.keys() else None
 
 
 def _map(given: argparse.Namespace, body: bytes, opened: Any) -> VerifyReport:

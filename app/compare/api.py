@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.compare.question import CompareQuestion
+from app.compare.question import CompareRuns
+from app.compare.reading import compare_runs, of_runs
 from app.model.explorer import ExplorerDep
+from app.storage.runs import Runs
+from app.storage.store import aside
 from app.web.answers import described, json_answer
-from engine.compare import compare_prompts
 
 router = APIRouter(prefix="/api/v1", tags=["api"])
 
 
 @router.get("/compare", responses=described())
 async def compare(
-    request: Request, query: Annotated[CompareQuestion, Query()], explorer: ExplorerDep
+    request: Request, query: Annotated[CompareRuns, Query()], explorer: ExplorerDep
 ) -> Response:
     """Two prompts cell beside cell: how far apart they are read, and the ranks of the answers."""
+    runs: Runs = request.app.state.runs
+    query = await aside(partial(of_runs, runs, query))
     body = await explorer.document(
         request,
         explorer.writer(query.prompt),
-        compare_prompts,
+        compare_runs,
         query.prompt,
         query.other,
         query.options(),
-        by=query.align,
+        query.align,
+        runs,
+        (query.run, query.other_run),
     )
     return json_answer(body)

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from starlette.background import BackgroundTask
 
 from app.compare.question import CompareQuery, CompareQuestion
-from app.compare.reading import compare, settings_of
+from app.compare.reading import KINDS, compare, of_runs
 from app.figures.compare import MEASURES, difference, race
 from app.figures.theme import FRAMES, GEOMETRIES, LENSES, layer_label, payload
 from app.figures.trace import grid
@@ -30,6 +30,7 @@ from app.web.rendering import Page, link, render
 from app.web.words import Choice, choices, number
 from engine.compare import PromptComparison
 from engine.errors import ArtifactError, InputError, OptionError
+from engine.interventions.causal import LONGEST
 from engine.model.vocabulary import Token
 
 router = APIRouter(include_in_schema=False)
@@ -44,6 +45,7 @@ EXAMPLES = (
     ("Monday, Tuesday, Wednesday,", "one, two, three,"),
 )
 """Two prompts that differ in a word or two."""
+_ASKED = frozenset({"prompt", "other", "run", "other_run"})
 _ALIGN = (("tokens", "equal tokens"), ("characters", "equal characters"))
 
 
@@ -69,14 +71,19 @@ async def compare_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
     query, mistake = ask(CompareQuery, request)
     found: PromptComparison | None = None
     best: Preset | None = None
-    result, problem = None, mistake
+    result, problem, worked = None, mistake, False
     runs: Runs = request.app.state.runs
     try:
         if mistake is not None:
             raise OptionError(mistake)
-        query = await aside(partial(_of_runs, runs, query))
+        worked = not request.query_params.keys() & _ASKED
+        if worked:
+            query = query.model_copy(
+                update=dict(zip(("prompt", "other"), EXAMPLES[0], strict=True))
+            )
+        query = await aside(partial(of_runs, runs, query))
         # From another page a prompt or a run comes alone.
-        if "other" in request.query_params or query.other_run is not None:
+        if worked or "other" in request.query_params or query.other_run is not None:
             ids = query.run, query.other_run
             found, best = await explorer.ask(
                 request,
@@ -89,7 +96,7 @@ async def compare_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
                 ids,
             )
         if found is not None:
-            result = panel(request, query, found)
+            result = panel(request, query, found, worked=worked)
     except (InputError, ArtifactError, NotFound) as error:
         problem = str(error)
     context = ComparePage(
@@ -117,31 +124,18 @@ async def compare_page(request: Request, explorer: ExplorerDep) -> HTMLResponse:
     answer = render(
         request, "compare/page.html", context, fragment="compare/_result.html", status=status
     )
-    if found is not None:
+    if found is not None and not worked:
         answer.background = _recording(request, explorer, query, found)
     return answer
 
 
-def _of_runs(runs: Runs, query: CompareQuery) -> CompareQuery:
-    """The question with the texts of its runs; what the address leaves open, the first one says."""
-    given: dict[str, str] = {}
-    for id, field in ((query.other_run, "other"), (query.run, "prompt")):
-        if id is not None:
-            said = settings_of(runs.open(id))
-            given |= {name: one for name, one in said.items() if name in _READ_BY}
-            given[field] = said["prompt"]
-    texts = {"prompt", "other"}
-    held = query.model_dump(exclude_unset=True)
-    kept = {name: one for name, one in held.items() if name not in texts & given.keys()}
-    return CompareQuery.model_validate(given | kept) if given else query
-
-
-_READ_BY = CompareQuestion.model_fields.keys() - {"prompt", "other", "layers", "positions"}
-
-
 def _sides(runs: Runs, query: CompareQuery) -> tuple[tuple[str, tuple[Choice, ...]], ...]:
     """For either side the kept runs that can stand in its place."""
-    found = [one for one in runs.all() if one.has_states and not one.problem]
+    found = [
+        one
+        for one in runs.all()
+        if one.kind in KINDS and not one.problem and (one.has_states or one.kind != "trace")
+    ]
     out = []
     for name, chosen in (("run", query.run), ("other_run", query.other_run)):
         shown = [one for n, one in enumerate(found) if n < RUNS or one.id == chosen]
@@ -175,14 +169,20 @@ def _recording(
     return recording(request, explorer, run, found)
 
 
-def panel(request: Request, query: CompareQuery, found: PromptComparison) -> Panel:
-    """The result as ``compare/_result.html`` shows it."""
+def panel(
+    request: Request, query: CompareQuery, found: PromptComparison, *, worked: bool = False
+) -> Panel:
+    """The result as ``compare/_result.html`` shows it; `worked` where nothing was asked, and the
+    first example stands there."""
     count = len(found.pairs)
     shown = slice(max(0, count - COLUMNS), count)
     drawn = found.at(shown)
     own = query.model_dump(include=set(CompareQuestion.model_fields), exclude_defaults=True)
     return {
         "sentence": found.sentence,
+        "control": found.control,
+        "worked": worked,
+        "twin": _twin(request, query, found),
         "reading": reading_words(query),
         "window": f"The last {COLUMNS} of {count} pairs." if count > COLUMNS else "",
         "alone": found.alone,
@@ -200,6 +200,15 @@ def panel(request: Request, query: CompareQuery, found: PromptComparison) -> Pan
         ],
         "json": link(request, "/api/v1/compare", **own),
     }
+
+
+def _twin(request: Request, query: CompareQuery, found: PromptComparison) -> str | None:
+    """Where the state is looked for that turns the one answer into the other; None where the
+    prompts cannot be twins."""
+    first, other = found.tokens
+    if len(first) != len(other) or len(first) > LONGEST or query.run or query.other_run:
+        return None
+    return link(request, "/act", prompt=query.prompt, twin=query.other) + "#causal"
 
 
 def _cell(found: PromptComparison, y: int, x: int) -> tuple[Token, Token, str, str]:

@@ -23,16 +23,21 @@ class CompareQuestion(TraceQuestion):
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
 
 
-class CompareQuery(CompareQuestion, PageQuestion):
+class CompareRuns(CompareQuestion):
+    """The same, of which either text may be that of a kept run."""
+
+    prompt: PromptText = Field("", description="The text that is read.")
+    other: PromptText = Field("", description="The text beside it.")
+    run: RunId | None = Field(None, description="A kept run of Read, Generate or Act that stands "
+        "in the place of the prompt, by its id; how it was read goes for what is not said here."
+        )  # fmt: skip
+    other_run: RunId | None = Field(None, description="And one in the place of the other.")
+
+
+class CompareQuery(CompareRuns, PageQuestion):
     """The whole state of the page."""
 
     empty_counts = ("prompt", "other")
-    prompt: PromptText = ""
-    other: PromptText = ""
-    run: RunId | None = None
-    """A kept run that stands in the place of the prompt."""
-    other_run: RunId | None = None
-    """And one in the place of the other."""
     colour: Literal["divergence", "rank_in_other", "rank_in_first"] = "divergence"
 
     def options(self) -> TraceOptions:

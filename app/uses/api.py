@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.jobs.api import JobDocument, job_answer
@@ -11,6 +13,7 @@ from app.model.explorer import ExplorerDep
 from app.uses.work import KIND, known, start
 from app.web.answers import Document, described, json_answer
 
+Again = Annotated[bool, Query(description="Measure all of it, also what is known.")]
 router = APIRouter(prefix="/api/v1", tags=["api"])
 
 
@@ -28,6 +31,8 @@ class UsesDocument(Document):
 
     findings: list[FindingDocument]
     missing: list[str]
+    shipped: list[str]
+    """Parts that came with the program and were not measured here."""
 
 
 @router.get("/uses", responses=described(UsesDocument))
@@ -38,6 +43,8 @@ async def uses(request: Request, explorer: ExplorerDep) -> Response:
 
 
 @router.post("/uses", status_code=202, responses=described(JobDocument, status=202))
-async def measure(request: Request, explorer: ExplorerDep, jobs: JobsDep) -> Response:
+async def measure(
+    request: Request, explorer: ExplorerDep, jobs: JobsDep, again: Again = False
+) -> Response:
     """Begin to measure what is not known yet; answers with the job."""
-    return job_answer(request, await start(request, explorer, jobs), 202)
+    return job_answer(request, await start(request, explorer, jobs, again=again), 202)

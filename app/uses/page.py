@@ -22,6 +22,7 @@ from app.web.words import seconds
 from engine.interventions.doses import Dose, Doses, Interval
 from engine.trace.dial import DialCurve, DialRow
 from engine.uses.findings import Finding
+from engine.uses.shipped import Made
 from engine.uses.words import Words
 
 router = APIRouter(include_in_schema=False)
@@ -55,6 +56,8 @@ class UsesPage:
     cards: tuple[Card, ...]
     lacking: tuple[str, ...]
     missing: bool
+    made: tuple[str, str] | None
+    """Of what came with the program: the date, and what it was measured on."""
     takes: str
     start_action: str
     under_way: str | None
@@ -71,6 +74,7 @@ async def uses_page(request: Request, explorer: ExplorerDep, jobs: JobsDep) -> H
         cards=tuple(_card(one, found) for one in found.findings if one.verdict),
         lacking=tuple(found.uses.lacking.values()),
         missing=bool(found.uses.missing),
+        made=None if found.uses.made is None else _made(found.uses.made),
         takes=seconds(found.seconds),
         start_action=link(request, "/uses/measure"),
         under_way=link(request, f"/jobs/{running[0]}") if running else None,
@@ -81,10 +85,17 @@ async def uses_page(request: Request, explorer: ExplorerDep, jobs: JobsDep) -> H
 
 
 @router.post("/uses/measure")
-async def measure(request: Request, explorer: ExplorerDep, jobs: JobsDep) -> Response:
-    """Begin to measure what is not known yet; the job's page shows how far it is."""
-    job = await start(request, explorer, jobs)
+async def measure(
+    request: Request, explorer: ExplorerDep, jobs: JobsDep, again: bool = False
+) -> Response:
+    """Begin to measure what is not known yet, or all; the job's page shows how far it is."""
+    job = await start(request, explorer, jobs, again=again)
     return RedirectResponse(link(request, f"/jobs/{job.id}"), 303)
+
+
+def _made(made: Made) -> tuple[str, str]:
+    versions = ", ".join(f"{name} {one}" for name, one in made.versions.items())
+    return made.date, f"{made.device}, {made.dtype}, {seconds(made.seconds)}; {versions}"
 
 
 def _card(finding: Finding, found: Known) -> Card:

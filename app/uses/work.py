@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -26,7 +27,7 @@ class Known:
     uses: Uses
     findings: tuple[Finding, ...]
     seconds: float
-    """What measuring the rest would take."""
+    """What measuring the rest would take; all of it again where nothing is missing."""
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of ``/api/v1/uses``."""
@@ -41,10 +42,20 @@ def known(space: LatentSpace, *, check: Check) -> Known:
     """What was measured so far; nothing is computed."""
     check()
     found = known_uses(space)
-    return Known(found, findings(found), predict_uses(space))
+    return Known(found, findings(found), predict_uses(space, again=not found.missing))
 
 
-async def start(request: Request, explorer: Explorer, jobs: Jobs) -> JobView:
-    """Queue the job; one that is under way for the same model is given instead."""
+async def start(
+    request: Request, explorer: Explorer, jobs: Jobs, *, again: bool = False
+) -> JobView:
+    """Queue the job; one that is under way for the same model is given instead.
+
+    Args:
+        request: whose client asks.
+        explorer: of the open model.
+        jobs: where it is queued.
+        again: all is measured, also what is known.
+    """
     title = f"Measuring what the semantic bases of {explorer.facts().name} are for"
-    return await start_measuring(request, explorer, jobs, KIND, title, measure_uses, href="/uses")
+    measure = partial(measure_uses, again=again)
+    return await start_measuring(request, explorer, jobs, KIND, title, measure, href="/uses")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engine.compare.alignment import Pairs, align
 from engine.compare.divergence import divergence_of_readings
@@ -22,6 +24,8 @@ from engine.trace.options import TraceOptions, prepare
 from engine.trace.result import Floats, GeometryReading, Ints, Trace
 
 SIDES = ("prompt", "other")
+Within = Callable[[], AbstractContextManager[None]]
+"""What holds while one side is read."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class PromptComparison:
     """Rank of the other's answer in the prompt's reading, the same."""
     race: tuple[Curves, Curves]
     """Both answers after the last pair, over the layers of either prompt."""
+    parted_by_chance: int | None
+    """As :attr:`parted`, with random vectors in the place of the frame's."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -77,6 +83,38 @@ class PromptComparison:
         """What the model says after the last pair."""
         first, other = (one.token_info[int(one.final_ids[-1])] for one in (self.first, self.other))
         return first, other
+
+    @property
+    def parted(self) -> int | None:
+        """The layer from which on, to the last, either answer ranks higher after its own prompt
+        than after the other's, in the last pair; None where it does not at the last, or where both
+        answer alike."""
+        if self.answers[0].id == self.answers[1].id:
+            return None
+        own, far = self.first.final_rank[:, -1], self.other.final_rank[:, -1]
+        return _parted(self.layers, own, far, self.rank_in_other[:, -1], self.rank_in_first[:, -1])
+
+    @property
+    def control(self) -> str:
+        """The same by random vectors; empty where both answer alike, or where the reading itself
+        is by them."""
+        if self.answers[0].id == self.answers[1].id or self.first.options.frame == "random":
+            return ""
+        own, chance = self.parted, self.parted_by_chance
+        if own is None:
+            return (
+                "By this reading no layer parts them: at the last one an answer ranks no"
+                " higher after its own prompt than after the other."
+            )
+        said = f"From layer {own} on either answer ranks higher after its own prompt"
+        if chance is None:
+            return f"{said} than after the other; with random vectors at no layer to the last."
+        if chance <= own:
+            return (
+                f"{said}, but with random vectors from layer {chance} on: that says nothing of"
+                " words."
+            )
+        return f"{said} than after the other; with random vectors from layer {chance} on."
 
     @property
     def sentence(self) -> str:
@@ -136,6 +174,9 @@ class PromptComparison:
             "race": [one.to_dict() for one in self.race],
             "options": self.first.options.to_dict(),
             "sentence": self.sentence,
+            "parted": self.parted,
+            "parted_by_chance": self.parted_by_chance,
+            "control": self.control,
             "warnings": [*self.first.warnings, *self.other.warnings],
         }
 
@@ -147,6 +188,7 @@ def compare_prompts(
     options: TraceOptions | None = None,
     *,
     by: str = "tokens",
+    within: tuple[Within, Within] = (nullcontext, nullcontext),
     check: Check = no_check,
     **settings: Any,
 ) -> PromptComparison:
@@ -158,6 +200,7 @@ def compare_prompts(
         other: another.
         options: how both are read; or its fields as keywords. `positions` counts in the prompt.
         by: how their tokens are paired, one of :data:`engine.compare.alignment.ALIGNMENTS`.
+        within: for either side what holds while it is read, such as an action.
         check: raises to stop.
 
     Raises:
@@ -166,10 +209,12 @@ def compare_prompts(
     """
     options = replace(options or TraceOptions(), **settings)
     whole = replace(options, positions=None)
-    traces = [
-        space.trace(prompt, options, check=check),
-        space.trace(other, whole, check=check),
-    ]
+    texts, asked = (prompt, other), (options, whole)
+    traces, raws = [], []
+    for text, how, held in zip(texts, asked, within, strict=True):
+        with held():
+            traces.append(space.trace(text, how, check=check))
+            raws.append(space.states(text, bos=options.bos, chat=options.chat, check=check))
     read_there = set(traces[0].positions)
     pairs = tuple(
         pair for pair in align(traces[0].tokens, traces[1].tokens, by) if pair[0] in read_there
@@ -183,8 +228,7 @@ def compare_prompts(
     frame = space.frame(options.frame_key)
     temperature = sides[0].temperature
     states = []
-    for side, text in enumerate((prompt, other)):
-        raw = space.states(text, bos=options.bos, chat=options.chat, check=check)
+    for side, raw in enumerate(raws):
         got = prepare(space.model, raw, whole, lens=space.lens(options.lens), check=check)
         states.append(got.states[:, [pair[side] for pair in pairs]].flatten(0, 1))
     shape = len(sides[0].layers), len(pairs)
@@ -210,10 +254,12 @@ def compare_prompts(
         rank = found.ranks.cpu().numpy().reshape(shape)
         ranks.append(np.where(finite & (answers.final_ids >= 0), rank, 0))
     ids = tuple(dict.fromkeys(int(one.final_ids[-1]) for one in sides if one.final_ids[-1] >= 0))
-    first, second = (
-        space.curves(text, ids, replace(whole, temperature=temperature), position=p, check=check)
-        for text, p in zip((prompt, other), pairs[-1], strict=True)
-    )
+    race = []
+    warm = replace(whole, temperature=temperature)
+    for text, held, p in zip(texts, within, pairs[-1], strict=True):
+        with held():
+            race.append(space.curves(text, ids, warm, position=p, check=check))
+    first, second = race
     return PromptComparison(
         first=sides[0],
         other=sides[1],
@@ -223,7 +269,34 @@ def compare_prompts(
         rank_in_other=ranks[0],
         rank_in_first=ranks[1],
         race=(first, second),
+        parted_by_chance=_by_chance(
+            space, [one.view(*shape, -1)[:, -1] for one in states], ids, sides[0], common
+        ),
     )
+
+
+def _by_chance(
+    space: LatentSpace, states: list[Tensor], ids: tuple[int, ...], trace: Trace, common: Any
+) -> int | None:
+    """From which layer on random vectors part two answers."""
+    if len(ids) < 2:
+        return None
+    both = torch.cat(states)
+    targets = torch.tensor([ids], device=both.device).expand(len(both), -1)
+    with torch.no_grad():
+        found = read(space.frame("random"), both, geometries=(trace.options.geometry,), k=1,
+                     targets=targets, **common)[trace.options.geometry]  # fmt: skip
+    (a, b), (c, d) = (half.T for half in np.split(found.ranks.cpu().numpy(), 2))
+    return _parted(trace.layers, a, d, c, b)
+
+
+def _parted(layers: Sequence[int], first: Ints, other: Ints, there: Ints, back: Ints) -> int | None:
+    """From which layer on, to the last, either answer's own rank is above its rank on the other
+    side; ranks that are 0 are none."""
+    ahead = (first < there) & (other < back) & (first > 0) & (other > 0)
+    behind = np.nonzero(~ahead)[0]
+    start = int(behind[-1]) + 1 if len(behind) else 0
+    return layers[start] if start < len(layers) else None
 
 
 def _at(trace: Trace, positions: Sequence[int]) -> Trace:

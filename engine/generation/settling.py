@@ -40,8 +40,10 @@ CONTROLLED: Final = 64
 _SHARPNESS: Final = 16
 """States at most on which its temperature is found."""
 _CONTROLS: Final = {"random": "random bases", "shuffled": "the layers in a shuffled order"}
-_COLUMNS: Final = 8192
+_COLUMNS: Final = 2048
 """Of a block of probabilities, so that the passes over it find it in cache."""
+_LEAST: Final = torch.finfo(torch.float32).tiny
+"""In place of 0, whose logarithm has no product with it."""
 
 
 def jensen_shannon(p: Tensor, q: Tensor, entropies: Tensor) -> Tensor:
@@ -57,7 +59,7 @@ def jensen_shannon(p: Tensor, q: Tensor, entropies: Tensor) -> Tensor:
     total: Tensor | float = 0.0
     for start in range(0, p.shape[-1], _COLUMNS):
         both = p[..., start : start + _COLUMNS] + q[..., start : start + _COLUMNS]
-        total = total + torch.xlogy(both, both).sum(-1)
+        total = total + torch.linalg.vecdot(both, both.clamp_min(_LEAST).log_())
     return (math.log(2) - (total + entropies) / 2).clamp(0, math.log(2))
 
 

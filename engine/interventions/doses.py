@@ -130,12 +130,15 @@ def rows_of_doses(blocks: int) -> int:
     )
 
 
-def measure_doses(space: Space, cases: Sequence[Case]) -> Steps[Doses | None]:
+def measure_doses(
+    space: Space, cases: Sequence[Case], *, only: bool = False
+) -> Steps[Doses | None]:
     """Push and swap over facts; one step is one fact. None where the model knows none of them.
 
     Args:
         space: called on its thread.
         cases: facts, each with the answer of another one.
+        only: at the layer and dose that a sentence speaks of, and no swaps.
 
     Raises:
         OptionError: a model whose blocks are of another width than its head.
@@ -146,6 +149,9 @@ def measure_doses(space: Space, cases: Sequence[Case]) -> Steps[Doses | None]:
     skipped: Counter[str] = Counter()
     used = 0
     blank = Action(kind="steer", token="a")
+    layers = (default_layer(blocks),) if only else layers_of_doses(blocks)
+    doses = (DOSE,) if only else DOSES
+    mirrored = () if only else layers_of_swaps(blocks)
     for n, case in enumerate(cases):
         yield Progress(n, len(cases), "turning the answers of facts")
         ready = prepare(space, case, blank)
@@ -154,9 +160,9 @@ def measure_doses(space: Space, cases: Sequence[Case]) -> Steps[Doses | None]:
             continue
         used += 1
         raw = space.model.states(ready.ids).raw
-        for key, seen in _pushed(space, ready, raw, layers_of_doses(blocks)):
+        for key, seen in _pushed(space, ready, raw, layers, doses):
             pushes.setdefault(key, []).append(seen)
-        for key, seen in _swapped(space, ready, raw, layers_of_swaps(blocks)):
+        for key, seen in _swapped(space, ready, raw, mirrored):
             swaps.setdefault(key, []).append(seen)
     if not used:
         return None
@@ -164,7 +170,7 @@ def measure_doses(space: Space, cases: Sequence[Case]) -> Steps[Doses | None]:
         facts=len(cases),
         used=used,
         skipped=dict(skipped.most_common()),
-        layers=layers_of_doses(blocks),
+        layers=layers,
         layer=default_layer(blocks),
         dose=DOSE,
         pushes=_summed(pushes),
@@ -190,10 +196,10 @@ _Key = tuple[str, int, float | None]
 
 
 def _pushed(
-    space: Space, ready: Ready, raw: Tensor, layers: Sequence[int]
+    space: Space, ready: Ready, raw: Tensor, layers: Sequence[int], doses: Sequence[float]
 ) -> list[tuple[_Key, _Seen]]:
     """The last state pushed along each frame's direction by each dose, at each layer."""
-    said, keys = int(ready.before.argmax()), [(frame, dose) for frame in FRAMES for dose in DOSES]
+    said, keys = int(ready.before.argmax()), [(frame, dose) for frame in FRAMES for dose in doses]
     along = {frame: token_direction(space, frame, ready.target, said) for frame in FRAMES}
     above = Above(space, ready.ids, len(keys))
     out: list[tuple[_Key, _Seen]] = []

@@ -6,10 +6,12 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
+import torch
 from cachetools import LRUCache
 
+from engine.cost import Measured, Work, timed
 from engine.errors import OptionError
 from engine.interventions.action import Action
 from engine.interventions.causal import CausalMap, causal_map, check_twins, counted
@@ -22,6 +24,7 @@ from engine.space.bases import Bases
 from engine.space.reading import Reading
 from engine.space.writing import Writing
 
+T = TypeVar("T")
 _MAPS: Final = 64
 
 
@@ -87,7 +90,10 @@ class Acting(Writing, Reading, Bases):
         """
         key = self.tokenize(prompt).ids, self.tokenize(twin).ids
         if key not in self._causal:
-            self._causal[key] = yield from causal_map(self, prompt, twin)
+            spent, steps = Measured(), causal_map(self, prompt, twin)
+            found = yield from _stepwise(steps, self.model.anatomy.weight.device, spent)
+            self._costs.add_long("causal", self._causal_work(*key), spent)
+            self._causal[key] = found
         return self._causal[key]
 
     def known_causal_map(self, prompt: str, twin: str) -> CausalMap | None:
@@ -107,9 +113,12 @@ class Acting(Writing, Reading, Bases):
         """
         own, other = self.tokenize(prompt).ids, self.tokenize(twin).ids
         check_twins(own, other)
+        return self._costs.seconds(self._causal_work(own, other), "causal")
+
+    def _causal_work(self, ids: Sequence[int], twin: Sequence[int]) -> Work:
         blocks = self.model.blocks
-        work = counted(own, other, blocks)
-        return self.predict_work(
+        work = counted(ids, twin, blocks)
+        return self._plain_work(
             work.block_tokens // blocks, work.rows, passes=work.block_runs / blocks
         )
 
@@ -130,3 +139,19 @@ class Acting(Writing, Reading, Bases):
     def keep_many(self, name: str, found: Many) -> None:
         """Know what an action over many prompts came to before."""
         self._many[name] = found
+
+
+def _stepwise(steps: Steps[T], device: torch.device, spent: Measured) -> Steps[T]:
+    """The same work, whose steps' own time is added up; what is done between two is left out."""
+    with contextlib.closing(steps):
+        while True:
+            with timed(device) as own:
+                try:
+                    step, result = next(steps), None
+                except StopIteration as end:
+                    step, result = None, end.value
+            spent.seconds += own.seconds
+            spent.busy += own.busy
+            if step is None:
+                return cast(T, result)
+            yield step

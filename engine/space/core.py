@@ -166,8 +166,11 @@ class Core:
     def predict_work(self, tokens: int, products: int = 0, *, passes: float = 1.0) -> float:
         """Seconds that so many tokens through the model in so many runs would take, and products of
         so many states with the vocabulary."""
+        return self._costs.seconds(self._plain_work(tokens, products, passes))
+
+    def _plain_work(self, tokens: int, products: int, passes: float) -> Work:
         work = self._work(1, TraceOptions(), forward_tokens=tokens)
-        return self._costs.seconds(replace(work, states=0, products=products, passes=passes))
+        return replace(work, states=0, products=products, passes=passes)
 
     def _options(self, options: TraceOptions | None, settings: dict[str, Any]) -> TraceOptions:
         options = with_settings(options, settings, TraceOptions)

@@ -8,10 +8,10 @@ stand beside them as the control, and the ridge sisters (G + λ·λ̄·I)⁻¹w_
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from scipy.stats import binomtest
@@ -24,14 +24,15 @@ from engine.json_number import Plain
 from engine.model.language_model import LanguageModel
 from engine.progress import Progress, Steps
 from engine.reading.read import read
-from engine.trace.fields import by_chance, field_words, together
+from engine.trace.fields import FieldWords, by_chance, field_words, over_words, shares_together
 from engine.trace.reference import read_reference
 
 ALPHAS: Final = (-0.25, 0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 RIDGES: Final = (0.01, 0.1, 1.0)
 """Of the ridge sisters, which stand at α = 1."""
 POSITIONS: Final = 192
-_FORMAT: Final = 2
+_FORMAT: Final = 3
+_RANGES: Final = ("together_interval", "less_head")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class DialRow(Plain):
     None where the model has too few of them."""
     together_interval: tuple[float, float] | None = None
     """By drawing words, 95 %."""
+    less_head: tuple[float, float, float] | None = None
+    """That share less the one of head rows, word by word, and its 95 % interval by drawing words
+    (0 for the head rows themselves); None where there is no share."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,22 @@ class DialCurve(Plain):
     def at(self, alpha: float | None) -> DialRow:
         """The row of that place."""
         return next(row for row in self.rows if (row.alpha, row.ridge) == (alpha, None))
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> DialCurve:
+        """From :meth:`to_dict`; raises KeyError, TypeError and ValueError on anything else."""
+        rows = tuple(
+            DialRow(
+                row["alpha"],
+                tuple(map(float, row["agreement"])),
+                tuple((float(a), float(b)) for a, b in row["intervals"]),
+                row["ridge"],
+                row["together"],
+                *(None if row[name] is None else tuple(row[name]) for name in _RANGES),
+            )
+            for row in plain["rows"]
+        )
+        return cls(plain["model"], int(plain["positions"]), rows, plain["words"], plain["chance"])
 
 
 def measure_dial(
@@ -107,9 +127,21 @@ def measure_dial(
             done += 1
             yield Progress(done, total, "agreement over the dial")
         bounds = tuple(wilson(hit, n) for hit in hits)
-        near = together(frame, words) or (None, None)
+        near = neighbours(frame, frames("head"), words)
         rows.append(DialRow(alpha, tuple(hit / n for hit in hits), bounds, ridge, *near))
     return DialCurve(model.fingerprint, n, tuple(rows), len(words.ids), by_chance(words))
+
+
+def neighbours(
+    frame: Frame, head: Frame, words: FieldWords
+) -> tuple[float | None, tuple[float, float] | None, tuple[float, float, float] | None]:
+    """The share of neighbours of a word's own field, its interval, and what it is more than by
+    head rows, as a :class:`DialRow` holds them."""
+    own, beside = (shares_together(one, words) for one in (frame, head))
+    if own is None or beside is None:
+        return None, None, None
+    share, *interval = over_words(own)
+    return share, (interval[0], interval[1]), over_words(own - beside)
 
 
 def _nearest(frame: Frame, states: Tensor, geometry: str, budget: int) -> Tensor:
@@ -132,18 +164,7 @@ def load_curve(folder: Path | None, model: str) -> DialCurve | None:
         given = json.loads(_path(folder, model).read_text("utf-8"))
         if given.pop("format") != _FORMAT or given["model"] != model:
             return None
-        rows = tuple(
-            DialRow(
-                row["alpha"],
-                tuple(map(float, row["agreement"])),
-                tuple((float(a), float(b)) for a, b in row["intervals"]),
-                row["ridge"],
-                row["together"],
-                None if row["together_interval"] is None else tuple(row["together_interval"]),
-            )
-            for row in given["rows"]
-        )
-        return DialCurve(model, int(given["positions"]), rows, given["words"], given["chance"])
+        return DialCurve.from_dict(given)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

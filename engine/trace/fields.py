@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engine.errors import PromptError
 from engine.frames.frame import Frame
@@ -63,9 +64,9 @@ def field_words(model: LanguageModel) -> FieldWords:
     return FieldWords(tuple(i for i, _ in found), tuple(n for _, n in found))
 
 
-def together(frame: Frame, words: FieldWords) -> tuple[float, tuple[float, float]] | None:
-    """Share of a word's neighbours that are of its field, mean over the words, and its 95 %
-    interval by drawing words with replacement; None where fewer than two fields are known."""
+def shares_together(frame: Frame, words: FieldWords) -> NDArray[np.float64] | None:
+    """Of each word the share of its neighbours that are of its field; None where fewer than two
+    fields are known."""
     fields = np.array(words.fields)
     if len(np.unique(fields)) < 2:
         return None
@@ -76,10 +77,14 @@ def together(frame: Frame, words: FieldWords) -> tuple[float, tuple[float, float
     order = np.argsort(-cosine, axis=1, kind="stable")
     same = fields[order] == fields[:, None]
     others = (fields[:, None] == fields).sum(1) - 1
-    shares = np.array([row[:n].mean() for row, n in zip(same, others, strict=True)])
-    draw = np.random.default_rng(0).integers(0, len(shares), (_RESAMPLES, len(shares)))
-    low, high = np.quantile(shares[draw].mean(1), [0.025, 0.975])
-    return float(shares.mean()), (float(low), float(high))
+    return np.array([row[:n].mean() for row, n in zip(same, others, strict=True)])
+
+
+def over_words(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The mean over the words, and its 95 % interval by drawing words with replacement."""
+    draw = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
+    low, high = np.quantile(values[draw].mean(1), [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
 
 
 def by_chance(words: FieldWords) -> float:

@@ -82,7 +82,11 @@ def _name(curve: DialCurve) -> tuple[str, str]:
     )
     if bases.low <= random.high:
         return "no more than chance", f"{said}: no more than chance does."
-    return _beside_head(bases, head), f"{said}; {_highest(curve, _together)}."
+    less = curve.at(1.0).less_head
+    assert less is not None
+    paired = Interval(*less)
+    said += f"; bases less head rows, word by word: {_points(paired)}"
+    return _paired(paired), f"{said}; {_highest(curve, _together)}."
 
 
 def _highest(curve: DialCurve, of: Callable[[DialRow], Interval]) -> str:

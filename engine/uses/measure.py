@@ -19,6 +19,7 @@ from engine.json_number import plain
 from engine.progress import Progress, Steps, relabelled
 from engine.space import LatentSpace
 from engine.trace.dial import ALPHAS, POSITIONS, RIDGES, DialCurve
+from engine.uses.shipped import Made, find_shipped
 from engine.uses.words import SET, TEST, TRAIN, Words, measure_words
 
 _FORMAT: Final = 1
@@ -38,6 +39,10 @@ class Uses:
     """Whether calibrated states keep their meaning."""
     lacking: Mapping[str, str] = field(default_factory=dict)
     """One of :data:`PARTS` → why it cannot be measured on this model, a sentence."""
+    shipped: tuple[str, ...] = ()
+    """The parts that came with the program and were not measured here."""
+    made: Made | None = None
+    """When and on what those were measured."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -48,7 +53,7 @@ class Uses:
 
     def to_dict(self) -> dict[str, Any]:
         """Its part of the JSON contract."""
-        return {name: plain(getattr(self, name)) for name in (*PARTS, "lacking")}
+        return {name: plain(getattr(self, name)) for name in (*PARTS, "lacking", "shipped", "made")}
 
 
 PARTS: Final[Mapping[str, Callable[[LatentSpace], Steps[Any]]]] = {
@@ -64,20 +69,30 @@ _known: WeakKeyDictionary[LatentSpace, Uses] = WeakKeyDictionary()
 
 
 def known_uses(space: LatentSpace) -> Uses:
-    """What was measured so far, also by a process before; nothing is computed."""
+    """What was measured so far, also by a process before, or else ships; nothing is computed."""
+    found, ships = _measured(space), find_shipped(space.model.fingerprint)
+    if ships is None:
+        return found
+    given = {name: getattr(ships, name) for name in found.missing}
+    return replace(found, **given, shipped=found.missing, made=ships.made if given else None)
+
+
+def _measured(space: LatentSpace) -> Uses:
+    """Without what ships."""
     found = _known.get(space)
     if found is None:
         found = _known[space] = _load(space)
     return replace(found, dial=space.dial())
 
 
-def measure_uses(space: LatentSpace) -> Steps[Uses]:
+def measure_uses(space: LatentSpace, *, again: bool = False) -> Steps[Uses]:
     """Measure all that is not known yet; each part is kept as it ends.
 
     Args:
         space: called on its thread.
+        again: everything, also what is known.
     """
-    parts = known_uses(space).missing
+    parts = tuple(PARTS) if again else known_uses(space).missing
     for number, name in enumerate(parts, 1):
         value, why = None, ""
         try:
@@ -95,15 +110,15 @@ def _part(steps: Steps[Any], number: int, count: int) -> Steps[Any]:
     return relabelled(steps, told)
 
 
-def predict_uses(space: LatentSpace) -> float:
-    """Seconds that measuring what is missing would take; nothing is run.
+def predict_uses(space: LatentSpace, *, again: bool = False) -> float:
+    """Seconds that measuring what is missing would take, or all of it; nothing is run.
 
     Counted are tokens through the model and products with the vocabulary; of the facts all, though
     those that the model does not know take next to nothing.
     """
     tokens = products = runs = 0
     layers = space.model.blocks + 1
-    for name in known_uses(space).missing:
+    for name in PARTS if again else known_uses(space).missing:
         if name == "dial":
             places = len(ALPHAS) + len(RIDGES) + 1
             tokens, products = tokens + 4 * POSITIONS, products + POSITIONS * (1 + places * layers)
@@ -126,7 +141,7 @@ _RUNS: Final = 6
 
 def _keep(space: LatentSpace, name: str, value: Any, why: str) -> None:
     """One part, in memory and where the model's other measurements are kept."""
-    found = known_uses(space)
+    found = _measured(space)
     if value is None:
         found = replace(found, lacking={**found.lacking, name: why})
     elif name != "dial":  # the space keeps it
@@ -134,7 +149,7 @@ def _keep(space: LatentSpace, name: str, value: Any, why: str) -> None:
     _known[space] = found
     if space.cache_dir is not None:
         kept = {"format": _FORMAT, "model": found.model}
-        kept |= {part: value for part, value in found.to_dict().items() if part != "dial"}
+        kept |= {part: plain(getattr(found, part)) for part in ("doses", "words", "lacking")}
         with suppress(OSError):
             write_text(_path(space.cache_dir, found.model), json.dumps(kept))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from tiny_models import PROMPT, Spaces
 
 import engine.reading.read as read_module
-from engine.cost import CostModel, Measured, Work, measured
+from engine.cost import CostModel, Measured, Work, measured, timed
 from engine.progress import no_check
 from engine.reading.geometries.geometry import Rows
 from engine.trace.options import TraceOptions
@@ -87,6 +88,29 @@ def test_a_machine_that_becomes_slower_is_followed() -> None:
     for job in jobs:
         model.add(job, Measured(3 * law(job), 0))
     assert model.seconds(jobs[2]) == pytest.approx(3 * law(jobs[2]), rel=0.1)
+
+
+def test_an_overloaded_machine_foretells_what_an_idle_one_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Clocks that count their readings: the thread has a processor for one second in ten."""
+    device, foretold = torch.device("cpu"), []
+    for busy in (1, 10):
+        clock = itertools.count(step=busy)
+        monkeypatch.setattr("engine.cost.time.perf_counter", lambda clock=clock: next(clock))
+        own = itertools.count()
+        monkeypatch.setattr("engine.cost.time.thread_time", lambda own=own: next(own))
+        model = CostModel()
+        for job in (work(10, 130), work(40, 520)):
+            with timed(device) as spent:
+                pass
+            assert (spent.seconds, spent.busy) == (busy, 1)
+            model.add(job, spent)
+        foretold.append(model.seconds(work(20, 260)))
+    assert foretold[0] == pytest.approx(foretold[1])
+    with timed(torch.device("meta")) as spent:  # another device works while the thread waits
+        pass
+    assert spent.busy == 0
 
 
 def test_no_prediction_is_negative_and_more_work_never_costs_less() -> None:

@@ -14,6 +14,7 @@ from same_numbers import assert_same_text
 from starlette.testclient import TestClient
 
 from app.cli import main as cli
+from app.compare.page import EXAMPLES
 from app.figures.compare import MEASURES, difference, race
 from engine import LatentSpace
 from engine.compare import compare_prompts
@@ -75,9 +76,37 @@ def test_the_named_readings_read_both_prompts(shared_client: TestClient) -> None
     assert there.one("section", id="result").attrs["data-reading"].startswith("matrix product, ")
 
 
-def test_without_a_question_it_asks_for_two_prompts(shared_client: TestClient) -> None:
+@pytest.mark.parametrize("other", [OTHER, OTHER + " and"])
+def test_prompts_of_as_many_tokens_lead_to_their_causal_map(
+    shared_client: TestClient, other: str
+) -> None:
+    got = page(shared_client, f"/compare?prompt={PROMPT}&other={other}")
+    tokens = shared_client.get("/api/v1/compare", params={"prompt": PROMPT, "other": other}).json()[
+        "tokens"
+    ]
+    twins = [e.attrs["href"] for e in got.all("a") if "twin=" in e.attrs.get("href", "")]
+    assert bool(twins) == (len(tokens[0]) == len(tokens[1]))
+    for one in twins:
+        assert parse_qs(urlsplit(one).query) == {"prompt": [PROMPT], "twin": [other]}
+
+
+def test_without_a_question_a_worked_example_stands_there(shared_client: TestClient) -> None:
+    """Computed as any other, with its control and what to do next; and it is nobody's run."""
+    runs = len(shared_client.get("/api/v1/history").json()["runs"])
     got = page(shared_client, "/compare")
-    assert {e.attrs["name"] for e in got.all("textarea")} == {"prompt", "other"}
+    first, other = EXAMPLES[0]
+    asked = {e.attrs["name"]: e.text.strip() for e in got.all("textarea")}
+    assert asked == {"prompt": first, "other": other}
+    api = shared_client.get("/api/v1/compare", params={"prompt": first, "other": other}).json()
+    said = got.one(id="result").text
+    assert "A worked example" in said
+    assert api["sentence"] in said
+    assert api["control"] in said
+    assert "Next: change a word" in said
+    assert len(shared_client.get("/api/v1/history").json()["runs"]) == runs
+    assert "A worked example" not in page(shared_client, f"/compare?prompt={PROMPT}").one(
+        "section", id="result"
+    ).text  # fmt: skip
     example = next(a for a in got.all("a", class_="chip") if "other=" in a.attrs["href"])
     assert page(shared_client, example.attrs["href"]).one(id="race-title")
 

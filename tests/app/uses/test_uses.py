@@ -50,12 +50,23 @@ def test_what_is_missing_is_measured_by_a_job_and_kept(
         assert "knows none of the facts" in found["lacking"]["doses"]
         assert "knows none of the facts" in page
 
+        # Nothing ships for drawn weights; all of it can be measured again, by one click.
+        assert "came with the program" not in page
+        assert "Measure again here" in page
+        assert found["shipped"] == []
+
     monkeypatch.setenv("LEXISCOPE_CACHE_DIR", str(space.cache_dir))
     where = ["--model", str(model_folder), "--device", "cpu"]
     assert main(["uses", "--known", "--json", *where]) == 0
     again = json.loads(capsysbinary.readouterr().out)
     assert again["findings"] == found["findings"]
     assert again["words"] == found["words"]
+    saved = tmp_path / "uses.json"
+    saved.write_text(json.dumps(again))
+    assert main(["verify", str(saved), "--json", *where]) == 0
+    report = json.loads(capsysbinary.readouterr().out)
+    assert report["ok"]
+    assert report["compared"] > 50
     assert main(["uses", *where]) == 0
     text = capsysbinary.readouterr().out.decode()
     assert all(one["sentence"] in text for one in said.values())

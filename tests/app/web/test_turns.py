@@ -20,7 +20,7 @@ from engine import LatentSpace
         ("/trace/contexts", {"prompt": PROMPT, "cell": "1,2"}, 1),
         ("/trace/words", {"prompt": PROMPT, "cell": "1,2"}, 1),
         ("/compare", {"prompt": PROMPT, "other": "The dog sat on the mat"}, 1),
-        ("/compare", {}, 0),
+        ("/compare", {}, 1),
         ("/bases", {}, 1),
         ("/act", {"prompt": PROMPT, "twin": PROMPT}, 1),
         ("/bases", {"search": "cat"}, 1),

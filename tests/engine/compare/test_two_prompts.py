@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import torch
 from tiny_models import NAN_LAYER, PROMPT, Spaces
 
-from engine.compare import compare_prompts
+from engine.compare import PromptComparison, compare_prompts
 from engine.compare.alignment import align
 from engine.compare.divergence import divergence_of_readings
 from engine.errors import OptionError, PromptError
@@ -139,3 +142,75 @@ def test_states_that_are_not_finite_and_prompts_without_a_pair_are_said(spaces: 
         compare_prompts(spaces["llama"], PROMPT, "")
     with pytest.raises(OptionError, match="no token in common"):
         compare_prompts(spaces["llama"], PROMPT + " And the dog ran.", PROMPT, positions="-1")
+
+
+@pytest.mark.parametrize("reading", [{"frame": "head", "geometry": "matmul"}, {"frame": "tight"}])
+def test_from_where_on_the_answers_part_and_whether_chance_parts_them_too(
+    spaces: Spaces, reading: dict[str, Any]
+) -> None:
+    """Ranks of both answers counted one by one in every score of either prompt, with random
+    vectors as well."""
+    space = spaces["llama"]
+    texts = PROMPT, PROMPT.replace("king", "house")
+    found = compare_prompts(space, *texts, **reading)
+    a, b = (one.id for one in found.answers)
+    assert a != b
+    options = found.first.options
+
+    def parted(frame: str) -> int | None:
+        ranks = []
+        for text in texts:
+            states = space.model.read_out(space.model.states(space.tokenize(text).ids).raw)[:, -1]
+            values = scores(space.frame(frame), states, options.geometry).double()
+            ranks.append([[1 + int((row > row[t]).sum()) for t in (a, b)] for row in values])
+        start = None
+        for layer in reversed(range(len(ranks[0]))):
+            (own, back), (there, far) = (side[layer] for side in ranks)
+            if own >= there or far >= back:
+                break
+            start = layer
+        return start
+
+    assert found.parted == parted(options.frame)
+    assert found.parted_by_chance == parted("random")
+    if options.frame == "head":
+        assert found.parted is not None, "at the last layer each answer is the first"
+    plain = found.to_dict()
+    assert plain["parted"] == found.parted
+    assert plain["control"] == found.control
+
+
+@pytest.mark.parametrize(
+    ("own", "chance", "words"),
+    [
+        (24, None, "at no layer"),
+        (24, 28, "random vectors from layer 28 on."),
+        (24, 24, "says nothing of words"),
+        (24, 3, "says nothing of words"),
+        (None, 5, "no layer parts them"),
+    ],
+)
+def test_where_random_vectors_part_them_as_early_nothing_is_said(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch, own: int | None, chance: int | None, words: str
+) -> None:
+    found = compare_prompts(spaces["llama"], PROMPT, PROMPT.replace("king", "house"))
+    monkeypatch.setattr(PromptComparison, "parted", property(lambda _: own))
+    assert words in replace(found, parted_by_chance=chance).control
+    same = compare_prompts(spaces["llama"], PROMPT, PROMPT)
+    assert (same.control, same.parted_by_chance) == ("", None)
+
+
+def test_an_action_holds_while_its_side_is_read_and_no_longer(spaces: Spaces) -> None:
+    space = spaces.fresh("gpt2")
+    plain = space.trace(PROMPT)
+    action = {"random": 3, "dose": 2.0, "layers": "1", "positions": ":"}
+    found = compare_prompts(
+        space, PROMPT, PROMPT, within=(nullcontext, partial(space.act, "steer", **action))
+    )
+    assert np.abs(found.divergence[0]).max() == 0
+    assert found.divergence[-1].min() > 0
+    np.testing.assert_array_equal(found.first.top_ids, plain.top_ids)
+    with space.act("steer", **action):
+        after = space.trace(PROMPT)
+    np.testing.assert_array_equal(found.other.top_ids, after.top_ids)
+    assert space.trace(PROMPT) is plain

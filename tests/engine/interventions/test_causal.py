@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,24 @@ def test_the_work_of_a_map_is_what_was_counted(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def test_a_map_that_took_longer_than_foretold_teaches_what_the_next_one_takes(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unit costs measured while other programs had the processors: planted a hundred times too
+    small. The map's own steps are timed, what is done between them is not."""
+    space = spaces.fresh("llama")
+    ticks = itertools.count()
+    monkeypatch.setattr("engine.cost.time.thread_time", lambda: float(next(ticks)))
+    foretold = space.predict_causal_map(SHORT, TWIN)
+    steps, count = space.causal_map(SHORT, TWIN), 0
+    for _ in steps:
+        count += 1
+        next(ticks)  # another's turn
+    took = count + 1.0  # a step takes one tick of this clock, and the end of the work one more
+    assert foretold < took / 100
+    assert space.predict_causal_map(SHORT, TWIN) == pytest.approx(took)
 
 
 def test_the_sentence_follows_the_carriers() -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tiny_models import Folders
+from scipy.stats import bootstrap
+from tiny_models import Folders, Spaces
 
 import engine
-from engine.errors import OptionError
-from engine.interventions.doses import Dose, Doses, Interval
-from engine.interventions.many import Case
+from engine.errors import ArtifactError, OptionError
+from engine.frames.kinds import key_of
+from engine.interventions.doses import Dose, Doses, Interval, measure_doses
+from engine.interventions.many import Case, facts
 from engine.progress import Steps, drain
-from engine.trace.dial import DialCurve, DialRow
-from engine.uses import measure
+from engine.trace.dial import DialCurve, DialRow, neighbours, wilson
+from engine.trace.fields import FieldWords, field_words
+from engine.uses import again, measure
+from engine.uses.again import measured_again
 from engine.uses.findings import QUESTIONS, findings
 from engine.uses.measure import Uses, known_uses, measure_uses, predict_uses
+from engine.uses.shipped import Made, Shipped, find_shipped, write_shipped
 from engine.uses.words import FrameWords, Words
 
 
@@ -44,8 +51,11 @@ def doses(bases: float, less: float, random: float, rest: float = 0.5) -> Doses:
 
 def curve(bases: float, head: float, random: float) -> DialCurve:
     def row(alpha: float | None, value: float) -> DialRow:
-        at = share(value)
-        return DialRow(alpha, (value,), ((at.low, at.high),), None, value, (at.low, at.high))
+        at, less = share(value), share(value - head, 0.03)
+        paired = (less.value, less.low, less.high)
+        return DialRow(
+            alpha, (value,), ((at.low, at.high),), None, value, (at.low, at.high), paired
+        )
 
     return DialCurve("m", 192, (row(0.0, head), row(1.0, bases), row(None, random)), 50, 0.1)
 
@@ -74,7 +84,12 @@ def words(bases: float, head: float, random: float) -> Words:
         ),
         (
             Uses("m", curve(0.42, 0.4, 0.0)),
-            dict.fromkeys(("read", "name"), "not told apart from head rows") | {"act": ""},
+            {"read": "not told apart from head rows", "name": "yes, no better than head rows",
+             "act": ""},
+        ),
+        (  # too near to be told apart by intervals that overlap, apart word by word
+            Uses("m", curve(0.44, 0.4, 0.0)),
+            {"read": "not told apart from head rows", "name": "better than head rows"},
         ),
         (
             Uses("m", curve(0.2, 0.1, 0.15), doses(0.1, 0.1, 0.1), words(0.9, 0.6, 0.9)),
@@ -162,3 +177,126 @@ def test_parts_are_kept_as_they_end_and_over_a_restart(
     kept.write_text(kept.read_text().replace('"share"', '"shard"'))
     damaged = known_uses(opened())
     assert (damaged.doses, damaged.missing) == (None, ("doses", "words"))
+
+
+def test_neighbours_are_paired_word_by_word(spaces: Spaces) -> None:
+    """By hand: each word's share in a frame less its share by head rows, drawn together."""
+    space = spaces["llama"]
+    ids = tuple(range(20, 50))
+    words = FieldWords(ids, tuple(n // 5 for n in range(30)))
+    frames = [space.frame(name) for name in ("output", "head")]
+    own = []
+    for frame in frames:
+        b = frame.vectors(ids).double()
+        unit = b / b.norm(dim=1, keepdim=True)
+        cosine = unit @ unit.T
+        own.append([
+            sum(words.fields[j] == words.fields[i] for j in sorted(
+                (j for j in range(30) if j != i), key=lambda j, i=i: -float(cosine[i, j]))[:4]) / 4
+            for i in range(30)
+        ])  # fmt: skip
+    share, interval, less = neighbours(*frames, words)
+    assert share == pytest.approx(np.mean(own[0]))
+    assert interval is not None
+    assert less is not None
+    apart = np.subtract(*own)
+    assert less[0] == pytest.approx(apart.mean())
+    wanted = bootstrap((apart,), np.mean, n_resamples=4000, rng=1, method="percentile")
+    assert less[1:] == pytest.approx(wanted.confidence_interval, abs=0.02)
+    assert neighbours(frames[1], frames[1], words)[2] == (0.0, 0.0, 0.0)
+
+
+def test_what_ships_stands_in_until_it_is_measured_here(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bound to the fingerprint; a part that was measured here goes before; what ships is never
+    written down as measured here."""
+    space = engine.load(str(folders["llama"]), device="cpu", cache_dir=tmp_path, threads=1)
+    model = space.model.fingerprint
+    made = Made("2026-01-01", "cpu", "float32", 1, 9.0, {"torch": "2"})
+    planted = Shipped(
+        model, made, replace(curve(0.4, 0.2, 0.0), model=model), doses(0.8, 0.2, 0.0, 0.3),
+        words(0.9, 0.7, 0.5),
+    )  # fmt: skip
+    monkeypatch.setattr("engine.uses.shipped.FOLDER", tmp_path)
+    find_shipped.cache_clear()
+    try:
+        assert known_uses(space) == Uses(model)
+        write_shipped(planted)
+        find_shipped.cache_clear()
+        found = known_uses(space)
+        assert (found.shipped, found.made, found.missing) == (("dial", "doses", "words"), made, ())
+        assert (found.dial, found.doses, found.words) == (
+            planted.dial, planted.doses, planted.words)  # fmt: skip
+        assert find_shipped("0" * 32) is None
+        whole = predict_uses(space, again=True)
+        assert predict_uses(space) < whole
+        assert drain(measure_uses(space)) == found  # nothing is left to measure
+        monkeypatch.setattr(measure, "facts", lambda: ())
+        steps = measure_uses(space, again=True)
+        for step in steps:
+            if step.note.startswith("part 3"):
+                break
+        steps.close()
+        half = known_uses(space)
+        assert half.shipped == ("words",)
+        assert half.dial is not None
+        assert half.dial != planted.dial
+        assert half.lacking["doses"]
+        (kept,) = tmp_path.glob("uses-*.json")
+        assert json.loads(kept.read_text())["words"] is None
+    finally:
+        find_shipped.cache_clear()
+
+
+def test_a_part_measured_again_agrees_and_what_was_changed_is_told(
+    spaces: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = spaces.fresh("llama")
+    ids = space.tokenize("The cat sat").ids
+    order = space.model.logits(ids)[-1].argsort(descending=True)
+    given = (Case("The cat sat", f"#{int(order[2])}"),)
+    monkeypatch.setattr(again, "facts", lambda: given)
+    found = replace(
+        Uses(space.model.fingerprint),
+        dial=drain(space.measure_dial()),
+        doses=drain(measure_doses(space, given)),
+    )
+    document = json.loads(json.dumps(found.to_dict()))
+    same = drain(measured_again(space, document))
+    assert same is not None
+    assert not same.differs
+    assert same.numbers > 100
+    document["doses"]["pushes"][-1]["probability"] += 0.01  # of the last layer: not read again
+    assert drain(measured_again(space, document)) == same
+    for one in document["doses"]["pushes"]:
+        one["probability"] += 0.01
+    told = drain(measured_again(space, document))
+    assert told is not None
+    assert "probability" in told.differs
+    assert drain(measured_again(spaces["gpt2"], document)) is None
+    with pytest.raises(ArtifactError, match="no measurement of uses"):
+        drain(measured_again(space, {"dial": 3, "doses": None}))
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_what_ships_for_the_default_model_is_what_it_is_measured_to_be(
+    smollm2: engine.LatentSpace,
+) -> None:
+    """Neighbours of every place of the dial, and the pushes of ten facts, against the file."""
+    ships = find_shipped(smollm2.model.fingerprint)
+    assert ships is not None
+    words = field_words(smollm2.model)
+    for row in ships.dial.rows:
+        frame = "random" if row.alpha is None else key_of("dial", row.alpha, row.ridge)
+        share, _, less = neighbours(smollm2.frame(frame), smollm2.frame("head"), words)
+        assert share == pytest.approx(row.together, abs=1e-3)
+        assert less == pytest.approx(row.less_head, abs=1e-3)
+    assert ships.doses.facts == len(facts())
+    few = drain(measure_doses(smollm2, facts()[:24], only=True))
+    assert few is not None
+    for one in few.pushes:
+        whole = ships.doses.at(one.frame)
+        low, high = wilson(round(one.share.value * few.used), few.used)
+        assert low <= whole.share.value <= high
