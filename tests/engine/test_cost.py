@@ -97,7 +97,7 @@ def test_an_overloaded_machine_foretells_what_an_idle_one_does(
     device, foretold = torch.device("cpu"), []
     for busy in (1, 10):
         clock = itertools.count(step=busy)
-        monkeypatch.setattr("engine.cost.time.perf_counter", lambda clock=clock: next(clock))
+        monkeypatch.setattr("engine.cost.clock", lambda clock=clock: next(clock))
         own = itertools.count()
         monkeypatch.setattr("engine.cost.time.thread_time", lambda own=own: next(own))
         model = CostModel()
