@@ -47,6 +47,7 @@ def smollm2(setting: Setting) -> Section:
     def anew() -> object:
         space._reads.clear()
         space._states._kept.clear()
+        space._said.clear()
         return trace()
 
     def other_frame() -> object:
