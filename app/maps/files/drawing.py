@@ -62,15 +62,6 @@ class Paint:
     slots: tuple[int, ...] = ()
     """Per name its place in `LINES`, or `GREY`."""
 
-    @property
-    def ends(self) -> tuple[float, float]:
-        """Of the scale of numbers: what few points lie beyond has the colour of an end."""
-        finite = self.values[np.isfinite(self.values.astype(np.float64))]
-        if len(finite) == 0:
-            return 0.0, 1.0
-        low, high = np.percentile(finite, (1, 99))
-        return float(low), float(high) if high > low else float(low) + 1.0
-
 
 def paint_of(colour: Colour) -> Paint:
     """An engine's colour, for a drawing: categories without a colour of their own become one."""

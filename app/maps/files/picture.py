@@ -27,6 +27,7 @@ from app.maps.files.drawing import (
 )
 from app.maps.files.embed import with_numbers_png, with_numbers_svg
 from app.maps.files.fonts import drawable, families, shown, width_of, wrapped
+from app.maps.files.scales import STEPS, UNKNOWN, Scale, ramp, stepped
 from engine.maps import KINDS
 
 Format = Literal["svg", "png"]
@@ -87,6 +88,8 @@ class _Picture:
 
         self.map, self.look = drawing.map, look
         self.said, self.paint = drawing.said, drawing.paint
+        if self.paint is not None and not self.paint.names:
+            self.steps, self.scales = stepped(self.paint.values, drawing.map.points.kind)
         self.places, self.outside = drawing.map.border.clipped, drawing.map.border.outside
         self.in_prompt = drawing.map.points.kind == KINDS.index("prompt")
         self.path = np.flatnonzero(self.in_prompt)
@@ -213,14 +216,13 @@ class _Picture:
                 these = inside[self.paint.values[inside] == code]
                 self._points(axes, these, color=by_class[code], **style)
         else:
-            unknown = ~np.isfinite(self.paint.values[inside].astype(np.float64))
+            unknown = self.steps[inside] == UNKNOWN
             self._points(axes, inside[unknown], color=colours.rule, **style)
             known = inside[~unknown]
             if len(known):
-                low, high = self.paint.ends
                 self._points(
-                    axes, known, c=self.paint.values[known], cmap=_ramp(colours), vmin=low,
-                    vmax=high, **style,
+                    axes, known, c=self.steps[known], cmap=ramp(colours), vmin=-0.5,
+                    vmax=STEPS - 0.5, **style,
                 )  # fmt: skip
         if len(border):
             places = self.places[border]
@@ -335,7 +337,8 @@ class _Picture:
                 self._text(x, y, line, 10.5, self.colours.muted)
                 y -= 14
             y -= 8
-            y = y if self.paint.names else self._scale(x, y)
+            for scale in () if self.paint.names else self.scales:
+                y = self._scale(x, y, scale)
             both = zip(
                 self.paint.names, self.paint.counts, class_colours(self.paint, self.colours),
                 strict=False,
@@ -363,18 +366,22 @@ class _Picture:
             y -= 15
             self._text(x + 17, y, f"at the border ({far:,})", 11.5, self.colours.ink)
 
-    def _scale(self, x: float, y: float) -> float:
+    def _scale(self, x: float, y: float, scale: Scale) -> float:
         """A strip of colour with its ends; returns where to go on."""
-        assert self.paint is not None
+        if len(self.scales) > 1:
+            self._text(x, y, scale.name, 10.5, self.colours.ink, weight="bold")
+            y -= 16
         box = (x / self.look.width, (y - 4) / self.look.height, 150 / self.look.width,
             10 / self.look.height)  # fmt: skip
         strip: Any = self.figure.add_axes(box)
-        strip.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=_ramp(self.colours))
+        strip.imshow(np.arange(STEPS)[None], aspect="auto", cmap=ramp(self.colours))
         strip.set_axis_off()
-        low, high = self.paint.ends
-        self._text(x, y - 20, f"{low:.4g}", 10.5, self.colours.ink)
-        self._text(x + 150, y - 20, f"{high:.4g}", 10.5, self.colours.ink, ha="right")
-        return y - 46
+        self._text(x, y - 20, f"{scale.low:.4g}", 10.5, self.colours.ink)
+        self._text(x + 150, y - 20, f"{scale.high:.4g}", 10.5, self.colours.ink, ha="right")
+        if not scale.ranked:
+            return y - 46
+        self._text(x, y - 35, f"by rank: half below {scale.middle:.4g}", 10.5, self.colours.muted)
+        return y - 61
 
 
 def _same_scale(
@@ -385,13 +392,6 @@ def _same_scale(
     half = [unit * size / 2 for size in room]
     middle = [(low + high) / 2 for low, high in ranges]
     return tuple((m - h, m + h) for m, h in zip(middle, half, strict=True))
-
-
-def _ramp(colours: Theme) -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    # The palest step would be lost on the page's own colour.
-    return LinearSegmentedColormap.from_list("lexiscope", colours.sequential[1:])
 
 
 def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:

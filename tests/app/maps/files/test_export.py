@@ -20,6 +20,7 @@ import pytest
 from asgi import HOSTILE, PROMPT
 from parsed import Parsed
 from PIL import Image
+from scipy.stats import rankdata
 
 from app.figures.theme import DARK, LIGHT
 from app.maps.documents import write_colour
@@ -29,6 +30,7 @@ from app.maps.files import picture as map_picture
 from app.maps.files.drawing import Drawing, class_colours, paint_of, provenance, spread_out
 from app.maps.files.export import FORMATS, drawing_of, format_of, read, write
 from app.maps.files.picture import Look
+from app.maps.files.scales import STEPS, UNKNOWN, ramp, stepped
 from engine import LatentSpace
 from engine.errors import ArtifactError, OptionError
 from engine.maps import Colour, Map, MapOptions, MapPoints, verify
@@ -330,6 +332,32 @@ def test_the_points_are_drawn_where_they_are() -> None:
     across, up = right[1] - left[1], right[0] - left[0]
     assert across > 100
     assert up / across == pytest.approx(0.6 / 0.7, rel=0.1)
+
+
+def test_numbers_have_the_colours_that_they_have_on_the_page() -> None:
+    """By rank where they are skewed, by value where not, states apart; and so in the picture."""
+    random = np.random.default_rng(0)
+    skewed, even = np.exp(3 * random.normal(size=200)), np.linspace(100, 200, 50)
+    values = np.array([*skewed, *even, np.nan], dtype=np.float32)
+    kinds = np.array([0] * 200 + [2] * 51)
+    steps, scales = stepped(values, kinds)
+    ranks = rankdata(values[:200], "min") - 1
+    np.testing.assert_array_equal(steps[:200], np.floor(ranks / 199 * (STEPS - 1) + 0.5))
+    np.testing.assert_array_equal(steps[200:250], np.round((even - 100) / 100 * (STEPS - 1)))
+    assert steps[250] == UNKNOWN
+    assert [(one.name, one.ranked) for one in scales] == [("bases", True), ("states", False)]
+    assert scales[0].middle == sorted(values[:200])[100]
+    # A point in the middle of skewed ones has the middle colour, alone at its own place.
+    sheet = points_of(
+        [[0.5, 0.5], *([[0.0, 0.0]] * 4), *([[1.0, 1.0]] * 4)], [0] * 9, label=lambda i: "",
+        colour=Colour("norm", np.array([10, 1, 2, 3, 4, 1e3, 1e4, 1e5, 1e6]), None, (), "?"),
+    )  # fmt: skip
+    with Image.open(io.BytesIO(map_picture.draw(sheet, Look("png", 600, 500)))) as picture:
+        pixels = np.asarray(picture.convert("RGB"), dtype=int)
+    ink = np.array(ramp(LIGHT)(24)[:3]) * 255
+    paper = np.array([int(LIGHT.surface[i : i + 2], 16) for i in (1, 3, 5)])
+    wanted = 0.85 * ink + 0.15 * paper
+    assert (np.abs(pixels[:, : 2 * (600 - 196)] - wanted) < 3).all(2).sum() > 20
 
 
 @pytest.mark.parametrize("dark", [False, True])
