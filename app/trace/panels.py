@@ -19,7 +19,7 @@ from app.figures.trace import grid, planes
 from app.figures.trace_curves import MEASURES, isotropy, transitions
 from app.figures.trace_curves import curves as curves_figure
 from app.trace.question import MAX_PINS, TraceQuery
-from app.web.words import Choice, number, probability, sentence, signed
+from app.web.words import Choice, digits_apart, number, probability, sentence, signed
 from engine.model.vocabulary import Token
 from engine.reading.geometries import geometry_of
 from engine.trace.agreement import Agreement, AgreementRow
@@ -180,12 +180,19 @@ class Panels:
             "region_href": self._basis(cell.region.id),
             "border": f"{number(cell.border)}{geometry.borders.sign}" if geometry.borders else None,
             "no_border": geometry.no_border,
-            # (title, what a score is, whether it is the chosen one, its first tokens)
+            # (title, what a score is, whether it is the chosen one, its first tokens, digits)
             "tables": [
-                (label, score_name(key), key == query.geometry, cell.tables[key])
+                (
+                    label,
+                    score_name(key),
+                    key == query.geometry,
+                    cell.tables[key],
+                    digits_apart((row.score for row in cell.tables[key]), 5),
+                )
                 for key, label, _ in GEOMETRIES
             ],
             "nearest_label": sentence(f"{LABELS[query.frame]}, by {LABELS[query.geometry]}"),
+            "nearest_digits": digits_apart((row.distance for row in cell.nearest), 4),
             "runs": self._runs(cell),
             # (share, where its bar begins and how long it is, in percent)
             "shares": [

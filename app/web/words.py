@@ -55,6 +55,19 @@ def signed(value: float | None, digits: int = 3) -> str:
     return number(value if value is None else float(value), digits).replace("-", "−")
 
 
+def digits_apart(values: Iterable[float], least: int = 3, most: int = 8) -> int:
+    """The fewest significant digits at which numbers that differ are written differently.
+
+    Args:
+        values: a column of numbers.
+        least: digits at any rate.
+        most: digits at most; a float32 has no more.
+    """
+    some = set(map(float, values))
+    tries = range(least, most)
+    return next((n for n in tries if len({number(v, n) for v in some}) == len(some)), most)
+
+
 def sentence(text: str) -> str:
     """Text that stands in the middle of sentences elsewhere, as the beginning of one."""
     return text[:1].upper() + text[1:]

@@ -26,9 +26,9 @@
       const still = calm.matches || !same || meta.n > TWEEN_LIMIT || !this.source.glides;
       if (!still) await this.tween(from, next, asked);
       if (asked !== this.moving || !this.root.isConnected) return;
+      this.index();
       this.fill(next);
       await this.redraw();
-      this.index();
       this.names();
       if (this.coding) this.colour($("[data-colour]")?.value);
     },

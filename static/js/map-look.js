@@ -19,7 +19,7 @@
       const { start, count } = this.runs.points;
       const wanted = $("[data-names]")?.checked ?? true;
       const path = this.runs.path.count <= 48 ? this.runs.path : { start: 0, count: 0 };
-      const name = (i) => this.label(i);
+      const name = (i) => (i >= path.start && i < path.start + path.count ? this.written(i) : this.label(i));
       const own = N.written(this.grid, view, name, path);
       const regions = wanted ? N.regions(this.regions, view, own) : { shown: [], boxes: [] };
       // Among named regions single words come when one is near.

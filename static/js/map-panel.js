@@ -8,7 +8,7 @@
   const { escaped, short, json, bytes } = common;
   const $ = (selector, root = document) => root.querySelector(selector);
   const spacious = matchMedia("(min-width: 68rem)");
-  const BELOW = 66; // pixels of the bar
+  const [BELOW, BELOW_WHOLE] = [66, 62]; // pixels of the bar, and of the bar under a whole card
   const panels = new Map(); // element -> Panel
   const CONFIG = { displayModeBar: false, responsive: false, scrollZoom: true, doubleClick: "reset" };
 
@@ -29,6 +29,9 @@
       this.asked = 0;
       this.gone = new AbortController(); // ends what listens to the whole window
       if (this.flat) this.cloud = new Cloud($(".map-cloud", root));
+      // What has no axes may be as large as its card; what is said of it stands on it.
+      this.whole = this.flat && Boolean(source.urls.regions) && !root.closest(".two");
+      root.classList.toggle("whole", this.whole);
     }
 
     get flat() {
@@ -59,6 +62,7 @@
       this.paint();
       this.fill(this.places);
       this.size();
+      this.clear();
       await Plotly.newPlot(this.element, this.figure.data, this.figure.layout, CONFIG);
       this.under_axes();
       this.listen();
@@ -68,6 +72,10 @@
       const [words, areas] = await named;
       if (!this.root.isConnected) return;
       [this.words, this.regions] = [words?.labels ?? [], areas?.regions ?? []];
+      if (this.whole && this.runs.path.count) {
+        this.fill(this.places);
+        await window.Plotly.restyle(this.element, { text: [this.figure.data[this.trace("path")].text] }, [this.trace("path")]);
+      }
       await this.colour($("[data-colour]")?.value);
       this.names();
       this.show(Number(this.root.dataset.point ?? -1));
@@ -87,6 +95,18 @@
 
     label(i) {
       return this.own.get(i) ?? this.words[this.row(i)] ?? `#${this.row(i)}`;
+    }
+
+    // What is written at a token of the text: itself, and on an atlas the word that it stands at.
+    written(i) {
+      const own = this.label(i).replace(/^␣/, "");
+      const [x, y] = this.places;
+      const at = [];
+      if (this.whole && this.words.length && this.grid) {
+        this.grid.within(x[i], x[i], y[i], y[i], (j) => void (this.run(j).kind === "basis" && at.push(j)));
+      }
+      const word = at.length === 1 ? this.label(at[0]).replace(/^␣/, "") : own;
+      return word === own ? own : `${own} → ${word}`;
     }
 
     run(i) {
@@ -139,7 +159,7 @@
       Object.assign(data[this.trace("halo")], path);
       Object.assign(data[this.trace("path")], path, {
         mode: this.runs.path.count > 1 ? (some ? "lines+markers+text" : "lines+markers") : "markers+text",
-        text: some ? Array.from({ length: this.runs.path.count }, (_, i) => escaped(short(this.label(this.runs.path.start + i).replace(/^␣/, ""), 16))) : [],
+        text: some ? Array.from({ length: this.runs.path.count }, (_, i) => escaped(short(this.written(this.runs.path.start + i), 28))) : [],
       });
       Object.assign(data[this.trace("border")], this.pick(this.border.map((p) => p.index), places));
       this.rings(places);
@@ -182,8 +202,18 @@
       const wide = this.figure.layout;
       wide.width = width;
       const low = Math.round(Math.min(Math.max(width * 0.82, 330), Math.max(innerHeight * 0.64, Math.min(420, innerHeight * 0.8)), 760));
-      wide.height = spacious.matches ? Math.max(Math.round(innerHeight - (scrollY + this.box.getBoundingClientRect().top) - BELOW), 420) : low;
+      wide.height = spacious.matches ? Math.max(Math.round(innerHeight - (scrollY + this.box.getBoundingClientRect().top) - (this.whole ? BELOW_WHOLE : BELOW)), 420) : low;
       this.box.style.minHeight = `${wide.height}px`;
+    }
+
+    // At first no dot lies under what stands on the picture.
+    clear() {
+      if (!this.whole || !spacious.matches) return;
+      const { yaxis, height } = this.figure.layout;
+      const [over, under] = [".map-about", ".map-legend"].map((one) => $(one, this.root).offsetHeight);
+      const [low, high] = yaxis.range;
+      const unit = (high - low) / Math.max(height - over - under, height / 2);
+      yaxis.range = [low - under * unit, high + over * unit];
     }
 
     async redraw() {

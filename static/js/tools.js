@@ -26,6 +26,20 @@
     });
   }
 
+  // On a narrow page the long lists of a card wait to be opened; one that was opened stays so.
+  const narrow = matchMedia("(max-width: 40rem)");
+  const unfolded = new Set();
+  function fold() {
+    for (const one of $$(".fold")) one.open = !narrow.matches || unfolded.has(one.id);
+  }
+  document.addEventListener("click", (event) => {
+    const one = event.target.closest(".fold > summary")?.parentNode;
+    if (one) unfolded[one.open ? "delete" : "add"](one.id); // the click turns it after this
+  });
+  document.addEventListener("htmx:afterSwap", fold);
+  narrow.addEventListener("change", fold);
+  fold();
+
   document.addEventListener("keydown", (event) => {
     if (event.key.toLowerCase() !== "p" || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.closest("input, textarea, select, [contenteditable]")) return;

@@ -26,6 +26,7 @@ PAGES = {
     "map": "/map",
     "calibrate": "/calibrate",
     "jobs": "/jobs",
+    "stories": "/present",
     "a story": "/present/paris",
     "own story": "/present/own",
     "readings": "/readings",

@@ -147,3 +147,22 @@ def test_the_tour_goes_on_when_the_visitor_acts(visit: Visit) -> None:
     page.reload()
     expect(page.locator("#grid[data-ready=yes]")).to_be_visible()
     expect(tour).to_have_count(0)
+
+
+def test_long_lists_are_folded_on_a_narrow_page_and_stay_as_they_were_left(
+    visit_to: Open, site: Site
+) -> None:
+    visit = visit_to(site, viewport={"width": 400, "height": 800})
+    page = visit.go("/?prompt=one+two+three")
+    folds = page.locator("#cell .fold")
+    expect(folds.nth(1)).to_be_attached()
+    assert folds.evaluate_all("all => all.some(one => one.open)") is False
+    folds.first.locator("summary").click()
+    expect(folds.first.locator(".three")).to_be_visible()
+    before = page.locator("#cell-title").inner_text()
+    page.locator("#step-2").click()
+    expect(page.locator("#cell-title")).not_to_have_text(before)
+    expect(folds.first.locator(".three")).to_be_visible()
+    expect(folds.nth(1).locator("table")).not_to_be_visible()
+    page.set_viewport_size({"width": 1440, "height": 900})
+    expect(folds.nth(1).locator("table")).to_be_visible()

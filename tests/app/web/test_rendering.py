@@ -28,7 +28,7 @@ from app.web.rendering import (
     url_for_path,
     wants_fragment,
 )
-from app.web.words import number
+from app.web.words import digits_apart, number
 from engine import LatentSpace
 
 
@@ -162,3 +162,15 @@ def test_every_template_is_free_of_what_the_policy_forbids() -> None:
         found = forbidden.search(text)
         assert found is None, f"{file.name}: {found and found[0]}"
         assert not re.search(r'hx-trigger="[^"]*\[', text), file.name
+
+
+def test_a_column_has_as_many_digits_as_tell_its_numbers_apart() -> None:
+    distances = [-1917.4372, -1917.4519, -1917.4581, -1917.4372]
+    digits = digits_apart(distances, 5)
+    assert digits == 6
+    assert [number(one, digits) for one in distances] == [
+        "-1917.44", "-1917.45", "-1917.46", "-1917.44"
+    ]  # fmt: skip
+    assert digits_apart([0.39586, 0.32853], 5) == 5
+    assert digits_apart([1.0, 1.0 + 1e-12]) == 8
+    assert digits_apart([]) == 3
