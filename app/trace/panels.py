@@ -192,7 +192,9 @@ class Panels:
                 for key, label, _ in GEOMETRIES
             ],
             "nearest_label": sentence(f"{LABELS[query.frame]}, by {LABELS[query.geometry]}"),
-            "nearest_digits": digits_apart((row.distance for row in cell.nearest), 4),
+            "nearest_digits": digits_apart(
+                (row.distance for row in cell.nearest if row.distance is not None), 4
+            ),
             "runs": self._runs(cell),
             # (share, where its bar begins and how long it is, in percent)
             "shares": [

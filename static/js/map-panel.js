@@ -8,7 +8,7 @@
   const { escaped, short, json, bytes } = common;
   const $ = (selector, root = document) => root.querySelector(selector);
   const spacious = matchMedia("(min-width: 68rem)");
-  const [BELOW, BELOW_WHOLE] = [66, 62]; // pixels of the bar, and of the bar under a whole card
+  const [BELOW, BELOW_WHOLE] = [94, 62]; // pixels of legend and bar, and of the bar under a whole card
   const panels = new Map(); // element -> Panel
   const CONFIG = { displayModeBar: false, responsive: false, scrollZoom: true, doubleClick: "reset" };
 
