@@ -20,7 +20,7 @@ class CompareQuestion(TraceQuestion):
         "ids, or where tokens end at the same character.")  # fmt: skip
 
 
-RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
+RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$", max_length=24)]
 
 
 class CompareRuns(CompareQuestion):

@@ -225,7 +225,7 @@ def _distance(
     """
     r = (states if centred else frame.place(states)).cpu().double()
     unique, place = torch.unique(torch.stack([own, other]), return_inverse=True)
-    a, b = frame.vectors(unique)[place]
+    a, b = frame.vectors(unique)[place.cpu()]
     if centred:
         a, b = a - frame.mean, b - frame.mean
     if bounds.directions:

@@ -423,8 +423,10 @@ def test_every_address_of_the_api_is_described_with_its_errors(
 def test_every_described_address_answers_as_described(shared_client: TestClient) -> None:
     examples = {"frame": "output", "prompt": PROMPT, "token": "cat", "search": "a", "layer": "1",
         "by": "class", "other": "The cat sat", "to": "1", "index": "0", "words": "cat,dog",
-        "twin": TWIN, "text": PROMPT}  # fmt: skip
+        "twin": TWIN, "text": PROMPT,
+        "beside": shared_client.get("/api/v1/models").json()["open"]}  # fmt: skip
     either = {
+        "/api/v1/compare": {"prompt": PROMPT, "other": "The cat sat"},
         "/api/v1/map/search": {"text": "a"},
         "/api/v1/map/changes": {"to": "1"},
         "/api/v1/act": {"steer": "cat"},

@@ -200,7 +200,7 @@ OPENS_FILES = {
     # What the operator names: settings, the list of models, files on the command line.
     "settings.py", "model/catalogue.py", "cli/map.py", "cli/verify.py", "cli/calibrate.py",
     "cli/labelled.py", "cli/terminal.py", "cli/models.py", "cli/options.py", "cli/lens.py",
-    "cli/act.py", "cli/present.py", "cli/history.py",
+    "cli/act.py", "cli/present.py", "cli/history.py", "cli/compare_models.py",
 }  # fmt: skip
 FILE_METHODS = {"read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "unlink", "rmtree"}
 

@@ -8,9 +8,23 @@ import torch
 from tiny_models import Spaces
 
 from engine.frames.frame import Frame
-from engine.trace.fields import FIELDS, FieldWords, by_chance, field_words, together
+from engine.trace.fields import (
+    FIELDS,
+    FieldWords,
+    by_chance,
+    field_words,
+    over_words,
+    shares_together,
+)
 
 WORDS = FieldWords(tuple(range(50)), tuple(n // 5 for n in range(50)))
+
+
+def together(vectors: torch.Tensor, words: FieldWords = WORDS) -> tuple[float, float, float]:
+    """The mean and its interval."""
+    found = shares_together(frame(vectors), words)
+    assert found is not None
+    return over_words(found)
 
 
 def frame(vectors: torch.Tensor) -> Frame:
@@ -28,14 +42,13 @@ def test_planted_fields_lie_together_and_random_ones_by_chance() -> None:
     centres = torch.randn(10, 16, generator=draw)
     noise = 0.1 * torch.randn(50, 16, generator=draw)
     planted = centres[torch.tensor(WORDS.fields)] + noise
-    assert together(frame(planted), WORDS) == (1.0, (1.0, 1.0))
+    assert together(planted) == (1.0, 1.0, 1.0)
     assert by_chance(WORDS) == pytest.approx(4 / 49)
     shares = []
     for _ in range(60):
-        found = together(frame(torch.randn(50, 16, generator=draw)), WORDS)
-        assert found is not None
-        assert found[1][0] <= found[0] <= found[1][1]
-        shares.append(found[0])
+        share, low, high = together(torch.randn(50, 16, generator=draw))
+        assert low <= share <= high
+        shares.append(share)
     assert np.mean(shares) == pytest.approx(by_chance(WORDS), abs=0.02)
 
 
@@ -50,11 +63,11 @@ def test_it_is_brute_force_over_unequal_fields() -> None:
         near = [others[j] for j in np.argsort(cosine)[::-1]]
         count = words.fields.count(words.fields[i]) - 1
         shares.append(np.mean([words.fields[j] == words.fields[i] for j in near[:count]]))
-    found = together(frame(b), words)
-    assert found is not None
-    assert found[0] == pytest.approx(np.mean(shares))
+    found = shares_together(frame(b), words)
+    assert found == pytest.approx(shares), "word by word"
+    assert together(b, words)[0] == pytest.approx(np.mean(shares))
     assert by_chance(words) == pytest.approx((3 * 2 + 4 * 1) / 6 / 7)
-    assert together(frame(b), FieldWords((0, 1), (0, 0))) is None
+    assert shares_together(frame(b), FieldWords((0, 1), (0, 0))) is None
 
 
 def test_words_are_single_tokens_of_the_model(spaces: Spaces) -> None:
