@@ -7,8 +7,8 @@ PORT   ?= 8000
 MODEL  ?=
 # Tests run in so many processes, those of the browser beside the others and apart from them: their
 # driver keeps an event loop running in it, beside which no asynchronous test can start one.
-# Both at once, six for two cores, since they wait for servers, for Chromium and for the page.
-WORKERS ?= 4
+# Both at once, five for two cores, since they wait for servers, for Chromium and for the page.
+WORKERS ?= 3
 BROWSERS ?= 2
 PARTS  ?=
 MINUTES ?=

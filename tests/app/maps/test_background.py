@@ -104,7 +104,7 @@ def test_one_that_ships_is_not_laid_out(world: World) -> None:
 
 def test_a_job_ends_the_work_and_it_is_begun_anew_after_it(world: World) -> None:
     world.maker.start()
-    until(lambda: world.maker.progress is not None)
+    until(lambda: world.steps)  # the layout itself, past the steps that take its points
     world.under_way["queued"] = 1
     release(world, 1)
     until(lambda: world.closed == 1)
@@ -119,7 +119,7 @@ def test_a_job_ends_the_work_and_it_is_begun_anew_after_it(world: World) -> None
 @pytest.mark.parametrize("moment", ["opening", "current"])
 def test_another_model_ends_it(world: World, moment: str) -> None:
     world.maker.start()
-    until(lambda: world.maker.progress is not None)
+    until(lambda: world.steps)
     setattr(world, moment, "second")
     release(world, 1)
     until(lambda: world.closed == 1)
