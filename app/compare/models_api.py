@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -31,16 +32,7 @@ async def models(
     request: Request, query: Annotated[ModelsQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """One text by the open model and by the second one, cell beside cell."""
-    body = await explorer.document(
-        request,
-        explorer.writer(query.prompt),
-        compared,
-        explorer.models,
-        opened_beside(explorer, query.beside),
-        query.prompt,
-        query.options(),
-    )
-    return json_answer(body)
+    return await _of_a_text(request, query, explorer, compared)
 
 
 @router.get("/frames", responses=described())
@@ -67,16 +59,17 @@ async def on_map(
     request: Request, query: Annotated[ModelsQuestion, Query()], explorer: ExplorerDep
 ) -> Response:
     """Both models' words, and the text's way through the layers of either, on one map."""
-    body = await explorer.document(
-        request,
-        explorer.writer(query.prompt),
-        on_one_map,
-        explorer.models,
-        opened_beside(explorer, query.beside),
-        query.prompt,
-        query.options(),
-    )
-    return json_answer(body)
+    return await _of_a_text(request, query, explorer, on_one_map)
+
+
+async def _of_a_text(
+    request: Request, query: ModelsQuestion, explorer: Explorer, call: Callable[..., Any]
+) -> Response:
+    """What a call says of a text, the open model and the second one."""
+    beside = opened_beside(explorer, query.beside)
+    write = explorer.writer(query.prompt)
+    given = (explorer.models, beside, query.prompt, query.options())
+    return json_answer(await explorer.document(request, write, call, *given))
 
 
 @router.get("/beside", responses=described(BesideDocument))
